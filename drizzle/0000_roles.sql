@@ -1,0 +1,48 @@
+-- Roles, the extension and the schema.
+--
+-- No role here can log in: the operator makes logins in them (README, "Deploying on PostgreSQL").
+--   scopefloor_app      what the service runs as: owns nothing, bypasses nothing
+--   scopefloor_worker   background work: counters, partitions' housekeeping
+--   scopefloor_report   SQL reports on decision_trace
+--   scopefloor_definer  owns the SECURITY DEFINER functions; nobody is ever this role otherwise
+--
+-- Roles belong to the cluster, not to the database: another database of the same cluster may be
+-- creating them at this moment, hence the exceptions.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['scopefloor_app', 'scopefloor_worker', 'scopefloor_report', 'scopefloor_definer'] LOOP
+    BEGIN
+      EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOREPLICATION', name);
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+    END;
+  END LOOP;
+  -- An owner that is not a superuser needs to be able to become these roles: the definer to give
+  -- it its functions, the other two for the one-URL mode, which uses SET LOCAL ROLE.
+  IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    FOREACH name IN ARRAY ARRAY['scopefloor_app', 'scopefloor_worker', 'scopefloor_definer'] LOOP
+      EXECUTE format('GRANT %I TO %I WITH INHERIT FALSE, SET TRUE', name, current_user);
+    END LOOP;
+  END IF;
+END $$;
+--> statement-breakpoint
+CREATE EXTENSION IF NOT EXISTS vector;
+--> statement-breakpoint
+CREATE SCHEMA IF NOT EXISTS scopefloor;
+--> statement-breakpoint
+REVOKE ALL ON SCHEMA scopefloor FROM PUBLIC;
+--> statement-breakpoint
+GRANT USAGE ON SCHEMA scopefloor TO scopefloor_app, scopefloor_worker, scopefloor_report, scopefloor_definer;
+--> statement-breakpoint
+GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- taken back at the end of the last migration of this set
+--> statement-breakpoint
+DO $$
+BEGIN
+  -- The application must not make temporary tables, which could shadow names.
+  EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+  -- Reports name decision_trace without its schema; the service itself sets its own search_path.
+  EXECUTE format('ALTER DATABASE %I SET search_path = "$user", public, scopefloor', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'not the database''s owner: TEMPORARY stays granted to PUBLIC, and reports must name scopefloor.decision_trace';
+END $$;

@@ -1,0 +1,170 @@
+-- Reports, usage, the worker's housekeeping, and who may call which function.
+
+CREATE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
+SELECT scope_id, scope, count(*) AS calls,
+       sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(embedding_tokens) AS embedding_tokens,
+       sum(total_tokens) AS total_tokens, coalesce(sum(cost_usd), 0) AS cost_usd, max(created_at) AS last_used_at
+FROM scopefloor.decision_trace GROUP BY scope_id, scope;
+--> statement-breakpoint
+CREATE VIEW scopefloor.usage_by_day WITH (security_invoker = true) AS
+SELECT (created_at AT TIME ZONE 'UTC')::date AS day, scope_id, scope, count(*) AS calls,
+       sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(embedding_tokens) AS embedding_tokens,
+       sum(total_tokens) AS total_tokens, coalesce(sum(cost_usd), 0) AS cost_usd
+FROM scopefloor.decision_trace GROUP BY 1, 2, 3;
+--> statement-breakpoint
+CREATE POLICY report ON scopefloor.decision_trace FOR SELECT TO scopefloor_report USING (true);
+--> statement-breakpoint
+-- Every column but query, sources and error.
+GRANT SELECT (id, created_at, kind, operation, scope_id, scope, api_key_id, principal, on_behalf_of, session_id, parent_id, tier,
+              tier_reason, candidates, returned, provider, model, input_tokens, output_tokens, embedding_tokens, total_tokens,
+              cost_usd, duration_ms, status)
+  ON scopefloor.decision_trace TO scopefloor_report;
+--> statement-breakpoint
+GRANT SELECT ON scopefloor.usage_by_scope, scopefloor.usage_by_day TO scopefloor_report;
+--> statement-breakpoint
+-- Sums over the ticket's floor, numbers only: an agent may see what its whole floor has used, but
+-- only the traces of its own key. The view has the floor's scopes; `within` narrows them.
+CREATE FUNCTION scopefloor.usage(within jsonb, since timestamptz, until timestamptz, grouped_by text) RETURNS TABLE (
+  grp jsonb, calls bigint, input_tokens bigint, output_tokens bigint, embedding_tokens bigint, total_tokens bigint,
+  cost_usd numeric, stored_bytes bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  t jsonb := scopefloor.ticket();
+  root jsonb;
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'self') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for usage' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  root := (t->'floor') || coalesce(within, '{}');
+  RETURN QUERY
+  WITH reached AS MATERIALIZED (
+    SELECT s.id, s.tags FROM scopefloor.scope s WHERE s.tags @> root),
+  used AS (
+    SELECT CASE grouped_by
+             WHEN 'scope' THEN r.tags
+             WHEN 'org' THEN coalesce(r.tags->'org', 'null')
+             WHEN 'key' THEN to_jsonb(d.api_key_id)
+             WHEN 'model' THEN coalesce(to_jsonb(d.model), 'null')
+             WHEN 'operation' THEN to_jsonb(d.operation)
+             WHEN 'day' THEN to_jsonb((d.created_at AT TIME ZONE 'UTC')::date)
+             ELSE 'null' END AS grp,
+           count(*) AS calls, sum(d.input_tokens) AS i, sum(d.output_tokens) AS o, sum(d.embedding_tokens) AS e,
+           sum(d.total_tokens) AS total, coalesce(sum(d.cost_usd), 0) AS cost
+    FROM scopefloor.decision_trace d JOIN reached r ON r.id = d.scope_id
+    WHERE (since IS NULL OR d.created_at >= since) AND (until IS NULL OR d.created_at < until)
+    GROUP BY 1),
+  stored AS (
+    SELECT CASE grouped_by WHEN 'scope' THEN r.tags WHEN 'org' THEN coalesce(r.tags->'org', 'null') ELSE 'null' END AS grp,
+           sum(c.bytes)::bigint AS bytes
+    FROM scopefloor.scope_counter c JOIN reached r ON r.id = c.scope_id
+    WHERE grouped_by IS NULL OR grouped_by IN ('scope', 'org')
+    GROUP BY 1)
+  SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0), coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
+         coalesce(used.e, 0)::bigint, coalesce(used.total, 0)::bigint, coalesce(used.cost, 0),
+         CASE WHEN grouped_by IS NULL OR grouped_by IN ('scope', 'org') THEN coalesce(stored.bytes, 0) END
+  FROM used FULL JOIN stored ON stored.grp = used.grp
+  ORDER BY 6 DESC, 1;
+END $$;
+--> statement-breakpoint
+-- Housekeeping.
+CREATE FUNCTION scopefloor.fold_counters() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  folded int;
+BEGIN
+  WITH taken AS (
+    DELETE FROM scopefloor.scope_counter c
+    WHERE c.scope_id IN (SELECT scope_id FROM scopefloor.scope_counter GROUP BY scope_id HAVING count(*) > 1)
+    RETURNING *)
+  INSERT INTO scopefloor.scope_counter (scope_id, passages, tokens, lexemes, bytes)
+  SELECT scope_id, sum(passages), sum(tokens), sum(lexemes), sum(bytes) FROM taken GROUP BY scope_id
+  HAVING sum(passages) <> 0 OR sum(tokens) <> 0 OR sum(lexemes) <> 0 OR sum(bytes) <> 0;
+  GET DIAGNOSTICS folded = ROW_COUNT;
+  RETURN folded;
+END $$;
+--> statement-breakpoint
+CREATE FUNCTION scopefloor.purge_idempotency() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  purged int;
+BEGIN
+  DELETE FROM scopefloor.idempotency WHERE created_at < now() - interval '24 hours';
+  GET DIAGNOSTICS purged = ROW_COUNT;
+  RETURN purged;
+END $$;
+--> statement-breakpoint
+-- DDL, so it runs as the one who calls it: the owner. Makes the partition of a month, moving there
+-- what fell into the rest meanwhile.
+CREATE FUNCTION scopefloor.ensure_trace_partition(in_month date) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  month date := date_trunc('month', in_month);
+  name text := 'decision_trace_' || to_char(month, 'YYYYMM');
+  lower text := to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00';
+  upper text := to_char(month + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00';
+BEGIN
+  IF to_regclass('scopefloor.' || name) IS NOT NULL THEN
+    RETURN;
+  END IF;
+  EXECUTE format('CREATE TABLE scopefloor.%I (LIKE scopefloor.decision_trace INCLUDING DEFAULTS INCLUDING GENERATED)', name);
+  LOCK TABLE scopefloor.decision_trace_rest IN ACCESS EXCLUSIVE MODE;
+  IF EXISTS (SELECT 1 FROM scopefloor.decision_trace_rest WHERE created_at >= lower::timestamptz AND created_at < upper::timestamptz) THEN
+    RAISE NOTICE 'moving traces of % out of decision_trace_rest', month;
+    EXECUTE format(
+      'INSERT INTO scopefloor.%I (id, created_at, kind, operation, scope_id, scope, api_key_id, principal, on_behalf_of, session_id,
+         parent_id, query, tier, tier_reason, sources, candidates, returned, provider, model, input_tokens, output_tokens,
+         embedding_tokens, cost_usd, duration_ms, status, error)
+       SELECT id, created_at, kind, operation, scope_id, scope, api_key_id, principal, on_behalf_of, session_id,
+         parent_id, query, tier, tier_reason, sources, candidates, returned, provider, model, input_tokens, output_tokens,
+         embedding_tokens, cost_usd, duration_ms, status, error
+       FROM scopefloor.decision_trace_rest WHERE created_at >= %L AND created_at < %L', name, lower, upper);
+    DELETE FROM scopefloor.decision_trace_rest WHERE created_at >= lower::timestamptz AND created_at < upper::timestamptz;
+  END IF;
+  EXECUTE format('ALTER TABLE scopefloor.%I ENABLE ROW LEVEL SECURITY', name);
+  EXECUTE format('ALTER TABLE scopefloor.%I FORCE ROW LEVEL SECURITY', name);
+  EXECUTE format('ALTER TABLE scopefloor.decision_trace ATTACH PARTITION scopefloor.%I FOR VALUES FROM (%L) TO (%L)', name, lower, upper);
+  EXECUTE format('ALTER TABLE scopefloor.%I ALTER query SET STATISTICS 0, ALTER error SET STATISTICS 0, ALTER scope SET STATISTICS 0', name);
+END $$;
+--> statement-breakpoint
+SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
+--> statement-breakpoint
+SELECT scopefloor.rotate_ticket_secret();
+--> statement-breakpoint
+
+-- ---------------------------------------------------------------------------------------------
+-- Who may call what. Definer functions belong to scopefloor_definer; nothing is open to PUBLIC.
+
+DO $$
+DECLARE
+  f record;
+BEGIN
+  FOR f IN SELECT p.oid::regprocedure AS signature, p.prosecdef AS definer, p.proname AS name
+           FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace LOOP
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature);
+    IF f.name IN ('enter', 'record_denial', 'hides_scopes', 'reserve_turns', 'claim_idempotency', 'store_answer', 'touch_key',
+                  'mint_key', 'list_keys', 'own_keys', 'principal_of', 'rotate_key', 'revoke_key', 'context_config', 'configure_context',
+                  'retire_scopes', 'drop_recalled_answers', 'usage',
+                  -- what the policies call
+                  'readable', 'readable_own', 'listable', 'modifiable', 'insertable', 'recordable', 'reads_all', 'lists_all',
+                  'modifies_all', 'caller', 'caller_principal', 'caller_trace_scope', 'may_add_turn') THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_app', f.signature);
+    ELSIF f.name IN ('fold_counters', 'purge_idempotency') THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_worker', f.signature);
+    ELSIF f.name IN ('rotate_ticket_secret', 'set_first_key', 'has_first_key', 'ensure_context', 'ensure_embedder') THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, current_user);
+    END IF;
+    IF f.definer THEN
+      EXECUTE format('ALTER FUNCTION %s OWNER TO scopefloor_definer', f.signature);
+    ELSE
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_definer', f.signature);
+    END IF;
+  END LOOP;
+END $$;
+--> statement-breakpoint
+-- Readiness asks whether the database is at the code's version.
+GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
+--> statement-breakpoint
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA scopefloor TO scopefloor_definer;
+--> statement-breakpoint
+REVOKE CREATE ON SCHEMA scopefloor FROM scopefloor_definer;

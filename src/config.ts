@@ -1,0 +1,94 @@
+import { z } from "zod";
+
+const portNumber = z.coerce.number().int().min(0).max(65535);
+
+const environment = z.object({
+  PORT: portNumber.default(7700),
+  HOST: z.string().min(1).default("127.0.0.1"),
+  DATABASE_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
+    .optional(),
+  DATABASE_WORKER_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
+    .optional(),
+  DATABASE_OWNER_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
+    .optional(),
+  SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
+  SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
+  SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
+  SCOPEFLOOR_CONTEXT: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/, "must be letters, digits, _ and -")
+    .refine((id) => id !== "contexts", "must not be contexts, which begins the management routes")
+    .default("default"),
+  SCOPEFLOOR_MANAGEMENT_KEY: z
+    .string()
+    .min(32, "must have at least 32 characters")
+    .regex(/^[\x21-\x7e]+$/, "must be printable ASCII without spaces")
+    .optional(),
+  SCOPEFLOOR_ROLE: z.enum(["api", "worker", "all"]).default("all"),
+  SCOPEFLOOR_EMBEDDINGS: z
+    .literal("local", { error: "must be local: this version has no other embedding provider" })
+    .default("local"),
+  SCOPEFLOOR_LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "silent"]).default("info"),
+});
+
+/** The typed configuration. Only this file reads the environment. */
+export interface Config {
+  readonly port: number;
+  readonly host: string;
+  /** Unset: the embedded database. */
+  readonly databaseUrl: string | undefined;
+  readonly databaseWorkerUrl: string | undefined;
+  readonly databaseOwnerUrl: string | undefined;
+  readonly dbConnections: number;
+  readonly dbTimeoutMs: number;
+  readonly dataDir: string;
+  /** The Context's id in URLs. */
+  readonly context: string;
+  readonly managementKey: string | undefined;
+  readonly role: "api" | "worker" | "all";
+  readonly embeddings: "local";
+  readonly logLevel: string;
+}
+
+/**
+ * @throws Error with one line that names every bad variable
+ */
+export function readConfig(env: NodeJS.ProcessEnv): Config {
+  // An empty variable, as compose files leave them, is an unset one.
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ""));
+  const parsed = environment.safeParse(given);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`);
+    throw new Error(`bad configuration: ${problems.join("; ")}`);
+  }
+  const v = parsed.data;
+  if (v.DATABASE_URL === undefined && (v.DATABASE_WORKER_URL ?? v.DATABASE_OWNER_URL) !== undefined) {
+    throw new Error("bad configuration: DATABASE_WORKER_URL and DATABASE_OWNER_URL need DATABASE_URL");
+  }
+  if (v.DATABASE_URL === undefined && v.SCOPEFLOOR_ROLE !== "all") {
+    throw new Error(
+      "bad configuration: SCOPEFLOOR_ROLE must be all with the embedded database, which one process has to itself",
+    );
+  }
+  return {
+    port: v.PORT,
+    host: v.HOST,
+    databaseUrl: v.DATABASE_URL,
+    databaseWorkerUrl: v.DATABASE_WORKER_URL,
+    databaseOwnerUrl: v.DATABASE_OWNER_URL,
+    dbConnections: v.SCOPEFLOOR_DB_CONNECTIONS,
+    dbTimeoutMs: v.SCOPEFLOOR_DB_TIMEOUT_MS,
+    dataDir: v.SCOPEFLOOR_DATA_DIR,
+    context: v.SCOPEFLOOR_CONTEXT,
+    managementKey: v.SCOPEFLOOR_MANAGEMENT_KEY,
+    role: v.SCOPEFLOOR_ROLE,
+    embeddings: v.SCOPEFLOOR_EMBEDDINGS,
+    logLevel: v.SCOPEFLOOR_LOG_LEVEL,
+  };
+}

@@ -1,0 +1,222 @@
+import { v7 as uuid } from "uuid";
+import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import { holds, type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import type { Selector } from "../scope/selector.ts";
+import type { View } from "../scope/visibility.ts";
+import { inTransaction, type Lease, type Leases } from "./lease.ts";
+import { ScopedTransaction } from "./scoped.ts";
+
+/** SHA-256 of a presented secret. */
+export type KeyHash = Uint8Array & { readonly __keyHash: unique symbol };
+
+export type Principal = "management" | "supervisor" | "agent";
+export type MemoryVerb = "memory:read" | "memory:write" | "memory:forget";
+
+/** Who calls, and through which door: what a denial records. */
+export interface Caller {
+  readonly keyHash: KeyHash;
+  readonly onBehalfOf: string | undefined;
+  readonly route: string;
+  readonly operation: string;
+}
+
+/**
+ * What a transaction is opened for.
+ *
+ * | mode | rows reached |
+ * | --- | --- |
+ * | check | none: only whether the key may do this |
+ * | select | by selector and view |
+ * | id | the floor's subtree, to read |
+ * | write | E, where new rows go |
+ * | modify | the floor's subtree, to change |
+ * | forget | E, or its subtree |
+ * | erase | the same, with no writer beside it |
+ */
+export interface Demand {
+  readonly verb: MemoryVerb | "manage" | "self";
+  readonly mode: "check" | "select" | "id" | "write" | "modify" | "forget" | "erase";
+  readonly selector?: Selector | undefined;
+  readonly view?: View | undefined;
+  /** Writing: the session that decides the scope. */
+  readonly session?: string | undefined;
+  /** Forgetting: what lies below E too. */
+  readonly subtree?: boolean | undefined;
+  /** Writing: open a deleted scope again. */
+  readonly reopen?: boolean | undefined;
+}
+
+/** What `scopefloor.enter` granted. */
+export interface Entry {
+  readonly key: {
+    readonly id: string;
+    readonly name: string;
+    readonly principal: Principal;
+    readonly content: boolean;
+    readonly expiresAt: string | null;
+  };
+  readonly verbs: readonly MemoryVerb[];
+  /** F: the key's floor and, on behalf of another, that one's too. */
+  readonly floor: Scope;
+  readonly onBehalfOf: string | null;
+  readonly view: View;
+  /** E, where the request has exactly one. */
+  readonly effective: Scope | null;
+  /** Whether general rows of knowledge tables are visible. */
+  readonly general: boolean;
+  /** The visible scopes by id, and the subtrees too large to list. */
+  readonly read: { readonly scopes: ReadonlyMap<number, Scope>; readonly trees: readonly Scope[] };
+  readonly write: number | null;
+  readonly trace: { readonly id: number; readonly tags: Scope };
+}
+
+interface Refusal {
+  readonly status: ErrorSlug;
+  readonly detail: string;
+}
+
+type RawTags = Record<string, string>;
+type Answer =
+  | {
+      readonly status: "unauthorized" | "forbidden" | "scope-floor" | "not-found" | "unprocessable" | "conflict";
+      detail?: string;
+    }
+  | (Omit<Entry, "read" | "floor" | "effective" | "trace"> & {
+      readonly status: "ok";
+      readonly floor: RawTags;
+      readonly effective: RawTags | null;
+      readonly read: { readonly scopes: Record<string, RawTags>; readonly trees: readonly RawTags[] };
+      readonly trace: { readonly id: number; readonly tags: RawTags };
+    });
+
+/** Thrown inside the transaction to roll it back; the refusal itself leaves as an AppError. */
+class Refused extends Error {
+  readonly refusal: Refusal;
+  constructor(refusal: Refusal) {
+    super(refusal.detail);
+    this.refusal = refusal;
+  }
+}
+
+/** One answer for a key that is missing, malformed, unknown, revoked or expired. */
+export const unauthorized = () =>
+  new AppError("unauthorized", "a valid API key is needed: Authorization: Bearer <key>");
+
+/** Deadlocks and serialization failures: nothing was done, so the same work may be tried again. */
+const isTransient = (error: unknown) => {
+  const code = (error as { code?: unknown } | null)?.code;
+  return code === "40P01" || code === "40001";
+};
+
+/**
+ * Runs work in a transaction that a key has entered: the second lock has checked the key and left
+ * its ticket, and the work reaches tables only through the builder it is handed.
+ *
+ * @throws AppError `unauthorized`, `forbidden`, `scope-floor`, … as the database decided; the
+ *   refusals of a known key are recorded in a transaction of their own
+ */
+export async function enterScope<T>(
+  leases: Leases,
+  caller: Caller,
+  demand: Demand,
+  work: (tx: ScopedTransaction) => Promise<T>,
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await inTransaction(leases, async (lease) =>
+        work(new ScopedTransaction(lease, await enter(lease, caller, demand))),
+      );
+    } catch (error) {
+      if (attempt < 3 && isTransient(error)) continue;
+      throw await refusalOf(error, leases, caller, demand);
+    }
+  }
+}
+
+/** Whether the key is live and may use the verb; throws what {@link enterScope} would. */
+export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["verb"]): Promise<void> {
+  try {
+    await inTransaction(leases, (lease) => present(lease, caller, { verb, mode: "check" }));
+  } catch (error) {
+    throw await refusalOf(error, leases, caller, { verb, mode: "check" });
+  }
+}
+
+/** The error to answer with; a refusal of a known key is recorded first. */
+async function refusalOf(error: unknown, leases: Leases, caller: Caller, demand: Demand): Promise<unknown> {
+  if (!(error instanceof Refused)) return error;
+  const { status, detail } = error.refusal;
+  if (status === "unauthorized") return unauthorized();
+  await recordDenial(leases, caller, demand, error.refusal);
+  return status === "not-found" ? notFound() : new AppError(status, detail);
+}
+
+async function present(lease: Lease, caller: Caller, demand: Demand): Promise<Extract<Answer, { status: "ok" }>> {
+  const requested = {
+    mode: demand.mode,
+    clauses: demand.selector ?? null,
+    session: demand.session ?? null,
+    subtree: demand.subtree ?? false,
+    reopen: demand.reopen ?? false,
+  };
+  const rows = await lease.query("SELECT scopefloor.enter($1, $2, $3, $4, $5) AS answer", [
+    caller.keyHash,
+    demand.verb,
+    JSON.stringify(requested),
+    demand.view ?? null,
+    caller.onBehalfOf ?? null,
+  ]);
+  const answer = rows[0]?.answer as Answer | undefined;
+  if (answer === undefined) throw new Error("scopefloor.enter answered nothing");
+  if (answer.status !== "ok") throw new Refused({ status: answer.status, detail: answer.detail ?? "" });
+  return answer;
+}
+
+async function enter(lease: Lease, caller: Caller, demand: Demand): Promise<Entry> {
+  const answer = await present(lease, caller, demand);
+  const entry: Entry = {
+    ...answer,
+    floor: scopeFromDatabase(answer.floor),
+    effective: answer.effective && scopeFromDatabase(answer.effective),
+    trace: { id: answer.trace.id, tags: scopeFromDatabase(answer.trace.tags) },
+    read: {
+      scopes: new Map(Object.entries(answer.read.scopes).map(([id, tags]) => [Number(id), scopeFromDatabase(tags)])),
+      trees: answer.read.trees.map(scopeFromDatabase),
+    },
+  };
+  checkAgainstFloor(entry, demand);
+  return entry;
+}
+
+/** The first lock trusts no id: each scope that the database resolved must hold the floor. */
+function checkAgainstFloor(entry: Entry, demand: Demand): void {
+  const reached = [...entry.read.scopes.values(), ...entry.read.trees, ...(entry.effective ? [entry.effective] : [])];
+  if (reached.some((scope) => !holds(scope, entry.floor))) {
+    throw new Error("scopefloor.enter resolved a scope outside the key's floor");
+  }
+  const { selector } = demand;
+  const boundedByE =
+    demand.mode === "forget" || demand.mode === "erase" || (demand.mode === "select" && selector?.length === 1);
+  if (boundedByE && entry.view === "strict" && selector?.[0]?.subtree !== true && entry.effective) {
+    const { effective } = entry;
+    if ([...entry.read.scopes.values()].some((scope) => !holds(effective, scope))) {
+      throw new Error("scopefloor.enter resolved a scope outside the requested one");
+    }
+  }
+}
+
+async function recordDenial(leases: Leases, caller: Caller, demand: Demand, refusal: Refusal): Promise<void> {
+  if (refusal.status !== "forbidden" && refusal.status !== "scope-floor") return;
+  await inTransaction(leases, (lease) =>
+    lease.query("SELECT scopefloor.record_denial($1, $2, $3, $4, $5, $6, $7, $8)", [
+      caller.keyHash,
+      uuid(),
+      uuid(),
+      caller.route,
+      caller.operation,
+      JSON.stringify(demand.selector ?? null),
+      caller.onBehalfOf ?? null,
+      refusal.detail,
+    ]),
+  );
+}

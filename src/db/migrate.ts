@@ -1,0 +1,61 @@
+import { fileURLToPath } from "node:url";
+import { readMigrationFiles } from "drizzle-orm/migrator";
+import { type Database, inTransaction, type Lease, type Leases } from "./lease.ts";
+
+/** The same place from `src/` and from `dist/`. */
+const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
+
+/**
+ * Brings the database to this code's version: forward only, in one transaction, under an advisory
+ * lock (drizzle's own migrator takes none), so that many processes may start at once.
+ *
+ * @throws Error when the database is newer than this code, or was migrated by other files
+ */
+export async function migrate(database: Database, folder = MIGRATIONS): Promise<void> {
+  const files = readMigrationFiles({ migrationsFolder: folder });
+  await inTransaction(database.owner, async (owner) => {
+    await owner.query("SELECT pg_advisory_xact_lock(7700, 0)");
+    await owner.query("CREATE SCHEMA IF NOT EXISTS scopefloor");
+    await owner.query(
+      "CREATE TABLE IF NOT EXISTS scopefloor.migration (number int PRIMARY KEY, hash text NOT NULL, at timestamptz NOT NULL DEFAULT now())",
+    );
+    const applied = await owner.query("SELECT number, hash FROM scopefloor.migration ORDER BY number");
+    if (applied.length > files.length) {
+      throw new Error(
+        `the database is at migration ${applied.length} and this version of scopefloor knows ${files.length}: start a newer version`,
+      );
+    }
+    for (const [number, row] of applied.entries()) {
+      if (row.hash !== files[number]?.hash) {
+        throw new Error(
+          `migration ${number} of the database is not the one of this version: it was migrated by another build`,
+        );
+      }
+    }
+    for (const [number, file] of files.entries()) {
+      if (number < applied.length) continue;
+      for (const statement of file.sql) await owner.query(statement);
+      await owner.query("INSERT INTO scopefloor.migration (number, hash) VALUES ($1, $2)", [number, file.hash]);
+    }
+    if (database.kind === "embedded") await closeSetConfig(owner);
+  });
+}
+
+/** See embedded.ts. The definer functions keep it: enter leaves the ticket with it. */
+async function closeSetConfig(owner: Lease): Promise<void> {
+  await owner.query(
+    `REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC;
+     GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO scopefloor_definer`,
+  );
+}
+
+/** Whether the database is at this code's version. False, too, where nothing was migrated yet. */
+export async function isMigrated(leases: Leases, folder = MIGRATIONS): Promise<boolean> {
+  const files = readMigrationFiles({ migrationsFolder: folder });
+  return inTransaction(leases, async (lease) => {
+    const [known] = await lease.query("SELECT to_regclass('scopefloor.migration') IS NOT NULL AS known");
+    if (known?.known !== true) return false;
+    const [row] = await lease.query("SELECT count(*)::int AS applied FROM scopefloor.migration");
+    return row?.applied === files.length;
+  });
+}

@@ -1,0 +1,69 @@
+import { mkdir } from "node:fs/promises";
+import type { Config } from "../config.ts";
+import { openEmbedded } from "./embedded.ts";
+import type { Database } from "./lease.ts";
+import { PostgresLeases } from "./postgres.ts";
+
+export interface PostgresUrls {
+  readonly app: string;
+  /** Both default to `app`: then the service takes its roles by itself. */
+  readonly worker?: string;
+  readonly owner?: string;
+  readonly connections: number;
+  readonly timeoutMs: number;
+}
+
+/**
+ * PostgreSQL with up to three logins. With one URL every connection still starts in the
+ * application's role, but an injected `set_config('role', …)` could leave it.
+ */
+export function openPostgres(urls: PostgresUrls): Database {
+  const shared = (url: string | undefined) => url === undefined || url === urls.app;
+  const separateLogin = !shared(urls.owner);
+  const { timeoutMs } = urls;
+  const app = new PostgresLeases({
+    url: urls.app,
+    size: urls.connections,
+    timeoutMs,
+    applicationName: "scopefloor",
+    role: "scopefloor_app",
+  });
+  const worker = new PostgresLeases({
+    url: urls.worker ?? urls.app,
+    size: 2,
+    timeoutMs,
+    applicationName: "scopefloor worker",
+    role: "scopefloor_worker",
+  });
+  const owner = new PostgresLeases({
+    url: urls.owner ?? urls.app,
+    size: 1,
+    timeoutMs,
+    applicationName: "scopefloor owner",
+    owner: true,
+  });
+  return {
+    kind: "postgres",
+    separateLogin,
+    app,
+    worker,
+    owner,
+    close: async () => {
+      await Promise.all([app.close(), worker.close(), owner.close()]);
+    },
+  };
+}
+
+export async function openDatabase(config: Config): Promise<Database> {
+  if (config.databaseUrl === undefined) {
+    await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+    return openEmbedded({ dataDir: `${config.dataDir}/db` });
+  }
+  return openPostgres({
+    app: config.databaseUrl,
+    worker: config.databaseWorkerUrl,
+    owner: config.databaseOwnerUrl,
+    connections: config.dbConnections,
+    timeoutMs: config.dbTimeoutMs,
+  });
+}

@@ -1,0 +1,190 @@
+import postgres from "postgres";
+import { AppError } from "../errors.ts";
+import type { Lease, Leases, Row } from "./lease.ts";
+
+export interface PostgresLeasesOptions {
+  readonly url: string;
+  /** Connections at most; they are opened as they are needed. */
+  readonly size: number;
+  /** Of a statement, and of the wait for a free connection, in ms. */
+  readonly timeoutMs: number;
+  /** The role of every connection from its start on, where the login is not that role's own. */
+  readonly role?: string;
+  readonly applicationName: string;
+  /** The owner's connection runs migrations: no statement timeout, and the simple protocol. */
+  readonly owner?: boolean;
+}
+
+/** Ends a lease clean. `DISCARD ALL` would also drop the prepared statements (docs/performance.md). */
+const CLEANSE = ["DISCARD TEMP", "RESET ALL", "UNLISTEN *", "SELECT pg_catalog.pg_advisory_unlock_all()"];
+
+/** postgres.js has the option and its types do not: without it a statement without values is simple. */
+const protocol = (simple: boolean) => ({ prepare: !simple, simple }) as postgres.UnsafeQueryOptions;
+
+/** A client of exactly one connection, and whether that connection has ever closed. */
+interface Client {
+  readonly sql: postgres.Sql;
+  closed: boolean;
+}
+
+/** JSON travels as text both ways, so that a string is never encoded twice. */
+const asText = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+
+function connect(options: PostgresLeasesOptions): Client {
+  const client: { sql?: postgres.Sql; closed: boolean } = { closed: false };
+  client.sql = postgres(options.url, {
+    max: 1,
+    prepare: true,
+    fetch_types: false,
+    // Neither may end the connection by itself: postgres.js would open another under the lease.
+    idle_timeout: 0,
+    max_lifetime: null,
+    connect_timeout: Math.max(1, Math.ceil(options.timeoutMs / 1000)),
+    onnotice: () => undefined,
+    onclose: () => {
+      client.closed = true;
+    },
+    connection: {
+      application_name: options.applicationName,
+      // scopefloor is not in it: a table can only be named with its schema.
+      search_path: options.owner ? "public, pg_catalog" : "pg_catalog, public",
+      TimeZone: "UTC",
+      ...(options.role === undefined ? {} : { role: options.role }),
+      ...(options.owner
+        ? {}
+        : {
+            statement_timeout: options.timeoutMs,
+            lock_timeout: options.timeoutMs,
+            idle_in_transaction_session_timeout: 60_000,
+          }),
+    },
+    types: {
+      json: { to: 3802, from: [114, 3802], serialize: asText, parse: (text: string) => JSON.parse(text) },
+      time: { to: 1184, from: [1184], serialize: String, parse: (text: string) => new Date(text).toISOString() },
+      bigint: { to: 20, from: [20], serialize: String, parse: Number },
+    },
+  });
+  return client as Client;
+}
+
+class PostgresLease implements Lease {
+  readonly #client: Client;
+  readonly #done: (usable: boolean) => void;
+  readonly #owner: boolean;
+  #released = false;
+  #aborted = false;
+
+  constructor(client: Client, owner: boolean, done: (usable: boolean) => void) {
+    this.#client = client;
+    this.#owner = owner;
+    this.#done = done;
+  }
+
+  async query(text: string, params: readonly unknown[] = []): Promise<Row[]> {
+    if (this.#released) throw new Error("the lease was released: its connection may be another transaction's by now");
+    if (this.#client.closed) throw new AppError("unavailable", "the database connection was lost", { retryAfter: 1 });
+    try {
+      // The extended protocol everywhere but in migrations: no stacked statements.
+      return await this.#client.sql.unsafe(
+        text,
+        params as postgres.SerializableParameter[],
+        protocol(this.#owner && params.length === 0),
+      );
+    } catch (error) {
+      this.#aborted ||= !(error instanceof postgres.PostgresError);
+      throw error;
+    }
+  }
+
+  async release(): Promise<void> {
+    if (this.#released) return;
+    this.#released = true;
+    if (this.#client.closed || this.#aborted) return this.#done(false);
+    try {
+      await Promise.all(CLEANSE.map((text) => this.#client.sql.unsafe(text, [], protocol(false)).execute()));
+      this.#done(!this.#client.closed);
+    } catch {
+      this.#done(false);
+    }
+  }
+}
+
+/** Leases over postgres.js: a set of single-connection clients, handed out first come, first served. */
+export class PostgresLeases implements Leases {
+  readonly #options: PostgresLeasesOptions;
+  readonly #idle: Client[] = [];
+  readonly #waiting: { give: (client: Client) => void; fail: (error: Error) => void }[] = [];
+  #out = 0;
+  #closing: (() => void) | undefined;
+
+  constructor(options: PostgresLeasesOptions) {
+    this.#options = options;
+  }
+
+  async acquire(): Promise<Lease> {
+    const client = await this.#take();
+    return new PostgresLease(client, this.#options.owner === true, (usable) => this.#giveBack(client, usable));
+  }
+
+  #take(): Client | Promise<Client> {
+    if (this.#closing) throw new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
+    for (let client = this.#idle.pop(); client; client = this.#idle.pop()) {
+      if (client.closed) {
+        discard(client);
+      } else {
+        this.#out++;
+        return client;
+      }
+    }
+    if (this.#out < this.#options.size) {
+      this.#out++;
+      return connect(this.#options);
+    }
+    return new Promise((resolve, reject) => {
+      const waiter = {
+        give: (client: Client) => {
+          clearTimeout(timer);
+          resolve(client);
+        },
+        fail: (error: Error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      };
+      const timer = setTimeout(() => {
+        this.#waiting.splice(this.#waiting.indexOf(waiter), 1);
+        reject(new AppError("unavailable", "all database connections are busy", { retryAfter: 1 }));
+      }, this.#options.timeoutMs);
+      this.#waiting.push(waiter);
+    });
+  }
+
+  #giveBack(client: Client, usable: boolean): void {
+    if (!usable) discard(client);
+    const next = this.#waiting.shift();
+    if (next) {
+      next.give(usable ? client : connect(this.#options));
+      return;
+    }
+    this.#out--;
+    if (usable) this.#idle.push(client);
+    if (this.#out === 0) this.#closing?.();
+  }
+
+  async close(): Promise<void> {
+    for (const waiter of this.#waiting.splice(0)) {
+      waiter.fail(new AppError("unavailable", "the service is stopping", { retryAfter: 1 }));
+    }
+    await new Promise<void>((resolve) => {
+      this.#closing = resolve;
+      if (this.#out === 0) resolve();
+    });
+    await Promise.all(this.#idle.splice(0).map((client) => client.sql.end({ timeout: 5 })));
+  }
+}
+
+/** Closes without waiting; what was still queued on the client is refused, not sent. */
+function discard(client: Client): void {
+  client.closed = true;
+  client.sql.end({ timeout: 0 }).catch(() => undefined);
+}

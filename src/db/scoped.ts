@@ -1,0 +1,207 @@
+/**
+ * The first lock: the only way to a scoped table.
+ *
+ * `tx.read("passage", "p")` gives a table reference that carries the visible-scope predicate in its
+ * own query level, `(SELECT * FROM scopefloor.passage WHERE scope_id = ANY ($1)) AS p`. PostgreSQL
+ * flattens it, so it costs nothing, and it goes into any statement: a join, a subquery, either arm
+ * of a recursive CTE. There is no method that takes a predicate away, and a statement that names a
+ * table any other way is refused before it is sent.
+ */
+import { is, Param, SQL, StringChunk } from "drizzle-orm";
+import { Column } from "drizzle-orm/column";
+import { makePgArray, PgDialect, PgTable } from "drizzle-orm/pg-core";
+import { drizzle } from "drizzle-orm/pg-proxy";
+import { sql } from "drizzle-orm/sql";
+import type { Entry } from "./enter.ts";
+import type { Lease, Row } from "./lease.ts";
+import { scopedTables } from "./tables.ts";
+
+export type { SQL };
+export { sql };
+
+type Tables = typeof scopedTables;
+export type ScopedTable = keyof Tables;
+/** A row to insert: its scope is not the caller's to say. */
+export type NewRow<T extends ScopedTable> = Omit<Tables[T]["$inferInsert"], "scopeId">;
+type Columns<T extends ScopedTable> = Partial<Omit<Tables[T]["$inferInsert"], "scopeId" | "id">>;
+
+/** Tables in which general knowledge, scope {}, is visible to everyone. */
+const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set(["passage", "posting", "scope_counter"]);
+
+/** Definer functions that the application's role may call. Each checks the ticket by itself. */
+type DefinerFunction =
+  | "claim_idempotency"
+  | "configure_context"
+  | "context_config"
+  | "drop_recalled_answers"
+  | "hides_scopes"
+  | "list_keys"
+  | "mint_key"
+  | "own_keys"
+  | "principal_of"
+  | "reserve_turns"
+  | "retire_scopes"
+  | "revoke_key"
+  | "rotate_key"
+  | "store_answer"
+  | "usage";
+
+/** A list as one bound value: drizzle would spell an array out as many. */
+export const list = (values: readonly (string | number)[]): SQL => sql`${makePgArray([...values])}`;
+
+/** JSON as one bound value. */
+export const json = (value: unknown): SQL => sql`${JSON.stringify(value)}`;
+
+/** One entered transaction: a lease with a ticket, and what the ticket reaches. */
+export class ScopedTransaction {
+  readonly entry: Entry;
+  /** For durations in traces. */
+  readonly startedAt = performance.now();
+  readonly #lease: Lease;
+  readonly #dialect = new PgDialect();
+  /** The fragments that this transaction made itself. */
+  readonly #own = new WeakSet<SQL>();
+
+  constructor(lease: Lease, entry: Entry) {
+    this.#lease = lease;
+    this.entry = entry;
+  }
+
+  /** A reference to a scoped table for a FROM or JOIN: its visible rows, under an alias. */
+  read(table: ScopedTable, alias: string): SQL {
+    return this.#mark(
+      sql`(SELECT * FROM ${scopedTables[table]} WHERE ${this.#visible(table)}) AS ${sql.identifier(alias)}`,
+    );
+  }
+
+  /** The models' names: the one table without tenants' data that statements may read. */
+  async rows<T = Row>(statement: SQL): Promise<T[]> {
+    this.#refuseForeignTables(statement);
+    return (await this.#run(statement)) as T[];
+  }
+
+  async row<T = Row>(statement: SQL): Promise<T | undefined> {
+    return (await this.rows<T>(statement))[0];
+  }
+
+  /** Inserts at the write scope; traces and receipts at the trace scope. Conflicts raise. */
+  async insert<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): Promise<void> {
+    if (rows.length === 0) return;
+    const scopeId = this.#insertScope(table);
+    const builder = drizzle(async () => ({ rows: [] })).insert(scopedTables[table] as PgTable);
+    const values = rows.map((row) => ({ ...row, scopeId }));
+    await this.#run(builder.values(values as never).getSQL());
+  }
+
+  /** Inserts the rows of a SELECT, whose columns follow `columns`. */
+  async insertFrom(table: ScopedTable, columns: readonly string[], select: SQL): Promise<void> {
+    this.#refuseForeignTables(select);
+    const names = sql.join(
+      ["scope_id", ...columns].map((column) => sql.identifier(column)),
+      sql`, `,
+    );
+    await this.#run(
+      sql`INSERT INTO ${scopedTables[table]} (${names}) SELECT ${this.#insertScope(table)}::int, chosen.* FROM (${select}) AS chosen`,
+    );
+  }
+
+  /** Changes those of the modifiable rows for which the condition holds; gives how many. */
+  async update<T extends ScopedTable>(table: T, set: Columns<T>, where: SQL): Promise<number> {
+    this.#refuseForeignTables(where);
+    const target = scopedTables[table] as PgTable;
+    const builder = drizzle(async () => ({ rows: [] })).update(target);
+    return this.#count(sql`${builder.set(set as never).getSQL()} WHERE ${this.#modifiable(table)} AND (${where})`);
+  }
+
+  /** Deletes those of the modifiable rows for which the condition holds; gives how many. */
+  async remove(table: ScopedTable, where: SQL): Promise<number> {
+    this.#refuseForeignTables(where);
+    return this.#count(sql`DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})`);
+  }
+
+  /** Calls a definer function; gives what it returns, as JSON. */
+  async call<T>(name: DefinerFunction, ...args: readonly unknown[]): Promise<T> {
+    const bound = sql.join(
+      args.map((arg) => (is(arg, SQL) ? arg : sql`${arg}`)),
+      sql`, `,
+    );
+    const [row] = await this.#run(sql`SELECT to_jsonb(${sql.raw(`scopefloor.${name}`)}(${bound})) AS result`);
+    return row?.result as T;
+  }
+
+  /** The rows of a definer function that gives a set. */
+  async callRows<T>(name: DefinerFunction, ...args: readonly unknown[]): Promise<T[]> {
+    const bound = sql.join(
+      args.map((arg) => (is(arg, SQL) ? arg : sql`${arg}`)),
+      sql`, `,
+    );
+    return (await this.#run(sql`SELECT * FROM ${sql.raw(`scopefloor.${name}`)}(${bound})`)) as T[];
+  }
+
+  /** Ids as one bound array; subtrees too large for that by their tags. */
+  #visible(table: ScopedTable): SQL {
+    const { read, general } = this.entry;
+    const column = sql.identifier(table === "scope" ? "id" : "scope_id");
+    const ids = [...read.scopes.keys()];
+    if (general && (KNOWLEDGE.has(table) || table === "scope") && !ids.includes(0)) ids.push(0);
+    if (table === "scope" && this.entry.write !== null) ids.push(this.entry.write);
+    return this.#within(column, ids);
+  }
+
+  #modifiable(table: ScopedTable): SQL {
+    if (table === "scope") return sql`"id" = ${this.entry.write}::int`;
+    return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys()]);
+  }
+
+  #within(column: SQL | ReturnType<typeof sql.identifier>, ids: readonly number[]): SQL {
+    const listed = sql`${column} = ANY (${list(ids)}::int[])`;
+    if (this.entry.read.trees.length === 0) return listed;
+    const trees = this.entry.read.trees.map(
+      (tags) =>
+        sql`${column} IN (SELECT below.id FROM ${scopedTables.scope} AS below WHERE below.tags @> ${json(tags)}::jsonb)`,
+    );
+    return sql`(${sql.join([listed, ...trees], sql` OR `)})`;
+  }
+
+  #insertScope(table: ScopedTable): number {
+    const id = table === "decision_trace" || table === "forget_receipt" ? this.entry.trace.id : this.entry.write;
+    if (id === null) throw new Error(`this transaction was not entered to write into ${table}`);
+    return id;
+  }
+
+  async #count(statement: SQL): Promise<number> {
+    const [row] = await this.#run(
+      sql`WITH changed AS (${statement} RETURNING 1) SELECT count(*)::int AS n FROM changed`,
+    );
+    return row?.n as number;
+  }
+
+  #mark(fragment: SQL): SQL {
+    this.#own.add(fragment);
+    return fragment;
+  }
+
+  /** Tables come in through `read` alone: neither by name nor as drizzle's objects. */
+  #refuseForeignTables(statement: SQL): void {
+    for (const chunk of statement.queryChunks) {
+      if (is(chunk, SQL)) {
+        if (!this.#own.has(chunk)) this.#refuseForeignTables(chunk);
+      } else if (is(chunk, StringChunk)) {
+        if (chunk.value.some((text) => /scopefloor|pg_catalog|information_schema/i.test(text))) {
+          throw new Error("a statement names a table by itself; use tx.read()");
+        }
+      } else if (Array.isArray(chunk)) {
+        this.#refuseForeignTables(new SQL(chunk));
+      } else if (is(chunk, PgTable) || is(chunk, Column)) {
+        throw new Error("a statement holds a drizzle table; use tx.read()");
+      } else if (typeof chunk === "object" && chunk !== null && !is(chunk, Param) && "getSQL" in chunk) {
+        this.#refuseForeignTables((chunk as { getSQL(): SQL }).getSQL());
+      }
+    }
+  }
+
+  async #run(statement: SQL): Promise<Row[]> {
+    const query = this.#dialect.sqlToQuery(statement);
+    return this.#lease.query(query.sql, query.params);
+  }
+}

@@ -1,0 +1,314 @@
+/**
+ * Drizzle's definitions of every table. Only `src/db/` may import this file: the rest of the code
+ * reaches a scoped table through `scoped.ts`, by name.
+ *
+ * Primary keys lead with `scope_id` and foreign keys between scoped tables include it, so that an
+ * edge from one scope to another cannot exist. `scope_id` itself has no foreign key: locking the
+ * dictionary row in every insert would make it a hot spot, and the row policies already admit only
+ * ids that come out of the dictionary.
+ */
+import { sql } from "drizzle-orm";
+import {
+  bigint,
+  boolean,
+  customType,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  numeric,
+  pgSchema,
+  primaryKey,
+  real,
+  smallint,
+  text,
+  timestamp,
+  unique,
+  uuid,
+} from "drizzle-orm/pg-core";
+
+export const scopefloor = pgSchema("scopefloor");
+
+const bytea = customType<{ data: Uint8Array }>({ dataType: () => "bytea" });
+/** No fixed dimension, so that passages of an old and a new model can stand side by side. */
+const halfvec = customType<{ data: string }>({ dataType: () => "halfvec" });
+const time = (name: string) => timestamp(name, { withTimezone: true, mode: "string" });
+const createdAt = () => time("created_at").notNull().default(sql`now()`);
+const scopeId = () => integer("scope_id").notNull();
+
+/** The dictionary of scopes. Id 0 is general knowledge, `{}`. */
+export const scope = scopefloor.table(
+  "scope",
+  {
+    id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+    tags: jsonb("tags").notNull().unique(),
+    epoch: integer("epoch").notNull().default(0),
+    displayName: text("display_name"),
+    description: text("description"),
+    createdAt: createdAt(),
+    tombstonedAt: time("tombstoned_at"),
+    erasedAt: time("erased_at"),
+  },
+  (t) => [index("scope_tags_subtree").using("gin", t.tags.op("jsonb_path_ops"))],
+);
+
+/** Deltas that triggers append and the worker folds; a scope's counts are the sums of its rows. */
+export const scopeCounter = scopefloor.table(
+  "scope_counter",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull().default(sql`gen_random_uuid()`),
+    passages: bigint("passages", { mode: "number" }).notNull(),
+    tokens: bigint("tokens", { mode: "number" }).notNull(),
+    lexemes: bigint("lexemes", { mode: "number" }).notNull(),
+    bytes: bigint("bytes", { mode: "number" }).notNull(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id] })],
+);
+
+export const apiKey = scopefloor.table(
+  "api_key",
+  {
+    id: uuid("id").primaryKey(),
+    /** The scope of the key's floor. */
+    scopeId: scopeId(),
+    parentId: uuid("parent_id"),
+    name: text("name").notNull(),
+    principal: text("principal").notNull(),
+    floor: jsonb("floor").notNull(),
+    verbs: text("verbs").array().notNull(),
+    content: boolean("content").notNull().default(true),
+    /** SHA-256 of the SHA-256 of the secret: reading this table opens nothing. */
+    secretHash: bytea("secret_hash").notNull().unique(),
+    previousHash: bytea("previous_hash"),
+    previousUntil: time("previous_until"),
+    createdAt: createdAt(),
+    expiresAt: time("expires_at"),
+    revokedAt: time("revoked_at"),
+    lastUsedAt: time("last_used_at"),
+  },
+  (t) => [
+    index("api_key_previous_hash").on(t.previousHash).where(sql`previous_hash IS NOT NULL`),
+    index("api_key_parent").on(t.parentId, t.createdAt),
+    index("api_key_scope").on(t.scopeId),
+  ],
+);
+
+/** The secrets that sign tickets, as HMAC pads; two are valid at a time. */
+export const ticketSecret = scopefloor.table("ticket_secret", {
+  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  innerPad: bytea("inner_pad").notNull(),
+  outerPad: bytea("outer_pad").notNull(),
+  createdAt: createdAt(),
+});
+
+export const context = scopefloor.table("context", {
+  id: text("id").primaryKey(),
+  config: jsonb("config").notNull().default({}),
+  createdAt: createdAt(),
+});
+
+export const embedder = scopefloor.table("embedder", {
+  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  name: text("name").notNull().unique(),
+  dimensions: integer("dimensions").notNull(),
+  createdAt: createdAt(),
+});
+
+export const session = scopefloor.table(
+  "session",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    metadata: jsonb("metadata").notNull().default({}),
+    nextSeq: integer("next_seq").notNull().default(0),
+    createdAt: createdAt(),
+    closedAt: time("closed_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("session_id").on(t.id),
+    index("session_recent").on(t.scopeId, t.createdAt),
+  ],
+);
+
+export const turn = scopefloor.table(
+  "turn",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    sessionId: uuid("session_id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    role: text("role").notNull(),
+    content: text("content").notNull(),
+    seq: integer("seq").notNull(),
+    observedAt: time("observed_at").notNull(),
+    createdAt: createdAt(),
+    expiredAt: time("expired_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("turn_id").on(t.id),
+    unique("turn_seq").on(t.scopeId, t.sessionId, t.seq),
+    foreignKey({
+      columns: [t.scopeId, t.sessionId],
+      foreignColumns: [session.scopeId, session.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** Every retrievable text. */
+export const passage = scopefloor.table(
+  "passage",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    kind: text("kind").notNull(),
+    sessionId: uuid("session_id"),
+    turnId: uuid("turn_id"),
+    apiKeyId: uuid("api_key_id").notNull(),
+    text: text("text").notNull(),
+    labels: text("labels").array().notNull().default(sql`'{}'`),
+    category: text("category"),
+    /** Model tokens, by the service's tokenizer. */
+    tokens: integer("tokens").notNull(),
+    /** Length in lexemes, counted with repetitions: BM25's document length. */
+    lexemes: integer("lexemes").notNull(),
+    embedding: halfvec("embedding"),
+    embedderId: integer("embedder_id"),
+    observedAt: time("observed_at").notNull(),
+    createdAt: createdAt(),
+    expiredAt: time("expired_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("passage_id").on(t.id),
+    index("passage_recent").on(t.scopeId, t.observedAt),
+    index("passage_turn").on(t.scopeId, t.turnId),
+    foreignKey({
+      columns: [t.scopeId, t.turnId],
+      foreignColumns: [turn.scopeId, turn.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** The inverted index. The covering unique index and the foreign key are in `0002_locks.sql`. */
+export const posting = scopefloor.table("posting", {
+  scopeId: scopeId(),
+  lexeme: text("lexeme").notNull(),
+  passageId: uuid("passage_id").notNull(),
+  tf: smallint("tf").notNull(),
+  /** The passage's length, repeated here so that ranking is an index-only scan. */
+  lexemes: integer("lexemes").notNull(),
+});
+
+/** Stored answers; a row is claimed before the work and filled in the same transaction. */
+export const idempotency = scopefloor.table(
+  "idempotency",
+  {
+    scopeId: scopeId(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    endpoint: text("endpoint").notNull(),
+    key: text("key").notNull(),
+    bodyHash: bytea("body_hash").notNull(),
+    /** Whether the answer holds recalled text: then a forget drops it. */
+    recalled: boolean("recalled").notNull(),
+    /** Null: the answer carried a secret and was not stored. */
+    answer: jsonb("answer"),
+    createdAt: createdAt(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.apiKeyId, t.endpoint, t.key] }),
+    index("idempotency_scope").on(t.scopeId),
+    index("idempotency_age").on(t.createdAt),
+  ],
+);
+
+export const forgetReceipt = scopefloor.table(
+  "forget_receipt",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    /** What was asked for: tags, or the erased marker once those tags are themselves erased. */
+    target: jsonb("target").notNull(),
+    subtree: boolean("subtree").notNull(),
+    action: text("action").notNull(),
+    policy: text("policy").notNull(),
+    counts: jsonb("counts").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id] }), index("forget_receipt_id").on(t.id)],
+);
+
+export const accessDenied = scopefloor.table(
+  "access_denied",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    floor: jsonb("floor").notNull(),
+    asked: jsonb("asked"),
+    onBehalfOf: text("on_behalf_of"),
+    route: text("route").notNull(),
+    reason: text("reason").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id] }), index("access_denied_recent").on(t.scopeId, t.createdAt)],
+);
+
+/** A public interface for SQL: columns are only ever added. Partitioned by month. */
+export const decisionTrace = scopefloor.table(
+  "decision_trace",
+  {
+    id: uuid("id").notNull(),
+    createdAt: createdAt(),
+    kind: text("kind").notNull(),
+    operation: text("operation").notNull(),
+    scopeId: scopeId(),
+    scope: jsonb("scope").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    principal: text("principal").notNull(),
+    onBehalfOf: uuid("on_behalf_of"),
+    sessionId: uuid("session_id"),
+    parentId: uuid("parent_id"),
+    query: text("query"),
+    tier: text("tier"),
+    tierReason: text("tier_reason"),
+    sources: jsonb("sources"),
+    candidates: integer("candidates"),
+    returned: integer("returned"),
+    provider: text("provider"),
+    model: text("model"),
+    inputTokens: integer("input_tokens").notNull().default(0),
+    outputTokens: integer("output_tokens").notNull().default(0),
+    embeddingTokens: integer("embedding_tokens").notNull().default(0),
+    totalTokens: integer("total_tokens")
+      .notNull()
+      .generatedAlwaysAs(sql`input_tokens + output_tokens + embedding_tokens`),
+    costUsd: numeric("cost_usd"),
+    durationMs: real("duration_ms").notNull(),
+    status: text("status").notNull(),
+    error: text("error"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id, t.createdAt] }),
+    index("decision_trace_id").on(t.id),
+    index("decision_trace_recent").on(t.scopeId, t.createdAt),
+    index("decision_trace_time").on(t.createdAt),
+  ],
+);
+
+/** The scoped tables, by the name under which the rest of the code asks for them. */
+export const scopedTables = {
+  scope,
+  scope_counter: scopeCounter,
+  session,
+  turn,
+  passage,
+  posting,
+  forget_receipt: forgetReceipt,
+  access_denied: accessDenied,
+  decision_trace: decisionTrace,
+};

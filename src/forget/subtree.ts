@@ -1,0 +1,42 @@
+import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { recordTrace } from "../traces/record.ts";
+import { type ForgetCounts, scopeDigest, writeReceipt } from "./receipt.ts";
+
+/**
+ * Every table with a scope, and what an erase does to it; a test compares this list with the
+ * catalog. Children stand before their parents.
+ */
+export const ERASURE = {
+  delete: ["posting", "passage", "turn", "session"],
+  /** By `scopefloor.retire_scopes`: text out, numbers kept. */
+  redact: ["idempotency", "decision_trace", "access_denied", "forget_receipt", "api_key"],
+  /** Numbers only; the deletions above bring them to zero. */
+  keep: ["scope_counter"],
+} as const;
+
+export interface ErasedSubtree {
+  readonly forgotten: number;
+  readonly receiptId: string;
+}
+
+/**
+ * Erases the scope at E and everything below it. The transaction was entered to `erase`: it holds
+ * the target's lock alone, so no write that began before can land after this commits.
+ */
+export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree> {
+  const target = tx.entry.effective;
+  if (target === null) throw new Error("an erase needs a target");
+  const counts: Record<string, number> = {};
+  for (const table of ERASURE.delete) counts[table] = await tx.remove(table, sql`true`);
+  counts.idempotency = await tx.call<number>("drop_recalled_answers");
+  const retired = await tx.call<ForgetCounts>("retire_scopes");
+  counts.idempotency += retired.idempotency ?? 0;
+  const receiptId = await writeReceipt(
+    tx,
+    { target: { "!digest": scopeDigest(target) }, subtree: true, action: "erase", policy: "scope" },
+    { ...counts, traces: retired.traces ?? 0, denials: retired.denials ?? 0, scopes: retired.scopes ?? 0 },
+  );
+  const forgotten = (counts.passage ?? 0) + (counts.turn ?? 0) + (counts.session ?? 0);
+  await recordTrace(tx, { kind: "forget", operation: "forget_scope", returned: forgotten });
+  return { forgotten, receiptId };
+}

@@ -1,0 +1,79 @@
+import Router from "@koa/router";
+import Koa from "koa";
+import type { Logger } from "pino";
+import type { KeyHash } from "../db/enter.ts";
+import type { Database } from "../db/lease.ts";
+import { AppError, notFound } from "../errors.ts";
+import type { Embedder } from "../models/embedder.ts";
+import { runEndpoint } from "./endpoint.ts";
+import { problems } from "./problem.ts";
+import { endpoints } from "./routes/index.ts";
+import { operationRoutes } from "./routes/operation.ts";
+
+/** Everything that the request path needs. Nothing here listens or reads the environment. */
+export interface Deps {
+  readonly database: Database;
+  readonly embedder: Embedder;
+  /** The Context's id in URLs. */
+  readonly context: string;
+  readonly log: Logger;
+  /** Notes that a key was used, later and outside the request's transaction. */
+  readonly touchKey: (keyHash: KeyHash) => void;
+  /** Whether the process still takes work: false while it drains. */
+  readonly isServing: () => boolean;
+}
+
+/** The HTTP application, without a listener. */
+export function createApp(deps: Deps): Koa {
+  const app = new Koa();
+  app.silent = true; // errors are rendered and logged in problems()
+  app.use(requestLog(deps.log));
+  app.use(problems(deps.log));
+  // Never shared, never kept: an answer belongs to the key that asked.
+  app.use(async (ctx, next) => {
+    ctx.set("Cache-Control", "no-store");
+    ctx.set("X-Content-Type-Options", "nosniff");
+    if (!deps.isServing()) ctx.set("Connection", "close");
+    await next();
+  });
+
+  const router = new Router({ prefix: "/api/v1", strict: true, sensitive: true });
+  operationRoutes(router, deps);
+  for (const spec of endpoints) {
+    const path = spec.path.replace(/\{(\w+)\}/g, ":$1");
+    router[spec.method](path, (ctx) => runEndpoint(spec, deps, ctx, decodeParams(ctx.params)));
+  }
+  app.use(router.routes());
+  app.use(async (ctx) => {
+    const allowed = endpoints.some((spec) => router.match(ctx.path, spec.method).path.length > 0);
+    if (allowed) throw new AppError("not-found", `there is no ${ctx.method} at this path`);
+    throw notFound();
+  });
+  return app;
+}
+
+/** A parameter that was not decoded, or decodes to what cannot be stored, names nothing. */
+function decodeParams(params: Record<string, string>): Record<string, string> {
+  for (const value of Object.values(params)) {
+    if (value.includes("\0") || !value.isWellFormed()) throw notFound();
+  }
+  return params;
+}
+
+/** One line a request: the route's shape and the time, no query string, no body, no key. */
+function requestLog(log: Logger): Koa.Middleware {
+  return async (ctx, next) => {
+    const startedAt = performance.now();
+    await next();
+    log.info(
+      {
+        requestId: ctx.state.requestId,
+        method: ctx.method,
+        route: ctx._matchedRoute ?? null,
+        status: ctx.status,
+        ms: Math.round((performance.now() - startedAt) * 10) / 10,
+      },
+      "request",
+    );
+  };
+}

@@ -1,0 +1,270 @@
+import { createHash } from "node:crypto";
+import type { ParameterizedContext } from "koa";
+import type { z } from "zod";
+import { type Caller, checkCaller, type Demand, enterScope, unauthorized } from "../db/enter.ts";
+import { json, type ScopedTransaction } from "../db/scoped.ts";
+import { AppError, invalid, notFound } from "../errors.ts";
+import { hashFromHeader } from "../keys/secret.ts";
+import type { Deps } from "./app.ts";
+import { JSON_LIMIT, parseJson, readBody, refuseUnstorable } from "./body.ts";
+import { fields } from "./wire.ts";
+
+/** What a handler gets: the checked input, and the way into a transaction. */
+export interface Request<P, Q, B> {
+  readonly deps: Deps;
+  readonly params: P;
+  readonly query: Q;
+  readonly body: B;
+  /**
+   * Runs work in one entered transaction and gives its answer. With an `Idempotency-Key` the answer
+   * is stored in that same transaction, so `work` returns the response's body itself.
+   */
+  enter<T>(demand: Partial<Omit<Demand, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
+}
+
+type Infer<T> = T extends z.ZodType ? z.output<T> : Record<string, never>;
+
+/** One route, as data: a test walks all of them, and each has to say what it demands. */
+export interface Endpoint {
+  readonly method: "get" | "post" | "put" | "patch" | "delete";
+  /** Below `/api/v1`; `{ctx}` and other parameters in braces. */
+  readonly path: string;
+  readonly verb: Demand["verb"];
+  readonly mode: Demand["mode"];
+  /** The word for it in traces. */
+  readonly operation: string;
+  readonly status: number;
+  /** Bytes of a body at most. */
+  readonly bodyLimit: number;
+  /** The answer carries a secret: it is never stored. */
+  readonly secret: boolean;
+  readonly params: z.ZodType | undefined;
+  readonly query: z.ZodType | undefined;
+  readonly body: z.ZodType | undefined;
+  readonly handle: (request: Request<never, never, never>) => Promise<unknown>;
+}
+
+export interface EndpointSpec<P, Q, B> extends Pick<Endpoint, "method" | "path" | "verb" | "operation"> {
+  readonly mode?: Demand["mode"];
+  readonly status?: number;
+  readonly bodyLimit?: number;
+  readonly secret?: boolean;
+  readonly params?: P;
+  readonly query?: Q;
+  readonly body?: B;
+  readonly handle: (request: Request<Infer<P>, Infer<Q>, Infer<B>>) => Promise<unknown>;
+}
+
+export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
+  return {
+    mode: "id",
+    status: 200,
+    bodyLimit: JSON_LIMIT,
+    secret: false,
+    ...spec,
+    params: spec.params as z.ZodType | undefined,
+    query: spec.query as z.ZodType | undefined,
+    body: spec.body as z.ZodType | undefined,
+    handle: spec.handle as Endpoint["handle"],
+  };
+}
+
+/** Thrown to leave a transaction that found an answer stored for its idempotency key. */
+class Replay extends Error {
+  readonly answer: { readonly status: number; readonly body: unknown };
+  constructor(answer: { status: number; body: unknown }) {
+    super("replay");
+    this.answer = answer;
+  }
+}
+
+interface Idempotency {
+  readonly endpoint: string;
+  readonly key: string;
+  readonly bodyHash: Uint8Array;
+}
+
+/** The request path: who, then what, then into the transaction. */
+export async function runEndpoint(
+  spec: Endpoint,
+  deps: Deps,
+  ctx: ParameterizedContext,
+  params: Record<string, string>,
+): Promise<void> {
+  const caller = callerOf(spec, deps, ctx, params);
+  try {
+    await answer(spec, deps, ctx, params, caller);
+  } catch (error) {
+    if (error instanceof Replay) {
+      ctx.set("Idempotent-Replayed", "true");
+      respond(ctx, error.answer.status, error.answer.body);
+      return;
+    }
+    throw error;
+  }
+  deps.touchKey(caller.keyHash);
+}
+
+function callerOf(spec: Endpoint, deps: Deps, ctx: ParameterizedContext, params: Record<string, string>): Caller {
+  const keyHash = hashFromHeader(ctx.get("authorization") || undefined);
+  // A wrong Context with a valid key is not told from a wrong key.
+  if (keyHash === undefined || (params.ctx !== undefined && params.ctx !== deps.context)) throw unauthorized();
+  const onBehalfOf = ctx.get("x-spectron-on-behalf-of") || undefined;
+  return { keyHash, onBehalfOf, route: `${spec.method.toUpperCase()} ${spec.path}`, operation: spec.operation };
+}
+
+async function answer(
+  spec: Endpoint,
+  deps: Deps,
+  ctx: ParameterizedContext,
+  params: Record<string, string>,
+  caller: Caller,
+): Promise<void> {
+  let request: Request<never, never, never>;
+  try {
+    request = await readRequest(spec, deps, ctx, params, caller);
+  } catch (error) {
+    // Whoever may not come in at all is told that before what is wrong with the request.
+    if (error instanceof AppError) await checkCaller(deps.database.app, caller, spec.verb);
+    throw error;
+  }
+  respond(ctx, spec.status, await spec.handle(request));
+}
+
+async function readRequest(
+  spec: Endpoint,
+  deps: Deps,
+  ctx: ParameterizedContext,
+  params: Record<string, string>,
+  caller: Caller,
+): Promise<Request<never, never, never>> {
+  const raw =
+    spec.method === "get" || spec.method === "delete" ? Buffer.alloc(0) : await readBody(ctx.req, spec.bodyLimit);
+  const checkedParams = parseParams(spec.params, params);
+  const query = parseInput(spec.query ?? fields({}), queryOf(ctx), "query");
+  const body =
+    spec.body === undefined
+      ? refuseBody(raw)
+      : parseInput(spec.body, parseJson(raw, ctx.get("content-type")) ?? {}, "body");
+  const idempotency = idempotencyOf(spec, ctx, raw);
+  return {
+    deps,
+    params: checkedParams as never,
+    query: query as never,
+    body: body as never,
+    enter: (demand, work) =>
+      enterScope(deps.database.app, caller, { mode: spec.mode, ...demand, verb: spec.verb }, (tx) =>
+        idempotency === undefined ? work(tx) : onlyOnce(tx, spec, idempotency, work),
+      ),
+  };
+}
+
+/** Claims the idempotency key, does the work and stores its answer: all of it commits, or none. */
+async function onlyOnce<T>(
+  tx: ScopedTransaction,
+  spec: Endpoint,
+  idempotency: Idempotency,
+  work: (tx: ScopedTransaction) => Promise<T>,
+): Promise<T> {
+  const { endpoint: at, key, bodyHash } = idempotency;
+  const claim = await claimed(tx, at, key, bodyHash, spec.verb === "memory:read");
+  if (claim.status === "replay") throw new Replay(claim.answer);
+  if (claim.status === "conflict") {
+    throw new AppError(
+      "conflict",
+      claim.sameBody
+        ? "this Idempotency-Key was used for an answer that carried a secret, which is not stored"
+        : "this Idempotency-Key was used with another body",
+    );
+  }
+  const body = await work(tx);
+  if (!spec.secret) await tx.call("store_answer", at, key, json({ status: spec.status, body: body ?? null }));
+  return body;
+}
+
+type Claim =
+  | { readonly status: "new" }
+  | { readonly status: "replay"; readonly answer: { readonly status: number; readonly body: unknown } }
+  | { readonly status: "conflict"; readonly sameBody: boolean };
+
+async function claimed(
+  tx: ScopedTransaction,
+  at: string,
+  key: string,
+  bodyHash: Uint8Array,
+  recalled: boolean,
+): Promise<Claim> {
+  try {
+    return await tx.call<Claim>("claim_idempotency", at, key, bodyHash, recalled);
+  } catch (cause) {
+    // Waited for the first one as long as a statement may take, and it has not ended.
+    if (["55P03", "57014"].includes((cause as { code?: string }).code ?? "")) {
+      throw new AppError("conflict", "a request with this Idempotency-Key is still in flight", {
+        cause,
+        retryAfter: 1,
+      });
+    }
+    throw cause;
+  }
+}
+
+function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, raw: Buffer): Idempotency | undefined {
+  const key = ctx.get("idempotency-key");
+  if (key === "" || (spec.method !== "post" && spec.method !== "put")) return undefined;
+  if (!/^[\x21-\x7e]{1,255}$/.test(key)) throw invalid("Idempotency-Key must be 1 to 255 printable ASCII characters");
+  const bodyHash = createHash("sha256")
+    .update(ctx.querystring)
+    .update("\0")
+    .update(ctx.get("x-spectron-on-behalf-of"))
+    .update("\0")
+    .update(raw)
+    .digest();
+  return { endpoint: `${ctx.method} ${ctx.path}`, key, bodyHash };
+}
+
+function refuseBody(raw: Buffer): Record<string, never> {
+  if (raw.length > 0 && raw.toString("latin1").trim() !== "" && raw.toString("latin1").trim() !== "{}") {
+    throw invalid("this route takes no body");
+  }
+  return {};
+}
+
+function queryOf(ctx: ParameterizedContext): Record<string, string> {
+  const query: Record<string, string> = {};
+  for (const [name, value] of Object.entries(ctx.query)) {
+    if (typeof value !== "string") throw invalid(`the query parameter ${name} is given more than once`);
+    refuseUnstorable(value, `the query parameter ${name}`);
+    query[name] = value;
+  }
+  return query;
+}
+
+/** An id that is not one cannot exist: 404, as for any other that is not visible. */
+function parseParams(schema: z.ZodType | undefined, params: Record<string, string>): unknown {
+  const { ctx: _, ...own } = params;
+  if (schema === undefined) return own;
+  const parsed = schema.safeParse(own);
+  if (!parsed.success) throw notFound();
+  return parsed.data;
+}
+
+function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"): unknown {
+  const parsed = schema.safeParse(input);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.slice(0, 5).map((issue) => {
+    const path = issue.path.join(".");
+    return `${path === "" ? `the ${where}` : path}: ${issue.message}`;
+  });
+  throw invalid(problems.join("; "));
+}
+
+function respond(ctx: ParameterizedContext, status: number, body: unknown): void {
+  ctx.status = status;
+  if (status === 204 || body === undefined || body === null) {
+    ctx.body = null;
+    ctx.status = 204;
+    return;
+  }
+  ctx.type = "application/json";
+  ctx.body = JSON.stringify(body);
+}

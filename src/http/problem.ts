@@ -1,0 +1,76 @@
+import { randomUUID } from "node:crypto";
+import type { Context, Next } from "koa";
+import type { Logger } from "pino";
+import { AppError } from "../errors.ts";
+
+const titles: Record<string, string> = {
+  "validation-error": "The request is not valid",
+  unauthorized: "Not authenticated",
+  forbidden: "Not allowed",
+  "scope-floor": "Outside the key's scope floor",
+  "not-found": "Not found",
+  conflict: "Conflict",
+  "payload-too-large": "The body is too large",
+  "unsupported-media-type": "Unsupported content type",
+  unprocessable: "Cannot be processed",
+  "rate-limited": "Too many requests",
+  "budget-exceeded": "Budget exceeded",
+  internal: "Internal error",
+  unavailable: "Temporarily unavailable",
+  "quota-exceeded": "Storage quota exceeded",
+};
+
+/** PostgreSQL's classes for "not now": connection, resources, operator intervention, and system errors. */
+const UNAVAILABLE_SQLSTATE = /^(08|53|57|58|55P03)/;
+const UNAVAILABLE_CODE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ENOSPC)/;
+
+/** What an error says to the client. Anything unknown is 500 and says nothing of its inside. */
+export function asAppError(error: unknown): AppError {
+  if (error instanceof AppError) return error;
+  const code = (error as { code?: unknown } | null)?.code;
+  if (typeof code === "string" && (UNAVAILABLE_SQLSTATE.test(code) || UNAVAILABLE_CODE.test(code))) {
+    return new AppError("unavailable", "the database cannot answer at the moment; try again", {
+      cause: error,
+      retryAfter: 1,
+    });
+  }
+  return new AppError("internal", "something went wrong on our side; the request id finds it in the log", {
+    cause: error,
+  });
+}
+
+/** Renders whatever is thrown below as `application/problem+json`. */
+export function problems(log: Logger) {
+  return async (ctx: Context, next: Next): Promise<void> => {
+    const requestId = randomUUID();
+    ctx.state.requestId = requestId;
+    ctx.set("X-Request-Id", requestId);
+    try {
+      await next();
+    } catch (error) {
+      const problem = asAppError(error);
+      if (problem.status >= 500) {
+        // Name, code and place only: a database's message may quote a row.
+        const cause = (problem.cause ?? error) as { name?: string; code?: string; stack?: string };
+        const place = cause.stack
+          ?.split("\n")
+          .filter((row) => row.trim().startsWith("at "))
+          .slice(0, 8);
+        log.error({ requestId, slug: problem.slug, error: cause.name, code: cause.code, place }, "request failed");
+      }
+      ctx.status = problem.status;
+      ctx.type = "application/problem+json";
+      if (problem.retryAfter !== undefined) ctx.set("Retry-After", String(problem.retryAfter));
+      if (problem.status === 401) ctx.set("WWW-Authenticate", 'Bearer realm="scopefloor"');
+      ctx.body = JSON.stringify({
+        type: `https://scopefloor.dev/errors/${problem.slug}`,
+        title: titles[problem.slug],
+        status: problem.status,
+        detail: problem.message,
+        instance: ctx.path,
+        requestId,
+        ...(problem.retryAfter === undefined ? {} : { retryAfter: problem.retryAfter }),
+      });
+    }
+  };
+}

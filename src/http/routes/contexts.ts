@@ -1,0 +1,87 @@
+import { z } from "zod";
+import { getReceipt, listReceipts } from "../../forget/receipt.ts";
+import { type ContextSettings, configureContext, contextSettings, readContext } from "../../memory/context.ts";
+import { listDenied } from "../../traces/denied.ts";
+import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText } from "../wire.ts";
+import { oneScope } from "./one-scope.ts";
+
+const settings = fields({ config: fields(contextSettings) });
+
+const manage = { verb: "manage" } as const;
+
+export const contextEndpoints = [
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts",
+    operation: "contexts",
+    handle: ({ enter, deps }) => enter({}, async (tx) => ({ contexts: [await readContext(tx, deps)] })),
+  }),
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts/{ctx}",
+    operation: "contexts",
+    handle: ({ enter, deps }) => enter({}, (tx) => readContext(tx, deps)),
+  }),
+  endpoint({
+    ...manage,
+    method: "patch",
+    path: "/contexts/{ctx}",
+    operation: "contexts_change",
+    body: settings,
+    handle: ({ enter, deps, body }) =>
+      enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>)),
+  }),
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts/{ctx}/usage",
+    operation: "usage",
+    query: fields({
+      scope: querySelector,
+      from: time.optional(),
+      to: time.optional(),
+      groupBy: z.enum(USAGE_GROUPS).optional(),
+    }),
+    handle: ({ enter, query }) =>
+      enter({}, async (tx) => ({
+        groupBy: query.groupBy ?? null,
+        from: query.from ?? null,
+        to: query.to ?? null,
+        rows: await usage(tx, { ...query, within: oneScope(query.scope) }),
+      })),
+  }),
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts/{ctx}/denied",
+    operation: "denied",
+    query: fields(limitAndOffset),
+    handle: ({ enter, query }) =>
+      enter({}, async (tx) => ({ denied: await listDenied(tx, query.limit, query.offset) })),
+  }),
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts/{ctx}/receipts",
+    operation: "receipts",
+    query: fields(pageAndSize),
+    handle: ({ enter, query }) =>
+      enter({}, async (tx) => ({
+        receipts: await listReceipts(tx, query.pageSize, query.page * query.pageSize),
+        page: query.page,
+        pageSize: query.pageSize,
+      })),
+  }),
+  endpoint({
+    ...manage,
+    method: "get",
+    path: "/contexts/{ctx}/receipts/{id}",
+    operation: "receipts",
+    params: z.object({ id: uuidText }),
+    handle: ({ enter, params }) => enter({}, (tx) => getReceipt(tx, params.id)),
+  }),
+];

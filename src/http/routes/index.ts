@@ -1,0 +1,23 @@
+import type { Endpoint } from "../endpoint.ts";
+import { contextEndpoints } from "./contexts.ts";
+import { factEndpoints } from "./facts.ts";
+import { forgetEndpoints } from "./forget.ts";
+import { managedKeyEndpoints } from "./managed-keys.ts";
+import { recallEndpoints } from "./recall.ts";
+import { scopeEndpoints } from "./scopes.ts";
+import { selfEndpoints } from "./self.ts";
+import { sessionEndpoints } from "./sessions.ts";
+import { traceEndpoints } from "./traces.ts";
+
+/** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
+export const endpoints: readonly Endpoint[] = [
+  ...contextEndpoints,
+  ...managedKeyEndpoints,
+  ...selfEndpoints,
+  ...sessionEndpoints,
+  ...factEndpoints,
+  ...recallEndpoints,
+  ...forgetEndpoints,
+  ...scopeEndpoints,
+  ...traceEndpoints,
+];

@@ -1,0 +1,121 @@
+import { z } from "zod";
+import { invalid } from "../../errors.ts";
+import { type ApiKey, listKeys, mintKey, revokeKey, rotateKey } from "../../keys/keys.ts";
+import { endpoint } from "../endpoint.ts";
+import {
+  expiry,
+  fields,
+  keyName,
+  pageAndSize,
+  querySelector,
+  scopeObject,
+  seconds,
+  time,
+  ttlSeconds,
+  verbs,
+} from "../wire.ts";
+import { oneScope } from "./one-scope.ts";
+
+const newKey = fields({
+  name: keyName,
+  principal: z.enum(["agent", "supervisor", "management"]),
+  scopeFloor: scopeObject.optional(),
+  verbs: verbs.optional(),
+  content: z.boolean().optional(),
+  ttlSeconds: z.int().min(1).max(999_999_999).optional(),
+  expiresAt: time.optional(),
+});
+
+/** When a new key ends; both ways of saying it at once are one too many. */
+function endOf(body: { ttlSeconds?: number | undefined; expiresAt?: string | undefined }): string | undefined {
+  if (body.ttlSeconds !== undefined && body.expiresAt !== undefined)
+    throw invalid("give ttlSeconds or expiresAt, not both");
+  if (body.expiresAt !== undefined && Date.parse(body.expiresAt) <= Date.now())
+    throw invalid("expiresAt is in the past");
+  return body.expiresAt ?? expiry(body.ttlSeconds);
+}
+
+/** Times as RFC 3339 in UTC: the database's JSON has its own spelling. */
+const utc = (text: string | null) => (text === null ? null : new Date(text).toISOString());
+
+const listed = (key: ApiKey) => ({
+  ...key,
+  createdAt: utc(key.createdAt),
+  lastUsedAt: utc(key.lastUsedAt),
+  expiresAt: utc(key.expiresAt),
+  revokedAt: utc(key.revokedAt),
+});
+
+function minted({ secret, ...key }: ApiKey & { secret: string }) {
+  const { id, name, principal, scopeFloor, verbs: granted, content } = key;
+  const { createdAt, expiresAt } = listed(key);
+  return { id, name, principal, scopeFloor, verbs: granted, content, key: secret, createdAt, expiresAt };
+}
+
+const idOrName = z.object({ idOrName: z.string().min(1).max(200) });
+
+export const managedKeyEndpoints = [
+  endpoint({
+    method: "post",
+    path: "/contexts/{ctx}/keys",
+    verb: "manage",
+    operation: "mint_key",
+    status: 201,
+    secret: true,
+    body: newKey,
+    handle: ({ enter, body }) => {
+      const expiresAt = endOf(body);
+      return enter({}, async (tx) =>
+        minted(
+          await mintKey(tx, {
+            name: body.name,
+            principal: body.principal,
+            scopeFloor: body.scopeFloor,
+            verbs: body.verbs,
+            content: body.content,
+            expiresAt,
+          }),
+        ),
+      );
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/contexts/{ctx}/keys",
+    verb: "manage",
+    operation: "list_keys",
+    query: fields({ ...pageAndSize, scope: querySelector, name: keyName.optional() }),
+    handle: ({ enter, query: { page, pageSize, scope, name } }) =>
+      enter({}, async (tx) => {
+        const { keys, total } = await listKeys(tx, { within: oneScope(scope), name, page, pageSize });
+        return { keys: keys.map(listed), page, pageSize, total };
+      }),
+  }),
+  endpoint({
+    method: "post",
+    path: "/contexts/{ctx}/keys/{idOrName}/rotate",
+    verb: "manage",
+    operation: "rotate_key",
+    secret: true,
+    params: idOrName,
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds: seconds.default(0) }),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) =>
+        minted(
+          await rotateKey(tx, params.idOrName, {
+            expiresAt: expiry(query.ttlSeconds),
+            graceSeconds: query.graceSeconds,
+          }),
+        ),
+      ),
+  }),
+  endpoint({
+    method: "delete",
+    path: "/contexts/{ctx}/keys/{idOrName}",
+    verb: "manage",
+    operation: "revoke_key",
+    status: 204,
+    params: idOrName,
+    handle: ({ enter, params }) => enter({}, (tx) => revokeKey(tx, params.idOrName)),
+  }),
+];

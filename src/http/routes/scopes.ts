@@ -1,0 +1,43 @@
+import { z } from "zod";
+import { listScopes, registerScope, tombstoneScope } from "../../memory/scopes.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields, limitAndOffset, querySelector, writeSelector } from "../wire.ts";
+import { oneScope } from "./one-scope.ts";
+
+export const scopeEndpoints = [
+  endpoint({
+    method: "get",
+    path: "/{ctx}/scopes",
+    verb: "memory:read",
+    operation: "scopes",
+    query: fields(limitAndOffset),
+    handle: ({ enter, query }) => enter({}, (tx) => listScopes(tx, query.limit, query.offset)),
+  }),
+  endpoint({
+    method: "post",
+    path: "/{ctx}/scopes",
+    verb: "memory:write",
+    mode: "write",
+    operation: "scope",
+    status: 201,
+    body: fields({
+      path: writeSelector,
+      displayName: z.string().min(1).max(200).optional(),
+      description: z.string().max(2_000).optional(),
+    }),
+    handle: ({ enter, body: { path, ...names } }) =>
+      enter({ selector: path, reopen: true }, (tx) => registerScope(tx, names)),
+  }),
+  endpoint({
+    method: "delete",
+    path: "/{ctx}/scopes",
+    verb: "memory:write",
+    mode: "write",
+    operation: "scope_delete",
+    query: fields({ path: querySelector }),
+    handle: ({ enter, query }) => {
+      oneScope(query.path ?? []);
+      return enter({ selector: query.path, reopen: true }, tombstoneScope);
+    },
+  }),
+];

@@ -1,0 +1,151 @@
+import { z } from "zod";
+import type { MemoryVerb } from "../../db/enter.ts";
+import { invalid, unprocessable } from "../../errors.ts";
+import { type ApiKey, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
+import { canonicalPath, type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
+import { parseSelector } from "../../scope/selector.ts";
+import { usage } from "../../traces/usage.ts";
+import { endpoint } from "../endpoint.ts";
+import { expiry, fields, keyName, scopeObject, seconds, ttlSeconds, verbs } from "../wire.ts";
+
+/** Each verb with the paths that it reaches: the floor and what lies below it. */
+function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, string[]> {
+  const path = canonicalPath(floor);
+  return Object.fromEntries(granted.map((verb) => [verb, [path === "{}" ? "/*" : `${path}/*`]]));
+}
+
+const listed = (key: ApiKey) => ({
+  id: key.id,
+  name: key.name,
+  createdAt: new Date(key.createdAt).toISOString(),
+  lastUsedAt: key.lastUsedAt === null ? null : new Date(key.lastUsedAt).toISOString(),
+  validUntil: key.expiresAt === null ? null : new Date(key.expiresAt).toISOString(),
+  grants: grantsOf(scopeFromDatabase(key.scopeFloor), key.verbs),
+});
+
+const minted = (key: ApiKey & { readonly secret: string }) => ({
+  id: key.id,
+  name: key.name,
+  key: key.secret,
+  ...(key.expiresAt === null ? {} : { validUntil: new Date(key.expiresAt).toISOString() }),
+});
+
+const grants = z.partialRecord(z.enum(VERBS), z.array(z.string()).min(1));
+
+const narrower = fields({
+  name: keyName.optional(),
+  scopeFloor: scopeObject.optional(),
+  verbs: verbs.optional(),
+  grants: grants.optional(),
+});
+
+/** Grants say the same as scopeFloor and verbs: verbs that all reach the same path. */
+function narrowingOf(body: z.output<typeof narrower>): {
+  scopeFloor: Scope | undefined;
+  verbs: readonly MemoryVerb[] | undefined;
+} {
+  if (body.grants === undefined) return { scopeFloor: body.scopeFloor, verbs: body.verbs };
+  if (body.scopeFloor !== undefined || body.verbs !== undefined)
+    throw invalid("give grants, or scopeFloor and verbs, not both");
+  const floors = Object.values(body.grants).flatMap((paths) => parseSelector(paths) ?? []);
+  const [first] = floors;
+  if (first === undefined || floors.some((floor) => !sameScope(floor.tags, first.tags))) {
+    throw unprocessable("a key has one scope floor: all grants must name the same path");
+  }
+  return { scopeFloor: first.tags, verbs: VERBS.filter((verb) => body.grants?.[verb] !== undefined) };
+}
+
+const nameParam = z.object({ name: z.string().min(1).max(200) });
+const self = { verb: "self" } as const;
+
+export const selfEndpoints = [
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/me",
+    operation: "me",
+    handle: ({ enter }) =>
+      enter({}, async ({ entry }) => {
+        const granted = grantsOf(entry.floor, entry.verbs);
+        return {
+          principalId: entry.key.id,
+          displayName: entry.key.name,
+          kind: entry.key.principal,
+          scopeFloor: entry.floor,
+          verbs: entry.verbs,
+          grants: granted,
+          effectiveGrants: entry.key.content ? granted : {},
+          ...(entry.onBehalfOf === null ? {} : { delegatedPrincipalId: entry.onBehalfOf }),
+        };
+      }),
+  }),
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/usage",
+    operation: "usage",
+    handle: ({ enter }) =>
+      enter({}, async (tx) => {
+        const now = new Date();
+        const month = (offset: number) =>
+          new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + offset, 1)).toISOString();
+        const [used] = await usage(tx, { from: month(0) });
+        return { scope: tx.entry.floor, period: "month", from: month(0), ...used, limits: [], resetsAt: month(1) };
+      }),
+  }),
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/keys",
+    operation: "list_keys",
+    handle: ({ enter }) => enter({}, async (tx) => (await ownKeys(tx)).map(listed)),
+  }),
+  endpoint({
+    ...self,
+    method: "post",
+    path: "/{ctx}/keys",
+    operation: "mint_key",
+    status: 201,
+    secret: true,
+    query: fields({ ttlSeconds: ttlSeconds.optional() }),
+    body: narrower,
+    handle: ({ enter, body, query }) => {
+      const narrowing = narrowingOf(body);
+      return enter({}, async (tx) =>
+        minted(
+          await mintKey(tx, {
+            name: body.name,
+            ...narrowing,
+            principal: tx.entry.key.principal,
+            content: undefined,
+            expiresAt: expiry(query.ttlSeconds),
+          }),
+        ),
+      );
+    },
+  }),
+  endpoint({
+    ...self,
+    method: "delete",
+    path: "/{ctx}/keys/{name}",
+    operation: "revoke_key",
+    status: 204,
+    params: nameParam,
+    handle: ({ enter, params }) => enter({}, (tx) => revokeKey(tx, params.name)),
+  }),
+  endpoint({
+    ...self,
+    method: "post",
+    path: "/{ctx}/keys/{name}/rotate",
+    operation: "rotate_key",
+    secret: true,
+    params: nameParam,
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds: seconds.default(0) }),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) =>
+        minted(
+          await rotateKey(tx, params.name, { expiresAt: expiry(query.ttlSeconds), graceSeconds: query.graceSeconds }),
+        ),
+      ),
+  }),
+];

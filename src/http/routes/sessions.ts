@@ -1,0 +1,75 @@
+import { z } from "zod";
+import { invalid } from "../../errors.ts";
+import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields, limitAndOffset, querySelector, scopeView, uuidText, viewOf, writeSelector } from "../wire.ts";
+
+const METADATA_LIMIT = 64 * 1024;
+const id = z.object({ id: uuidText });
+
+export const sessionEndpoints = [
+  endpoint({
+    method: "post",
+    path: "/{ctx}/sessions",
+    verb: "memory:write",
+    mode: "write",
+    operation: "session",
+    status: 201,
+    body: fields({ scopes: writeSelector, metadata: z.record(z.string(), z.unknown()).optional() }),
+    handle: ({ enter, body }) => {
+      const metadata = body.metadata ?? {};
+      if (JSON.stringify(metadata).length > METADATA_LIMIT) throw invalid(`metadata is over ${METADATA_LIMIT} bytes`);
+      return enter({ selector: body.scopes }, async (tx) => {
+        const { id: made, scopes, scope, createdAt } = await createSession(tx, metadata);
+        return { id: made, scopes, scope, createdAt };
+      });
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/sessions",
+    verb: "memory:read",
+    operation: "sessions",
+    query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
+    handle: ({ enter, query }) =>
+      enter(listDemand(query), async (tx) => ({ sessions: await listSessions(tx, query.limit, query.offset) })),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/sessions/{id}",
+    verb: "memory:read",
+    operation: "sessions",
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => getSession(tx, params.id)),
+  }),
+  endpoint({
+    method: "delete",
+    path: "/{ctx}/sessions/{id}",
+    verb: "memory:write",
+    mode: "modify",
+    operation: "session_close",
+    status: 204,
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => closeSession(tx, params.id)),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/sessions/{id}/turns",
+    verb: "memory:read",
+    operation: "turns",
+    params: id,
+    query: fields(limitAndOffset),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) => ({ turns: await listTurns(tx, params.id, query.limit, query.offset) })),
+  }),
+];
+
+/** A list without a selector is the floor's subtree; with one, or a view, what those say. */
+export function listDemand(query: {
+  lens?: z.output<typeof querySelector>;
+  scopeView?: z.infer<typeof scopeView> | undefined;
+}) {
+  return query.lens === undefined && query.scopeView === undefined
+    ? ({ mode: "id" } as const)
+    : ({ mode: "select", selector: query.lens, view: viewOf(query.scopeView) } as const);
+}

@@ -1,0 +1,40 @@
+import { z } from "zod";
+import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire.ts";
+import { listDemand } from "./sessions.ts";
+
+const lens = { lens: querySelector, scopeView: scopeView.optional() };
+
+export const traceEndpoints = [
+  endpoint({
+    method: "get",
+    path: "/{ctx}/traces",
+    verb: "memory:read",
+    operation: "traces",
+    query: fields({
+      ...limitAndOffset,
+      ...lens,
+      operation: z.string().max(40).optional(),
+      since: time.optional(),
+      until: time.optional(),
+    }),
+    handle: ({ enter, query }) => enter(listDemand(query), async (tx) => ({ traces: await listTraces(tx, query) })),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/traces/stats",
+    verb: "memory:read",
+    operation: "traces",
+    query: fields(lens),
+    handle: ({ enter, query }) => enter(listDemand(query), traceStats),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/traces/{id}",
+    verb: "memory:read",
+    operation: "traces",
+    params: z.object({ id: uuidText }),
+    handle: ({ enter, params }) => enter({}, (tx) => getTrace(tx, params.id)),
+  }),
+];

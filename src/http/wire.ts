@@ -1,0 +1,101 @@
+/** The shapes that requests share. The wire is zod: validation and types come from here, once. */
+import { z } from "zod";
+import { AppError, invalid } from "../errors.ts";
+import { VERBS } from "../keys/keys.ts";
+import { parseScope } from "../scope/scope.ts";
+import { parseQuerySelector, parseSelector, parseWriteSelector } from "../scope/selector.ts";
+
+const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+
+/** Accepts each field in camelCase or snake_case, and null as absent. Unknown fields stay, and are refused. */
+function normaliseFields(fields: readonly string[]) {
+  const camelOf = new Map(fields.map((field) => [toSnake(field), field]));
+  return (input: unknown): unknown => {
+    if (typeof input !== "object" || input === null || Array.isArray(input)) return input;
+    const normal: [string, unknown][] = [];
+    const seen = new Set<string>();
+    for (const [name, value] of Object.entries(input)) {
+      const field = camelOf.get(name) ?? name;
+      if (seen.has(field)) throw invalid(`${field} is given twice, as ${field} and ${toSnake(field)}`);
+      seen.add(field);
+      if (value !== null || !fields.includes(field)) normal.push([field, value]);
+    }
+    return Object.fromEntries(normal);
+  };
+}
+
+/** An object on the wire: known fields only, in either spelling. */
+export function fields<T extends z.ZodRawShape>(shape: T) {
+  return z.preprocess(normaliseFields(Object.keys(shape)), z.strictObject(shape));
+}
+
+/** A parser of this project as a zod type: its own message and status come through. */
+function parsedBy<T>(parse: (input: unknown) => T) {
+  return z.unknown().transform((input, context) => {
+    try {
+      return parse(input);
+    } catch (error) {
+      if (error instanceof AppError && error.status === 400) {
+        context.addIssue({ code: "custom", message: error.message });
+        return z.NEVER;
+      }
+      throw error;
+    }
+  });
+}
+
+export const readSelector = parsedBy(parseSelector).optional();
+export const writeSelector = parsedBy(parseWriteSelector).optional();
+/** `lens` of a GET: JSON or a path. */
+export const querySelector = z
+  .string()
+  .transform((text) => parseQuerySelector(text))
+  .pipe(parsedBy(parseSelector))
+  .optional();
+export const scopeObject = parsedBy(parseScope);
+
+export const uuidText = z.uuid();
+export const time = z.iso
+  .datetime({ offset: true, error: "must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z" })
+  .refine((text) => text.slice(0, 4) !== "0000", "the year 0000 does not exist");
+export const text = z.string().min(1).max(100_000);
+export const queryText = z.string().trim().min(1).max(8_000);
+export const k = z.int().min(1).max(50);
+export const labels = z
+  .array(z.string().regex(/^[a-z][a-z0-9_]*=.{1,256}$/su, "must be key=value, the key [a-z][a-z0-9_]*"))
+  .max(32);
+export const verbs = z.array(z.enum(VERBS)).min(1);
+export const keyName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,127}$/, "must be 1 to 128 letters, digits, spaces, or ._:@-");
+export const role = z.enum(["user", "assistant", "system", "tool"]);
+export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
+
+/** A whole number in a query string. */
+const wholeNumber = (least: number, most: number) =>
+  z
+    .string()
+    .regex(/^\d{1,9}$/, "must be a whole number")
+    .transform(Number)
+    .pipe(z.int().min(least).max(most));
+
+export const limitAndOffset = {
+  limit: wholeNumber(1, 500).default(100),
+  offset: wholeNumber(0, 999_999_999).default(0),
+};
+export const pageAndSize = {
+  page: wholeNumber(0, 9_999_999).default(0),
+  pageSize: wholeNumber(1, 100).default(20),
+};
+export const seconds = wholeNumber(0, 999_999_999);
+export const ttlSeconds = wholeNumber(1, 999_999_999);
+
+/** What a time to live means as a time. */
+export const expiry = (ttl: number | undefined) =>
+  ttl === undefined ? undefined : new Date(Date.now() + ttl * 1000).toISOString();
+
+export const scopeView = z.enum(["strict", "subtree", "merged", "crossTeam"]);
+/** `merged` is strict; so is `crossTeam` as long as there are no sharing grants. */
+export function viewOf(view: z.infer<typeof scopeView> | undefined): "strict" | "subtree" | undefined {
+  return view === "merged" || view === "crossTeam" ? "strict" : view;
+}

@@ -1,0 +1,44 @@
+import type { Logger } from "pino";
+import { type Database, inTransaction } from "../db/lease.ts";
+
+const EVERY_MS = 60_000;
+
+/** Folds counters, drops old idempotency answers and makes the coming months' partitions. */
+export async function keepHouse(database: Database, now: Date): Promise<void> {
+  await inTransaction(database.worker, async (worker) => {
+    await worker.query("SELECT scopefloor.fold_counters()");
+    await worker.query("SELECT scopefloor.purge_idempotency()");
+  });
+  for (const ahead of [0, 1]) {
+    const month = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + ahead, 1)).toISOString().slice(0, 10);
+    // DDL: the owner's connection, which reads no content.
+    await inTransaction(database.owner, (owner) =>
+      owner.query("SELECT scopefloor.ensure_trace_partition($1)", [month]),
+    );
+  }
+}
+
+/** The worker's round, until it is stopped; a failed round is logged and the next one tries again. */
+export function startHousekeeping(database: Database, log: Logger): { stop(): Promise<void> } {
+  let stopped = false;
+  let timer: NodeJS.Timeout | undefined;
+  let round: Promise<void> = Promise.resolve();
+  const run = () => {
+    round = keepHouse(database, new Date())
+      .catch((error: unknown) => {
+        if (!stopped)
+          log.error({ error: (error as Error).name, code: (error as { code?: string }).code }, "housekeeping failed");
+      })
+      .finally(() => {
+        if (!stopped) timer = setTimeout(run, EVERY_MS);
+      });
+  };
+  timer = setTimeout(run, 1_000);
+  return {
+    stop: async () => {
+      stopped = true;
+      clearTimeout(timer);
+      await round;
+    },
+  };
+}

@@ -1,0 +1,115 @@
+import { v7 as uuid } from "uuid";
+import type { MemoryVerb, Principal } from "../db/enter.ts";
+import { json, list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import type { Scope } from "../scope/scope.ts";
+import { recordTrace } from "../traces/record.ts";
+import { hashSecret, newSecret } from "./secret.ts";
+
+export const VERBS = ["memory:read", "memory:write", "memory:forget"] as const satisfies readonly MemoryVerb[];
+
+/** A key as it is listed; the secret is nowhere. */
+export interface ApiKey {
+  readonly id: string;
+  readonly name: string;
+  readonly principal: Principal;
+  readonly scopeFloor: Record<string, string>;
+  readonly verbs: readonly MemoryVerb[];
+  readonly content: boolean;
+  readonly status: "active" | "expired" | "revoked";
+  readonly createdAt: string;
+  readonly createdBy: string | null;
+  readonly lastUsedAt: string | null;
+  readonly expiresAt: string | null;
+  readonly revokedAt: string | null;
+}
+
+type Outcome =
+  | { readonly status: "ok"; readonly key: ApiKey }
+  | { readonly status: ErrorSlug; readonly detail: string };
+
+function keyOf(outcome: Outcome): ApiKey {
+  if (outcome.status === "ok") return outcome.key;
+  throw outcome.status === "not-found" ? notFound() : new AppError(outcome.status, outcome.detail);
+}
+
+export interface NewKey {
+  readonly name: string | undefined;
+  readonly principal: Principal;
+  /** Merged with the minting key's floor; absent: that floor. */
+  readonly scopeFloor: Scope | undefined;
+  /** Absent: the minting key's verbs. */
+  readonly verbs: readonly MemoryVerb[] | undefined;
+  readonly content: boolean | undefined;
+  readonly expiresAt: string | undefined;
+}
+
+/** Mints a key that is never wider than the caller's. The database checks that, from its own rows. */
+export async function mintKey(tx: ScopedTransaction, wanted: NewKey): Promise<ApiKey & { readonly secret: string }> {
+  const id = uuid();
+  const secret = newSecret(wanted.principal);
+  const outcome = await tx.call<Outcome>(
+    "mint_key",
+    id,
+    hashSecret(secret),
+    wanted.name ?? id,
+    wanted.principal,
+    wanted.scopeFloor === undefined ? null : json(wanted.scopeFloor),
+    wanted.verbs === undefined ? null : list(wanted.verbs),
+    wanted.content ?? null,
+    wanted.expiresAt ?? null,
+  );
+  const key = keyOf(outcome);
+  await recordTrace(tx, { kind: "decision", operation: "mint_key" });
+  return { ...key, secret };
+}
+
+export async function rotateKey(
+  tx: ScopedTransaction,
+  idOrName: string,
+  options: { readonly expiresAt: string | undefined; readonly graceSeconds: number },
+): Promise<ApiKey & { readonly secret: string }> {
+  // The prefix says what kind of key it is, so that is asked first.
+  const principal = await tx.call<Principal | null>("principal_of", idOrName);
+  if (principal === null) throw notFound();
+  const secret = newSecret(principal);
+  const key = keyOf(
+    await tx.call<Outcome>("rotate_key", idOrName, hashSecret(secret), options.expiresAt ?? null, options.graceSeconds),
+  );
+  await recordTrace(tx, { kind: "decision", operation: "rotate_key" });
+  return { ...key, secret };
+}
+
+/** Revoked at once: the next call with it is 401. */
+export async function revokeKey(tx: ScopedTransaction, idOrName: string): Promise<void> {
+  const outcome = await tx.call<Outcome>("revoke_key", idOrName);
+  if (outcome.status !== "ok") keyOf(outcome);
+  await recordTrace(tx, { kind: "decision", operation: "revoke_key" });
+}
+
+export interface KeyPage {
+  readonly keys: ApiKey[];
+  readonly total: number;
+}
+
+/** The keys whose floor holds the caller's, newest first. */
+export async function listKeys(
+  tx: ScopedTransaction,
+  filter: {
+    readonly within: Scope | undefined;
+    readonly name: string | undefined;
+    readonly page: number;
+    readonly pageSize: number;
+  },
+): Promise<KeyPage> {
+  return tx.call<KeyPage>(
+    "list_keys",
+    json(filter.within ?? {}),
+    filter.name ?? null,
+    sql`${filter.page * filter.pageSize}::int`,
+    sql`${filter.pageSize}::int`,
+  );
+}
+
+/** The caller and those that it minted. */
+export const ownKeys = (tx: ScopedTransaction) => tx.call<ApiKey[]>("own_keys");

@@ -1,0 +1,99 @@
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import type { Logger } from "pino";
+import { type Config, readConfig } from "./config.ts";
+import { openDatabase } from "./db/open.ts";
+import { ONE_LOGIN } from "./http/routes/operation.ts";
+import { startHousekeeping } from "./jobs/housekeeping.ts";
+import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
+import { createLog } from "./log.ts";
+import { createService, prepareDatabase } from "./service.ts";
+
+/** How long a stop waits for requests that are under way. */
+const DRAIN_MS = 25_000;
+
+async function main(): Promise<void> {
+  const config = readConfig(process.env);
+  const log = createLog(config.logLevel);
+  const database = await openDatabase(config);
+  const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
+  await prepareDatabase(database, { context: config.context, mayMigrate });
+  const firstKey: FirstKey = mayMigrate
+    ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
+    : { from: "elsewhere" };
+  if (!database.separateLogin) log.warn(ONE_LOGIN);
+
+  const housekeeping = config.role === "api" ? undefined : startHousekeeping(database, log);
+  const service = await createService(database, { context: config.context, log });
+  const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
+  if (server) announce(server, config, firstKey, log);
+
+  let stopping = false;
+  const stop = async (signal: string) => {
+    if (stopping) return;
+    stopping = true;
+    log.info({ signal }, "stopping");
+    service.drain();
+    if (server) await close(server);
+    await service.settled();
+    await housekeeping?.stop();
+    await database.close();
+    log.info("stopped");
+  };
+  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+    process.on(signal, () => {
+      stop(signal).then(
+        () => process.exit(0),
+        (error: unknown) => fail(error),
+      );
+    });
+  }
+}
+
+async function listen(server: Server, config: Config): Promise<Server> {
+  server.requestTimeout = 60_000;
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(config.port, config.host, resolve);
+  });
+  return server;
+}
+
+/** Stops accepting, lets the requests under way finish, then drops what is left. */
+async function close(server: Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  server.closeIdleConnections();
+  const timer = setTimeout(() => server.closeAllConnections(), DRAIN_MS);
+  await closed;
+  clearTimeout(timer);
+}
+
+/** On a first start, what a newcomer needs in plain words; later a line in the log. */
+function announce(server: Server, config: Config, key: FirstKey, log: Logger): void {
+  const { port } = server.address() as AddressInfo;
+  const host = config.host === "0.0.0.0" ? "127.0.0.1" : config.host.includes(":") ? `[${config.host}]` : config.host;
+  const url = `http://${host}:${port}/api/v1`;
+  log.info(
+    { url, context: config.context, database: config.databaseUrl === undefined ? "embedded" : "postgres" },
+    "serving",
+  );
+  if (key.from !== "file" || !key.created) return;
+  const headers = `-H "Authorization: Bearer $(cat ${key.path})" -H 'Content-Type: application/json'`;
+  process.stdout.write(`
+Scopefloor is at   ${url}
+Context            ${config.context}
+Database           ${config.databaseUrl === undefined ? `embedded, in ${config.dataDir}` : "PostgreSQL"}
+Management key     in ${key.path}
+
+Remember something for a first tenant:
+  curl -s ${url}/${config.context}/facts ${headers} -d '{"text": "Acme ships on Fridays", "scopes": "org/acme"}'
+
+`);
+}
+
+function fail(error: unknown): never {
+  process.stderr.write(`scopefloor: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.exit(1);
+}
+
+main().catch(fail);

@@ -1,0 +1,99 @@
+import { v7 as uuid } from "uuid";
+import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { notFound } from "../errors.ts";
+import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
+import { recordTrace } from "../traces/record.ts";
+
+export interface Session {
+  readonly id: string;
+  readonly scopes: string[][];
+  readonly scope: Scope;
+  readonly metadata: Record<string, unknown>;
+  readonly createdAt: string;
+  readonly closedAt?: string;
+}
+
+interface SessionRow {
+  readonly id: string;
+  readonly tags: Record<string, string>;
+  readonly metadata: Record<string, unknown>;
+  readonly createdAt: string;
+  readonly closedAt: string | null;
+}
+
+function toSession({ tags, closedAt, ...row }: SessionRow): Session {
+  const scope = scopeFromDatabase(tags);
+  return { ...row, scopes: scopePaths(scope), scope, ...(closedAt === null ? {} : { closedAt }) };
+}
+
+const COLUMNS = sql`s.id, d.tags, s.metadata, s.created_at AS "createdAt", s.closed_at AS "closedAt"`;
+
+/** Only the row: `createSession` records a trace too. */
+export async function insertSession(
+  tx: ScopedTransaction,
+  metadata: Record<string, unknown>,
+): Promise<{ id: string; createdAt: string }> {
+  const id = uuid();
+  const createdAt = new Date().toISOString();
+  await tx.insert("session", [
+    { id, apiKeyId: tx.entry.key.id, metadata: sql`${JSON.stringify(metadata)}::jsonb` as never, createdAt },
+  ]);
+  return { id, createdAt };
+}
+
+export async function createSession(tx: ScopedTransaction, metadata: Record<string, unknown>): Promise<Session> {
+  const made = await insertSession(tx, metadata);
+  await recordTrace(tx, { kind: "decision", operation: "session", sessionId: made.id });
+  const scope = tx.entry.effective ?? tx.entry.trace.tags;
+  return { id: made.id, scopes: scopePaths(scope), scope, metadata, createdAt: made.createdAt };
+}
+
+/** Newest first. */
+export async function listSessions(tx: ScopedTransaction, limit: number, offset: number): Promise<Session[]> {
+  const rows = await tx.rows<SessionRow>(sql`
+    SELECT ${COLUMNS} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
+    ORDER BY s.created_at DESC, s.id DESC LIMIT ${limit} OFFSET ${offset}`);
+  return rows.map(toSession);
+}
+
+export async function getSession(tx: ScopedTransaction, id: string): Promise<Session> {
+  const row = await tx.row<SessionRow>(sql`
+    SELECT ${COLUMNS} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id WHERE s.id = ${id}::uuid`);
+  if (row === undefined) throw notFound();
+  return toSession(row);
+}
+
+/** No more turns; those that are there stay. Closing twice is fine. */
+export async function closeSession(tx: ScopedTransaction, id: string): Promise<void> {
+  const closed = await tx.update(
+    "session",
+    { closedAt: sql`coalesce(closed_at, now())` as never },
+    sql`id = ${id}::uuid`,
+  );
+  if (closed === 0) throw notFound();
+  await recordTrace(tx, { kind: "decision", operation: "session_close", sessionId: id });
+}
+
+export interface Turn {
+  readonly id: string;
+  readonly session: string;
+  readonly role: string;
+  readonly content: string;
+  readonly seq: number;
+  readonly createdAt: string;
+}
+
+/** In order. What was forgotten is not among them. */
+export async function listTurns(
+  tx: ScopedTransaction,
+  sessionId: string,
+  limit: number,
+  offset: number,
+): Promise<Turn[]> {
+  await getSession(tx, sessionId);
+  return tx.rows<Turn>(sql`
+    SELECT t.id, t.session_id AS session, t.role, t.content, t.seq, t.created_at AS "createdAt"
+    FROM ${tx.read("turn", "t")}
+    WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL
+    ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`);
+}

@@ -1,0 +1,98 @@
+import { v7 as uuid } from "uuid";
+import type { ScopedTransaction } from "../db/scoped.ts";
+import type { Embedder } from "../models/embedder.ts";
+import { countTokens } from "../models/tokens.ts";
+import { recordTrace } from "../traces/record.ts";
+import { storePassages } from "./passages.ts";
+import { insertSession } from "./sessions.ts";
+
+export type Role = "user" | "assistant" | "system" | "tool";
+
+export interface NewTurn {
+  readonly role: Role;
+  readonly content: string;
+  readonly labels: readonly string[];
+  readonly category: string | null;
+  /** When it was said, RFC 3339; absent: now. */
+  readonly observedAt: string | undefined;
+}
+
+/** Turns with their vectors: made before the transaction opens, since a model may be slow. */
+export interface PreparedTurns {
+  readonly turns: readonly (NewTurn & {
+    readonly tokens: number;
+    readonly embedding: Awaited<ReturnType<Embedder["embedTexts"]>>["vectors"][number];
+  })[];
+  readonly embeddingTokens: number;
+}
+
+export async function prepareTurns(embedder: Embedder, turns: readonly NewTurn[]): Promise<PreparedTurns> {
+  const { vectors, tokens } = await embedder.embedTexts(turns.map((turn) => turn.content));
+  return {
+    turns: turns.map((turn, i) => ({ ...turn, tokens: countTokens(turn.content), embedding: vectors[i] ?? null })),
+    embeddingTokens: tokens,
+  };
+}
+
+export interface StoredTurns {
+  readonly sessionId: string;
+  readonly turnIds: string[];
+  readonly passageIds: string[];
+}
+
+/** Stores turns at the end of a session, or of a new one, and makes each a passage. */
+export async function storeTurns(
+  tx: ScopedTransaction,
+  embedder: Embedder,
+  prepared: PreparedTurns,
+  target: { readonly sessionId: string | undefined; readonly operation: "facts" | "facts_batch" },
+): Promise<StoredTurns> {
+  const now = new Date().toISOString();
+  const sessionId = target.sessionId ?? (await insertSession(tx, {})).id;
+  const first = await tx.call<number>("reserve_turns", sessionId, prepared.turns.length);
+  const rows = prepared.turns.map((turn, i) => ({
+    ...turn,
+    id: uuid(),
+    passageId: uuid(),
+    seq: first + i,
+    observedAt: turn.observedAt ?? now,
+  }));
+  await tx.insert(
+    "turn",
+    rows.map(({ id, role, content, seq, observedAt }) => ({
+      id,
+      sessionId,
+      apiKeyId: tx.entry.key.id,
+      role,
+      content,
+      seq,
+      observedAt,
+      createdAt: now,
+    })),
+  );
+  await storePassages(
+    tx,
+    embedder.id,
+    rows.map(({ id, passageId, content, labels, category, tokens, embedding, observedAt }) => ({
+      id: passageId,
+      kind: "turn",
+      sessionId,
+      turnId: id,
+      text: content,
+      labels,
+      category,
+      tokens,
+      embedding,
+      observedAt,
+    })),
+  );
+  await recordTrace(tx, {
+    kind: "decision",
+    operation: target.operation,
+    sessionId,
+    provider: embedder.provider,
+    model: embedder.model,
+    embeddingTokens: prepared.embeddingTokens,
+  });
+  return { sessionId, turnIds: rows.map((row) => row.id), passageIds: rows.map((row) => row.passageId) };
+}

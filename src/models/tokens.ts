@@ -1,0 +1,23 @@
+import { countTokens as countO200k } from "gpt-tokenizer/encoding/o200k_base";
+
+/** Tokens are counted with this encoding wherever a provider gives no usage of its own. */
+export const TOKENIZER = "o200k_base";
+
+const LONG_RUN = /\S{129,}|\s{129,}/;
+
+/**
+ * Tokens of a text in o200k_base. Runs of more than 128 characters without (or of nothing but)
+ * white space are cut: byte-pair merging is quadratic in a run, 100,000 equal letters took 7 s.
+ */
+export function countTokens(text: string): number {
+  if (!LONG_RUN.test(text)) return countO200k(text);
+  let tokens = 0;
+  for (const part of text.match(/(?:\S{1,128}\s{0,128}){1,64}|\s{1,128}/g) ?? []) {
+    tokens += LONG_RUN.test(part) ? cutRuns(part) : countO200k(part);
+  }
+  return tokens;
+}
+
+function cutRuns(text: string): number {
+  return (text.match(/\S{1,64}|\s{1,64}/g) ?? []).reduce((sum, piece) => sum + countO200k(piece), 0);
+}

@@ -1,0 +1,66 @@
+import { v7 as uuid } from "uuid";
+import { json, type NewRow, type ScopedTransaction, sql } from "../db/scoped.ts";
+
+type Columns = NewRow<"decision_trace">;
+
+export interface TraceFields
+  extends Pick<Columns, "kind" | "operation">,
+    Partial<
+      Pick<
+        Columns,
+        | "sessionId"
+        | "query"
+        | "tier"
+        | "tierReason"
+        | "candidates"
+        | "returned"
+        | "provider"
+        | "model"
+        | "inputTokens"
+        | "outputTokens"
+        | "embeddingTokens"
+      >
+    > {
+  /** Ids that the answer was made of. */
+  readonly sources?: readonly string[];
+}
+
+/** What a trace says of its own: the same object in `trace` of every answer. */
+export interface TraceSummary {
+  readonly traceId: string;
+  readonly latencyMs: number;
+  readonly tokens: {
+    readonly input: number;
+    readonly output: number;
+    readonly embedding: number;
+    readonly total: number;
+  };
+}
+
+/**
+ * Appends one row to `decision_trace` in the transaction of the work that it records: either both
+ * are there or neither. Whose it is and for which scope is the ticket's to say.
+ */
+export async function recordTrace(tx: ScopedTransaction, fields: TraceFields): Promise<TraceSummary> {
+  const { sources, ...columns } = fields;
+  const { entry } = tx;
+  const traceId = uuid();
+  const latencyMs = Math.round((performance.now() - tx.startedAt) * 1000) / 1000;
+  await tx.insert("decision_trace", [
+    {
+      ...columns,
+      id: traceId,
+      scope: json(entry.trace.tags) as never,
+      apiKeyId: entry.key.id,
+      principal: entry.key.principal,
+      onBehalfOf: entry.onBehalfOf,
+      sources: sources === undefined ? null : (sql`${JSON.stringify(sources)}::jsonb` as never),
+      durationMs: latencyMs,
+      status: "ok",
+    },
+  ]);
+  const input = fields.inputTokens ?? 0;
+  const output = fields.outputTokens ?? 0;
+  const embedding = fields.embeddingTokens ?? 0;
+  return { traceId, latencyMs, tokens: { input, output, embedding, total: input + output + embedding } };
+}

@@ -1,0 +1,61 @@
+import { json, type ScopedTransaction } from "../db/scoped.ts";
+import type { Scope } from "../scope/scope.ts";
+
+export const USAGE_GROUPS = ["scope", "org", "key", "model", "operation", "day"] as const;
+export type UsageGroup = (typeof USAGE_GROUPS)[number];
+
+export interface UsageRow {
+  /** The group's value: a scope's tags, an org, a key's id, a model, an operation or a day. */
+  readonly group?: unknown;
+  readonly calls: number;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly embeddingTokens: number;
+  readonly totalTokens: number;
+  readonly costUsd: number;
+  /** UTF-8 bytes of the stored passages; absent where the group does not divide storage. */
+  readonly storedBytes?: number;
+}
+
+interface RawUsage {
+  readonly grp: unknown;
+  readonly calls: number;
+  readonly input_tokens: number;
+  readonly output_tokens: number;
+  readonly embedding_tokens: number;
+  readonly total_tokens: number;
+  readonly cost_usd: string;
+  readonly stored_bytes: number | null;
+}
+
+export interface UsageFilter {
+  readonly within?: Scope | undefined;
+  readonly from?: string | undefined;
+  readonly to?: string | undefined;
+  readonly groupBy?: UsageGroup | undefined;
+}
+
+/** Sums over the floor's subtree, most tokens first. One row where nothing groups them. */
+export async function usage(tx: ScopedTransaction, filter: UsageFilter): Promise<UsageRow[]> {
+  const rows = await tx.callRows<RawUsage>(
+    "usage",
+    json(filter.within ?? {}),
+    filter.from ?? null,
+    filter.to ?? null,
+    filter.groupBy ?? null,
+  );
+  const summed = rows.map((row) => ({
+    ...(filter.groupBy === undefined ? {} : { group: row.grp }),
+    calls: Number(row.calls),
+    inputTokens: Number(row.input_tokens),
+    outputTokens: Number(row.output_tokens),
+    embeddingTokens: Number(row.embedding_tokens),
+    totalTokens: Number(row.total_tokens),
+    costUsd: Number(row.cost_usd),
+    ...(row.stored_bytes === null ? {} : { storedBytes: Number(row.stored_bytes) }),
+  }));
+  if (summed.length > 0 || filter.groupBy !== undefined) return summed;
+  return [
+    { calls: 0, inputTokens: 0, outputTokens: 0, embeddingTokens: 0, totalTokens: 0, costUsd: 0, storedBytes: 0 },
+  ];
+}
