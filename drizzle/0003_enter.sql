@@ -229,7 +229,7 @@ BEGIN
   trace_tags := CASE WHEN mode = 'erase' THEN floor ELSE coalesce(shared, floor) END;
 
   IF mode IN ('forget', 'erase') THEN
-    IF effective IS NULL OR jsonb_array_length(coalesce(requested->'clauses', '[{}]')) > 1 THEN
+    IF effective IS NULL OR (jsonb_typeof(requested->'clauses') = 'array' AND jsonb_array_length(requested->'clauses') > 1) THEN
       RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'a forget names exactly one scope');
     END IF;
   END IF;

@@ -75,8 +75,9 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
 END $$;
 --> statement-breakpoint
--- The keys whose floor holds the ticket's, newest first: {total, keys}.
-CREATE FUNCTION scopefloor.list_keys(within jsonb, named text, skip int, take int) RETURNS jsonb
+-- The keys whose floor holds E (the ticket's floor, or the narrower scope asked for), newest first:
+-- {total, keys}.
+CREATE FUNCTION scopefloor.list_keys(named text, skip int, take int) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.key_ticket();
@@ -87,7 +88,7 @@ BEGIN
   RETURN (
     WITH reached AS MATERIALIZED (
       SELECT k FROM scopefloor.api_key k
-      WHERE k.floor @> ((t->'floor') || coalesce(within, '{}')) AND (named IS NULL OR k.name = named))
+      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named))
     SELECT jsonb_build_object(
       'total', (SELECT count(*) FROM reached),
       'keys', coalesce((SELECT jsonb_agg(scopefloor.key_row(page.k)) FROM

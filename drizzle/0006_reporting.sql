@@ -22,9 +22,9 @@ GRANT SELECT (id, created_at, kind, operation, scope_id, scope, api_key_id, prin
 --> statement-breakpoint
 GRANT SELECT ON scopefloor.usage_by_scope, scopefloor.usage_by_day TO scopefloor_report;
 --> statement-breakpoint
--- Sums over the ticket's floor, numbers only: an agent may see what its whole floor has used, but
--- only the traces of its own key. The view has the floor's scopes; `within` narrows them.
-CREATE FUNCTION scopefloor.usage(within jsonb, since timestamptz, until timestamptz, grouped_by text) RETURNS TABLE (
+-- Sums over E's subtree, numbers only: an agent may see what its whole floor has used, but only
+-- the traces of its own key. E comes out of the ticket: an argument could widen what it names.
+CREATE FUNCTION scopefloor.usage(since timestamptz, until timestamptz, grouped_by text) RETURNS TABLE (
   grp jsonb, calls bigint, input_tokens bigint, output_tokens bigint, embedding_tokens bigint, total_tokens bigint,
   cost_usd numeric, stored_bytes bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -36,7 +36,7 @@ BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('manage', 'self') THEN
     RAISE EXCEPTION 'scopefloor: no ticket for usage' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  root := (t->'floor') || coalesce(within, '{}');
+  root := t->'target';
   RETURN QUERY
   WITH reached AS MATERIALIZED (
     SELECT s.id, s.tags FROM scopefloor.scope s WHERE s.tags @> root),

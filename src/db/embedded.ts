@@ -45,8 +45,12 @@ class EmbeddedLeases implements Leases {
         const results = await this.#pg.exec(text); // the owner's migrations: several statements at once
         return (results.at(-1)?.rows ?? []) as Row[];
       }
+      if (text === "BEGIN") {
+        // One call: a statement that was queued meanwhile must not run before the role is taken.
+        await this.#pg.exec(`BEGIN; SET LOCAL ROLE ${this.#role}`);
+        return [];
+      }
       const { rows } = await this.#pg.query<Row>(text, [...params]);
-      if (text === "BEGIN" && this.#role !== undefined) await this.#pg.query(`SET LOCAL ROLE ${this.#role}`);
       return rows;
     };
     return {

@@ -187,7 +187,7 @@ export class ScopedTransaction {
       if (is(chunk, SQL)) {
         if (!this.#own.has(chunk)) this.#refuseForeignTables(chunk);
       } else if (is(chunk, StringChunk)) {
-        if (chunk.value.some((text) => /scopefloor|pg_catalog|information_schema/i.test(text))) {
+        if (chunk.value.some((text) => /(scopefloor|pg_catalog|information_schema)"?\s*\./i.test(text))) {
           throw new Error("a statement names a table by itself; use tx.read()");
         }
       } else if (Array.isArray(chunk)) {

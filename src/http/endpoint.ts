@@ -120,15 +120,15 @@ async function answer(
   params: Record<string, string>,
   caller: Caller,
 ): Promise<void> {
-  let request: Request<never, never, never>;
+  const progress = { entered: false };
   try {
-    request = await readRequest(spec, deps, ctx, params, caller);
+    const request = await readRequest(spec, deps, ctx, params, caller, progress);
+    respond(ctx, spec.status, await spec.handle(request));
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
-    if (error instanceof AppError) await checkCaller(deps.database.app, caller, spec.verb);
+    if (error instanceof AppError && !progress.entered) await checkCaller(deps.database.app, caller, spec.verb);
     throw error;
   }
-  respond(ctx, spec.status, await spec.handle(request));
 }
 
 async function readRequest(
@@ -137,6 +137,7 @@ async function readRequest(
   ctx: ParameterizedContext,
   params: Record<string, string>,
   caller: Caller,
+  progress: { entered: boolean },
 ): Promise<Request<never, never, never>> {
   const raw =
     spec.method === "get" || spec.method === "delete" ? Buffer.alloc(0) : await readBody(ctx.req, spec.bodyLimit);
@@ -152,10 +153,12 @@ async function readRequest(
     params: checkedParams as never,
     query: query as never,
     body: body as never,
-    enter: (demand, work) =>
-      enterScope(deps.database.app, caller, { mode: spec.mode, ...demand, verb: spec.verb }, (tx) =>
+    enter: (demand, work) => {
+      progress.entered = true;
+      return enterScope(deps.database.app, caller, { mode: spec.mode, ...demand, verb: spec.verb }, (tx) =>
         idempotency === undefined ? work(tx) : onlyOnce(tx, spec, idempotency, work),
-      ),
+      );
+    },
   };
 }
 

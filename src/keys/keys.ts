@@ -92,11 +92,10 @@ export interface KeyPage {
   readonly total: number;
 }
 
-/** The keys whose floor holds the caller's, newest first. */
+/** The keys inside the subtree that the transaction was entered for, newest first. */
 export async function listKeys(
   tx: ScopedTransaction,
   filter: {
-    readonly within: Scope | undefined;
     readonly name: string | undefined;
     readonly page: number;
     readonly pageSize: number;
@@ -104,7 +103,6 @@ export async function listKeys(
 ): Promise<KeyPage> {
   return tx.call<KeyPage>(
     "list_keys",
-    json(filter.within ?? {}),
     filter.name ?? null,
     sql`${filter.page * filter.pageSize}::int`,
     sql`${filter.pageSize}::int`,

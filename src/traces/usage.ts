@@ -1,5 +1,4 @@
-import { json, type ScopedTransaction } from "../db/scoped.ts";
-import type { Scope } from "../scope/scope.ts";
+import type { ScopedTransaction } from "../db/scoped.ts";
 
 export const USAGE_GROUPS = ["scope", "org", "key", "model", "operation", "day"] as const;
 export type UsageGroup = (typeof USAGE_GROUPS)[number];
@@ -29,21 +28,14 @@ interface RawUsage {
 }
 
 export interface UsageFilter {
-  readonly within?: Scope | undefined;
   readonly from?: string | undefined;
   readonly to?: string | undefined;
   readonly groupBy?: UsageGroup | undefined;
 }
 
-/** Sums over the floor's subtree, most tokens first. One row where nothing groups them. */
+/** Sums over the subtree that the transaction was entered for, most tokens first. One row where nothing groups them. */
 export async function usage(tx: ScopedTransaction, filter: UsageFilter): Promise<UsageRow[]> {
-  const rows = await tx.callRows<RawUsage>(
-    "usage",
-    json(filter.within ?? {}),
-    filter.from ?? null,
-    filter.to ?? null,
-    filter.groupBy ?? null,
-  );
+  const rows = await tx.callRows<RawUsage>("usage", filter.from ?? null, filter.to ?? null, filter.groupBy ?? null);
   const summed = rows.map((row) => ({
     ...(filter.groupBy === undefined ? {} : { group: row.grp }),
     calls: Number(row.calls),

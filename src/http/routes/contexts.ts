@@ -5,7 +5,7 @@ import { listDenied } from "../../traces/denied.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText } from "../wire.ts";
-import { oneScope } from "./one-scope.ts";
+import { subtreeOf } from "./one-scope.ts";
 
 const settings = fields({ config: fields(contextSettings) });
 
@@ -47,11 +47,11 @@ export const contextEndpoints = [
       groupBy: z.enum(USAGE_GROUPS).optional(),
     }),
     handle: ({ enter, query }) =>
-      enter({}, async (tx) => ({
+      enter(subtreeOf(query.scope), async (tx) => ({
         groupBy: query.groupBy ?? null,
         from: query.from ?? null,
         to: query.to ?? null,
-        rows: await usage(tx, { ...query, within: oneScope(query.scope) }),
+        rows: await usage(tx, query),
       })),
   }),
   endpoint({

@@ -14,7 +14,7 @@ import {
   ttlSeconds,
   verbs,
 } from "../wire.ts";
-import { oneScope } from "./one-scope.ts";
+import { subtreeOf } from "./one-scope.ts";
 
 const newKey = fields({
   name: keyName,
@@ -86,8 +86,8 @@ export const managedKeyEndpoints = [
     operation: "list_keys",
     query: fields({ ...pageAndSize, scope: querySelector, name: keyName.optional() }),
     handle: ({ enter, query: { page, pageSize, scope, name } }) =>
-      enter({}, async (tx) => {
-        const { keys, total } = await listKeys(tx, { within: oneScope(scope), name, page, pageSize });
+      enter(subtreeOf(scope), async (tx) => {
+        const { keys, total } = await listKeys(tx, { name, page, pageSize });
         return { keys: keys.map(listed), page, pageSize, total };
       }),
   }),

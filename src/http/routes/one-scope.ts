@@ -2,9 +2,15 @@ import { unprocessable } from "../../errors.ts";
 import type { Scope } from "../../scope/scope.ts";
 import type { Selector } from "../../scope/selector.ts";
 
-/** The one scope that a filter names; absent: none. */
-export function oneScope(selector: Selector | undefined): Scope | undefined {
-  if (selector === undefined) return undefined;
+/** What enters for one scope's subtree. The floor's own where none is named. */
+export function subtreeOf(selector: Selector | undefined) {
+  if (selector === undefined) return {};
+  oneScope(selector);
+  return { mode: "select", selector, view: "subtree" } as const;
+}
+
+/** The one scope that a filter names. */
+export function oneScope(selector: Selector): Scope {
   const [clause, ...more] = selector;
   if (clause === undefined || more.length > 0)
     throw unprocessable(`this takes exactly one scope, the selector has ${selector.length} clauses`);

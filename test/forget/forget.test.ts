@@ -1,0 +1,284 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { ERASURE } from "../../src/forget/subtree.ts";
+import { type Client, startService, type TestService } from "../harness/service.ts";
+
+let service: TestService;
+let tenant: Client;
+let counter = 0;
+
+beforeAll(async () => {
+  service = await startService();
+});
+afterAll(() => service.stop());
+beforeEach(async () => {
+  tenant = await service.mint("agent", { org: `tenant-${counter++}` });
+});
+
+interface Forgotten {
+  readonly deleted: number;
+  readonly receiptId?: string;
+  readonly matches?: { text: string; score: number }[];
+}
+
+const everyText = async (client: Client, sessionId: string, needle: string) => {
+  const answers = await Promise.all([
+    ...["hybrid", "vector", "bm25"].map((mode) =>
+      client.post("/query", { query: needle, mode, k: 50, scopeView: "subtree" }),
+    ),
+    client.post("/query", { query: "zzz nothing alike", k: 50 }),
+    client.post("/context", { query: needle, scopeView: "subtree" }),
+    client.get(`/sessions/${sessionId}/turns`),
+  ]);
+  // The query itself is in traces, not in these answers.
+  return answers.map((answer) => answer.text).join("\n");
+};
+
+describe("forgetting by meaning", () => {
+  test("the dry run lists what would go and changes nothing", async () => {
+    await tenant.remember("Alice's blood type is AB negative");
+    await tenant.remember("the printer is on the second floor");
+    const dry = await tenant.post<Forgotten>("/forget", { query: "blood type", dryRun: true });
+    expect(dry.body).toMatchObject({ deleted: 0, matches: [{ text: "Alice's blood type is AB negative" }] });
+    expect(dry.body.receiptId).toBeUndefined();
+    expect(await tenant.recall("blood type")).toContain("Alice's blood type is AB negative");
+  });
+
+  test.each([
+    ["expire", {}],
+    ["erase", { purge: true }],
+  ])("%s takes what matches out of every route and tier, and nothing else", async (action, more) => {
+    const { sessionId } = await tenant.remember("the passphrase is xylophone");
+    await tenant.remember("lunch is at noon", { sessionId });
+    expect(await everyText(tenant, sessionId, "passphrase")).toContain("xylophone");
+    const gone = await tenant.post<Forgotten>("/forget", { query: "passphrase", ...more });
+    expect(gone.body).toMatchObject({ deleted: 1, receiptId: expect.any(String) });
+    const after = await everyText(tenant, sessionId, "passphrase");
+    expect(after).not.toContain("xylophone");
+    expect(after).toContain("lunch is at noon");
+    const [kept] = await service.database.sql(
+      "SELECT count(*)::int AS n FROM scopefloor.turn WHERE content LIKE '%xylophone%'",
+    );
+    expect(kept?.n, action).toBe(action === "expire" ? 1 : 0);
+    const admin = await service.operator.get(`/contexts/default/receipts/${gone.body.receiptId}`);
+    expect(admin.body).toMatchObject({ action, policy: "query", counts: { passage: 1, turn: 1 } });
+    expect(admin.text).not.toContain("passphrase");
+    if (action === "expire") await service.database.sql("DELETE FROM scopefloor.turn WHERE content LIKE '%xylophone%'");
+  });
+
+  test("a stored idempotent answer does not bring it back", async () => {
+    await tenant.remember("the codeword is marmalade");
+    const ask = () => tenant.post("/query", { query: "codeword" }, { headers: { "idempotency-key": "ask-1" } });
+    expect((await ask()).text).toContain("marmalade");
+    expect((await ask()).headers.get("idempotent-replayed")).toBe("true");
+    await tenant.post("/forget", { query: "codeword marmalade" });
+    expect((await ask()).text).not.toContain("marmalade");
+  });
+
+  test("only what names a content word or is near: an unrelated query forgets nothing", async () => {
+    await tenant.remember("the weather in Lisbon is mild");
+    expect((await tenant.post<Forgotten>("/forget", { query: "quarterly tax filing" })).body.deleted).toBe(0);
+    expect((await tenant.post<Forgotten>("/forget", { query: "what is the" })).body.deleted).toBe(0);
+    expect(await tenant.recall("weather Lisbon")).toHaveLength(1);
+  });
+
+  test("stays at E: the user's row goes, the org's and the other user's stay", async () => {
+    await tenant.remember("favourite colour is teal");
+    await tenant.remember("favourite colour is teal, says alice", { scopes: "user/alice" });
+    await tenant.remember("favourite colour is teal, says bob", { scopes: "user/bob" });
+    expect(
+      (await tenant.post<Forgotten>("/forget", { query: "favourite colour", scopes: "user/alice" })).body.deleted,
+    ).toBe(1);
+    const left = await tenant.recall("favourite colour", { scopeView: "subtree", includeDuplicates: true });
+    expect(left.sort()).toEqual(["favourite colour is teal", "favourite colour is teal, says bob"]);
+    expect((await tenant.post<Forgotten>("/forget", { query: "favourite colour", subtree: true })).body.deleted).toBe(
+      2,
+    );
+  });
+
+  test("general knowledge takes a typed confirmation, and no agent reaches it", async () => {
+    await service.operator.remember("general wombat knowledge", { scopes: {} });
+    expect((await tenant.post<Forgotten>("/forget", { query: "wombat" })).body.deleted).toBe(0);
+    expect((await service.operator.post("/forget", { query: "wombat" })).status).toBe(422);
+    expect((await service.operator.post("/scopes/forget")).status).toBe(422);
+    expect(await tenant.recall("wombat")).toContain("general wombat knowledge");
+    const confirmed = await service.operator.post<Forgotten>("/forget", { query: "wombat", confirm: "{}" });
+    expect(confirmed.body.deleted).toBe(1);
+  });
+
+  test("a bad threshold is 400", async () => {
+    for (const threshold of [0, -1, 1.5, "0.5"]) {
+      expect((await tenant.post("/forget", { query: "x", threshold })).status).toBe(400);
+    }
+    expect((await tenant.post("/forget", {})).status).toBe(400);
+  });
+});
+
+describe("forgetting a session", () => {
+  test.each([
+    ["expire", {}],
+    ["erase", { purge: true }],
+  ])("%s: all its turns go, other sessions stay", async (action, more) => {
+    const { sessionId } = await tenant.remember("session one says hello", { scopes: "user/alice" });
+    await tenant.remember("session one says goodbye", { sessionId });
+    const other = await tenant.remember("session two says hello", { scopes: "user/alice" });
+    expect((await tenant.post<Forgotten>("/forget", { sessionId, ...more })).body.deleted).toBe(2);
+    expect(await tenant.recall("says hello", { scopeView: "subtree" })).toEqual(["session two says hello"]);
+    expect((await tenant.get(`/sessions/${sessionId}`)).status).toBe(action === "erase" ? 404 : 200);
+    expect((await tenant.get(`/sessions/${other.sessionId}`)).status).toBe(200);
+  });
+
+  test("a foreign session is 404", async () => {
+    const foreign = await service.mint("agent", { org: "elsewhere" });
+    const { sessionId } = await foreign.remember("not yours");
+    expect((await tenant.post("/forget", { sessionId, purge: true })).status).toBe(404);
+    expect(await foreign.recall("not yours")).toEqual(["not yours"]);
+  });
+});
+
+/** Every row that is not of the given scopes, as one text. */
+async function checksum(tables: readonly string[], except: string): Promise<Record<string, unknown>> {
+  const sums: Record<string, unknown> = {};
+  for (const table of tables) {
+    const [row] = await service.database.sql(
+      `SELECT md5(coalesce(string_agg(x::text, '|' ORDER BY x::text), '')) AS sum FROM scopefloor.${table} x
+       JOIN scopefloor.scope d ON d.id = x.scope_id WHERE NOT d.tags @> $1`,
+      [except],
+    );
+    sums[table] = row?.sum;
+  }
+  return sums;
+}
+
+describe("erasing a scope subtree", () => {
+  test("removes every trace of its text and tags, and nothing of a neighbour's (threats 17, 19)", async () => {
+    const canary = `canary${counter}`;
+    const org = `doomed-${counter}`;
+    const doomed = await service.mint("agent", { org });
+    const neighbour = await service.mint("agent", { org: `${org}-2` });
+    await neighbour.remember("the neighbour's own text");
+    await doomed.remember(`org text ${canary}`);
+    const deep = await doomed.remember(`user text ${canary}`, {
+      scopes: `user/${canary}`,
+      labels: [`topic=${canary}`],
+    });
+    await doomed.post("/query", { query: canary, lens: { user: canary } });
+    await doomed.post("/sessions", { metadata: { note: canary } }, { headers: { "idempotency-key": canary } });
+    await doomed.post("/query", { query: "x", lens: { org: canary } });
+    const tables = [
+      "session",
+      "turn",
+      "passage",
+      "posting",
+      "forget_receipt",
+      "access_denied",
+      "decision_trace",
+      "idempotency",
+    ];
+    const before = await checksum(tables, JSON.stringify({ org }));
+    const [bill] = await service.database.sql(
+      "SELECT sum(total_tokens)::int AS tokens FROM scopefloor.decision_trace WHERE scope->>'org' = $1",
+      [org],
+    );
+
+    await service.operator.del(`/contexts/default/keys/${doomed.id}`);
+    const erased = await service.operator.post<{ forgotten: number; receiptId: string }>("/scopes/forget", {
+      path: `org/${org}`,
+    });
+    expect(erased.status).toBe(200);
+    // Two passages, two turns, two sessions of theirs and the one with metadata.
+    expect(erased.body.forgotten).toBe(7);
+
+    expect(await checksum(tables, JSON.stringify({ org }))).toMatchObject({
+      session: before.session,
+      turn: before.turn,
+      passage: before.passage,
+      posting: before.posting,
+      idempotency: before.idempotency,
+    });
+    expect(await neighbour.recall("neighbour's own text")).toEqual(["the neighbour's own text"]);
+
+    const catalog = await service.database.sql(
+      "SELECT relname FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1",
+    );
+    for (const { relname } of catalog) {
+      const rows = await service.database.sql(`SELECT x::text AS row FROM scopefloor."${relname}" x`);
+      expect(JSON.stringify(rows), String(relname)).not.toContain(canary);
+      expect(JSON.stringify(rows), String(relname)).not.toMatch(new RegExp(`"${org}"`));
+    }
+    // The numbers stay, under a marker that no request can name.
+    const [kept] = await service.database.sql(
+      "SELECT sum(total_tokens)::int AS tokens FROM scopefloor.decision_trace WHERE scope ? '!erased'",
+    );
+    expect(kept?.tokens).toBe(bill?.tokens);
+    const receipt = await service.operator.get(`/contexts/default/receipts/${erased.body.receiptId}`);
+    expect(receipt.body).toMatchObject({ action: "erase", subtree: true, counts: { passage: 2, turn: 2, session: 3 } });
+    expect(receipt.text).not.toContain(org);
+    expect((await service.operator.get(`/sessions/${deep.sessionId}`)).status).toBe(404);
+  });
+
+  test("a live key goes on: its floor starts anew, empty", async () => {
+    await tenant.remember("before the erasure");
+    const erased = await tenant.post<{ forgotten: number; receiptId: string }>("/scopes/forget");
+    expect(erased.body).toMatchObject({ forgotten: 3, receiptId: expect.any(String) });
+    expect(await tenant.recall("before the erasure")).toEqual([]);
+    await tenant.remember("after the erasure");
+    expect(await tenant.recall("erasure")).toEqual(["after the erasure"]);
+  });
+
+  test("is 403 beyond the floor, and for keys without the verb", async () => {
+    expect((await tenant.post("/scopes/forget", { path: "org/globex" })).status).toBe(403);
+    const writer = await service.mint("agent", { org: "w" }, { verbs: ["memory:read", "memory:write"] });
+    expect((await writer.post("/scopes/forget", { path: "user/x" })).status).toBe(403);
+    const eraser = await service.mint("agent", { org: "w" }, { verbs: ["memory:forget"] });
+    await writer.remember("erasable", { scopes: "user/x" });
+    expect((await eraser.post("/scopes/forget", { path: "user/x" })).body.forgotten).toBe(3);
+    expect((await eraser.post("/forget", { query: "erasable" })).status).toBe(403);
+  });
+
+  test("every table with a scope is on the erasure's list", async () => {
+    const rows = await service.database.sql(
+      `SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'scope_id'
+       WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1`,
+    );
+    const listed = [...ERASURE.delete, ...ERASURE.redact, ...ERASURE.keep].sort();
+    expect(rows.map((row) => row.relname)).toEqual(listed);
+  });
+});
+
+describe("racing an erasure (threat 18)", () => {
+  test("nothing lands after the receipt: writes and new sub-scopes begun before or beside it", async () => {
+    for (let round = 0; round < 15; round++) {
+      const { org, user } = { org: `race-${round}`, user: `u${round}` };
+      const writer = await service.mint("agent", { org });
+      const { sessionId } = await writer.remember("already there", { scopes: { user } });
+      const writes = Array.from({ length: 8 }, (_, i) =>
+        i % 3 === 0
+          ? writer.post("/facts", { text: "late row", sessionId })
+          : i % 3 === 1
+            ? writer.post("/facts", { text: "late row", scopes: { user, team: `new${i}` } })
+            : writer.post("/query", { query: "late row", lens: { user } }),
+      );
+      const erasing = service.operator.post<{ receiptId: string }>("/scopes/forget", { path: { org, user } });
+      const [erased, ...written] = await Promise.all([erasing, ...writes]);
+      expect(erased.status).toBe(200);
+      for (const answer of written) expect([200, 404]).toContain(answer.status);
+      const [receipt] = await service.database.sql("SELECT created_at FROM scopefloor.forget_receipt WHERE id = $1", [
+        erased.body.receiptId,
+      ]);
+      // Whatever stands there now was written by a transaction that began after the erasure ended.
+      const late = await service.database.sql(
+        `SELECT p.id FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id
+         WHERE d.tags @> $1 AND p.created_at < $2`,
+        [JSON.stringify({ org, user }), receipt?.created_at],
+      );
+      expect(late).toEqual([]);
+      // No row hangs on an erased scope.
+      const orphans = await service.database.sql(
+        `SELECT 1 FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id WHERE d.erased_at IS NOT NULL
+         UNION ALL SELECT 1 FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.erased_at IS NOT NULL
+         UNION ALL SELECT 1 FROM scopefloor.decision_trace t JOIN scopefloor.scope d ON d.id = t.scope_id WHERE d.erased_at IS NOT NULL AND t.query IS NOT NULL`,
+      );
+      expect(orphans).toEqual([]);
+    }
+  });
+});

@@ -1,0 +1,58 @@
+import { randomBytes } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import postgres from "postgres";
+import { inject } from "vitest";
+import { openEmbedded } from "../../src/db/embedded.ts";
+import { type Database, inTransaction, type Row } from "../../src/db/lease.ts";
+import { openPostgres } from "../../src/db/open.ts";
+import { withDatabase } from "./template.ts";
+
+/** A migrated database of its own, on whichever kind the suite runs against. */
+export interface TestDatabase extends Database {
+  /** The owner's URL, on PostgreSQL. */
+  readonly url: string | undefined;
+  /** As the owner: what a test looks at or breaks from outside. */
+  sql(text: string, params?: readonly unknown[]): Promise<Row[]>;
+  drop(): Promise<void>;
+}
+
+export const onPostgres = () => inject("postgresTemplate") !== undefined;
+
+export async function createTestDatabase(
+  options: { connections?: number; timeoutMs?: number } = {},
+): Promise<TestDatabase> {
+  const template = inject("postgresTemplate");
+  if (template === undefined) {
+    const file = inject("embeddedTemplate");
+    if (file === undefined) throw new Error("no template");
+    const database = await openEmbedded({ loadDataDir: new Blob([new Uint8Array(await readFile(file))]) });
+    return {
+      ...database,
+      url: undefined,
+      // One statement with values, or several without.
+      sql: (text, params) => inTransaction(database.owner, (owner) => owner.query(text, params)),
+      drop: () => database.close(),
+    };
+  }
+  const name = `scopefloor_test_${randomBytes(6).toString("hex")}`;
+  const admin = postgres(template.url, { max: 1, onnotice: () => undefined });
+  await admin.unsafe(`CREATE DATABASE ${name} TEMPLATE ${template.name}`);
+  // A copy does not take the database's own privileges along.
+  await admin.unsafe(`REVOKE TEMPORARY ON DATABASE ${name} FROM PUBLIC`);
+  const url = withDatabase(template.url, name);
+  const database = openPostgres({
+    app: url,
+    connections: options.connections ?? 8,
+    timeoutMs: options.timeoutMs ?? 10_000,
+  });
+  return {
+    ...database,
+    url,
+    sql: (text, params) => inTransaction(database.owner, (owner) => owner.query(text, params)),
+    drop: async () => {
+      await database.close();
+      await admin.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
+      await admin.end();
+    },
+  };
+}

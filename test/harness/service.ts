@@ -1,0 +1,129 @@
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { v7 as uuid } from "uuid";
+import type { Principal } from "../../src/db/enter.ts";
+import { hashSecret, newSecret } from "../../src/keys/secret.ts";
+import { createLog } from "../../src/log.ts";
+import { createService } from "../../src/service.ts";
+import { createTestDatabase, type TestDatabase } from "./database.ts";
+
+export interface Answer<T = Record<string, unknown>> {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly text: string;
+  readonly body: T;
+}
+
+export interface CallOptions {
+  readonly headers?: Record<string, string>;
+  /** Sent as it is, instead of `body` as JSON. */
+  readonly raw?: string | Uint8Array;
+}
+
+/** One key's view of the service. */
+export interface Client {
+  readonly key: string;
+  readonly id: string;
+  call<T = Record<string, unknown>>(
+    method: string,
+    path: string,
+    body?: unknown,
+    options?: CallOptions,
+  ): Promise<Answer<T>>;
+  get<T = Record<string, unknown>>(path: string): Promise<Answer<T>>;
+  post<T = Record<string, unknown>>(path: string, body?: unknown, options?: CallOptions): Promise<Answer<T>>;
+  del<T = Record<string, unknown>>(path: string): Promise<Answer<T>>;
+  /** Stores a text and gives its ids. */
+  remember(text: string, more?: object): Promise<{ sessionId: string; turnId: string; chunkId: string }>;
+  /** The texts that a query finds. */
+  recall(query: string, more?: object): Promise<string[]>;
+}
+
+export interface TestService {
+  readonly database: TestDatabase;
+  readonly url: string;
+  /** The operator: management with the floor {}. */
+  readonly operator: Client;
+  client(key: string, id?: string): Client;
+  mint(principal: Principal, scopeFloor: object, more?: object): Promise<Client>;
+  stop(): Promise<void>;
+}
+
+/** The service on a database of its own, listening on loopback until it is stopped. */
+export async function startService(options: { connections?: number; timeoutMs?: number } = {}): Promise<TestService> {
+  const database = await createTestDatabase(options);
+  const secret = newSecret("management");
+  const operatorId = uuid();
+  await database.sql("SELECT scopefloor.set_first_key($1, $2)", [operatorId, hashSecret(secret)]);
+  const service = await createService(database, { context: "default", log: createLog("silent") });
+  const server: Server = createServer(service.app.callback());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
+  const operator = clientOf(url, secret, operatorId);
+  return {
+    database,
+    url,
+    operator,
+    client: (key, id = "") => clientOf(url, key, id),
+    mint: async (principal, scopeFloor, more = {}) => {
+      const minted = await operator.post<{ id: string; key: string }>("/contexts/default/keys", {
+        name: `${principal} ${uuid()}`,
+        principal,
+        scopeFloor,
+        ...more,
+      });
+      if (minted.status !== 201) throw new Error(`minting failed: ${minted.text}`);
+      return clientOf(url, minted.body.key, minted.body.id);
+    },
+    stop: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+      await service.settled();
+      await database.drop();
+    },
+  };
+}
+
+function clientOf(url: string, key: string, id: string): Client {
+  const call: Client["call"] = async (method, path, body, options = {}) => {
+    const payload = options.raw ?? (body === undefined ? undefined : JSON.stringify(body));
+    const response = await fetch(path.startsWith("/contexts") ? `${url}${path}` : `${url}/default${path}`, {
+      method,
+      headers: {
+        authorization: `Bearer ${key}`,
+        ...(payload === undefined ? {} : { "content-type": "application/json" }),
+        ...options.headers,
+      },
+      ...(payload === undefined ? {} : { body: payload as string }),
+    });
+    const text = await response.text();
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: text === "" ? undefined : JSON.parse(text),
+    };
+  };
+  const client: Client = {
+    key,
+    id,
+    call,
+    get: (path) => call("GET", path),
+    post: (path, body, options) => call("POST", path, body ?? {}, options),
+    del: (path) => call("DELETE", path),
+    remember: async (text, more = {}) => {
+      const stored = await client.post<{ sessionId: string; turnId: string; chunkId: string }>("/facts", {
+        text,
+        ...more,
+      });
+      if (stored.status !== 200) throw new Error(`facts answered ${stored.status}: ${stored.text}`);
+      return stored.body;
+    },
+    recall: async (query, more = {}) => {
+      const found = await client.post<{ hits: { text: string }[] }>("/query", { query, ...more });
+      if (found.status !== 200) throw new Error(`query answered ${found.status}: ${found.text}`);
+      return found.body.hits.map((hit) => hit.text);
+    },
+  };
+  return client;
+}

@@ -1,0 +1,50 @@
+/** Runs once: makes the migrated template that every test database is a copy of. */
+import { randomBytes } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import postgres from "postgres";
+import type { TestProject } from "vitest/node";
+import { dumpEmbedded } from "../../src/db/embedded.ts";
+import { openPostgres } from "../../src/db/open.ts";
+import { prepareDatabase } from "../../src/service.ts";
+
+declare module "vitest" {
+  interface ProvidedContext {
+    /** A file that PGlite loads, or undefined on PostgreSQL. */
+    embeddedTemplate: string | undefined;
+    /** The server's URL and the template database's name, or undefined when embedded. */
+    postgresTemplate: { url: string; name: string } | undefined;
+  }
+}
+
+export const withDatabase = (url: string, name: string) => {
+  const changed = new URL(url);
+  changed.pathname = `/${name}`;
+  return changed.toString();
+};
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const url = process.env.TEST_DATABASE_URL;
+  if (url === undefined) {
+    const folder = await mkdtemp(join(tmpdir(), "scopefloor-template-"));
+    const dump = await dumpEmbedded((database) => prepareDatabase(database, { context: "default", mayMigrate: true }));
+    const file = join(folder, "template.tar");
+    await writeFile(file, Buffer.from(await dump.arrayBuffer()));
+    project.provide("embeddedTemplate", file);
+    project.provide("postgresTemplate", undefined);
+    return () => rm(folder, { recursive: true });
+  }
+  const name = `scopefloor_template_${randomBytes(4).toString("hex")}`;
+  const admin = postgres(url, { max: 1, onnotice: () => undefined });
+  await admin.unsafe(`CREATE DATABASE ${name}`);
+  const database = openPostgres({ app: withDatabase(url, name), connections: 2, timeoutMs: 30_000 });
+  await prepareDatabase(database, { context: "default", mayMigrate: true });
+  await database.close();
+  project.provide("embeddedTemplate", undefined);
+  project.provide("postgresTemplate", { url, name });
+  return async () => {
+    await admin.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
+    await admin.end();
+  };
+}

@@ -1,0 +1,167 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { endpoints } from "../../src/http/routes/index.ts";
+import { type Client, startService, type TestService } from "../harness/service.ts";
+
+/**
+ * What each route expects, said once for every one of them: a route that is added without a line
+ * here fails the first test.
+ *
+ *   foreign   what a key of another tenant gets when it names the first tenant's row
+ *   supervisor, agent  whether such a key may use the route at all
+ */
+interface Expectation {
+  /** Names a row of the first tenant: the key of the second must not tell it from a random id. */
+  readonly names?: "session" | "trace" | "key" | "receipt";
+  readonly agent: boolean;
+  readonly supervisor: boolean;
+  readonly body?: object;
+  readonly query?: string;
+}
+
+const reads: Expectation = { agent: true, supervisor: true };
+const writes: Expectation = { agent: true, supervisor: false };
+const manages: Expectation = { agent: false, supervisor: false };
+
+const expected: Record<string, Expectation> = {
+  "get /contexts": manages,
+  "get /contexts/{ctx}": manages,
+  "patch /contexts/{ctx}": { ...manages, body: { config: {} } },
+  "get /contexts/{ctx}/usage": manages,
+  "get /contexts/{ctx}/denied": manages,
+  "get /contexts/{ctx}/receipts": manages,
+  "get /contexts/{ctx}/receipts/{id}": { ...manages, names: "receipt" },
+  "post /contexts/{ctx}/keys": { ...manages, body: { name: "x", principal: "agent", scopeFloor: { org: "x" } } },
+  "get /contexts/{ctx}/keys": manages,
+  "post /contexts/{ctx}/keys/{idOrName}/rotate": { ...manages, names: "key" },
+  "delete /contexts/{ctx}/keys/{idOrName}": { ...manages, names: "key" },
+  "get /{ctx}/me": reads,
+  "get /{ctx}/usage": reads,
+  "get /{ctx}/keys": reads,
+  "post /{ctx}/keys": writes,
+  "delete /{ctx}/keys/{name}": { ...reads, names: "key" },
+  "post /{ctx}/keys/{name}/rotate": { ...reads, names: "key" },
+  "post /{ctx}/sessions": writes,
+  "get /{ctx}/sessions": reads,
+  "get /{ctx}/sessions/{id}": { ...reads, names: "session" },
+  "delete /{ctx}/sessions/{id}": { ...writes, names: "session" },
+  "get /{ctx}/sessions/{id}/turns": { ...reads, names: "session" },
+  "post /{ctx}/facts": { ...writes, body: { text: "a fact" } },
+  "post /{ctx}/facts/batch": { ...writes, body: { messages: [{ role: "user", content: "a fact" }] } },
+  "post /{ctx}/query": { ...reads, body: { query: "fact" } },
+  "post /{ctx}/context": { ...reads, body: { query: "fact" } },
+  "post /{ctx}/forget": { ...writes, body: { query: "nothing like it" } },
+  "post /{ctx}/scopes/forget": { ...writes, body: { path: "user/nobody" } },
+  "get /{ctx}/scopes": reads,
+  "post /{ctx}/scopes": { ...writes, body: { path: "user/registered" } },
+  "delete /{ctx}/scopes": { ...writes, query: "?path=user/deleted" },
+  "get /{ctx}/traces": reads,
+  "get /{ctx}/traces/stats": reads,
+  "get /{ctx}/traces/{id}": { ...reads, names: "trace" },
+};
+
+const RANDOM_ID = "01900000-0000-7000-8000-000000000000";
+const CANARY = "zanzibarcanary";
+
+let service: TestService;
+let owner: Client;
+let foreign: Client;
+let foreignAdmin: Client;
+let supervisor: Client;
+const ids: Record<string, string> = {};
+
+beforeAll(async () => {
+  service = await startService();
+  owner = await service.mint("agent", { org: "acme" });
+  foreign = await service.mint("agent", { org: "acme-corp" });
+  foreignAdmin = await service.mint("management", { org: "acme-corp" });
+  supervisor = await service.mint("supervisor", { org: "acme-corp" });
+  const stored = await owner.remember(`the ${CANARY} is a secret of acme`, { labels: [`topic=${CANARY}`] });
+  const recalled = await owner.post<{ trace: { traceId: string } }>("/query", { query: CANARY });
+  const forgotten = await owner.post<{ receiptId: string }>("/forget", { query: "unrelated words" });
+  ids.session = stored.sessionId;
+  ids.trace = recalled.body.trace.traceId;
+  ids.key = owner.id;
+  ids.receipt = forgotten.body.receiptId;
+});
+afterAll(() => service.stop());
+
+const pathOf = (path: string, id: string) =>
+  path.replace("/{ctx}", path.startsWith("/contexts") ? "/default" : "").replace(/\{\w+\}/g, id);
+
+const call = (client: Client, name: string, id: string) => {
+  const [method = "", path = ""] = name.split(" ");
+  const expectation = expected[name];
+  return client.call(method.toUpperCase(), pathOf(path, id) + (expectation?.query ?? ""), expectation?.body);
+};
+
+const names = Object.keys(expected);
+
+describe("every registered route (threats 6, 30, 35)", () => {
+  test("stands in this list", () => {
+    expect(endpoints.map((e) => `${e.method} ${e.path}`).sort()).toEqual([...names].sort());
+  });
+
+  test.each(names)("%s: no key, a wrong key and a wrong Context are 401, all with the same answer", async (name) => {
+    const [method = "", path = ""] = name.split(" ");
+    const url = service.url + path.replace("{ctx}", "default").replace(/\{\w+\}/g, RANDOM_ID);
+    const wrong = service.url + path.replace("{ctx}", "other").replace(/\{\w+\}/g, RANDOM_ID);
+    const authorization = { authorization: `Bearer ${owner.key}` };
+    const answers = await Promise.all([
+      fetch(url, { method: method.toUpperCase() }),
+      fetch(url, { method: method.toUpperCase(), headers: { authorization: "Basic abc" } }),
+      fetch(url, { method: method.toUpperCase(), headers: { authorization: `Bearer ${owner.key.slice(0, -1)}x` } }),
+      ...(path.includes("{ctx}") ? [fetch(wrong, { method: method.toUpperCase(), headers: authorization })] : []),
+    ]);
+    for (const answer of answers) {
+      expect(answer.status).toBe(401);
+      const { instance, requestId, ...rest } = (await answer.json()) as Record<string, unknown>;
+      expect([instance, requestId]).not.toContain(undefined);
+      expect(rest).toEqual({
+        type: "https://scopefloor.dev/errors/unauthorized",
+        title: "Not authenticated",
+        status: 401,
+        detail: "a valid API key is needed: Authorization: Bearer <key>",
+      });
+    }
+  });
+
+  test.each(names)("%s: a revoked key is 401 at once", async (name) => {
+    const revoked = await service.mint("management", { org: "gone" });
+    expect((await call(revoked, name, RANDOM_ID)).status).not.toBe(401);
+    const again = await service.mint("management", { org: "gone" });
+    expect((await service.operator.del(`/contexts/default/keys/${again.id}`)).status).toBe(204);
+    expect((await call(again, name, RANDOM_ID)).status).toBe(401);
+  });
+
+  test.each(names)(
+    "%s: a foreign key sees no canary, and no difference between a foreign id and a random one",
+    async (name) => {
+      for (const client of [foreign, foreignAdmin, supervisor]) {
+        const kind = expected[name]?.names;
+        const real = await call(client, name, kind === undefined ? RANDOM_ID : (ids[kind] ?? ""));
+        expect(real.text + JSON.stringify([...real.headers])).not.toContain(CANARY);
+        if (kind === undefined) continue;
+        const random = await call(client, name, RANDOM_ID);
+        const bare = ({ body }: typeof real) => ({ ...body, instance: "", requestId: "" });
+        expect(real.status).toBe(random.status);
+        expect(bare(real)).toEqual(bare(random));
+        if (client !== supervisor || expected[name]?.supervisor) expect([403, 404]).toContain(real.status);
+      }
+      // Nothing was changed: the owner still finds it.
+      expect((await owner.get(`/sessions/${ids.session}`)).status).toBe(200);
+      expect((await owner.get("/me")).status).toBe(200);
+    },
+  );
+
+  test.each(names)("%s: agents and supervisors get in exactly where the matrix says so", async (name) => {
+    const agent = await service.mint("agent", { org: "matrix" });
+    const other = await service.mint("supervisor", { org: "matrix" });
+    expect((await call(agent, name, RANDOM_ID)).status !== 403, "agent").toBe(expected[name]?.agent);
+    expect((await call(other, name, RANDOM_ID)).status !== 403, "supervisor").toBe(expected[name]?.supervisor);
+  });
+
+  test.each(names)("%s: an id that is no UUID is 404", async (name) => {
+    if (expected[name]?.names === undefined || expected[name]?.names === "key") return;
+    expect((await call(name.includes("/contexts") ? foreignAdmin : foreign, name, "not-a-uuid")).status).toBe(404);
+  });
+});
