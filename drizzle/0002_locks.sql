@@ -225,7 +225,7 @@ DECLARE
   visible text;
   read_all text;
 BEGIN
-  FOREACH t IN ARRAY ARRAY['scope', 'scope_counter', 'api_key', 'ticket_secret', 'context', 'embedder', 'session',
+  FOREACH t IN ARRAY ARRAY['scope', 'scope_counter', 'api_key', 'ticket_secret', 'context', 'embedder', 'erasure', 'session',
                            'turn', 'passage', 'posting', 'idempotency', 'forget_receipt', 'access_denied', 'decision_trace'] LOOP
     EXECUTE format('ALTER TABLE scopefloor.%I ENABLE ROW LEVEL SECURITY', t);
     EXECUTE format('ALTER TABLE scopefloor.%I FORCE ROW LEVEL SECURITY', t);

@@ -34,12 +34,27 @@ DECLARE
 BEGIN
   FOR part IN SELECT s FROM unnest(scopefloor.scopes_between('{}', tags)) s ORDER BY scopefloor.tag_count(s), s::text LOOP
     IF alone AND part = tags THEN
-      PERFORM pg_advisory_xact_lock(hashtextextended(part::text, 7700));
+      PERFORM pg_advisory_xact_lock(scopefloor.scope_hash(part));
     ELSE
-      PERFORM pg_advisory_xact_lock_shared(hashtextextended(part::text, 7700));
+      PERFORM pg_advisory_xact_lock_shared(scopefloor.scope_hash(part));
     END IF;
   END LOOP;
 END $$;
+--> statement-breakpoint
+-- The hash under which a scope is locked and its erasure noted.
+CREATE FUNCTION scopefloor.scope_hash(tags jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT hashtextextended(tags::text, 7700)
+$$;
+--> statement-breakpoint
+-- Whether one of the scopes above these tags, or they themselves, were erased after this
+-- transaction began: then it waited for the erasure, and what it brings is from before.
+CREATE FUNCTION scopefloor.was_erased(tags jsonb) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.erasure e
+    WHERE e.hash = ANY (ARRAY(SELECT scopefloor.scope_hash(s) FROM unnest(scopefloor.scopes_between('{}', tags)) s))
+      AND e.at >= transaction_timestamp())
+$$;
 --> statement-breakpoint
 -- The dictionary's id for these tags, made when there is none. Only what writes calls this.
 CREATE FUNCTION scopefloor.ensure_scope(wanted jsonb) RETURNS int
@@ -237,6 +252,9 @@ BEGIN
 
   IF mode = 'write' THEN
     -- What was true before the locks may be gone.
+    IF scopefloor.was_erased(trace_tags) THEN
+      RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was erased while this write was under way; nothing was stored');
+    END IF;
     IF own_session.id IS NOT NULL THEN
       PERFORM 1 FROM scopefloor.session s WHERE s.scope_id = own_session.scope_id AND s.id = own_session.id AND s.closed_at IS NULL;
       IF NOT FOUND THEN

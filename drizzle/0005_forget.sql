@@ -44,6 +44,7 @@ BEGIN
   -- Receipts that stand elsewhere but name what is gone now.
   UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
   WHERE erased <> '{}' AND r.target @> erased AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
+  INSERT INTO scopefloor.erasure (hash, at) VALUES (scopefloor.scope_hash(erased), clock_timestamp());
   UPDATE scopefloor.scope SET epoch = epoch + 1 WHERE id = ANY (ids);
   RETURN jsonb_build_object('traces', traces, 'idempotency', answers, 'denials', denials, 'scopes', cardinality(gone));
 END $$;

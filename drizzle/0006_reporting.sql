@@ -84,11 +84,12 @@ BEGIN
   RETURN folded;
 END $$;
 --> statement-breakpoint
-CREATE FUNCTION scopefloor.purge_idempotency() RETURNS int
+CREATE FUNCTION scopefloor.purge_old() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   purged int;
 BEGIN
+  DELETE FROM scopefloor.erasure WHERE at < now() - interval '1 day';
   DELETE FROM scopefloor.idempotency WHERE created_at < now() - interval '24 hours';
   GET DIAGNOSTICS purged = ROW_COUNT;
   RETURN purged;
@@ -149,7 +150,7 @@ BEGIN
                   'readable', 'readable_own', 'listable', 'modifiable', 'insertable', 'recordable', 'reads_all', 'lists_all',
                   'modifies_all', 'caller', 'caller_principal', 'caller_trace_scope', 'may_add_turn') THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_app', f.signature);
-    ELSIF f.name IN ('fold_counters', 'purge_idempotency') THEN
+    ELSIF f.name IN ('fold_counters', 'purge_old') THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_worker', f.signature);
     ELSIF f.name IN ('rotate_ticket_secret', 'set_first_key', 'has_first_key', 'ensure_context', 'ensure_embedder') THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, current_user);

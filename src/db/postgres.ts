@@ -25,13 +25,20 @@ const protocol = (simple: boolean) => ({ prepare: !simple, simple }) as postgres
 interface Client {
   readonly sql: postgres.Sql;
   closed: boolean;
+  /** Told when it closes: postgres.js leaves some statements that were queued then without an answer. */
+  readonly onLost: Set<() => void>;
 }
+
+const lost = () => new AppError("unavailable", "the database connection was lost", { retryAfter: 1 });
+
+/** Past the server's own timeout, in ms: then the network, not the statement, is to blame. */
+const GRACE_MS = 2_000;
 
 /** JSON travels as text both ways, so that a string is never encoded twice. */
 const asText = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
 
 function connect(options: PostgresLeasesOptions): Client {
-  const client: { sql?: postgres.Sql; closed: boolean } = { closed: false };
+  const client: Omit<Client, "sql"> & { sql?: postgres.Sql } = { closed: false, onLost: new Set() };
   client.sql = postgres(options.url, {
     max: 1,
     prepare: true,
@@ -43,6 +50,7 @@ function connect(options: PostgresLeasesOptions): Client {
     onnotice: () => undefined,
     onclose: () => {
       client.closed = true;
+      for (const tell of client.onLost) tell();
     },
     connection: {
       application_name: options.applicationName,
@@ -70,30 +78,43 @@ function connect(options: PostgresLeasesOptions): Client {
 class PostgresLease implements Lease {
   readonly #client: Client;
   readonly #done: (usable: boolean) => void;
-  readonly #owner: boolean;
+  readonly #options: PostgresLeasesOptions;
   #released = false;
   #aborted = false;
 
-  constructor(client: Client, owner: boolean, done: (usable: boolean) => void) {
+  constructor(client: Client, options: PostgresLeasesOptions, done: (usable: boolean) => void) {
     this.#client = client;
-    this.#owner = owner;
+    this.#options = options;
     this.#done = done;
   }
 
   async query(text: string, params: readonly unknown[] = []): Promise<Row[]> {
     if (this.#released) throw new Error("the lease was released: its connection may be another transaction's by now");
-    if (this.#client.closed) throw new AppError("unavailable", "the database connection was lost", { retryAfter: 1 });
+    if (this.#client.closed) throw lost();
     try {
-      // The extended protocol everywhere but in migrations: no stacked statements.
-      return await this.#client.sql.unsafe(
-        text,
-        params as postgres.SerializableParameter[],
-        protocol(this.#owner && params.length === 0),
-      );
+      return await this.#answered(text, params);
     } catch (error) {
       this.#aborted ||= !(error instanceof postgres.PostgresError);
       throw error;
     }
+  }
+
+  /** The answer, or a failure when the connection is lost or says nothing for too long. */
+  #answered(text: string, params: readonly unknown[]): Promise<Row[]> {
+    return new Promise((resolve, reject) => {
+      const fail = () => reject(lost());
+      const timer = this.#options.owner ? undefined : setTimeout(fail, this.#options.timeoutMs + GRACE_MS);
+      this.#client.onLost.add(fail);
+      // The extended protocol everywhere but in migrations: no stacked statements.
+      const simple = this.#options.owner === true && params.length === 0;
+      this.#client.sql
+        .unsafe(text, params as postgres.SerializableParameter[], protocol(simple))
+        .then((rows) => resolve(rows as Row[]), reject)
+        .finally(() => {
+          clearTimeout(timer);
+          this.#client.onLost.delete(fail);
+        });
+    });
   }
 
   async release(): Promise<void> {
@@ -101,7 +122,7 @@ class PostgresLease implements Lease {
     this.#released = true;
     if (this.#client.closed || this.#aborted) return this.#done(false);
     try {
-      await Promise.all(CLEANSE.map((text) => this.#client.sql.unsafe(text, [], protocol(false)).execute()));
+      await Promise.all(CLEANSE.map((text) => this.#answered(text, [])));
       this.#done(!this.#client.closed);
     } catch {
       this.#done(false);
@@ -123,7 +144,7 @@ export class PostgresLeases implements Leases {
 
   async acquire(): Promise<Lease> {
     const client = await this.#take();
-    return new PostgresLease(client, this.#options.owner === true, (usable) => this.#giveBack(client, usable));
+    return new PostgresLease(client, this.#options, (usable) => this.#giveBack(client, usable));
   }
 
   #take(): Client | Promise<Client> {
@@ -186,5 +207,6 @@ export class PostgresLeases implements Leases {
 /** Closes without waiting; what was still queued on the client is refused, not sent. */
 function discard(client: Client): void {
   client.closed = true;
+  for (const tell of client.onLost) tell();
   client.sql.end({ timeout: 0 }).catch(() => undefined);
 }

@@ -242,6 +242,17 @@ export const forgetReceipt = scopefloor.table(
   (t) => [primaryKey({ columns: [t.scopeId, t.id] }), index("forget_receipt_id").on(t.id)],
 );
 
+/** When scopes were erased, by the hash that their lock has. No names, and kept for a day. */
+export const erasure = scopefloor.table(
+  "erasure",
+  {
+    id: uuid("id").primaryKey().default(sql`gen_random_uuid()`),
+    hash: bigint("hash", { mode: "bigint" }).notNull(),
+    at: time("at").notNull(),
+  },
+  (t) => [index("erasure_hash").on(t.hash, t.at)],
+);
+
 export const accessDenied = scopefloor.table(
   "access_denied",
   {

@@ -69,10 +69,16 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
   };
 }
 
+/** The body as text: JSON in the database has its own order of members, and a replay has none but the first's. */
+interface StoredAnswer {
+  readonly status: number;
+  readonly body: string | null;
+}
+
 /** Thrown to leave a transaction that found an answer stored for its idempotency key. */
 class Replay extends Error {
-  readonly answer: { readonly status: number; readonly body: unknown };
-  constructor(answer: { status: number; body: unknown }) {
+  readonly answer: StoredAnswer;
+  constructor(answer: StoredAnswer) {
     super("replay");
     this.answer = answer;
   }
@@ -97,7 +103,7 @@ export async function runEndpoint(
   } catch (error) {
     if (error instanceof Replay) {
       ctx.set("Idempotent-Replayed", "true");
-      respond(ctx, error.answer.status, error.answer.body);
+      respond(ctx, error.answer);
       return;
     }
     throw error;
@@ -123,7 +129,8 @@ async function answer(
   const progress = { entered: false };
   try {
     const request = await readRequest(spec, deps, ctx, params, caller, progress);
-    respond(ctx, spec.status, await spec.handle(request));
+    const body = await spec.handle(request);
+    respond(ctx, { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) });
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
     if (error instanceof AppError && !progress.entered) await checkCaller(deps.database.app, caller, spec.verb);
@@ -181,13 +188,19 @@ async function onlyOnce<T>(
     );
   }
   const body = await work(tx);
-  if (!spec.secret) await tx.call("store_answer", at, key, json({ status: spec.status, body: body ?? null }));
+  if (!spec.secret)
+    await tx.call(
+      "store_answer",
+      at,
+      key,
+      json({ status: spec.status, body: body === undefined ? null : JSON.stringify(body) }),
+    );
   return body;
 }
 
 type Claim =
   | { readonly status: "new" }
-  | { readonly status: "replay"; readonly answer: { readonly status: number; readonly body: unknown } }
+  | { readonly status: "replay"; readonly answer: StoredAnswer }
   | { readonly status: "conflict"; readonly sameBody: boolean };
 
 async function claimed(
@@ -261,13 +274,9 @@ function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"):
   throw invalid(problems.join("; "));
 }
 
-function respond(ctx: ParameterizedContext, status: number, body: unknown): void {
-  ctx.status = status;
-  if (status === 204 || body === undefined || body === null) {
-    ctx.body = null;
-    ctx.status = 204;
-    return;
-  }
+function respond(ctx: ParameterizedContext, { status, body }: StoredAnswer): void {
+  ctx.body = body;
+  ctx.status = body === null ? 204 : status;
+  if (body === null) return;
   ctx.type = "application/json";
-  ctx.body = JSON.stringify(body);
 }

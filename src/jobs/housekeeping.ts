@@ -7,7 +7,7 @@ const EVERY_MS = 60_000;
 export async function keepHouse(database: Database, now: Date): Promise<void> {
   await inTransaction(database.worker, async (worker) => {
     await worker.query("SELECT scopefloor.fold_counters()");
-    await worker.query("SELECT scopefloor.purge_idempotency()");
+    await worker.query("SELECT scopefloor.purge_old()");
   });
   for (const ahead of [0, 1]) {
     const month = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + ahead, 1)).toISOString().slice(0, 10);

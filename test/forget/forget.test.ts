@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ERASURE } from "../../src/forget/subtree.ts";
+import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -246,39 +247,60 @@ describe("erasing a scope subtree", () => {
 });
 
 describe("racing an erasure (threat 18)", () => {
-  test("nothing lands after the receipt: writes and new sub-scopes begun before or beside it", async () => {
-    for (let round = 0; round < 15; round++) {
-      const { org, user } = { org: `race-${round}`, user: `u${round}` };
-      const writer = await service.mint("agent", { org });
-      const { sessionId } = await writer.remember("already there", { scopes: { user } });
-      const writes = Array.from({ length: 8 }, (_, i) =>
-        i % 3 === 0
-          ? writer.post("/facts", { text: "late row", sessionId })
-          : i % 3 === 1
-            ? writer.post("/facts", { text: "late row", scopes: { user, team: `new${i}` } })
-            : writer.post("/query", { query: "late row", lens: { user } }),
-      );
-      const erasing = service.operator.post<{ receiptId: string }>("/scopes/forget", { path: { org, user } });
-      const [erased, ...written] = await Promise.all([erasing, ...writes]);
-      expect(erased.status).toBe(200);
-      for (const answer of written) expect([200, 404]).toContain(answer.status);
-      const [receipt] = await service.database.sql("SELECT created_at FROM scopefloor.forget_receipt WHERE id = $1", [
-        erased.body.receiptId,
-      ]);
-      // Whatever stands there now was written by a transaction that began after the erasure ended.
-      const late = await service.database.sql(
-        `SELECT p.id FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id
-         WHERE d.tags @> $1 AND p.created_at < $2`,
-        [JSON.stringify({ org, user }), receipt?.created_at],
-      );
-      expect(late).toEqual([]);
-      // No row hangs on an erased scope.
-      const orphans = await service.database.sql(
-        `SELECT 1 FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id WHERE d.erased_at IS NOT NULL
-         UNION ALL SELECT 1 FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.erased_at IS NOT NULL
-         UNION ALL SELECT 1 FROM scopefloor.decision_trace t JOIN scopefloor.scope d ON d.id = t.scope_id WHERE d.erased_at IS NOT NULL AND t.query IS NOT NULL`,
-      );
-      expect(orphans).toEqual([]);
+  /** Races writes, new sub-scopes and reads with an erasure; gives the rows that outlived it. */
+  async function race(name: string): Promise<unknown[]> {
+    const { org, user } = { org: name, user: "u" };
+    const writer = await service.mint("agent", { org });
+    const { sessionId } = await writer.remember("already there", { scopes: { user } });
+    const writes = Array.from({ length: 8 }, (_, i) =>
+      i % 3 === 0
+        ? writer.post("/facts", { text: "late row", sessionId })
+        : i % 3 === 1
+          ? writer.post("/facts", { text: "late row", scopes: { user, team: `new${i}` } })
+          : writer.post("/query", { query: "late row", lens: { user } }),
+    );
+    const erasing = service.operator.post<{ receiptId: string }>("/scopes/forget", { path: { org, user } });
+    const [erased, ...written] = await Promise.all([erasing, ...writes]);
+    expect(erased.status).toBe(200);
+    for (const answer of written) expect([200, 404, 409]).toContain(answer.status);
+    // What stands there now and began before the erasure, and what hangs on an erased scope.
+    return service.database.sql(
+      `SELECT 'late' AS what FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id, scopefloor.forget_receipt r
+       WHERE d.tags @> $1 AND r.id = $2 AND p.created_at < r.created_at
+       UNION ALL SELECT 'passage' FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'session' FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'trace' FROM scopefloor.decision_trace t JOIN scopefloor.scope d ON d.id = t.scope_id
+         WHERE d.erased_at IS NOT NULL AND t.query IS NOT NULL`,
+      [JSON.stringify({ org, user }), erased.body.receiptId],
+    );
+  }
+
+  test("nothing lands after the receipt: writes, new sub-scopes and traces begun before or beside it", async () => {
+    for (let round = 0; round < 25; round++) expect(await race(`race-${round}`)).toEqual([]);
+  });
+
+  // One connection cannot race; a server without the locks does (the control).
+  test.runIf(onPostgres())("without the locks the same oracle finds late rows", async () => {
+    const [kept] = await service.database.sql(
+      "SELECT pg_get_functiondef('scopefloor.hold_scope'::regproc) AS source",
+      [],
+    );
+    const [check] = await service.database.sql(
+      "SELECT pg_get_functiondef('scopefloor.was_erased'::regproc) AS source",
+      [],
+    );
+    const signature = "RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp";
+    await service.database.sql(
+      `CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, alone bool DEFAULT false) ${signature} AS 'SELECT NULL::void';
+       CREATE OR REPLACE FUNCTION scopefloor.was_erased(tags jsonb) RETURNS bool LANGUAGE sql STABLE SECURITY DEFINER
+         SET search_path = pg_catalog, pg_temp AS 'SELECT false'`,
+    );
+    try {
+      let found = 0;
+      for (let round = 0; round < 60 && found === 0; round++) found += (await race(`broken-${round}`)).length;
+      expect(found).toBeGreaterThan(0);
+    } finally {
+      await service.database.sql(`${kept?.source}; ${check?.source}`);
     }
   });
 });
