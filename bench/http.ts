@@ -1,0 +1,189 @@
+/**
+ * Hybrid recall over HTTP beside the same retrieval as bare SQL: 50 tenants × 1,000 passages on
+ * PostgreSQL, 16 database connections. Bare SQL is what the service sends for its retrieval, from
+ * the owner's login: no key, no ticket, no row security, no trace, no HTTP.
+ */
+import postgres from "postgres";
+import { LexicalEmbeddings } from "../src/models/lexical-embeddings.ts";
+import { type Load, load, round, table } from "./measure.ts";
+import { benchDatabase, startBuilt, temporaryFolder } from "./service.ts";
+
+const TENANTS = 50;
+const PASSAGES = 1_000;
+const REQUESTS = 3_000;
+const CONNECTIONS = 16;
+
+const WORDS = Array.from({ length: 4_000 }, (_, i) => {
+  const syllables = ["ba", "ko", "mi", "ru", "se", "to", "va", "zen", "lor", "pin", "dax", "fen"];
+  return (
+    (syllables[i % 12] ?? "") +
+    (syllables[Math.floor(i / 12) % 12] ?? "") +
+    (syllables[Math.floor(i / 144) % 12] ?? "") +
+    (i >= 1728 ? "x" : "")
+  );
+});
+
+/** Words with the frequencies of language (Zipf), the same in every run. */
+function randomText(random: () => number, length: number): string {
+  return Array.from(
+    { length },
+    () => WORDS[Math.min(WORDS.length - 1, Math.floor(WORDS.length ** random()) - 1)] ?? "",
+  ).join(" ");
+}
+
+/** mulberry32 */
+function seeded(seed: number): () => number {
+  let a = seed;
+  return () => {
+    a = (a + 0x6d2b79f5) | 0;
+    let t = Math.imul(a ^ (a >>> 15), 1 | a);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
+
+export default async function http(): Promise<Record<string, unknown>> {
+  const database = await benchDatabase();
+  const folder = await temporaryFolder();
+  const service = await startBuilt({
+    DATABASE_URL: database.url,
+    SCOPEFLOOR_DATA_DIR: folder.path,
+    SCOPEFLOOR_DB_CONNECTIONS: String(CONNECTIONS),
+  });
+  try {
+    const random = seeded(7700);
+    const keys = await seed(service.url, service.managementKey, random);
+    const queries = Array.from({ length: 200 }, () => randomText(random, 5));
+    const sql = postgres(database.url, { max: 1, fetch_types: false, onnotice: () => undefined });
+    await sql`VACUUM ANALYZE`;
+    const scopes = await scopeIds(sql);
+    const bare = await bareRetrieval(sql, queries);
+
+    const ask = async (i: number) => {
+      const answer = await fetch(`${service.url}/default/query`, {
+        method: "POST",
+        headers: { authorization: `Bearer ${keys[i % TENANTS]}`, "content-type": "application/json" },
+        body: JSON.stringify({ query: queries[i % queries.length] }),
+      });
+      if (answer.status !== 200) throw new Error(`query answered ${answer.status}: ${await answer.text()}`);
+      await answer.arrayBuffer();
+    };
+    const askBare = (i: number) => bare(scopes[i % TENANTS] ?? 0, i % queries.length);
+    await load(400, CONNECTIONS, ask);
+    await load(200, 1, askBare);
+
+    const rows: [string, Load][] = [
+      ["bare SQL, one connection, one at a time", await load(REQUESTS / 3, 1, askBare)],
+      ["HTTP, one at a time", await load(REQUESTS / 3, 1, ask)],
+      [`bare SQL, one connection, ${CONNECTIONS} at a time`, await load(REQUESTS, CONNECTIONS, askBare)],
+      [`HTTP, ${CONNECTIONS} at a time`, await load(REQUESTS, CONNECTIONS, ask)],
+    ];
+    const residentMb = await service.residentMb();
+    await sql.end();
+    const warmEmbeddedMs = await warmEmbeddedStart();
+    const [bareOne, httpOne, bareMany, httpMany] = rows.map(([, l]) => l) as [Load, Load, Load, Load];
+
+    process.stdout.write(
+      table([
+        ["", "per second", "p50 ms", "p95 ms", "p99 ms"],
+        ...rows.map(([name, l]) => [name, l.perSecond, l.p50, l.p95, l.p99]),
+      ]),
+    );
+    const ratios = { oneAtATime: round(httpOne.p50 / bareOne.p50), sixteenAtATime: round(httpMany.p50 / bareMany.p50) };
+    process.stdout.write(
+      `\np50 ratio HTTP / bare SQL: ${ratios.oneAtATime} one at a time, ${ratios.sixteenAtATime} with ${CONNECTIONS} at a time (aim 2.5)\n` +
+        `resident memory ${round(residentMb, 0)} MB (aim 300); warm embedded start to the first answer ${round(warmEmbeddedMs / 1000)} s (aim 4)\n`,
+    );
+    return {
+      requestsPerSecond: round(httpMany.perSecond),
+      p50: round(httpMany.p50),
+      p95: round(httpMany.p95),
+      p99: round(httpMany.p99),
+      p50Ratio: ratios.oneAtATime,
+      p50RatioSixteen: ratios.sixteenAtATime,
+      residentMb: round(residentMb, 0),
+      warmEmbeddedStartMs: round(warmEmbeddedMs, 0),
+    };
+  } finally {
+    await service.stop();
+    await folder.remove();
+    await database.drop();
+  }
+}
+
+async function seed(url: string, managementKey: string, random: () => number): Promise<string[]> {
+  const post = async <T>(path: string, key: string, body: unknown): Promise<T> => {
+    const answer = await fetch(url + path, {
+      method: "POST",
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      body: JSON.stringify(body),
+    });
+    if (!answer.ok) throw new Error(`${path} answered ${answer.status}: ${await answer.text()}`);
+    return (await answer.json()) as T;
+  };
+  const keys: string[] = [];
+  for (let tenant = 0; tenant < TENANTS; tenant++) {
+    const { key } = await post<{ key: string }>("/contexts/default/keys", managementKey, {
+      name: `tenant ${tenant}`,
+      principal: "agent",
+      scopeFloor: { org: `tenant-${tenant}` },
+    });
+    for (let stored = 0; stored < PASSAGES; stored += 500) {
+      const messages = Array.from({ length: 500 }, () => ({ role: "user", content: randomText(random, 30) }));
+      await post("/default/facts/batch", key, { messages });
+    }
+    keys.push(key);
+  }
+  return keys;
+}
+
+async function scopeIds(sql: postgres.Sql): Promise<number[]> {
+  const ids: number[] = [];
+  for (let tenant = 0; tenant < TENANTS; tenant++) {
+    const [row] = await sql`SELECT id FROM scopefloor.scope WHERE tags->>'org' = ${`tenant-${tenant}`}`;
+    ids.push(row?.id as number);
+  }
+  return ids;
+}
+
+/** The retrieval of one query: words, vectors, then the passages, k = 10. */
+async function bareRetrieval(sql: postgres.Sql, queries: readonly string[]) {
+  const embeddings = new LexicalEmbeddings();
+  const vectors = (await embeddings.embedDocuments([...queries])).map(
+    (v) => `[${v.map((x) => +x.toFixed(6)).join(",")}]`,
+  );
+  return async (scope: number, query: number): Promise<void> => {
+    const scopes = `{0,${scope}}`;
+    const [words, near] = await Promise.all([
+      sql`
+        WITH size AS MATERIALIZED (
+          SELECT sum(passages)::float8 AS n, sum(lexemes)::float8 / sum(passages) AS mean FROM scopefloor.scope_counter WHERE scope_id = ANY (${scopes}::int[])),
+        hit AS MATERIALIZED (
+          SELECT passage_id, lexeme, tf, lexemes FROM scopefloor.posting
+          WHERE scope_id = ANY (${scopes}::int[]) AND lexeme = ANY (tsvector_to_array(to_tsvector('english', ${queries[query] ?? ""})))),
+        rarity AS MATERIALIZED (SELECT lexeme, ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS idf FROM hit, size GROUP BY lexeme, n)
+        SELECT passage_id AS id, sum(idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * lexemes / mean))) AS score
+        FROM hit JOIN rarity USING (lexeme) CROSS JOIN size GROUP BY passage_id ORDER BY score DESC, id LIMIT 256`,
+      sql`
+        SELECT id, 1 - (embedding <=> ${vectors[query] ?? ""}::halfvec) AS score FROM scopefloor.passage
+        WHERE scope_id = ANY (${scopes}::int[]) AND embedder_id = 1 AND expired_at IS NULL
+        ORDER BY embedding <=> ${vectors[query] ?? ""}::halfvec, id LIMIT 256`,
+    ]);
+    const best = [...words.slice(0, 10), ...near.slice(0, 10)].map((row) => row.id as string);
+    await sql`
+      SELECT p.id, p.text, d.tags, p.observed_at, t.role FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id
+      LEFT JOIN scopefloor.turn t ON t.scope_id = p.scope_id AND t.id = p.turn_id
+      WHERE p.scope_id = ANY (${scopes}::int[]) AND p.id = ANY (${`{${best.join(",")}}`}::uuid[])`;
+  };
+}
+
+/** From the start of the process to its first answer, on a database that exists. */
+async function warmEmbeddedStart(): Promise<number> {
+  const folder = await temporaryFolder();
+  const environment = { SCOPEFLOOR_DATA_DIR: folder.path };
+  await (await startBuilt(environment)).stop();
+  const warm = await startBuilt(environment);
+  await warm.stop();
+  await folder.remove();
+  return warm.startMs;
+}
