@@ -308,6 +308,10 @@ BEGIN
     modify := reach;
   END IF;
 
+  IF verb = 'memory:read' THEN
+    -- All that a recall writes is its trace: not worth waiting for the disk. (docs/security.md)
+    PERFORM set_config('synchronous_commit', 'off', true);
+  END IF;
   PERFORM set_config('scopefloor.ticket', scopefloor.sign_ticket(jsonb_build_object(
     'pid', pg_backend_pid(),
     'began', extract(epoch FROM transaction_timestamp()),

@@ -139,6 +139,7 @@ SELECT scopefloor.rotate_ticket_secret();
 DO $$
 DECLARE
   f record;
+  owner name;
 BEGIN
   FOR f IN SELECT p.oid::regprocedure AS signature, p.prosecdef AS definer, p.proname AS name
            FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace LOOP
@@ -152,13 +153,18 @@ BEGIN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_app', f.signature);
     ELSIF f.name IN ('fold_counters', 'purge_old') THEN
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_worker', f.signature);
-    ELSIF f.name IN ('rotate_ticket_secret', 'set_first_key', 'has_first_key', 'ensure_context', 'ensure_embedder') THEN
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, current_user);
     END IF;
     IF f.definer THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO scopefloor_definer', f.signature);
     ELSE
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_definer', f.signature);
+    END IF;
+    IF f.name IN ('rotate_ticket_secret', 'set_first_key', 'has_first_key', 'ensure_context', 'ensure_embedder') THEN
+      -- As the new owner: a grant of the old one's to itself would have gone over with the function.
+      owner := current_user;
+      SET LOCAL ROLE scopefloor_definer;
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, owner);
+      RESET ROLE;
     END IF;
   END LOOP;
 END $$;
