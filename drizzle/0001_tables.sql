@@ -113,6 +113,7 @@ CREATE TABLE "scopefloor"."passage" (
 	"session_id" uuid,
 	"turn_id" uuid,
 	"api_key_id" uuid NOT NULL,
+	"role" text,
 	"text" text NOT NULL,
 	"labels" text[] DEFAULT '{}' NOT NULL,
 	"category" text,

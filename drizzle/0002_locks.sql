@@ -16,6 +16,8 @@ ALTER TABLE scopefloor.posting ADD FOREIGN KEY (scope_id, passage_id)
 -- Names are unique per parent, so that a name tells nothing about another tenant's keys.
 CREATE UNIQUE INDEX api_key_name ON scopefloor.api_key (parent_id, name) NULLS NOT DISTINCT WHERE revoked_at IS NULL;
 --> statement-breakpoint
+ALTER TABLE scopefloor.decision_trace ADD CHECK (input_tokens >= 0 AND output_tokens >= 0 AND embedding_tokens >= 0);
+--> statement-breakpoint
 -- Nothing is lost while no partition exists for a month: it goes here, and the worker moves it.
 CREATE TABLE scopefloor.decision_trace_rest PARTITION OF scopefloor.decision_trace DEFAULT;
 --> statement-breakpoint
@@ -188,6 +190,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce((t->'modify'->>'all')::bool, false) FROM scopefloor.ticket() t
 $$;
 --> statement-breakpoint
+-- Rows are only ever deleted by a forget, and a receipt is only written by one.
+CREATE FUNCTION scopefloor.forgets() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(scopefloor.ticket()->>'mode' IN ('forget', 'erase'), false)
+$$;
+--> statement-breakpoint
 CREATE FUNCTION scopefloor.caller() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.ticket()->>'key')::uuid
@@ -198,17 +206,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT scopefloor.ticket()->>'principal'
 $$;
 --> statement-breakpoint
-CREATE FUNCTION scopefloor.caller_trace_scope() RETURNS jsonb
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT scopefloor.ticket()->'trace'->'tags'
-$$;
+CREATE FUNCTION scopefloor.may_record(at_scope int, tags jsonb, by_key uuid, as_principal text) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  RETURN coalesce((t->'trace'->>'id')::int = at_scope AND t->'trace'->'tags' = tags
+                  AND (t->>'key')::uuid = by_key AND t->>'principal' = as_principal, false);
+END $$;
 --> statement-breakpoint
 -- An agent adds turns only to sessions that its own key created.
 CREATE FUNCTION scopefloor.may_add_turn(to_scope int, to_session uuid) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (
     SELECT 1 FROM scopefloor.session s, scopefloor.ticket() t
-    WHERE s.scope_id = to_scope AND s.id = to_session
+    WHERE s.scope_id = to_scope AND s.id = to_session AND s.scope_id = (t->>'write')::int
       AND (t->>'principal' <> 'agent' OR s.api_key_id = (t->>'key')::uuid))
 $$;
 --> statement-breakpoint
@@ -216,8 +228,9 @@ $$;
 -- ---------------------------------------------------------------------------------------------
 -- Row security, enabled and forced, with one policy per command.
 --
--- Each value is an uncorrelated sub-select: evaluated once per statement. The builder's own
--- predicate, on the same column, is what the indexes serve.
+-- Each value is an uncorrelated sub-select: evaluated once per statement, and the one behind an OR
+-- only when a row fails what stands before it, which with the builder's own predicate none does.
+-- That predicate, on the same column, is what the indexes serve.
 
 DO $$
 DECLARE
@@ -246,19 +259,19 @@ BEGIN
     END IF;
     EXECUTE format(
       'CREATE POLICY read ON scopefloor.%I FOR SELECT TO scopefloor_app
-         USING ((SELECT scopefloor.%I()) OR scope_id = ANY ((SELECT scopefloor.%I())::int[]))', t, read_all, visible);
+         USING (scope_id = ANY ((SELECT scopefloor.%I())::int[]) OR (SELECT scopefloor.%I()))', t, visible, read_all);
   END LOOP;
 END $$;
 --> statement-breakpoint
 CREATE POLICY read ON scopefloor.scope FOR SELECT TO scopefloor_app
-  USING ((SELECT scopefloor.lists_all()) OR id = ANY ((SELECT scopefloor.listable())::int[])
+  USING (id = ANY ((SELECT scopefloor.listable())::int[]) OR (SELECT scopefloor.lists_all())
          OR id = (SELECT scopefloor.insertable())); -- a key that only writes knows the scope it writes to
 --> statement-breakpoint
 CREATE POLICY change ON scopefloor.scope FOR UPDATE TO scopefloor_app
   USING (id = (SELECT scopefloor.insertable())) WITH CHECK (id = (SELECT scopefloor.insertable()));
 --> statement-breakpoint
 CREATE POLICY read ON scopefloor.decision_trace FOR SELECT TO scopefloor_app
-  USING (((SELECT scopefloor.reads_all()) OR scope_id = ANY ((SELECT scopefloor.readable_own())::int[]))
+  USING ((scope_id = ANY ((SELECT scopefloor.readable_own())::int[]) OR (SELECT scopefloor.reads_all()))
          AND ((SELECT scopefloor.caller_principal()) <> 'agent' OR api_key_id = (SELECT scopefloor.caller())));
 --> statement-breakpoint
 CREATE POLICY read ON scopefloor.embedder FOR SELECT TO scopefloor_app USING (true); -- models, no tenant's data
@@ -277,12 +290,11 @@ CREATE POLICY write ON scopefloor.posting FOR INSERT TO scopefloor_app
   WITH CHECK (scope_id = (SELECT scopefloor.insertable()));
 --> statement-breakpoint
 CREATE POLICY write ON scopefloor.forget_receipt FOR INSERT TO scopefloor_app
-  WITH CHECK (scope_id = (SELECT scopefloor.recordable()) AND api_key_id = (SELECT scopefloor.caller()));
+  WITH CHECK ((SELECT scopefloor.forgets()) AND scope_id = (SELECT scopefloor.recordable()) AND api_key_id = (SELECT scopefloor.caller()));
 --> statement-breakpoint
 -- A trace says whose it is and for which scope; neither can be made up.
 CREATE POLICY write ON scopefloor.decision_trace FOR INSERT TO scopefloor_app
-  WITH CHECK (scope_id = (SELECT scopefloor.recordable()) AND api_key_id = (SELECT scopefloor.caller())
-              AND principal = (SELECT scopefloor.caller_principal()) AND scope = (SELECT scopefloor.caller_trace_scope()));
+  WITH CHECK (scopefloor.may_record(scope_id, scope, api_key_id, principal));
 --> statement-breakpoint
 DO $$
 DECLARE
@@ -291,11 +303,11 @@ BEGIN
   FOREACH t IN ARRAY ARRAY['session', 'turn', 'passage', 'posting'] LOOP
     EXECUTE format(
       'CREATE POLICY change ON scopefloor.%I FOR UPDATE TO scopefloor_app
-         USING ((SELECT scopefloor.modifies_all()) OR scope_id = ANY ((SELECT scopefloor.modifiable())::int[]))
-         WITH CHECK ((SELECT scopefloor.modifies_all()) OR scope_id = ANY ((SELECT scopefloor.modifiable())::int[]))', t);
+         USING (scope_id = ANY ((SELECT scopefloor.modifiable())::int[]) OR (SELECT scopefloor.modifies_all()))
+         WITH CHECK (scope_id = ANY ((SELECT scopefloor.modifiable())::int[]) OR (SELECT scopefloor.modifies_all()))', t);
     EXECUTE format(
       'CREATE POLICY remove ON scopefloor.%I FOR DELETE TO scopefloor_app
-         USING ((SELECT scopefloor.modifies_all()) OR scope_id = ANY ((SELECT scopefloor.modifiable())::int[]))', t);
+         USING ((SELECT scopefloor.forgets()) AND (scope_id = ANY ((SELECT scopefloor.modifiable())::int[]) OR (SELECT scopefloor.modifies_all())))', t);
   END LOOP;
 END $$;
 --> statement-breakpoint

@@ -19,27 +19,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key) WHERE x.value <> y.value)
 $$;
 --> statement-breakpoint
+CREATE FUNCTION scopefloor.are_related(a jsonb, b jsonb) RETURNS bool
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT a = '{}' OR b = '{}' OR EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value))
+$$;
+--> statement-breakpoint
 CREATE FUNCTION scopefloor.tag_count(tags jsonb) RETURNS int
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*)::int FROM jsonb_object_keys(tags)
 $$;
---> statement-breakpoint
--- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so
--- a reader does too) shares a lock on every subset of them, existing or not; a forget takes its
--- target's alone. Smaller scopes first, so that two forgets cannot wait for each other.
-CREATE FUNCTION scopefloor.hold_scope(tags jsonb, alone bool DEFAULT false) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  part jsonb;
-BEGIN
-  FOR part IN SELECT s FROM unnest(scopefloor.scopes_between('{}', tags)) s ORDER BY scopefloor.tag_count(s), s::text LOOP
-    IF alone AND part = tags THEN
-      PERFORM pg_advisory_xact_lock(scopefloor.scope_hash(part));
-    ELSE
-      PERFORM pg_advisory_xact_lock_shared(scopefloor.scope_hash(part));
-    END IF;
-  END LOOP;
-END $$;
 --> statement-breakpoint
 -- The hash under which a scope is locked and its erasure noted.
 CREATE FUNCTION scopefloor.scope_hash(tags jsonb) RETURNS bigint
@@ -47,13 +35,38 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT hashtextextended(tags::text, 7700)
 $$;
 --> statement-breakpoint
--- Whether one of the scopes above these tags, or they themselves, were erased after this
--- transaction began: then it waited for the erasure, and what it brings is from before.
-CREATE FUNCTION scopefloor.was_erased(tags jsonb) RETURNS bool
+-- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so a
+-- reader does too) shares a lock on each of its tags and on {}. A forget takes the lock of its
+-- target's first tag alone: every scope that holds the target holds that tag. First means org, so
+-- that one tenant's erasure makes no other wait. In the order of the hashes, so that nobody waits
+-- in a circle; at most 9 locks, where every subset of 8 tags would have been 256.
+CREATE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  lock bigint;
+  alone bigint := scopefloor.scope_hash(CASE WHEN target = '{}' THEN target ELSE (
+    SELECT jsonb_build_object(key, value) FROM jsonb_each(target) ORDER BY key <> 'org', key LIMIT 1) END);
+BEGIN
+  FOR lock IN
+    SELECT scopefloor.scope_hash('{}') UNION SELECT scopefloor.scope_hash(jsonb_build_object(key, value)) FROM jsonb_each(tags)
+    UNION SELECT alone WHERE alone IS NOT NULL
+    ORDER BY 1
+  LOOP
+    IF lock = alone THEN
+      PERFORM pg_advisory_xact_lock(lock);
+    ELSE
+      PERFORM pg_advisory_xact_lock_shared(lock);
+    END IF;
+  END LOOP;
+END $$;
+--> statement-breakpoint
+-- Whether these tags or a scope above them were erased since that time: what a request brings that
+-- began before is from before.
+CREATE FUNCTION scopefloor.was_erased(tags jsonb, since timestamptz) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.erasure e
     WHERE e.hash = ANY (ARRAY(SELECT scopefloor.scope_hash(s) FROM unnest(scopefloor.scopes_between('{}', tags)) s))
-      AND e.at >= transaction_timestamp())
+      AND e.at >= since)
 $$;
 --> statement-breakpoint
 -- The dictionary's id for these tags, made when there is none. Only what writes calls this.
@@ -90,7 +103,8 @@ $$;
 --
 --   key_hash   SHA-256 of the presented secret
 --   verb       memory:read | memory:write | memory:forget | manage | self
---   requested  {mode, clauses?, session?, subtree?}; a clause is {tags, subtree}
+--   requested  {mode, clauses?, session?, subtree?, reopen?, context, ageMs}; a clause is {tags, subtree},
+--              ageMs is how long ago the request arrived
 --              mode: check   nothing: only whether the key may do this
 --                    select  rows by selector       id      rows by id, and lists: the floor's subtree
 --                    write   rows at E              modify  as id, and may change them
@@ -120,13 +134,13 @@ DECLARE
   write_id int;
   trace_id int;
   trace_tags jsonb;
-  write_epoch int;
   tombstone timestamptz;
   visible jsonb;
   reach jsonb;
   modify jsonb := '{"ids": []}';
   general bool;
   everything bool;
+  began timestamptz := transaction_timestamp() - make_interval(secs => coalesce((requested->>'ageMs')::float8, 0) / 1000);
 BEGIN
   -- An empty or missing argument matches nothing.
   IF key_hash IS NULL OR octet_length(key_hash) <> 32 THEN
@@ -141,12 +155,13 @@ BEGIN
   content := k.content;
 
   IF on_behalf_of IS NOT NULL THEN
-    IF on_behalf_of ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+    IF on_behalf_of ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
       SELECT * INTO other FROM scopefloor.api_key a
       WHERE a.id = on_behalf_of::uuid AND a.revoked_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > clock_timestamp());
     END IF;
-    -- One answer for an unknown id and for a contradiction: the id tells nothing.
-    IF other.id IS NULL OR scopefloor.contradicts(floor, other.floor) OR scopefloor.tag_count(floor || other.floor) > 8 THEN
+    -- One answer for an unknown id, for a contradiction, and for a floor without a tag in common (whose
+    -- tags the answer would tell): the id tells nothing.
+    IF other.id IS NULL OR NOT scopefloor.are_related(floor, other.floor) OR scopefloor.contradicts(floor, other.floor) OR scopefloor.tag_count(floor || other.floor) > 8 THEN
       RETURN jsonb_build_object('status', 'scope-floor', 'detail', 'the key cannot act on behalf of that principal');
     END IF;
     floor := floor || other.floor;
@@ -248,15 +263,20 @@ BEGIN
       RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'a forget names exactly one scope');
     END IF;
   END IF;
-  PERFORM scopefloor.hold_scope(CASE WHEN mode IN ('forget', 'erase') THEN effective ELSE trace_tags END, mode = 'erase');
+  PERFORM scopefloor.hold_scope(trace_tags, CASE WHEN mode IN ('forget', 'erase') THEN effective END);
+  IF mode NOT IN ('forget', 'erase') AND scopefloor.was_erased(trace_tags, began) THEN
+    IF mode = 'write' THEN
+      RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was erased while this write was under way; nothing was stored');
+    ELSIF scopefloor.was_erased(trace_tags, transaction_timestamp()) THEN
+      -- It waited for the erasure: as a transaction that begins now it may go on.
+      RAISE EXCEPTION 'scopefloor: the scope was erased meanwhile' USING ERRCODE = 'serialization_failure';
+    END IF;
+  END IF;
 
   IF mode = 'write' THEN
-    -- What was true before the locks may be gone.
-    IF scopefloor.was_erased(trace_tags) THEN
-      RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was erased while this write was under way; nothing was stored');
-    END IF;
+    -- What was true before the locks may be gone. (reserve_turns looks again whether it is open.)
     IF own_session.id IS NOT NULL THEN
-      PERFORM 1 FROM scopefloor.session s WHERE s.scope_id = own_session.scope_id AND s.id = own_session.id AND s.closed_at IS NULL;
+      PERFORM 1 FROM scopefloor.session s WHERE s.scope_id = own_session.scope_id AND s.id = own_session.id;
       IF NOT FOUND THEN
         RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such session');
       END IF;
@@ -264,7 +284,7 @@ BEGIN
     ELSE
       write_id := scopefloor.ensure_scope(effective);
     END IF;
-    SELECT tombstoned_at, epoch INTO tombstone, write_epoch FROM scopefloor.scope WHERE id = write_id;
+    SELECT tombstoned_at INTO tombstone FROM scopefloor.scope WHERE id = write_id;
     IF tombstone IS NOT NULL AND NOT coalesce((requested->>'reopen')::bool, false) THEN
       RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was deleted; POST /scopes opens it again');
     END IF;
@@ -328,7 +348,8 @@ BEGIN
     'view', view, 'effective', effective, 'general', general,
     'read', jsonb_build_object('scopes', coalesce((SELECT jsonb_object_agg(s.id, s.tags) FROM scopefloor.scope s WHERE s.id = ANY (ids)), '{}'),
                                'trees', spread),
-    'write', write_id, 'epoch', write_epoch,
+    'write', write_id,
+    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
     'trace', jsonb_build_object('id', trace_id, 'tags', trace_tags));
 END $$;
 --> statement-breakpoint
@@ -365,63 +386,4 @@ BEGIN
   END IF;
   seen := scopefloor.ids_in(t->'read') || 0;
   RETURN EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags @> (t->'floor') AND s.id <> ALL (seen));
-END $$;
---> statement-breakpoint
--- Takes the next n places in the ticket's session or in one this key has just made in its scope.
--- A definer function because a key that may write but not read cannot use RETURNING.
-CREATE FUNCTION scopefloor.reserve_turns(in_session uuid, n int) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-  first int;
-BEGIN
-  IF t IS NULL OR t->>'write' IS NULL OR n NOT BETWEEN 1 AND 500 THEN
-    RAISE EXCEPTION 'scopefloor: no write ticket' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  UPDATE scopefloor.session s SET next_seq = s.next_seq + n
-  WHERE s.scope_id = (t->>'write')::int AND s.id = in_session
-    AND (t->>'principal' <> 'agent' OR s.api_key_id = (t->>'key')::uuid)
-  RETURNING s.next_seq - n INTO first;
-  IF first IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: the session is not in the ticket''s scope' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  RETURN first;
-END $$;
---> statement-breakpoint
--- Idempotency. A claim inserts the row first and so waits for a transaction that holds the same
--- key; the answer is filled in before the commit that makes the work itself durable. So a crash
--- leaves either both or neither.
---   {status: new} | {status: replay, answer} | {status: conflict}
-CREATE FUNCTION scopefloor.claim_idempotency(at_endpoint text, with_key text, with_body bytea, for_recall bool) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-  caller uuid := (t->>'key')::uuid;
-  earlier scopefloor.idempotency;
-BEGIN
-  IF caller IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: no ticket' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  DELETE FROM scopefloor.idempotency i
-  WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key AND i.created_at < now() - interval '24 hours';
-  INSERT INTO scopefloor.idempotency (scope_id, api_key_id, endpoint, key, body_hash, recalled)
-  VALUES ((t->'trace'->>'id')::int, caller, at_endpoint, with_key, with_body, for_recall)
-  ON CONFLICT DO NOTHING;
-  IF FOUND THEN
-    RETURN '{"status": "new"}';
-  END IF;
-  SELECT * INTO earlier FROM scopefloor.idempotency i WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key;
-  IF earlier.body_hash = with_body AND earlier.answer IS NOT NULL THEN
-    RETURN jsonb_build_object('status', 'replay', 'answer', earlier.answer);
-  END IF;
-  RETURN jsonb_build_object('status', 'conflict', 'sameBody', earlier.body_hash IS NOT DISTINCT FROM with_body);
-END $$;
---> statement-breakpoint
-CREATE FUNCTION scopefloor.store_answer(at_endpoint text, with_key text, stored jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  -- Only the row that this transaction claimed: its answer is still empty.
-  UPDATE scopefloor.idempotency i SET answer = stored
-  WHERE i.api_key_id = scopefloor.caller() AND i.endpoint = at_endpoint AND i.key = with_key AND i.answer IS NULL
-    AND i.created_at = transaction_timestamp();
 END $$;

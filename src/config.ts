@@ -1,22 +1,17 @@
 import { z } from "zod";
 
+const databaseUrl = z
+  .string()
+  .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
+  .optional();
 const portNumber = z.coerce.number().int().min(0).max(65535);
 
 const environment = z.object({
   PORT: portNumber.default(7700),
   HOST: z.string().min(1).default("127.0.0.1"),
-  DATABASE_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
-    .optional(),
-  DATABASE_WORKER_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
-    .optional(),
-  DATABASE_OWNER_URL: z
-    .string()
-    .regex(/^postgres(ql)?:\/\//, "must start with postgres://")
-    .optional(),
+  DATABASE_URL: databaseUrl,
+  DATABASE_WORKER_URL: databaseUrl,
+  DATABASE_OWNER_URL: databaseUrl,
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
   SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
@@ -34,6 +29,7 @@ const environment = z.object({
   SCOPEFLOOR_EMBEDDINGS: z
     .literal("local", { error: "must be local: this version has no other embedding provider" })
     .default("local"),
+  SCOPEFLOOR_CHAT_MODEL: z.undefined({ error: "must be unset: this version uses no chat model" }).optional(),
   SCOPEFLOOR_LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "silent"]).default("info"),
 });
 
@@ -70,6 +66,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
   const v = parsed.data;
   if (v.DATABASE_URL === undefined && (v.DATABASE_WORKER_URL ?? v.DATABASE_OWNER_URL) !== undefined) {
     throw new Error("bad configuration: DATABASE_WORKER_URL and DATABASE_OWNER_URL need DATABASE_URL");
+  }
+  if (v.DATABASE_OWNER_URL !== undefined && v.DATABASE_WORKER_URL === undefined && v.SCOPEFLOOR_ROLE !== "api") {
+    throw new Error("bad configuration: with DATABASE_OWNER_URL set, the worker needs DATABASE_WORKER_URL too");
   }
   if (v.DATABASE_URL === undefined && v.SCOPEFLOOR_ROLE !== "all") {
     throw new Error(

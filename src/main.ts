@@ -3,7 +3,6 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
 import { openDatabase } from "./db/open.ts";
-import { ONE_LOGIN } from "./http/routes/operation.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
@@ -21,31 +20,30 @@ async function main(): Promise<void> {
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
     : { from: "elsewhere" };
-  if (!database.separateLogin) log.warn(ONE_LOGIN);
+  if (database.warning !== undefined) log.warn(database.warning);
 
   const housekeeping = config.role === "api" ? undefined : startHousekeeping(database, log);
   const service = await createService(database, { context: config.context, log });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);
 
-  let stopping = false;
   const stop = async (signal: string) => {
-    if (stopping) return;
-    stopping = true;
     log.info({ signal }, "stopping");
+    // Whatever hangs, the process ends.
+    setTimeout(() => fail(new Error("stopping took too long")), DRAIN_MS + 10_000).unref();
     service.drain();
     if (server) await close(server);
     await service.settled();
     await housekeeping?.stop();
     await database.close();
     log.info("stopped");
+    process.exit(0);
   };
+  let stopping: Promise<void> | undefined;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
-      stop(signal).then(
-        () => process.exit(0),
-        (error: unknown) => fail(error),
-      );
+      // A second signal waits for the first one's stop.
+      stopping ??= stop(signal).catch(fail);
     });
   }
 }

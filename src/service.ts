@@ -1,10 +1,11 @@
 import type Koa from "koa";
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "./db/lease.ts";
-import { isMigrated, migrate } from "./db/migrate.ts";
+import { migrate, migrationCheck } from "./db/migrate.ts";
 import { createApp } from "./http/app.ts";
 import { KeyTouches } from "./keys/touch.ts";
 import { localEmbedder } from "./models/embedder.ts";
+import { readinessOf } from "./readiness.ts";
 
 export interface Service {
   readonly app: Koa;
@@ -19,16 +20,17 @@ export interface ServiceOptions {
   readonly log: Logger;
 }
 
-/** Migrates, where this process may, and registers the Context. */
+/** Migrates, where this process may, and registers the Context and the embedding model. */
 export async function prepareDatabase(
   database: Database,
   options: { context: string; mayMigrate: boolean },
 ): Promise<void> {
   if (!options.mayMigrate) {
-    if (await isMigrated(database.app)) return;
+    if (await inTransaction(database.app, migrationCheck())) return;
     throw new Error("the database is not at this version: start a worker first, or set DATABASE_OWNER_URL here");
   }
   await migrate(database);
+  await localEmbedder(database, true);
   await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.ensure_context($1)", [options.context]),
   );
@@ -38,13 +40,15 @@ export async function prepareDatabase(
 export async function createService(database: Database, { context, log }: ServiceOptions): Promise<Service> {
   const touches = new KeyTouches(database.app);
   let serving = true;
+  const isServing = () => serving;
   const app = createApp({
     database,
-    embedder: await localEmbedder(database),
+    embedder: await localEmbedder(database, false),
     context,
     log,
     touchKey: (keyHash) => touches.touch(keyHash),
-    isServing: () => serving,
+    isServing,
+    readiness: readinessOf(database, isServing),
   });
   return {
     app,

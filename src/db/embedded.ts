@@ -2,20 +2,32 @@ import { PGlite, types } from "@electric-sql/pglite";
 import { vector } from "@electric-sql/pglite-pgvector";
 import { AppError } from "../errors.ts";
 import type { Database, Lease, Leases, Row } from "./lease.ts";
+import { asInstant } from "./postgres.ts";
+
+/** scopefloor is not in the search_path: a table can only be named with its schema. */
+const SESSION = "SET search_path = pg_catalog, public; SET TimeZone = 'UTC'";
+
+/** A queue longer than this is refused at its end. */
+const MOST_WAITING = 1_000;
 
 /** PGlite has one connection: one lease at a time, for all roles together. */
 class Turnstile {
   #tail: Promise<void> = Promise.resolve();
   closed = false;
+  #waiting = 0;
 
   async enter(): Promise<() => void> {
     if (this.closed) throw new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
+    if (this.#waiting >= MOST_WAITING)
+      throw new AppError("unavailable", "the embedded database is busy", { retryAfter: 1 });
+    this.#waiting++;
     const before = this.#tail;
     let leave = () => {};
     this.#tail = new Promise((resolve) => {
       leave = resolve;
     });
     await before;
+    this.#waiting--;
     return leave;
   }
 
@@ -59,7 +71,7 @@ class EmbeddedLeases implements Leases {
         if (released) return;
         released = true;
         try {
-          await this.#pg.exec("RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all()");
+          await this.#pg.exec(`CLOSE ALL; RESET ALL; ${SESSION}; SELECT pg_catalog.pg_advisory_unlock_all()`);
         } finally {
           leave();
         }
@@ -82,7 +94,8 @@ export interface EmbeddedOptions {
  * PostgreSQL in this process (PGlite), with the same roles and policies as a server.
  *
  * `set_config` is closed to all but the definer functions here: with it an injected expression
- * could leave the application's role, which on a server a separate login prevents.
+ * could leave the application's role, which on a server a separate login prevents. Whole statements
+ * cannot be injected: only the extended protocol is used, one statement at a time.
  */
 export async function openEmbedded(options: EmbeddedOptions): Promise<Database> {
   const pg = await PGlite.create({
@@ -90,16 +103,15 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
     ...(options.loadDataDir === undefined ? {} : { loadDataDir: options.loadDataDir }),
     extensions: { vector },
     parsers: {
-      [types.TIMESTAMPTZ]: (text: string) => new Date(text).toISOString(),
+      [types.TIMESTAMPTZ]: asInstant,
       [types.INT8]: Number,
     },
   });
-  // ON, the default, would wait for nothing here: PGlite writes its files through on commit.
-  await pg.exec("SET search_path = pg_catalog, public; SET TimeZone = 'UTC'");
+  await pg.exec(SESSION);
   const turnstile = new Turnstile();
   return {
     kind: "embedded",
-    separateLogin: true,
+    warning: undefined,
     app: new EmbeddedLeases(pg, turnstile, "scopefloor_app"),
     worker: new EmbeddedLeases(pg, turnstile, "scopefloor_worker"),
     owner: new EmbeddedLeases(pg, turnstile),
@@ -118,7 +130,7 @@ export async function dumpEmbedded(prepare: (database: Database) => Promise<void
   const owner = new EmbeddedLeases(pg, turnstile);
   await prepare({
     kind: "embedded",
-    separateLogin: true,
+    warning: undefined,
     app: owner,
     worker: owner,
     owner,

@@ -1,8 +1,8 @@
 import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
-import { holds, type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { holds, type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import type { Selector } from "../scope/selector.ts";
-import type { View } from "../scope/visibility.ts";
+import { isVisible, reachOf, type View } from "../scope/visibility.ts";
 import { inTransaction, type Lease, type Leases } from "./lease.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
@@ -46,6 +46,14 @@ export interface Demand {
   readonly reopen?: boolean | undefined;
 }
 
+/** What an entered transaction is told besides: whose settings, and since when the request waits. */
+export interface Circumstances {
+  /** The Context's id. */
+  readonly context: string;
+  /** performance.now() when the request arrived: a scope erased since then takes no write of it. */
+  readonly arrivedAt: number;
+}
+
 /** What `scopefloor.enter` granted. */
 export interface Entry {
   readonly key: {
@@ -67,6 +75,8 @@ export interface Entry {
   /** The visible scopes by id, and the subtrees too large to list. */
   readonly read: { readonly scopes: ReadonlyMap<number, Scope>; readonly trees: readonly Scope[] };
   readonly write: number | null;
+  /** The Context's configuration. */
+  readonly settings: Readonly<Record<string, unknown>>;
   readonly trace: { readonly id: number; readonly tags: Scope };
 }
 
@@ -120,11 +130,12 @@ export async function enterScope<T>(
   caller: Caller,
   demand: Demand,
   work: (tx: ScopedTransaction) => Promise<T>,
+  circumstances: Circumstances = { context: "", arrivedAt: performance.now() },
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await inTransaction(leases, async (lease) =>
-        work(new ScopedTransaction(lease, await enter(lease, caller, demand))),
+        work(new ScopedTransaction(lease, await enter(lease, caller, demand, circumstances))),
       );
     } catch (error) {
       if (attempt < 3 && isTransient(error)) continue;
@@ -144,6 +155,11 @@ export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["
 
 /** The error to answer with; a refusal of a known key is recorded first. */
 async function refusalOf(error: unknown, leases: Leases, caller: Caller, demand: Demand): Promise<unknown> {
+  if (error instanceof AppError) {
+    // Refused by a function that looked further than enter could.
+    await recordDenial(leases, caller, demand, { status: error.slug, detail: error.message });
+    return error;
+  }
   if (!(error instanceof Refused)) return error;
   const { status, detail } = error.refusal;
   if (status === "unauthorized") return unauthorized();
@@ -151,13 +167,20 @@ async function refusalOf(error: unknown, leases: Leases, caller: Caller, demand:
   return status === "not-found" ? notFound() : new AppError(status, detail);
 }
 
-async function present(lease: Lease, caller: Caller, demand: Demand): Promise<Extract<Answer, { status: "ok" }>> {
+async function present(
+  lease: Lease,
+  caller: Caller,
+  demand: Demand,
+  circumstances?: Circumstances,
+): Promise<Extract<Answer, { status: "ok" }>> {
   const requested = {
     mode: demand.mode,
     clauses: demand.selector ?? null,
     session: demand.session ?? null,
     subtree: demand.subtree ?? false,
     reopen: demand.reopen ?? false,
+    context: circumstances?.context ?? null,
+    ageMs: circumstances === undefined ? 0 : performance.now() - circumstances.arrivedAt,
   };
   const rows = await lease.query("SELECT scopefloor.enter($1, $2, $3, $4, $5) AS answer", [
     caller.keyHash,
@@ -172,8 +195,8 @@ async function present(lease: Lease, caller: Caller, demand: Demand): Promise<Ex
   return answer;
 }
 
-async function enter(lease: Lease, caller: Caller, demand: Demand): Promise<Entry> {
-  const answer = await present(lease, caller, demand);
+async function enter(lease: Lease, caller: Caller, demand: Demand, circumstances: Circumstances): Promise<Entry> {
+  const answer = await present(lease, caller, demand, circumstances);
   const entry: Entry = {
     ...answer,
     floor: scopeFromDatabase(answer.floor),
@@ -188,21 +211,32 @@ async function enter(lease: Lease, caller: Caller, demand: Demand): Promise<Entr
   return entry;
 }
 
-/** The first lock trusts no id: each scope that the database resolved must hold the floor. */
+/**
+ * The first lock trusts no id: what the database resolved is checked against the algebra, from the
+ * request and the floor alone.
+ */
 function checkAgainstFloor(entry: Entry, demand: Demand): void {
-  const reached = [...entry.read.scopes.values(), ...entry.read.trees, ...(entry.effective ? [entry.effective] : [])];
-  if (reached.some((scope) => !holds(scope, entry.floor))) {
-    throw new Error("scopefloor.enter resolved a scope outside the key's floor");
-  }
-  const { selector } = demand;
-  const boundedByE =
-    demand.mode === "forget" || demand.mode === "erase" || (demand.mode === "select" && selector?.length === 1);
-  if (boundedByE && entry.view === "strict" && selector?.[0]?.subtree !== true && entry.effective) {
-    const { effective } = entry;
-    if ([...entry.read.scopes.values()].some((scope) => !holds(effective, scope))) {
-      throw new Error("scopefloor.enter resolved a scope outside the requested one");
+  const { floor, effective, read } = entry;
+  const reach = reachOf(
+    floor,
+    demand.mode === "id" || demand.mode === "modify" ? undefined : demand.selector,
+    entry.view,
+  );
+  const single = reach?.clauses.length === 1 ? reach.clauses[0]?.effective : undefined;
+  const byWrite = demand.mode === "write"; // reads the floor's subtree, writes at E or at its session's scope
+  const isReached = (scope: Scope) => {
+    if (byWrite) return holds(scope, floor);
+    if (demand.mode === "forget" || demand.mode === "erase") {
+      return single !== undefined && (demand.subtree ? holds(scope, single) : sameScope(scope, single));
     }
-  }
+    return reach !== undefined && isVisible(scope, reach, false);
+  };
+  const isExpected =
+    reach !== undefined &&
+    [...read.scopes.values(), ...read.trees].every(isReached) &&
+    (effective === null || holds(effective, floor)) &&
+    (single === undefined || demand.session !== undefined || (effective !== null && sameScope(effective, single)));
+  if (!isExpected) throw new Error("scopefloor.enter resolved a scope outside the key's floor or the request");
 }
 
 async function recordDenial(leases: Leases, caller: Caller, demand: Demand, refusal: Refusal): Promise<void> {

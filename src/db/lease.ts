@@ -13,7 +13,7 @@ export interface Lease {
 }
 
 export interface Leases {
-  /** Waits for a free connection, at most the configured time; then throws `unavailable`. */
+  /** Waits for a free connection, but not without end: then throws `unavailable`. */
   acquire(): Promise<Lease>;
   /** Waits for the leases that are out, then closes. */
   close(): Promise<void>;
@@ -22,8 +22,8 @@ export interface Leases {
 /** The two kinds of database behind one interface. */
 export interface Database {
   readonly kind: "embedded" | "postgres";
-  /** Whether the application logs in as itself, so that no injected statement can leave its role. */
-  readonly separateLogin: boolean;
+  /** What an operator should know about how this database is set up; it works all the same. */
+  readonly warning: string | undefined;
   readonly app: Leases;
   readonly worker: Leases;
   /** Migrations, partitions, roles. Never reads content. */

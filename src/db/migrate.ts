@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { readMigrationFiles } from "drizzle-orm/migrator";
-import { type Database, inTransaction, type Lease, type Leases } from "./lease.ts";
+import { type Database, inTransaction, type Lease } from "./lease.ts";
 
 /** The same place from `src/` and from `dist/`. */
 const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
@@ -49,13 +49,13 @@ async function closeSetConfig(owner: Lease): Promise<void> {
   );
 }
 
-/** Whether the database is at this code's version. False, too, where nothing was migrated yet. */
-export async function isMigrated(leases: Leases, folder = MIGRATIONS): Promise<boolean> {
-  const files = readMigrationFiles({ migrationsFolder: folder });
-  return inTransaction(leases, async (lease) => {
+/** Asks whether a database is at this code's version; the files are read once. */
+export function migrationCheck(folder = MIGRATIONS): (lease: Lease) => Promise<boolean> {
+  const hashes = readMigrationFiles({ migrationsFolder: folder }).map((file) => file.hash);
+  return async (lease) => {
     const [known] = await lease.query("SELECT to_regclass('scopefloor.migration') IS NOT NULL AS known");
     if (known?.known !== true) return false;
-    const [row] = await lease.query("SELECT count(*)::int AS applied FROM scopefloor.migration");
-    return row?.applied === files.length;
-  });
+    const applied = await lease.query("SELECT hash FROM scopefloor.migration ORDER BY number");
+    return applied.length === hashes.length && applied.every((row, i) => row.hash === hashes[i]);
+  };
 }

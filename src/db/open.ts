@@ -4,6 +4,9 @@ import { openEmbedded } from "./embedded.ts";
 import type { Database } from "./lease.ts";
 import { PostgresLeases } from "./postgres.ts";
 
+const ONE_LOGIN =
+  "one database login serves the application and the owner: an injected set_config('role', …) would lift the second lock; set DATABASE_WORKER_URL and DATABASE_OWNER_URL";
+
 export interface PostgresUrls {
   readonly app: string;
   /** Both default to `app`: then the service takes its roles by itself. */
@@ -19,7 +22,6 @@ export interface PostgresUrls {
  */
 export function openPostgres(urls: PostgresUrls): Database {
   const shared = (url: string | undefined) => url === undefined || url === urls.app;
-  const separateLogin = !shared(urls.owner);
   const { timeoutMs } = urls;
   const app = new PostgresLeases({
     url: urls.app,
@@ -44,7 +46,7 @@ export function openPostgres(urls: PostgresUrls): Database {
   });
   return {
     kind: "postgres",
-    separateLogin,
+    warning: shared(urls.owner) ? ONE_LOGIN : undefined,
     app,
     worker,
     owner,

@@ -15,11 +15,24 @@ export interface PostgresLeasesOptions {
   readonly owner?: boolean;
 }
 
-/** Ends a lease clean. `DISCARD ALL` would also drop the prepared statements (docs/performance.md). */
-const CLEANSE = ["DISCARD TEMP", "RESET ALL", "UNLISTEN *", "SELECT pg_catalog.pg_advisory_unlock_all()"];
+/**
+ * Ends a lease clean. Prepared statements stay: preparing them anew costs more than the rest of a
+ * small request (docs/performance.md). But for those that were prepared in SQL, which only an
+ * injected statement does: under the name of a cached one it would run in the next tenant's
+ * transaction. That check is not itself cached, and a connection that has any is thrown away.
+ */
+const CLEANSE = [
+  "CLOSE ALL",
+  "DISCARD TEMP",
+  "RESET ALL",
+  "RESET ROLE",
+  "UNLISTEN *",
+  "SELECT pg_catalog.pg_advisory_unlock_all()",
+];
+const PLANTED = "SELECT 1 FROM pg_catalog.pg_prepared_statements WHERE from_sql LIMIT 1";
 
 /** postgres.js has the option and its types do not: without it a statement without values is simple. */
-const protocol = (simple: boolean) => ({ prepare: !simple, simple }) as postgres.UnsafeQueryOptions;
+const protocol = (simple: boolean, cached = !simple) => ({ prepare: cached, simple }) as postgres.UnsafeQueryOptions;
 
 /** A client of exactly one connection, and whether that connection has ever closed. */
 interface Client {
@@ -36,6 +49,12 @@ const GRACE_MS = 2_000;
 
 /** JSON travels as text both ways, so that a string is never encoded twice. */
 const asText = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+
+/** RFC 3339 in UTC; what JavaScript cannot read (a year BC) stays as the database spells it. */
+export function asInstant(text: string): string {
+  const instant = new Date(text);
+  return Number.isNaN(instant.getTime()) ? text : instant.toISOString();
+}
 
 function connect(options: PostgresLeasesOptions): Client {
   const client: Omit<Client, "sql"> & { sql?: postgres.Sql } = { closed: false, onLost: new Set() };
@@ -68,7 +87,7 @@ function connect(options: PostgresLeasesOptions): Client {
     },
     types: {
       json: { to: 3802, from: [114, 3802], serialize: asText, parse: (text: string) => JSON.parse(text) },
-      time: { to: 1184, from: [1184], serialize: String, parse: (text: string) => new Date(text).toISOString() },
+      time: { to: 1184, from: [1184], serialize: String, parse: asInstant },
       bigint: { to: 20, from: [20], serialize: String, parse: Number },
     },
   });
@@ -100,7 +119,7 @@ class PostgresLease implements Lease {
   }
 
   /** The answer, or a failure when the connection is lost or says nothing for too long. */
-  #answered(text: string, params: readonly unknown[]): Promise<Row[]> {
+  #answered(text: string, params: readonly unknown[], cached?: boolean): Promise<Row[]> {
     return new Promise((resolve, reject) => {
       const fail = () => reject(lost());
       const timer = this.#options.owner ? undefined : setTimeout(fail, this.#options.timeoutMs + GRACE_MS);
@@ -108,7 +127,7 @@ class PostgresLease implements Lease {
       // The extended protocol everywhere but in migrations: no stacked statements.
       const simple = this.#options.owner === true && params.length === 0;
       this.#client.sql
-        .unsafe(text, params as postgres.SerializableParameter[], protocol(simple))
+        .unsafe(text, params as postgres.SerializableParameter[], protocol(simple, cached))
         .then((rows) => resolve(rows as Row[]), reject)
         .finally(() => {
           clearTimeout(timer);
@@ -122,8 +141,11 @@ class PostgresLease implements Lease {
     this.#released = true;
     if (this.#client.closed || this.#aborted) return this.#done(false);
     try {
-      await Promise.all(CLEANSE.map((text) => this.#answered(text, [])));
-      this.#done(!this.#client.closed);
+      const [planted] = await Promise.all([
+        this.#answered(PLANTED, [], false),
+        ...CLEANSE.map((text) => this.#answered(text, [])),
+      ]);
+      this.#done(!this.#client.closed && planted.length === 0);
     } catch {
       this.#done(false);
     }

@@ -7,7 +7,7 @@
  * of a recursive CTE. There is no method that takes a predicate away, and a statement that names a
  * table any other way is refused before it is sent.
  */
-import { is, Param, SQL, StringChunk } from "drizzle-orm";
+import { is, Name, Param, SQL, StringChunk } from "drizzle-orm";
 import { Column } from "drizzle-orm/column";
 import { makePgArray, PgDialect, PgTable } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pg-proxy";
@@ -32,7 +32,7 @@ const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set(["passage", "posting", "scop
 type DefinerFunction =
   | "claim_idempotency"
   | "configure_context"
-  | "context_config"
+  | "context_created_at"
   | "drop_recalled_answers"
   | "hides_scopes"
   | "list_keys"
@@ -44,13 +44,14 @@ type DefinerFunction =
   | "revoke_key"
   | "rotate_key"
   | "store_answer"
+  | "stored_answer"
   | "usage";
 
 /** A list as one bound value: drizzle would spell an array out as many. */
 export const list = (values: readonly (string | number)[]): SQL => sql`${makePgArray([...values])}`;
 
 /** JSON as one bound value. */
-export const json = (value: unknown): SQL => sql`${JSON.stringify(value)}`;
+export const json = (value: unknown): SQL => sql`${JSON.stringify(value)}::jsonb`;
 
 /** One entered transaction: a lease with a ticket, and what the ticket reaches. */
 export class ScopedTransaction {
@@ -74,7 +75,7 @@ export class ScopedTransaction {
     );
   }
 
-  /** The models' names: the one table without tenants' data that statements may read. */
+  /** The rows of a SELECT whose tables are all fragments of this transaction. */
   async rows<T = Row>(statement: SQL): Promise<T[]> {
     this.#refuseForeignTables(statement);
     return (await this.#run(statement)) as T[];
@@ -121,21 +122,22 @@ export class ScopedTransaction {
 
   /** Calls a definer function; gives what it returns, as JSON. */
   async call<T>(name: DefinerFunction, ...args: readonly unknown[]): Promise<T> {
-    const bound = sql.join(
-      args.map((arg) => (is(arg, SQL) ? arg : sql`${arg}`)),
-      sql`, `,
-    );
-    const [row] = await this.#run(sql`SELECT to_jsonb(${sql.raw(`scopefloor.${name}`)}(${bound})) AS result`);
+    const [row] = await this.#run(sql`SELECT to_jsonb(${this.#invocation(name, args)}) AS result`);
     return row?.result as T;
   }
 
   /** The rows of a definer function that gives a set. */
   async callRows<T>(name: DefinerFunction, ...args: readonly unknown[]): Promise<T[]> {
+    return (await this.#run(sql`SELECT * FROM ${this.#invocation(name, args)}`)) as T[];
+  }
+
+  #invocation(name: DefinerFunction, args: readonly unknown[]): SQL {
     const bound = sql.join(
       args.map((arg) => (is(arg, SQL) ? arg : sql`${arg}`)),
       sql`, `,
     );
-    return (await this.#run(sql`SELECT * FROM ${sql.raw(`scopefloor.${name}`)}(${bound})`)) as T[];
+    this.#refuseForeignTables(bound);
+    return sql`${sql.raw(`scopefloor.${name}`)}(${bound})`;
   }
 
   /** Ids as one bound array; subtrees too large for that by their tags. */
@@ -158,7 +160,7 @@ export class ScopedTransaction {
     if (this.entry.read.trees.length === 0) return listed;
     const trees = this.entry.read.trees.map(
       (tags) =>
-        sql`${column} IN (SELECT below.id FROM ${scopedTables.scope} AS below WHERE below.tags @> ${json(tags)}::jsonb)`,
+        sql`${column} IN (SELECT below.id FROM ${scopedTables.scope} AS below WHERE below.tags @> ${json(tags)})`,
     );
     return sql`(${sql.join([listed, ...trees], sql` OR `)})`;
   }
@@ -181,23 +183,23 @@ export class ScopedTransaction {
     return fragment;
   }
 
-  /** Tables come in through `read` alone: neither by name nor as drizzle's objects. */
+  /** Tables come in through `read` alone: neither by name, however it is spelled, nor as drizzle's objects. */
   #refuseForeignTables(statement: SQL): void {
-    for (const chunk of statement.queryChunks) {
-      if (is(chunk, SQL)) {
-        if (!this.#own.has(chunk)) this.#refuseForeignTables(chunk);
-      } else if (is(chunk, StringChunk)) {
-        if (chunk.value.some((text) => /(scopefloor|pg_catalog|information_schema)"?\s*\./i.test(text))) {
-          throw new Error("a statement names a table by itself; use tx.read()");
-        }
-      } else if (Array.isArray(chunk)) {
-        this.#refuseForeignTables(new SQL(chunk));
-      } else if (is(chunk, PgTable) || is(chunk, Column)) {
-        throw new Error("a statement holds a drizzle table; use tx.read()");
-      } else if (typeof chunk === "object" && chunk !== null && !is(chunk, Param) && "getSQL" in chunk) {
-        this.#refuseForeignTables((chunk as { getSQL(): SQL }).getSQL());
-      }
+    if (/scopefloor|pg_catalog|information_schema|\bpg_|U&"/i.test(this.#spelled(statement))) {
+      throw new Error("a statement names a table by itself; use tx.read()");
     }
+  }
+
+  /** What a statement says besides its values and this transaction's own fragments. */
+  #spelled(chunk: unknown): string {
+    if (chunk instanceof SQL)
+      return this.#own.has(chunk) ? " " : chunk.queryChunks.map((part) => this.#spelled(part)).join("");
+    if (is(chunk, StringChunk)) return chunk.value.join("");
+    if (is(chunk, Name)) return chunk.value;
+    if (Array.isArray(chunk)) return chunk.map((part) => this.#spelled(part)).join("");
+    if (is(chunk, PgTable) || is(chunk, Column)) throw new Error("a statement holds a drizzle table; use tx.read()");
+    const wraps = typeof chunk === "object" && chunk !== null && !is(chunk, Param) && "getSQL" in chunk;
+    return wraps ? this.#spelled((chunk as { getSQL(): SQL }).getSQL()) : " ";
   }
 
   async #run(statement: SQL): Promise<Row[]> {

@@ -168,6 +168,8 @@ export const passage = scopefloor.table(
     sessionId: uuid("session_id"),
     turnId: uuid("turn_id"),
     apiKeyId: uuid("api_key_id").notNull(),
+    /** Who said it, for a turn. */
+    role: text("role"),
     text: text("text").notNull(),
     labels: text("labels").array().notNull().default(sql`'{}'`),
     category: text("category"),

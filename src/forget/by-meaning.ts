@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { notFound } from "../errors.ts";
+import { notFound, unprocessable } from "../errors.ts";
 import type { Embedder, VectorText } from "../models/embedder.ts";
 import { NO_FILTER } from "../recall/filter.ts";
 import { rankByBm25 } from "../recall/lexical.ts";
@@ -9,7 +9,7 @@ import { recordTrace } from "../traces/record.ts";
 import { writeReceipt } from "./receipt.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
-const MOST = 10_000;
+const MOST = 1_000;
 
 export interface ForgetRequest {
   readonly query: string | undefined;
@@ -22,6 +22,8 @@ export interface ForgetRequest {
   readonly dryRun: boolean;
   /** Erase; otherwise expire. */
   readonly purge: boolean;
+  /** The typed confirmation for general knowledge was given. */
+  readonly confirmed: boolean;
 }
 
 export interface ForgetMatch {
@@ -94,21 +96,31 @@ async function expire(tx: ScopedTransaction, ids: readonly string[], turns: read
 }
 
 async function erase(tx: ScopedTransaction, ids: readonly string[], turns: readonly string[], request: ForgetRequest) {
-  const wholeSession = request.sessionId !== undefined && request.query === undefined;
+  if (request.sessionId !== undefined && request.query === undefined) {
+    // What was expired in it before goes as well.
+    const inSession = sql`session_id = ${request.sessionId}::uuid`;
+    const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
+    const passage = await tx.remove("passage", inSession);
+    const turn = await tx.remove("turn", inSession);
+    return { passage, turn, posting, session: await tx.remove("session", sql`id = ${request.sessionId}::uuid`) };
+  }
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
-  const turn = await tx.remove(
-    "turn",
-    wholeSession ? sql`session_id = ${request.sessionId}::uuid` : sql`id = ANY (${list(turns)}::uuid[])`,
-  );
-  const session = wholeSession ? await tx.remove("session", sql`id = ${request.sessionId}::uuid`) : 0;
-  return { passage, turn, posting, session };
+  const turn = await tx.remove("turn", sql`id = ANY (${list(turns)}::uuid[])`);
+  return { passage, turn, posting };
 }
 
 async function matchesOf(tx: ScopedTransaction, embedder: Embedder, request: ForgetRequest): Promise<Hit[]> {
   const filter = { ...NO_FILTER, sessionId: request.sessionId };
   if (request.sessionId !== undefined) {
-    const known = await tx.row(sql`SELECT 1 FROM ${tx.read("session", "s")} WHERE s.id = ${request.sessionId}::uuid`);
+    const known = await tx.row<{ scopeId: number }>(
+      sql`SELECT s.scope_id AS "scopeId" FROM ${tx.read("session", "s")} WHERE s.id = ${request.sessionId}::uuid`,
+    );
+    if (known?.scopeId === 0 && !request.dryRun && !request.confirmed) {
+      throw unprocessable(
+        'the session holds general knowledge, which everyone shares; confirm it with "confirm": "{}"',
+      );
+    }
     if (known === undefined) throw notFound();
   }
   if (request.query === undefined) return wholeSession(tx, request);
@@ -124,16 +136,17 @@ async function matchesOf(tx: ScopedTransaction, embedder: Embedder, request: For
     .map((c) => ({ ...c, score: (words.get(c.id) ?? 0) / 2 + (likeness.get(c.id) ?? 0) / 2 }))
     .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
   const least = (scored[0]?.score ?? 0) * request.threshold;
-  return fetchHits(
-    tx,
-    scored.filter((c) => c.score >= least),
-  );
+  const matching = scored.filter((c) => c.score >= least);
+  if (matching.length >= MOST) {
+    throw unprocessable(`${MOST} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`);
+  }
+  return fetchHits(tx, matching);
 }
 
 async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Promise<Hit[]> {
   const rows = await tx.rows<{ id: string; scopeId: number }>(sql`
     SELECT p.id, p.scope_id AS "scopeId" FROM ${tx.read("passage", "p")}
-    WHERE p.session_id = ${request.sessionId}::uuid AND (p.expired_at IS NULL OR ${request.purge}::bool) ORDER BY p.id`);
+    WHERE p.session_id = ${request.sessionId}::uuid AND p.expired_at IS NULL ORDER BY p.id`);
   return fetchHits(
     tx,
     rows.map((row) => ({ ...row, score: 1 })),

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { v7 as uuid } from "uuid";
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
 import { canonicalPath, type Scope } from "../scope/scope.ts";
 
@@ -40,11 +40,11 @@ export async function writeReceipt(
   await tx.insert("forget_receipt", [
     {
       id,
-      target: sql`${JSON.stringify(about.target)}::jsonb` as never,
+      target: json(about.target) as never,
       subtree: about.subtree,
       action: about.action,
       policy: about.policy,
-      counts: sql`${JSON.stringify(counts)}::jsonb` as never,
+      counts: json(counts) as never,
       apiKeyId: tx.entry.key.id,
     },
   ]);

@@ -3,8 +3,9 @@ import Koa from "koa";
 import type { Logger } from "pino";
 import type { KeyHash } from "../db/enter.ts";
 import type { Database } from "../db/lease.ts";
-import { AppError, notFound } from "../errors.ts";
+import { notFound } from "../errors.ts";
 import type { Embedder } from "../models/embedder.ts";
+import type { Readiness } from "../readiness.ts";
 import { runEndpoint } from "./endpoint.ts";
 import { problems } from "./problem.ts";
 import { endpoints } from "./routes/index.ts";
@@ -21,6 +22,7 @@ export interface Deps {
   readonly touchKey: (keyHash: KeyHash) => void;
   /** Whether the process still takes work: false while it drains. */
   readonly isServing: () => boolean;
+  readonly readiness: () => Promise<Readiness>;
 }
 
 /** The HTTP application, without a listener. */
@@ -41,19 +43,17 @@ export function createApp(deps: Deps): Koa {
   operationRoutes(router, deps);
   for (const spec of endpoints) {
     const path = spec.path.replace(/\{(\w+)\}/g, ":$1");
-    router[spec.method](path, (ctx) => runEndpoint(spec, deps, ctx, decodeParams(ctx.params)));
+    router[spec.method](path, (ctx) => runEndpoint(spec, deps, ctx, refuseUnstorableParams(ctx.params)));
   }
   app.use(router.routes());
-  app.use(async (ctx) => {
-    const allowed = endpoints.some((spec) => router.match(ctx.path, spec.method).path.length > 0);
-    if (allowed) throw new AppError("not-found", `there is no ${ctx.method} at this path`);
+  app.use(() => {
     throw notFound();
   });
   return app;
 }
 
-/** A parameter that was not decoded, or decodes to what cannot be stored, names nothing. */
-function decodeParams(params: Record<string, string>): Record<string, string> {
+/** A parameter that cannot be stored names nothing. */
+function refuseUnstorableParams(params: Record<string, string>): Record<string, string> {
   for (const value of Object.values(params)) {
     if (value.includes("\0") || !value.isWellFormed()) throw notFound();
   }

@@ -1,12 +1,12 @@
-import { createHash } from "node:crypto";
 import type { ParameterizedContext } from "koa";
 import type { z } from "zod";
 import { type Caller, checkCaller, type Demand, enterScope, unauthorized } from "../db/enter.ts";
-import { json, type ScopedTransaction } from "../db/scoped.ts";
+import type { ScopedTransaction } from "../db/scoped.ts";
 import { AppError, invalid, notFound } from "../errors.ts";
 import { hashFromHeader } from "../keys/secret.ts";
 import type { Deps } from "./app.ts";
 import { JSON_LIMIT, parseJson, readBody, refuseUnstorable } from "./body.ts";
+import { idempotencyOf, onlyOnce, Replay, replayStored, type StoredAnswer } from "./idempotency.ts";
 import { fields } from "./wire.ts";
 
 /** What a handler gets: the checked input, and the way into a transaction. */
@@ -38,6 +38,8 @@ export interface Endpoint {
   readonly bodyLimit: number;
   /** The answer carries a secret: it is never stored. */
   readonly secret: boolean;
+  /** The answer may hold stored text: a forget drops the copies of it. */
+  readonly recalls: boolean;
   readonly params: z.ZodType | undefined;
   readonly query: z.ZodType | undefined;
   readonly body: z.ZodType | undefined;
@@ -49,6 +51,7 @@ export interface EndpointSpec<P, Q, B> extends Pick<Endpoint, "method" | "path" 
   readonly status?: number;
   readonly bodyLimit?: number;
   readonly secret?: boolean;
+  readonly recalls?: boolean;
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
@@ -61,6 +64,7 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
     status: 200,
     bodyLimit: JSON_LIMIT,
     secret: false,
+    recalls: false,
     ...spec,
     params: spec.params as z.ZodType | undefined,
     query: spec.query as z.ZodType | undefined,
@@ -69,26 +73,8 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
   };
 }
 
-/** The body as text: JSON in the database has its own order of members, and a replay has none but the first's. */
-interface StoredAnswer {
-  readonly status: number;
-  readonly body: string | null;
-}
-
-/** Thrown to leave a transaction that found an answer stored for its idempotency key. */
-class Replay extends Error {
-  readonly answer: StoredAnswer;
-  constructor(answer: StoredAnswer) {
-    super("replay");
-    this.answer = answer;
-  }
-}
-
-interface Idempotency {
-  readonly endpoint: string;
-  readonly key: string;
-  readonly bodyHash: Uint8Array;
-}
+/** Up to this size a body is read and prepared before the key is looked at, in the same transaction as the work. */
+const UNCHECKED_BYTES = 16 * 1024;
 
 /** The request path: who, then what, then into the transaction. */
 export async function runEndpoint(
@@ -146,6 +132,10 @@ async function readRequest(
   caller: Caller,
   progress: { entered: boolean },
 ): Promise<Request<never, never, never>> {
+  const arrivedAt = performance.now();
+  // A large body costs work before the transaction: not for strangers.
+  const declared = ctx.get("transfer-encoding") ? Number.POSITIVE_INFINITY : Number(ctx.get("content-length") || 0);
+  if (spec.body !== undefined && declared > UNCHECKED_BYTES) await checkCaller(deps.database.app, caller, spec.verb);
   const raw =
     spec.method === "get" || spec.method === "delete" ? Buffer.alloc(0) : await readBody(ctx.req, spec.bodyLimit);
   const checkedParams = parseParams(spec.params, params);
@@ -162,80 +152,25 @@ async function readRequest(
     body: body as never,
     enter: (demand, work) => {
       progress.entered = true;
-      return enterScope(deps.database.app, caller, { mode: spec.mode, ...demand, verb: spec.verb }, (tx) =>
-        idempotency === undefined ? work(tx) : onlyOnce(tx, spec, idempotency, work),
+      const circumstances = { context: deps.context, arrivedAt };
+      const entered = enterScope(
+        deps.database.app,
+        caller,
+        { mode: spec.mode, ...demand, verb: spec.verb },
+        (tx) => (idempotency === undefined ? work(tx) : onlyOnce(tx, spec, idempotency, work)),
+        circumstances,
       );
+      if (idempotency === undefined) return entered;
+      return entered.catch(async (error: unknown) => {
+        // A retry of what was done gets its answer even where the same would be refused by now.
+        if (error instanceof AppError && [404, 409, 422].includes(error.status)) {
+          const self = { verb: "self", mode: "id" } as const;
+          await enterScope(deps.database.app, caller, self, (tx) => replayStored(tx, idempotency), circumstances);
+        }
+        throw error;
+      });
     },
   };
-}
-
-/** Claims the idempotency key, does the work and stores its answer: all of it commits, or none. */
-async function onlyOnce<T>(
-  tx: ScopedTransaction,
-  spec: Endpoint,
-  idempotency: Idempotency,
-  work: (tx: ScopedTransaction) => Promise<T>,
-): Promise<T> {
-  const { endpoint: at, key, bodyHash } = idempotency;
-  const claim = await claimed(tx, at, key, bodyHash, spec.verb === "memory:read");
-  if (claim.status === "replay") throw new Replay(claim.answer);
-  if (claim.status === "conflict") {
-    throw new AppError(
-      "conflict",
-      claim.sameBody
-        ? "this Idempotency-Key was used for an answer that carried a secret, which is not stored"
-        : "this Idempotency-Key was used with another body",
-    );
-  }
-  const body = await work(tx);
-  if (!spec.secret)
-    await tx.call(
-      "store_answer",
-      at,
-      key,
-      json({ status: spec.status, body: body === undefined ? null : JSON.stringify(body) }),
-    );
-  return body;
-}
-
-type Claim =
-  | { readonly status: "new" }
-  | { readonly status: "replay"; readonly answer: StoredAnswer }
-  | { readonly status: "conflict"; readonly sameBody: boolean };
-
-async function claimed(
-  tx: ScopedTransaction,
-  at: string,
-  key: string,
-  bodyHash: Uint8Array,
-  recalled: boolean,
-): Promise<Claim> {
-  try {
-    return await tx.call<Claim>("claim_idempotency", at, key, bodyHash, recalled);
-  } catch (cause) {
-    // Waited for the first one as long as a statement may take, and it has not ended.
-    if (["55P03", "57014"].includes((cause as { code?: string }).code ?? "")) {
-      throw new AppError("conflict", "a request with this Idempotency-Key is still in flight", {
-        cause,
-        retryAfter: 1,
-      });
-    }
-    throw cause;
-  }
-}
-
-function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, raw: Buffer): Idempotency | undefined {
-  const key = ctx.get("idempotency-key");
-  if (key === "" || (spec.method !== "post" && spec.method !== "put")) return undefined;
-  if (!/^[\x21-\x7e]{1,255}$/.test(key)) throw invalid("Idempotency-Key must be 1 to 255 printable ASCII characters");
-  const bodyHash = createHash("sha256")
-    .update(ctx.querystring)
-    .update("\0")
-    .update(ctx.get("x-spectron-on-behalf-of"))
-    .update("\0")
-    .update(raw)
-    .digest();
-  return { endpoint: `${ctx.method} ${ctx.path}`, key, bodyHash };
 }
 
 function refuseBody(raw: Buffer): Record<string, never> {
@@ -246,13 +181,13 @@ function refuseBody(raw: Buffer): Record<string, never> {
 }
 
 function queryOf(ctx: ParameterizedContext): Record<string, string> {
-  const query: Record<string, string> = {};
+  const query: [string, string][] = [];
   for (const [name, value] of Object.entries(ctx.query)) {
     if (typeof value !== "string") throw invalid(`the query parameter ${name} is given more than once`);
     refuseUnstorable(value, `the query parameter ${name}`);
-    query[name] = value;
+    query.push([name, value]);
   }
-  return query;
+  return Object.fromEntries(query);
 }
 
 /** An id that is not one cannot exist: 404, as for any other that is not visible. */

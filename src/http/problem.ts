@@ -21,7 +21,7 @@ const titles: Record<string, string> = {
 };
 
 /** PostgreSQL's classes for "not now": connection, resources, operator intervention, and system errors. */
-const UNAVAILABLE_SQLSTATE = /^(08|53|57|58|55P03)/;
+const UNAVAILABLE_SQLSTATE = /^(08|40001|40P01|53|55P03|57|58)/;
 const UNAVAILABLE_CODE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ENOSPC)/;
 
 /** What an error says to the client. Anything unknown is 500 and says nothing of its inside. */
@@ -51,9 +51,10 @@ export function problems(log: Logger) {
       const problem = asAppError(error);
       if (problem.status >= 500) {
         // Name, code and place only: a database's message may quote a row.
-        const cause = (problem.cause ?? error) as { name?: string; code?: string; stack?: string };
-        const place = cause.stack
-          ?.split("\n")
+        const cause = (problem.cause ?? error) as { name?: string; message?: string; code?: string; stack?: string };
+        const place = (cause.stack ?? "")
+          .replace(cause.message ?? "", "")
+          .split("\n")
           .filter((row) => row.trim().startsWith("at "))
           .slice(0, 8);
         log.error({ requestId, slug: problem.slug, error: cause.name, code: cause.code, place }, "request failed");

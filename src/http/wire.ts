@@ -47,17 +47,24 @@ function parsedBy<T>(parse: (input: unknown) => T) {
 export const readSelector = parsedBy(parseSelector).optional();
 export const writeSelector = parsedBy(parseWriteSelector).optional();
 /** `lens` of a GET: JSON or a path. */
-export const querySelector = z
-  .string()
-  .transform((text) => parseQuerySelector(text))
-  .pipe(parsedBy(parseSelector))
-  .optional();
+const inQueryString = z.string().transform((text) => parseQuerySelector(text));
+export const querySelector = inQueryString.pipe(parsedBy(parseSelector)).optional();
+export const queryWriteSelector = inQueryString.pipe(parsedBy(parseWriteSelector));
 export const scopeObject = parsedBy(parseScope);
 
 export const uuidText = z.uuid();
+/** An instant, normalised to UTC: an offset that PostgreSQL does not know never reaches it. */
 export const time = z.iso
   .datetime({ offset: true, error: "must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z" })
-  .refine((text) => text.slice(0, 4) !== "0000", "the year 0000 does not exist");
+  .max(40)
+  .transform((text, context) => {
+    const instant = new Date(text);
+    if (Number.isNaN(instant.getTime()) || instant.getUTCFullYear() < 1000 || instant.getUTCFullYear() > 9999) {
+      context.addIssue({ code: "custom", message: "must lie between the years 1000 and 9999 in UTC" });
+      return z.NEVER;
+    }
+    return instant.toISOString();
+  });
 export const text = z.string().min(1).max(100_000);
 export const queryText = z.string().trim().min(1).max(8_000);
 export const k = z.int().min(1).max(50);
@@ -87,7 +94,8 @@ export const pageAndSize = {
   page: wholeNumber(0, 9_999_999).default(0),
   pageSize: wholeNumber(1, 100).default(20),
 };
-export const seconds = wholeNumber(0, 999_999_999);
+/** At most a week: a grace is for rolling out the new secret. */
+export const graceSeconds = wholeNumber(0, 604_800).default(0);
 export const ttlSeconds = wholeNumber(1, 999_999_999);
 
 /** What a time to live means as a time. */

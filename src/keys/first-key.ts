@@ -1,4 +1,4 @@
-import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { v7 as uuid } from "uuid";
 import { type Database, inTransaction } from "../db/lease.ts";
@@ -11,44 +11,55 @@ export type FirstKey =
   | { readonly from: "elsewhere" };
 
 /**
- * Makes sure that the Context has its first management key: the configured one, or the one in
- * `<data dir>/management.key`, or a new one in that file (mode 0600).
+ * Makes the Context's first management key where there has never been one: the configured one, the
+ * one in `<data dir>/management.key`, or a new one in that file (mode 0600). Later starts change
+ * nothing: a secret that was rotated or revoked does not come back with a restart.
  */
 export async function ensureFirstKey(
   database: Database,
   options: { configured: string | undefined; dataDir: string },
 ): Promise<FirstKey> {
-  const path = resolve(join(options.dataDir, "management.key"));
   if (options.configured !== undefined) {
-    await setFirstKey(database, options.configured);
+    await makeFirstKey(database, options.configured);
     return { from: "environment" };
   }
-  const kept = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+  const path = resolve(join(options.dataDir, "management.key"));
+  const kept = await readKey(path);
+  if (kept !== undefined) {
+    await makeFirstKey(database, kept);
+    return { from: "file", path, created: false };
+  }
+  const secret = newSecret("management");
+  await mkdir(options.dataDir, { recursive: true, mode: 0o700 });
+  const written = await writeFile(path, `${secret}\n`, { mode: 0o600, flag: "wx" }).then(
+    () => true,
+    (error: NodeJS.ErrnoException) => {
+      if (error.code === "EEXIST") return false; // another process of this folder was first
+      throw error;
+    },
+  );
+  if (!written) return ensureFirstKey(database, options);
+  if (await makeFirstKey(database, secret)) return { from: "file", path, created: true };
+  // Another replica, or an earlier life of this Context, has made it: this secret opens nothing.
+  await rm(path);
+  return { from: "elsewhere" };
+}
+
+async function readKey(path: string): Promise<string | undefined> {
+  const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
     if (error.code === "ENOENT") return undefined;
     throw error;
   });
-  if (kept !== undefined) {
-    await setFirstKey(database, kept.trim());
-    return { from: "file", path, created: false };
-  }
-  // Another replica made it, or its file is gone: a new one would lock the others out.
-  const [row] = await inTransaction(database.owner, (owner) =>
-    owner.query("SELECT scopefloor.has_first_key() AS known"),
-  );
-  if (row?.known === true) return { from: "elsewhere" };
-  await mkdir(options.dataDir, { recursive: true });
-  const secret = newSecret("management");
-  await writeFile(path, `${secret}\n`, { mode: 0o600, flag: "wx" });
-  await chmod(path, 0o600);
-  await setFirstKey(database, secret);
-  return { from: "file", path, created: true };
+  return text?.trim();
 }
 
-async function setFirstKey(database: Database, secret: string): Promise<void> {
+/** Whether this call made it. */
+async function makeFirstKey(database: Database, secret: string): Promise<boolean> {
   if (!/^[\x21-\x7e]{32,512}$/.test(secret)) {
     throw new Error("the first management key must have 32 to 512 printable characters without spaces");
   }
-  await inTransaction(database.owner, (owner) =>
-    owner.query("SELECT scopefloor.set_first_key($1, $2)", [uuid(), hashSecret(secret)]),
+  const [row] = await inTransaction(database.owner, (owner) =>
+    owner.query("SELECT scopefloor.set_first_key($1, $2) AS made", [uuid(), hashSecret(secret)]),
   );
+  return row?.made === true;
 }

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import type { MemoryVerb, Principal } from "../db/enter.ts";
+import { type MemoryVerb, type Principal, unauthorized } from "../db/enter.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import type { Scope } from "../scope/scope.ts";
@@ -30,7 +30,10 @@ type Outcome =
 
 function keyOf(outcome: Outcome): ApiKey {
   if (outcome.status === "ok") return outcome.key;
-  throw outcome.status === "not-found" ? notFound() : new AppError(outcome.status, outcome.detail);
+  if (outcome.status === "not-found") throw notFound();
+  // Revoked while this was under way.
+  if (outcome.status === "unauthorized") throw unauthorized();
+  throw new AppError(outcome.status, outcome.detail);
 }
 
 export interface NewKey {

@@ -8,7 +8,8 @@ const MOST_KEYS = 100_000;
 export class KeyTouches {
   readonly #leases: Leases;
   readonly #last = new Map<string, number>();
-  #pending: Promise<unknown> = Promise.resolve();
+  readonly #due = new Map<string, KeyHash>();
+  #writing: Promise<void> | undefined;
 
   constructor(leases: Leases) {
     this.#leases = leases;
@@ -20,14 +21,25 @@ export class KeyTouches {
     if (now - (this.#last.get(id) ?? 0) < EVERY_MS) return;
     if (this.#last.size >= MOST_KEYS) this.#last.clear();
     this.#last.set(id, now);
-    // One at a time, and never in a request's way: losing one costs a minute of precision.
-    this.#pending = this.#pending
-      .then(() => inTransaction(this.#leases, (lease) => lease.query("SELECT scopefloor.touch_key($1)", [keyHash])))
-      .catch(() => undefined);
+    this.#due.set(id, keyHash);
+    this.#writing ??= this.#write().finally(() => {
+      this.#writing = undefined;
+    });
+  }
+
+  /** One after the other; when the database does not answer, what is due is dropped: it costs a minute's precision. */
+  async #write(): Promise<void> {
+    for (let [next] = this.#due; next !== undefined; [next] = this.#due) {
+      const [id, keyHash] = next;
+      this.#due.delete(id);
+      await inTransaction(this.#leases, (lease) => lease.query("SELECT scopefloor.touch_key($1)", [keyHash])).catch(
+        () => this.#due.clear(),
+      );
+    }
   }
 
   /** Resolves when what was noted so far is written. */
   async settled(): Promise<void> {
-    await this.#pending;
+    await this.#writing;
   }
 }

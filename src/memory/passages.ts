@@ -6,6 +6,8 @@ export interface NewPassage {
   readonly kind: "turn";
   readonly sessionId: string;
   readonly turnId: string;
+  /** Who said it. */
+  readonly role: string;
   readonly text: string;
   readonly labels: readonly string[];
   readonly category: string | null;
@@ -34,6 +36,7 @@ export async function storePassages(
       "session_id",
       "turn_id",
       "api_key_id",
+      "role",
       "text",
       "labels",
       "category",
@@ -44,12 +47,12 @@ export async function storePassages(
       "observed_at",
     ],
     sql`
-      SELECT p.id, p.kind, p."sessionId", p."turnId", ${tx.entry.key.id}::uuid, p.text,
+      SELECT p.id, p.kind, p."sessionId", p."turnId", ${tx.entry.key.id}::uuid, p.role, p.text,
              ARRAY(SELECT jsonb_array_elements_text(p.labels)), p.category, p.tokens,
              (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', p.text)) l),
              p.embedding::halfvec, p."embedderId", p."observedAt"
-      FROM jsonb_to_recordset(${rows}::jsonb) AS p(
-        id uuid, kind text, "sessionId" uuid, "turnId" uuid, text text, labels jsonb, category text, tokens int,
+      FROM jsonb_to_recordset(${rows}) AS p(
+        id uuid, kind text, "sessionId" uuid, "turnId" uuid, role text, text text, labels jsonb, category text, tokens int,
         embedding text, "embedderId" int, "observedAt" timestamptz)`,
   );
   const words = json(passages.map((p) => ({ id: p.id, text: p.text })));
@@ -58,6 +61,6 @@ export async function storePassages(
     ["lexeme", "passage_id", "tf", "lexemes"],
     sql`
       SELECT l.lexeme, p.id, cardinality(l.positions)::smallint, (sum(cardinality(l.positions)) OVER (PARTITION BY p.id))::int
-      FROM jsonb_to_recordset(${words}::jsonb) AS p(id uuid, text text), unnest(to_tsvector('english', p.text)) l`,
+      FROM jsonb_to_recordset(${words}) AS p(id uuid, text text), unnest(to_tsvector('english', p.text)) l`,
   );
 }

@@ -1,6 +1,6 @@
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
-import { notFound } from "../errors.ts";
-import { canonicalPath, scopeFromDatabase } from "../scope/scope.ts";
+import { notFound, unprocessable } from "../errors.ts";
+import { canonicalPath, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 
 export interface RegisteredScope {
@@ -52,6 +52,14 @@ export async function registerScope(
 
 /** Marks the scope at E as deleted: writes are refused until it is registered again, rows stay. */
 export async function tombstoneScope(tx: ScopedTransaction): Promise<RegisteredScope> {
+  if (tx.entry.effective !== null && sameScope(tx.entry.effective, tx.entry.floor)) {
+    throw unprocessable("this is the scope of the key's own floor; a key cannot delete what it stands on");
+  }
+  // Entering to write has made the scope if there was none: rolled back with this answer.
+  const known = await tx.row(
+    sql`SELECT 1 FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write}::int AND s.created_at < transaction_timestamp()`,
+  );
+  if (known === undefined) throw notFound();
   await tx.update("scope", { tombstonedAt: sql`coalesce(tombstoned_at, now())` as never }, sql`true`);
   await recordTrace(tx, { kind: "decision", operation: "scope_delete" });
   return currentScope(tx);

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -35,9 +35,7 @@ export async function insertSession(
 ): Promise<{ id: string; createdAt: string }> {
   const id = uuid();
   const createdAt = new Date().toISOString();
-  await tx.insert("session", [
-    { id, apiKeyId: tx.entry.key.id, metadata: sql`${JSON.stringify(metadata)}::jsonb` as never, createdAt },
-  ]);
+  await tx.insert("session", [{ id, apiKeyId: tx.entry.key.id, metadata: json(metadata) as never, createdAt }]);
   return { id, createdAt };
 }
 
@@ -91,9 +89,17 @@ export async function listTurns(
   offset: number,
 ): Promise<Turn[]> {
   await getSession(tx, sessionId);
-  return tx.rows<Turn>(sql`
+  const turns = await tx.rows<Turn>(sql`
     SELECT t.id, t.session_id AS session, t.role, t.content, t.seq, t.created_at AS "createdAt"
     FROM ${tx.read("turn", "t")}
     WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL
     ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`);
+  await recordTrace(tx, {
+    kind: "retrieval",
+    operation: "turns",
+    sessionId,
+    sources: turns.map((turn) => turn.id),
+    returned: turns.length,
+  });
+  return turns;
 }

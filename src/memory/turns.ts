@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import type { ScopedTransaction } from "../db/scoped.ts";
+import { AppError } from "../errors.ts";
 import type { Embedder } from "../models/embedder.ts";
-import { countTokens } from "../models/tokens.ts";
 import { recordTrace } from "../traces/record.ts";
 import { storePassages } from "./passages.ts";
 import { insertSession } from "./sessions.ts";
@@ -29,8 +29,8 @@ export interface PreparedTurns {
 export async function prepareTurns(embedder: Embedder, turns: readonly NewTurn[]): Promise<PreparedTurns> {
   const { vectors, tokens } = await embedder.embedTexts(turns.map((turn) => turn.content));
   return {
-    turns: turns.map((turn, i) => ({ ...turn, tokens: countTokens(turn.content), embedding: vectors[i] ?? null })),
-    embeddingTokens: tokens,
+    turns: turns.map((turn, i) => ({ ...turn, tokens: tokens[i] ?? 0, embedding: vectors[i] ?? null })),
+    embeddingTokens: tokens.reduce((sum, n) => sum + n, 0),
   };
 }
 
@@ -49,7 +49,8 @@ export async function storeTurns(
 ): Promise<StoredTurns> {
   const now = new Date().toISOString();
   const sessionId = target.sessionId ?? (await insertSession(tx, {})).id;
-  const first = await tx.call<number>("reserve_turns", sessionId, prepared.turns.length);
+  const first = await tx.call<number | null>("reserve_turns", sessionId, prepared.turns.length);
+  if (first === null) throw new AppError("conflict", "the session is closed");
   const rows = prepared.turns.map((turn, i) => ({
     ...turn,
     id: uuid(),
@@ -73,11 +74,12 @@ export async function storeTurns(
   await storePassages(
     tx,
     embedder.id,
-    rows.map(({ id, passageId, content, labels, category, tokens, embedding, observedAt }) => ({
+    rows.map(({ id, passageId, role, content, labels, category, tokens, embedding, observedAt }) => ({
       id: passageId,
       kind: "turn",
       sessionId,
       turnId: id,
+      role,
       text: content,
       labels,
       category,

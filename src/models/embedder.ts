@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import type { EmbeddingsInterface } from "@langchain/core/embeddings";
 import { type Database, inTransaction } from "../db/lease.ts";
 import { LexicalEmbeddings } from "./lexical-embeddings.ts";
@@ -15,7 +16,7 @@ export interface Embedder {
   /** Cosine distance below which two texts are about the same thing, for this model. */
   readonly nearDistance: number;
   /** A text in which the model finds nothing has no vector: cosine distance to zero is not a number. */
-  embedTexts(texts: readonly string[]): Promise<{ vectors: (VectorText | null)[]; tokens: number }>;
+  embedTexts(texts: readonly string[]): Promise<{ vectors: (VectorText | null)[]; tokens: number[] }>;
   embedQuery(text: string): Promise<{ vector: VectorText | null; tokens: number }>;
 }
 
@@ -29,8 +30,14 @@ function overLangChain(
   return {
     ...facts,
     async embedTexts(texts) {
+      const tokens = [];
+      for (const text of texts) {
+        tokens.push(countTokens(text));
+        // Long texts take milliseconds each: other requests go on between them.
+        if (text.length > 10_000) await setImmediate();
+      }
       const vectors = await embeddings.embedDocuments([...texts]);
-      return { vectors: vectors.map(asVector), tokens: texts.reduce((sum, text) => sum + countTokens(text), 0) };
+      return { vectors: vectors.map(asVector), tokens };
     },
     async embedQuery(text) {
       return { vector: asVector(await embeddings.embedQuery(text)), tokens: countTokens(text) };
@@ -41,13 +48,18 @@ function overLangChain(
 const LOCAL_MODEL = "lexical-hash-384";
 
 /** The built-in lexical embedder, under the id that this database has for it. */
-export async function localEmbedder(database: Database): Promise<Embedder> {
+export async function localEmbedder(database: Database, mayRegister: boolean): Promise<Embedder> {
   const [known] = await inTransaction(database.app, (app) =>
     app.query("SELECT id FROM scopefloor.embedder WHERE name = $1 AND dimensions = $2", [
       LOCAL_MODEL,
       LexicalEmbeddings.dimensions,
     ]),
   );
+  if (!known && !mayRegister) {
+    throw new Error(
+      `the embedding model ${LOCAL_MODEL} is not registered: start a worker first, or set DATABASE_OWNER_URL here`,
+    );
+  }
   const [row] = known
     ? [known]
     : await inTransaction(database.owner, (owner) =>

@@ -1,3 +1,4 @@
+import { setImmediate } from "node:timers/promises";
 import { Embeddings } from "@langchain/core/embeddings";
 
 const DIMENSIONS = 384;
@@ -35,7 +36,12 @@ export class LexicalEmbeddings extends Embeddings {
   }
 
   override async embedDocuments(documents: string[]): Promise<number[][]> {
-    return documents.map(hashFeatures);
+    const vectors = [];
+    for (const document of documents) {
+      vectors.push(hashFeatures(document));
+      if (document.length > 10_000) await setImmediate();
+    }
+    return vectors;
   }
 
   override async embedQuery(document: string): Promise<number[]> {

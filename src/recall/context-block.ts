@@ -19,6 +19,8 @@ export function contextBlock(hits: readonly Hit[], maxTokens: number): string {
   const lines = [HEADING, ""];
   let spent = countTokens(lines.join("\n"));
   for (const hit of hits) {
+    // Counting a text that cannot fit is work for nothing.
+    if (spent + hit.tokens > maxTokens) continue;
     const next = line(hit);
     const cost = countTokens(`\n${next}`);
     if (spent + cost > maxTokens) continue;

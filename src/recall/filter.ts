@@ -21,7 +21,7 @@ export const NO_FILTER: PassageFilter = {
   validUntil: undefined,
 };
 
-/** Conditions on a passage under the alias p; expired rows never pass. Undefined: nothing narrows. */
+/** Conditions on a passage under the alias p. Undefined: nothing narrows. */
 export function narrowing(filter: PassageFilter): SQL | undefined {
   const conditions: SQL[] = [];
   if (filter.labels.length > 0) conditions.push(sql`p.labels @> ${list(filter.labels)}::text[]`);

@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { GENERAL, type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import type { Candidate } from "./candidate.ts";
 import { andNarrowed, type PassageFilter } from "./filter.ts";
 
@@ -19,9 +19,9 @@ export interface Hit {
 
 interface PassageRow {
   readonly id: string;
+  readonly scopeId: number;
   readonly kind: string;
   readonly text: string;
-  readonly tags: Record<string, string>;
   readonly occurredAt: string;
   readonly role: string | null;
   readonly tokens: number;
@@ -30,28 +30,42 @@ interface PassageRow {
 }
 
 const COLUMNS = sql`
-  p.id, p.kind, p.text, d.tags, p.observed_at AS "occurredAt", t.role, p.tokens, p.turn_id AS "turnId", p.session_id AS "sessionId"`;
+  p.id, p.scope_id AS "scopeId", p.kind, p.text, p.observed_at AS "occurredAt", p.role, p.tokens, p.turn_id AS "turnId",
+  p.session_id AS "sessionId"`;
 
-const from = (tx: ScopedTransaction) => sql`
-  ${tx.read("passage", "p")} JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
-  LEFT JOIN ${tx.read("turn", "t")} ON t.scope_id = p.scope_id AND t.id = p.turn_id`;
-
-function toHit({ kind, tags, ...row }: PassageRow, score: number): Hit {
-  return { ...row, source: kind === "turn" ? "memory_chunk" : "chunk", scope: scopeFromDatabase(tags), score };
+/** Gives the rows their scopes: those that entering resolved, and of a large subtree the dictionary's. */
+async function toHits(
+  tx: ScopedTransaction,
+  rows: readonly PassageRow[],
+  score: (row: PassageRow) => number,
+): Promise<Hit[]> {
+  const scopes = new Map<number, Scope>([[0, GENERAL], ...tx.entry.read.scopes]);
+  const unknown = [...new Set(rows.map((row) => row.scopeId))].filter((id) => !scopes.has(id));
+  if (unknown.length > 0) {
+    const found = await tx.rows<{ id: number; tags: Record<string, string> }>(
+      sql`SELECT d.id, d.tags FROM ${tx.read("scope", "d")} WHERE d.id = ANY (${list(unknown)}::int[])`,
+    );
+    for (const { id, tags } of found) scopes.set(id, scopeFromDatabase(tags));
+  }
+  return rows.flatMap((row) => {
+    const { kind, scopeId, ...rest } = row;
+    const scope = scopes.get(scopeId);
+    return scope === undefined
+      ? []
+      : [{ ...rest, source: kind === "turn" ? "memory_chunk" : "chunk", scope, score: score(row) } as const];
+  });
 }
 
 /** The candidates' passages, in the candidates' order. */
 export async function fetchHits(tx: ScopedTransaction, candidates: readonly Candidate[]): Promise<Hit[]> {
   if (candidates.length === 0) return [];
   const rows = await tx.rows<PassageRow>(sql`
-    SELECT ${COLUMNS} FROM ${from(tx)}
+    SELECT ${COLUMNS} FROM ${tx.read("passage", "p")}
     WHERE p.id = ANY (${list(candidates.map((c) => c.id))}::uuid[])
       AND p.scope_id = ANY (${list([...new Set(candidates.map((c) => c.scopeId))])}::int[]) AND p.expired_at IS NULL`);
-  const byId = new Map(rows.map((row) => [row.id, row]));
-  return candidates.flatMap((candidate) => {
-    const row = byId.get(candidate.id);
-    return row === undefined ? [] : [toHit(row, candidate.score)];
-  });
+  const order = new Map(candidates.map((candidate, i) => [candidate.id, { i, score: candidate.score }]));
+  const hits = await toHits(tx, rows, (row) => order.get(row.id)?.score ?? 0);
+  return hits.sort((a, b) => (order.get(a.id)?.i ?? 0) - (order.get(b.id)?.i ?? 0));
 }
 
 /** The visible passages, newest first, as far as the token budget goes. */
@@ -62,12 +76,13 @@ export async function recentHits(
   limit: number,
 ): Promise<Hit[]> {
   const rows = await tx.rows<PassageRow>(sql`
-    SELECT ${COLUMNS} FROM ${from(tx)}
+    SELECT ${COLUMNS} FROM ${tx.read("passage", "p")}
     WHERE p.expired_at IS NULL${andNarrowed(filter)}
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${limit}`);
   let spent = 0;
-  return rows.flatMap((row) => {
+  const affordable = rows.filter((row) => {
     spent += row.tokens;
-    return spent <= maxTokens ? [toHit(row, 0)] : [];
+    return spent <= maxTokens;
   });
+  return toHits(tx, affordable, () => 0);
 }

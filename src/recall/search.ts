@@ -3,7 +3,7 @@ import type { Embedder, VectorText } from "../models/embedder.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 import { foldDuplicates } from "./fold.ts";
-import { fuseByRank, RRF_K } from "./fuse.ts";
+import { fuseByRank } from "./fuse.ts";
 import { rankByBm25 } from "./lexical.ts";
 import { fetchHits, type Hit, recentHits } from "./passages.ts";
 import { rankByDistance } from "./vector.ts";
@@ -13,7 +13,7 @@ export type Tier = "hybrid" | "full_context";
 
 /** Candidates of each ranking that go into the fusion. */
 const POOL = 256;
-/** Hits fetched beyond k, so that folding duplicates does not leave the answer short. */
+/** Passages fetched at once while duplicates are folded away, in multiples of k. */
 const SPARE = 2;
 
 export interface SearchRequest {
@@ -26,7 +26,6 @@ export interface SearchRequest {
   readonly fullContextTokens: number;
   /** The query's vector; null where the mode needs none, or the model finds nothing in it. */
   readonly vector: VectorText | null;
-  readonly rrfK?: number;
 }
 
 export interface SearchResult {
@@ -46,14 +45,13 @@ export async function search(tx: ScopedTransaction, embedder: Embedder, request:
     mode === "vector" ? [] : rankByBm25(tx, query, filter, POOL),
     mode === "bm25" || vector === null ? [] : rankByDistance(tx, embedder.id, vector, filter, POOL),
   ]);
-  const ranked: Candidate[] =
-    mode === "hybrid" ? fuseByRank([lexical, nearest], request.rrfK ?? RRF_K) : mode === "bm25" ? lexical : nearest;
+  const ranked: Candidate[] = mode === "hybrid" ? fuseByRank([lexical, nearest]) : mode === "bm25" ? lexical : nearest;
   const plan = planText(tx, mode, vector !== null);
 
   // An explicit mode is answered by that mode alone.
   const credible = lexical.length > 0 || (nearest[0] !== undefined && 1 - nearest[0].score < embedder.nearDistance);
   if (mode === "hybrid" && !credible) {
-    const hits = await recentHits(tx, filter, request.fullContextTokens, request.includeDuplicates ? k : k * SPARE);
+    const hits = await recentHits(tx, filter, request.fullContextTokens, request.includeDuplicates ? k : POOL);
     return {
       tier: "full_context",
       tierReason:
@@ -65,14 +63,23 @@ export async function search(tx: ScopedTransaction, embedder: Embedder, request:
       candidates: ranked.length,
     };
   }
-  const fetched = await fetchHits(tx, ranked.slice(0, request.includeDuplicates ? k : k * SPARE));
+  const hits = request.includeDuplicates ? await fetchHits(tx, ranked.slice(0, k)) : await fetchFolded(tx, ranked, k);
   return {
     tier: "hybrid",
     tierReason: mode === "hybrid" ? "words or vectors of the visible scopes match" : `mode ${mode} was asked for`,
     plan,
-    hits: request.includeDuplicates ? fetched.slice(0, k) : foldDuplicates(fetched, k),
+    hits,
     candidates: ranked.length,
   };
+}
+
+/** The best k without near-duplicates: as much of the ranking as it takes. */
+async function fetchFolded(tx: ScopedTransaction, ranked: readonly Candidate[], k: number): Promise<Hit[]> {
+  let hits: Hit[] = [];
+  for (let at = 0; at < ranked.length && hits.length < k; at += k * SPARE) {
+    hits = foldDuplicates([...hits, ...(await fetchHits(tx, ranked.slice(at, at + k * SPARE)))], k);
+  }
+  return hits;
 }
 
 function planText(tx: ScopedTransaction, mode: Mode, hasVector: boolean): string {

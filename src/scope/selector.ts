@@ -21,6 +21,7 @@ interface Tags {
 function parsePath(path: string): Tags {
   const subtree = path.endsWith("/*");
   const bare = subtree ? path.slice(0, -2) : path.endsWith("/") ? path.slice(0, -1) : path;
+  if (path === "/*") return { tags: [], subtree: true };
   if (bare === "") {
     throw invalid(`${quote(path)} is not a scope path; an empty clause is [] or {}`);
   }

@@ -14,9 +14,10 @@ export interface DeniedAttempt {
 
 /** Refused attempts of the keys inside the floor, newest first. */
 export async function listDenied(tx: ScopedTransaction, limit: number, offset: number): Promise<DeniedAttempt[]> {
-  return tx.rows<DeniedAttempt>(sql`
-    SELECT a.id, a.api_key_id AS "keyId", a.floor AS "scopeFloor", a.asked, a.on_behalf_of AS "onBehalfOf", a.route, a.reason,
+  const rows = await tx.rows<Omit<DeniedAttempt, "scopeFloor"> & { keyFloor: DeniedAttempt["scopeFloor"] }>(sql`
+    SELECT a.id, a.api_key_id AS "keyId", a.floor AS "keyFloor", a.asked, a.on_behalf_of AS "onBehalfOf", a.route, a.reason,
            a.created_at AS "createdAt"
     FROM ${tx.read("access_denied", "a")}
     ORDER BY a.created_at DESC, a.id DESC LIMIT ${limit} OFFSET ${offset}`);
+  return rows.map(({ keyFloor, ...row }) => ({ ...row, scopeFloor: keyFloor }));
 }

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { json, type NewRow, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type NewRow, type ScopedTransaction } from "../db/scoped.ts";
 
 type Columns = NewRow<"decision_trace">;
 
@@ -54,7 +54,7 @@ export async function recordTrace(tx: ScopedTransaction, fields: TraceFields): P
       apiKeyId: entry.key.id,
       principal: entry.key.principal,
       onBehalfOf: entry.onBehalfOf,
-      sources: sources === undefined ? null : (sql`${JSON.stringify(sources)}::jsonb` as never),
+      sources: sources === undefined ? null : (json(sources) as never),
       durationMs: latencyMs,
       status: "ok",
     },

@@ -42,6 +42,11 @@ describe("the scoped builder", () => {
       sql`SELECT ${passage.text}`,
       sql.join([sql`SELECT 1`, sql`UNION SELECT 1 FROM scopefloor.scope`], sql` `),
       rawSql`SELECT * FROM ${rawSql.raw("scopefloor.passage")}`,
+      sql`SELECT * FROM scopefloor/**/.passage`,
+      sql`SELECT * FROM ${rawSql.raw("scope")}${rawSql.raw("floor")}.passage`,
+      sql`SELECT * FROM ${rawSql.identifier("scopefloor")}.passage`,
+      sql`SELECT * FROM U&"\\0073copefloor".passage`,
+      sql`SELECT * FROM pg_stats`,
     ];
     for (const statement of statements) {
       await expect(within((tx) => tx.rows(statement))).rejects.toThrow(/use tx\.read\(\)/);
@@ -89,7 +94,7 @@ describe("the scoped builder", () => {
     const changed = await enterScope(
       service.database.app,
       caller(acme),
-      { verb: "memory:write", mode: "modify" },
+      { verb: "memory:forget", mode: "forget" },
       async (tx) => [
         await tx.update("passage", { expiredAt: null }, sql`false OR true`),
         await tx.remove("session", sql`false OR true`),

@@ -1,11 +1,11 @@
 import { z } from "zod";
 import { getReceipt, listReceipts } from "../../forget/receipt.ts";
-import { type ContextSettings, configureContext, contextSettings, readContext } from "../../memory/context.ts";
+import { type ContextSettings, configureContext, contextSettings, readContext } from "../../memory/settings.ts";
 import { listDenied } from "../../traces/denied.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText } from "../wire.ts";
-import { subtreeOf } from "./one-scope.ts";
+import { subtreeOf } from "./demand.ts";
 
 const settings = fields({ config: fields(contextSettings) });
 

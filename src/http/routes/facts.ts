@@ -72,6 +72,7 @@ export const factEndpoints = [
     }),
     handle: async ({ enter, body, deps }) => {
       refuseInference(body.infer);
+      if (body.extract === true) throw unprocessable("extract is not built yet; leave it out");
       const prepared = await prepareTurns(
         deps.embedder,
         body.messages.map((message) => ({

@@ -24,6 +24,7 @@ export const forgetEndpoints = [
     verb: "memory:forget",
     mode: "forget",
     operation: "forget",
+    recalls: true,
     body: fields({
       query: queryText.optional(),
       sessionId: uuidText.optional(),
@@ -51,6 +52,7 @@ export const forgetEndpoints = [
           subtree,
           threshold: body.threshold ?? 0.5,
           dryRun: body.dryRun ?? false,
+          confirmed: body.confirm === "{}",
           purge: body.purge ?? false,
         });
       });

@@ -5,16 +5,16 @@ import { endpoint } from "../endpoint.ts";
 import {
   expiry,
   fields,
+  graceSeconds,
   keyName,
   pageAndSize,
   querySelector,
   scopeObject,
-  seconds,
   time,
   ttlSeconds,
   verbs,
 } from "../wire.ts";
-import { subtreeOf } from "./one-scope.ts";
+import { subtreeOf } from "./demand.ts";
 
 const newKey = fields({
   name: keyName,
@@ -98,7 +98,7 @@ export const managedKeyEndpoints = [
     operation: "rotate_key",
     secret: true,
     params: idOrName,
-    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds: seconds.default(0) }),
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),
     handle: ({ enter, params, query }) =>
       enter({}, async (tx) =>
         minted(

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { unprocessable } from "../../errors.ts";
-import { settingsOf } from "../../memory/context.ts";
+import { settingsOf } from "../../memory/settings.ts";
 import { contextBlock } from "../../recall/context-block.ts";
 import { NO_FILTER, type PassageFilter } from "../../recall/filter.ts";
 import type { Hit } from "../../recall/passages.ts";
@@ -62,9 +62,12 @@ function filterOf(body: QueryBody): PassageFilter {
     kinds: kindsOf(body),
     asOf: body.asOf,
     validFrom: body.validFrom,
-    validUntil: body.validUntil ?? body.atInstant,
+    validUntil: earlier(body.validUntil, body.atInstant),
   };
 }
+
+/** The earlier of two instants in UTC; an absent one does not count. */
+const earlier = (a: string | undefined, b: string | undefined) => [a, b].filter((time) => time !== undefined).sort()[0];
 
 const hitOf = ({ id, source, text, score, scope, occurredAt }: Hit) => ({ id, source, text, score, scope, occurredAt });
 
@@ -86,6 +89,7 @@ export const recallEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "query",
+    recalls: true,
     body: queryBody,
     handle: async ({ enter, body, deps }) => {
       const mode = body.mode ?? "hybrid";
@@ -94,7 +98,7 @@ export const recallEndpoints = [
       const startedAt = performance.now();
       const prepared = await prepareQuery(deps.embedder, body.query, mode);
       return enter(demandOf(body), async (tx) => {
-        const { fullContextTokens } = await settingsOf(tx, deps.context);
+        const { fullContextTokens } = settingsOf(tx);
         const { tier, hits, trace } = await recall(
           tx,
           deps.embedder,
@@ -130,6 +134,7 @@ export const recallEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "context",
+    recalls: true,
     body: fields({
       query: queryText,
       k: k.optional(),
@@ -142,7 +147,7 @@ export const recallEndpoints = [
       const startedAt = performance.now();
       const prepared = await prepareQuery(deps.embedder, body.query, "hybrid");
       return enter(demandOf(body), async (tx) => {
-        const settings = await settingsOf(tx, deps.context);
+        const settings = settingsOf(tx);
         const { hits, tier } = await recall(
           tx,
           deps.embedder,

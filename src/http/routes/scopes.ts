@@ -1,8 +1,10 @@
 import { z } from "zod";
 import { listScopes, registerScope, tombstoneScope } from "../../memory/scopes.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, writeSelector } from "../wire.ts";
-import { oneScope } from "./one-scope.ts";
+import { fields, limitAndOffset, querySelector, queryWriteSelector, scopeView, writeSelector } from "../wire.ts";
+import { listDemand } from "./demand.ts";
+
+const requiredSelector = writeSelector.refine((selector) => selector !== undefined, "a path is needed");
 
 export const scopeEndpoints = [
   endpoint({
@@ -10,8 +12,8 @@ export const scopeEndpoints = [
     path: "/{ctx}/scopes",
     verb: "memory:read",
     operation: "scopes",
-    query: fields(limitAndOffset),
-    handle: ({ enter, query }) => enter({}, (tx) => listScopes(tx, query.limit, query.offset)),
+    query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
+    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listScopes(tx, query.limit, query.offset)),
   }),
   endpoint({
     method: "post",
@@ -21,7 +23,7 @@ export const scopeEndpoints = [
     operation: "scope",
     status: 201,
     body: fields({
-      path: writeSelector,
+      path: requiredSelector,
       displayName: z.string().min(1).max(200).optional(),
       description: z.string().max(2_000).optional(),
     }),
@@ -34,10 +36,7 @@ export const scopeEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "scope_delete",
-    query: fields({ path: querySelector }),
-    handle: ({ enter, query }) => {
-      oneScope(query.path ?? []);
-      return enter({ selector: query.path, reopen: true }, tombstoneScope);
-    },
+    query: fields({ path: queryWriteSelector }),
+    handle: ({ enter, query }) => enter({ selector: query.path, reopen: true }, tombstoneScope),
   }),
 ];

@@ -6,7 +6,7 @@ import { canonicalPath, type Scope, sameScope, scopeFromDatabase } from "../../s
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
-import { expiry, fields, keyName, scopeObject, seconds, ttlSeconds, verbs } from "../wire.ts";
+import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire.ts";
 
 /** Each verb with the paths that it reaches: the floor and what lies below it. */
 function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, string[]> {
@@ -140,7 +140,7 @@ export const selfEndpoints = [
     operation: "rotate_key",
     secret: true,
     params: nameParam,
-    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds: seconds.default(0) }),
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),
     handle: ({ enter, params, query }) =>
       enter({}, async (tx) =>
         minted(

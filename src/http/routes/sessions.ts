@@ -2,7 +2,8 @@ import { z } from "zod";
 import { invalid } from "../../errors.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, scopeView, uuidText, viewOf, writeSelector } from "../wire.ts";
+import { fields, limitAndOffset, querySelector, scopeView, uuidText, writeSelector } from "../wire.ts";
+import { listDemand } from "./demand.ts";
 
 const METADATA_LIMIT = 64 * 1024;
 const id = z.object({ id: uuidText });
@@ -63,13 +64,3 @@ export const sessionEndpoints = [
       enter({}, async (tx) => ({ turns: await listTurns(tx, params.id, query.limit, query.offset) })),
   }),
 ];
-
-/** A list without a selector is the floor's subtree; with one, or a view, what those say. */
-export function listDemand(query: {
-  lens?: z.output<typeof querySelector>;
-  scopeView?: z.infer<typeof scopeView> | undefined;
-}) {
-  return query.lens === undefined && query.scopeView === undefined
-    ? ({ mode: "id" } as const)
-    : ({ mode: "select", selector: query.lens, view: viewOf(query.scopeView) } as const);
-}

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire.ts";
-import { listDemand } from "./sessions.ts";
+import { listDemand } from "./demand.ts";
 
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
 

@@ -24,40 +24,30 @@ interface ContextFacts {
   readonly embedder: Embedder;
 }
 
-interface Stored {
-  readonly config: Partial<ContextSettings>;
-  readonly createdAt: string;
-}
-
-async function stored(tx: ScopedTransaction, context: string): Promise<Stored> {
-  const found = await tx.call<Stored | null>("context_config", context);
-  if (found === null) throw notFound();
-  return found;
-}
-
-export async function settingsOf(tx: ScopedTransaction, context: string): Promise<ContextSettings> {
-  return { ...DEFAULT_SETTINGS, ...(await stored(tx, context)).config };
+/** The settings in force, as entering the transaction brought them. */
+export function settingsOf(tx: ScopedTransaction): ContextSettings {
+  return { ...DEFAULT_SETTINGS, ...(tx.entry.settings as Partial<ContextSettings>) };
 }
 
 /** The Context as the management plane shows it. */
-export async function readContext(tx: ScopedTransaction, { context, embedder }: ContextFacts) {
-  const { config, createdAt } = await stored(tx, context);
+export async function readContext(tx: ScopedTransaction, facts: ContextFacts) {
+  return describe(tx, facts, settingsOf(tx));
+}
+
+async function describe(tx: ScopedTransaction, { context, embedder }: ContextFacts, settings: ContextSettings) {
+  const createdAt = await tx.call<string | null>("context_created_at", context);
+  if (createdAt === null) throw notFound();
   return {
     id: context,
-    config: {
-      ...DEFAULT_SETTINGS,
-      ...config,
-      models: { embeddings: `${embedder.provider}:${embedder.model}`, chat: null },
-    },
+    config: { ...settings, models: { embeddings: `${embedder.provider}:${embedder.model}`, chat: null } },
     createdAt: new Date(createdAt).toISOString(),
   };
 }
 
 /** Changes what is named and keeps the rest. Only the operator, whose floor is {}, may. */
 export async function configureContext(tx: ScopedTransaction, facts: ContextFacts, change: Partial<ContextSettings>) {
-  const { config } = await stored(tx, facts.context);
-  const changed = await tx.call<boolean>("configure_context", facts.context, json({ ...config, ...change }));
+  const changed = await tx.call<boolean>("configure_context", facts.context, json({ ...tx.entry.settings, ...change }));
   if (!changed) throw new AppError("forbidden", "only a management key with the floor {} changes the Context");
   await recordTrace(tx, { kind: "decision", operation: "contexts_change" });
-  return readContext(tx, facts);
+  return describe(tx, facts, { ...settingsOf(tx), ...change });
 }

@@ -1,6 +1,8 @@
+import type { z } from "zod";
 import { unprocessable } from "../../errors.ts";
 import type { Scope } from "../../scope/scope.ts";
 import type { Selector } from "../../scope/selector.ts";
+import { type querySelector, type scopeView, viewOf } from "../wire.ts";
 
 /** What enters for one scope's subtree. The floor's own where none is named. */
 export function subtreeOf(selector: Selector | undefined) {
@@ -15,4 +17,14 @@ export function oneScope(selector: Selector): Scope {
   if (clause === undefined || more.length > 0)
     throw unprocessable(`this takes exactly one scope, the selector has ${selector.length} clauses`);
   return clause.tags;
+}
+
+/** A list without a selector is the floor's subtree; with one, or a view, what those say. */
+export function listDemand(query: {
+  lens?: z.output<typeof querySelector>;
+  scopeView?: z.infer<typeof scopeView> | undefined;
+}) {
+  return query.lens === undefined && query.scopeView === undefined
+    ? ({ mode: "id" } as const)
+    : ({ mode: "select", selector: query.lens, view: viewOf(query.scopeView) } as const);
 }

@@ -32,7 +32,11 @@ DECLARE
   child_floor jsonb := coalesce(asked_floor, '{}');
   child_content bool := coalesce(with_content, (t->>'content')::bool);
 BEGIN
-  SELECT * INTO STRICT own FROM scopefloor.api_key WHERE id = (t->>'key')::uuid;
+  -- Locked: a child that is minted while its parent is being revoked would outlive it.
+  SELECT * INTO own FROM scopefloor.api_key WHERE id = (t->>'key')::uuid AND revoked_at IS NULL FOR SHARE;
+  IF own.id IS NULL THEN
+    RETURN '{"status": "unauthorized", "detail": ""}';
+  END IF;
   IF t->>'verb' = 'self' THEN
     IF own.principal = 'supervisor' THEN
       RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor does not mint keys');
@@ -105,8 +109,21 @@ BEGIN
           FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.revoked_at IS NULL);
 END $$;
 --> statement-breakpoint
+-- Whether a key was minted by that one, or by one that it minted, and so on.
+CREATE FUNCTION scopefloor.descends_from(child uuid, ancestor uuid) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE above AS (
+    SELECT k.parent_id AS id FROM scopefloor.api_key k WHERE k.id = child
+    UNION
+    SELECT k.parent_id FROM scopefloor.api_key k JOIN above a ON k.id = a.id)
+  SELECT EXISTS (SELECT 1 FROM above a WHERE a.id = ancestor)
+$$;
+--> statement-breakpoint
 -- The key that a call names: by id anywhere inside the floor (management), by name among those
 -- that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
+--
+-- Who rotates a key holds its secret afterwards, so that it must not be more than the caller:
+-- neither in verbs nor in content; and of other management keys only those that come from it.
 CREATE FUNCTION scopefloor.named_key(id_or_name text) RETURNS scopefloor.api_key
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -114,18 +131,20 @@ DECLARE
   caller uuid := (t->>'key')::uuid;
   found scopefloor.api_key;
 BEGIN
-  IF t->>'verb' = 'manage' AND id_or_name ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+  IF t->>'verb' = 'manage' AND id_or_name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
     SELECT * INTO found FROM scopefloor.api_key k
     WHERE k.id = id_or_name::uuid AND k.floor @> (t->'floor') AND k.revoked_at IS NULL
-      -- Equals of the same floor: a tenant's administrator must not take over the operator that made it.
-      AND k.id IS DISTINCT FROM (SELECT a.parent_id FROM scopefloor.api_key a WHERE a.id = caller);
+      AND (k.principal <> 'management' OR k.id = caller OR scopefloor.descends_from(k.id, caller)
+           OR (t->'floor' <> k.floor AND k.floor @> (t->'floor')));
   END IF;
   IF found.id IS NULL THEN
     SELECT * INTO found FROM scopefloor.api_key k
     WHERE (k.parent_id = caller OR (k.id = caller AND t->>'verb' = 'self')) AND k.name = id_or_name AND k.revoked_at IS NULL
     ORDER BY k.id <> caller LIMIT 1;
   END IF;
-  IF t->>'verb' = 'self' AND found.principal = 'supervisor' THEN
+  IF (t->>'verb' = 'self' AND found.principal = 'supervisor')
+     OR NOT to_jsonb(found.verbs) <@ (t->'verbs') OR (found.content AND found.principal = 'management' AND NOT (t->>'content')::bool)
+     OR (found.principal <> 'management' AND NOT (t->>'content')::bool) THEN
     RETURN NULL;
   END IF;
   RETURN found;
@@ -166,17 +185,22 @@ END $$;
 CREATE FUNCTION scopefloor.revoke_key(id_or_name text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  found scopefloor.api_key := scopefloor.named_key(id_or_name);
+  target scopefloor.api_key := scopefloor.named_key(id_or_name);
 BEGIN
-  IF found.id IS NULL THEN
+  IF target.id IS NULL THEN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
   END IF;
-  WITH RECURSIVE delegated AS (
-    SELECT found.id AS id, found.principal AS principal
+  -- Waits for whoever is minting from it, and again for what those minted: until nothing is left.
+  UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL WHERE k.id = target.id;
+  LOOP
+    WITH RECURSIVE delegated AS (
+    SELECT target.id AS id, target.principal AS principal
     UNION
     SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent')
   UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
   FROM delegated d WHERE k.id = d.id AND k.revoked_at IS NULL;
+  EXIT WHEN NOT FOUND;
+  END LOOP;
   RETURN jsonb_build_object('status', 'ok');
 END $$;
 --> statement-breakpoint
@@ -188,30 +212,41 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
 $$;
 --> statement-breakpoint
--- The first management key. For the owner's connection alone.
-CREATE FUNCTION scopefloor.set_first_key(new_id uuid, key_hash bytea) RETURNS void
+-- The first management key, once: a start never brings back a secret that was rotated or revoked.
+-- For the owner's connection alone. Whether this call made it.
+CREATE FUNCTION scopefloor.set_first_key(new_id uuid, key_hash bytea) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  PERFORM pg_advisory_xact_lock(7700, 1);
+  IF scopefloor.has_first_key() THEN
+    RETURN false;
+  END IF;
   INSERT INTO scopefloor.api_key (id, scope_id, parent_id, name, principal, floor, verbs, secret_hash)
-  VALUES (new_id, 0, NULL, 'management', 'management', '{}', '{memory:forget,memory:read,memory:write}', sha256(key_hash))
-  ON CONFLICT (parent_id, name) WHERE revoked_at IS NULL DO UPDATE SET secret_hash = EXCLUDED.secret_hash
-  WHERE api_key.secret_hash <> EXCLUDED.secret_hash;
+  VALUES (new_id, 0, NULL, 'management', 'management', '{}', '{memory:forget,memory:read,memory:write}', sha256(key_hash));
+  RETURN true;
+END $$;
+--> statement-breakpoint
+-- For an operator who has lost every management key: gives the first key another secret.
+CREATE FUNCTION scopefloor.recover_first_key(secret text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF octet_length(secret) < 32 THEN
+    RAISE EXCEPTION 'the secret must have at least 32 characters';
+  END IF;
+  UPDATE scopefloor.api_key
+  SET secret_hash = sha256(sha256(convert_to(secret, 'UTF8'))), previous_hash = NULL, previous_until = NULL, revoked_at = NULL
+  WHERE id = (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1);
 END $$;
 --> statement-breakpoint
 CREATE FUNCTION scopefloor.has_first_key() RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT 1 FROM scopefloor.api_key WHERE parent_id IS NULL AND revoked_at IS NULL)
+  SELECT EXISTS (SELECT 1 FROM scopefloor.api_key WHERE parent_id IS NULL)
 $$;
 --> statement-breakpoint
--- The Context's configuration: read by every entered transaction, changed by the operator.
-CREATE FUNCTION scopefloor.context_config(of_context text) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  IF scopefloor.ticket() IS NULL THEN
-    RETURN NULL;
-  END IF;
-  RETURN (SELECT jsonb_build_object('config', c.config, 'createdAt', c.created_at) FROM scopefloor.context c WHERE c.id = of_context);
-END $$;
+CREATE FUNCTION scopefloor.context_created_at(of_context text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
+$$;
 --> statement-breakpoint
 CREATE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -1,4 +1,4 @@
--- Reports, usage, the worker's housekeeping, and who may call which function.
+-- Reports, usage and the worker's housekeeping.
 
 CREATE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
 SELECT scope_id, scope, count(*) AS calls,
@@ -108,7 +108,9 @@ BEGIN
   IF to_regclass('scopefloor.' || name) IS NOT NULL THEN
     RETURN;
   END IF;
-  EXECUTE format('CREATE TABLE scopefloor.%I (LIKE scopefloor.decision_trace INCLUDING DEFAULTS INCLUDING GENERATED)', name);
+  -- Better to try again in a minute than to have every reader wait behind a long report.
+  PERFORM set_config('lock_timeout', '2s', true);
+  EXECUTE format('CREATE TABLE scopefloor.%I (LIKE scopefloor.decision_trace INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS)', name);
   LOCK TABLE scopefloor.decision_trace_rest IN ACCESS EXCLUSIVE MODE;
   IF EXISTS (SELECT 1 FROM scopefloor.decision_trace_rest WHERE created_at >= lower::timestamptz AND created_at < upper::timestamptz) THEN
     RAISE NOTICE 'moving traces of % out of decision_trace_rest', month;
@@ -131,47 +133,3 @@ END $$;
 SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
 --> statement-breakpoint
 SELECT scopefloor.rotate_ticket_secret();
---> statement-breakpoint
-
--- ---------------------------------------------------------------------------------------------
--- Who may call what. Definer functions belong to scopefloor_definer; nothing is open to PUBLIC.
-
-DO $$
-DECLARE
-  f record;
-  owner name;
-BEGIN
-  FOR f IN SELECT p.oid::regprocedure AS signature, p.prosecdef AS definer, p.proname AS name
-           FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace LOOP
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', f.signature);
-    IF f.name IN ('enter', 'record_denial', 'hides_scopes', 'reserve_turns', 'claim_idempotency', 'store_answer', 'touch_key',
-                  'mint_key', 'list_keys', 'own_keys', 'principal_of', 'rotate_key', 'revoke_key', 'context_config', 'configure_context',
-                  'retire_scopes', 'drop_recalled_answers', 'usage',
-                  -- what the policies call
-                  'readable', 'readable_own', 'listable', 'modifiable', 'insertable', 'recordable', 'reads_all', 'lists_all',
-                  'modifies_all', 'caller', 'caller_principal', 'caller_trace_scope', 'may_add_turn') THEN
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_app', f.signature);
-    ELSIF f.name IN ('fold_counters', 'purge_old') THEN
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_worker', f.signature);
-    END IF;
-    IF f.definer THEN
-      EXECUTE format('ALTER FUNCTION %s OWNER TO scopefloor_definer', f.signature);
-    ELSE
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_definer', f.signature);
-    END IF;
-    IF f.name IN ('rotate_ticket_secret', 'set_first_key', 'has_first_key', 'ensure_context', 'ensure_embedder') THEN
-      -- As the new owner: a grant of the old one's to itself would have gone over with the function.
-      owner := current_user;
-      SET LOCAL ROLE scopefloor_definer;
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, owner);
-      RESET ROLE;
-    END IF;
-  END LOOP;
-END $$;
---> statement-breakpoint
--- Readiness asks whether the database is at the code's version.
-GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
---> statement-breakpoint
-GRANT USAGE ON ALL SEQUENCES IN SCHEMA scopefloor TO scopefloor_definer;
---> statement-breakpoint
-REVOKE CREATE ON SCHEMA scopefloor FROM scopefloor_definer;

@@ -1,0 +1,27 @@
+import { type Database, inTransaction } from "./db/lease.ts";
+import { migrationCheck } from "./db/migrate.ts";
+
+export interface Readiness {
+  readonly status: "ok" | "unavailable";
+  readonly checks: Readonly<Record<"serving" | "database" | "migrations", "ok" | "failed" | "stopping">>;
+  /** What an operator should know although everything answers. */
+  readonly warnings?: readonly string[];
+}
+
+/** Whether this process can answer: it is not stopping, and the database is there at this version. */
+export function readinessOf(database: Database, isServing: () => boolean): () => Promise<Readiness> {
+  const isMigrated = migrationCheck();
+  return async () => {
+    const migrated = await inTransaction(database.app, isMigrated).catch(() => undefined);
+    const checks = {
+      serving: isServing() ? "ok" : "stopping",
+      database: migrated === undefined ? "failed" : "ok",
+      migrations: migrated === true ? "ok" : "failed",
+    } as const;
+    return {
+      status: Object.values(checks).every((check) => check === "ok") ? "ok" : "unavailable",
+      checks,
+      ...(database.warning === undefined ? {} : { warnings: [database.warning] }),
+    };
+  };
+}
