@@ -47,9 +47,15 @@ function parsedBy<T>(parse: (input: unknown) => T) {
 export const readSelector = parsedBy(parseSelector).optional();
 export const writeSelector = parsedBy(parseWriteSelector).optional();
 /** `lens` of a GET: JSON or a path. */
+/** As {@link writeSelector}, where there has to be one. */
+export const namedScope = parsedBy((input) => {
+  const selector = parseWriteSelector(input);
+  if (selector === undefined) throw invalid("a scope path is needed");
+  return selector;
+});
 const inQueryString = z.string().transform((text) => parseQuerySelector(text));
 export const querySelector = inQueryString.pipe(parsedBy(parseSelector)).optional();
-export const queryWriteSelector = inQueryString.pipe(parsedBy(parseWriteSelector));
+export const queryNamedScope = inQueryString.pipe(namedScope);
 export const scopeObject = parsedBy(parseScope);
 
 export const uuidText = z.uuid();

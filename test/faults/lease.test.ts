@@ -104,6 +104,42 @@ describe.runIf(onPostgres())("a backend that dies inside a transaction", () => {
     await leases.close();
   });
 
+  test("leaves no planted statement, cursor, role or large object for the next tenant", async () => {
+    const enter = "SELECT scopefloor.enter($1, $2, $3, $4, $5) AS answer";
+    const values = [new Uint8Array(32), "self", '{"mode":"id"}', null, null];
+    await inTransaction(leases, (lease) => lease.query(enter, values));
+    let pid: unknown;
+    await inTransaction(leases, async (lease) => {
+      [pid] = await lease.query("SELECT pg_backend_pid() AS pid");
+      const [cached] = await lease.query(
+        "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'SELECT scopefloor.enter%'",
+      );
+      await lease.query(`DEALLOCATE "${cached?.name}"`);
+      await lease.query(
+        `PREPARE "${cached?.name}"(bytea, text, jsonb, text, text) AS SELECT '{"status": "planted"}'::jsonb AS answer`,
+      );
+    });
+    const [answer] = await inTransaction(leases, (lease) => lease.query(enter, values));
+    expect(answer).toEqual({ answer: { status: "unauthorized" } });
+    const [other] = await inTransaction(leases, (lease) => lease.query("SELECT pg_backend_pid() AS pid"));
+    expect(other).not.toEqual(pid);
+
+    await inTransaction(leases, async (lease) => {
+      await lease.query("DECLARE left_behind CURSOR WITH HOLD FOR SELECT 1");
+      await lease.query("SET ROLE scopefloor_worker");
+    });
+    const [state] = await inTransaction(leases, (lease) =>
+      lease.query(
+        "SELECT current_user AS who, (SELECT count(*)::int FROM pg_cursors WHERE name = 'left_behind') AS cursors",
+      ),
+    );
+    expect(state).toEqual({ who: "scopefloor_app", cursors: 0 });
+    await expect(inTransaction(leases, (lease) => lease.query("SELECT lo_from_bytea(0, 'x')"))).rejects.toMatchObject({
+      code: "42501",
+    });
+    await leases.close();
+  });
+
   test("the control: the same orders on postgres.js's own pool do cross", async () => {
     const pool = postgres(database.url ?? "", { max: 1, onnotice: () => undefined });
     let resumeA: () => void = () => undefined;

@@ -75,6 +75,31 @@ describe("forgetting by meaning", () => {
     expect((await ask()).text).not.toContain("marmalade");
   });
 
+  test("neither does a stored dry run, nor one of the scope above (threat 17)", async () => {
+    await tenant.remember("the vault code is tangerine", { scopes: "user/alice" });
+    const dry = (key: string, more: object) =>
+      tenant.post("/forget", { query: "vault code", dryRun: true, ...more }, { headers: { "idempotency-key": key } });
+    expect((await dry("dry-1", { scopes: "user/alice" })).text).toContain("tangerine");
+    expect((await dry("dry-2", { subtree: true })).text).toContain("tangerine");
+    await tenant.post("/scopes/forget", { path: "user/alice" });
+    for (const [key, more] of [
+      ["dry-1", { scopes: "user/alice" }],
+      ["dry-2", { subtree: true }],
+    ] as const) {
+      expect((await dry(key, more)).text).not.toContain("tangerine");
+    }
+  });
+
+  test("counts only the caller's own: another tenant's stored answers are not in the receipt", async () => {
+    const other = await service.mint("agent", { customer: "unrelated" });
+    await other.post("/query", { query: "x" }, { headers: { "idempotency-key": "other" } });
+    const gone = await tenant.post<Forgotten>("/forget", { query: "nothing" });
+    const receipt = await service.operator.get<{ counts: Record<string, number> }>(
+      `/contexts/default/receipts/${gone.body.receiptId}`,
+    );
+    expect(receipt.body.counts.idempotency).toBe(0);
+  });
+
   test("only what names a content word or is near: an unrelated query forgets nothing", async () => {
     await tenant.remember("the weather in Lisbon is mild");
     expect((await tenant.post<Forgotten>("/forget", { query: "quarterly tax filing" })).body.deleted).toBe(0);
@@ -115,6 +140,14 @@ describe("forgetting by meaning", () => {
 });
 
 describe("forgetting a session", () => {
+  test("of general knowledge takes the typed confirmation too", async () => {
+    const { sessionId } = await service.operator.remember("general session text", { scopes: {} });
+    expect((await service.operator.post("/forget", { sessionId, purge: true })).status).toBe(422);
+    expect((await service.operator.post("/forget", { sessionId, purge: true, confirm: "{}" })).body).toMatchObject({
+      deleted: 1,
+    });
+  });
+
   test.each([
     ["expire", {}],
     ["erase", { purge: true }],
@@ -177,7 +210,7 @@ describe("erasing a scope subtree", () => {
     ];
     const before = await checksum(tables, JSON.stringify({ org }));
     const [bill] = await service.database.sql(
-      "SELECT sum(total_tokens)::int AS tokens FROM scopefloor.decision_trace WHERE scope->>'org' = $1",
+      "SELECT sum(total_tokens)::int AS tokens, jsonb_agg(DISTINCT scope_id) AS ids FROM scopefloor.decision_trace WHERE scope->>'org' = $1",
       [org],
     );
 
@@ -208,13 +241,40 @@ describe("erasing a scope subtree", () => {
     }
     // The numbers stay, under a marker that no request can name.
     const [kept] = await service.database.sql(
-      "SELECT sum(total_tokens)::int AS tokens FROM scopefloor.decision_trace WHERE scope ? '!erased'",
+      "SELECT sum(total_tokens)::int AS tokens FROM scopefloor.decision_trace WHERE scope ? '!erased' AND scope_id = ANY ($1::int[])",
+      [`{${[bill?.ids].flat().join(",")}}`],
     );
     expect(kept?.tokens).toBe(bill?.tokens);
     const receipt = await service.operator.get(`/contexts/default/receipts/${erased.body.receiptId}`);
     expect(receipt.body).toMatchObject({ action: "erase", subtree: true, counts: { passage: 2, turn: 2, session: 3 } });
     expect(receipt.text).not.toContain(org);
     expect((await service.operator.get(`/sessions/${deep.sessionId}`)).status).toBe(404);
+  });
+
+  test("takes the questions about a scope that had no row when they were asked, and a scope's names", async () => {
+    const canary = `question${counter}`;
+    await tenant.post("/query", { query: `${canary} disease`, lens: `user/${canary}` });
+    await tenant.remember("now there is one", { scopes: `user/${canary}` });
+    await tenant.post("/scopes", { path: {}, displayName: canary, description: canary });
+    await tenant.post("/scopes/forget", { path: `user/${canary}` });
+    expect((await tenant.get("/traces")).text).not.toContain(canary);
+    await tenant.post("/scopes/forget");
+    expect((await tenant.get("/scopes")).text).not.toContain(canary);
+  });
+
+  test("of a user leaves the numbers on the tenant's bill", async () => {
+    await tenant.remember("billed text of a user", { scopes: "user/alice" });
+    const before = await tenant.get<{ totalTokens: number }>("/usage");
+    expect(before.body.totalTokens).toBeGreaterThan(0);
+    await tenant.post("/scopes/forget", { path: "user/alice" });
+    expect((await tenant.get<{ totalTokens: number }>("/usage")).body.totalTokens).toBe(before.body.totalTokens);
+  });
+
+  test("repeated with its Idempotency-Key gives the same receipt, also for the caller's own floor", async () => {
+    await tenant.remember("erased once");
+    const erase = () => tenant.post("/scopes/forget", {}, { headers: { "idempotency-key": "erase" } });
+    const first = await erase();
+    expect((await erase()).text).toBe(first.text);
   });
 
   test("a live key goes on: its floor starts anew, empty", async () => {

@@ -112,6 +112,9 @@ describe("fields", () => {
       ["GET", "/traces?floor={}"],
       ["GET", "/sessions?limit=1&limit=2"],
       ["GET", "/me?x=1"],
+      ["GET", "/me?__proto__=1"],
+      ["DELETE", "/scopes?path=user/x/*"],
+      ["POST", "/scopes", {}],
       ["GET", "/usage?scope=org/x"],
       ["POST", "/keys?principal=management", {}],
     ];
@@ -197,6 +200,8 @@ describe("fields", () => {
     for (const infer of ["triples", "preview"])
       expect((await agent.post("/facts", { text: "x", infer })).status).toBe(422);
     expect((await agent.post("/facts", { text: "x", triples: [{}] })).status).toBe(422);
+    const batch = { messages: [{ role: "user", content: "x" }], extract: true };
+    expect((await agent.post("/facts/batch", batch)).status).toBe(422);
     const hinted = await agent.post<{ trace: { hintsIgnored: string[] } }>("/query", {
       query: "x",
       useHyde: true,
@@ -233,6 +238,39 @@ describe("any input at all", () => {
       expect((await agent.del(`/keys/${encodeURIComponent(text)}`)).status).toBe(404);
     }
     expect(await agent.recall("DROP TABLE")).not.toEqual([]);
+  });
+
+  test("special tokens of a tokenizer are text like any other", async () => {
+    await agent.remember("the marker <|endoftext|> ends it");
+    expect(await agent.recall("<|endoftext|> marker")).toContain("the marker <|endoftext|> ends it");
+  });
+
+  test("times at the edges are stored in UTC or refused, and never poison a recall", async () => {
+    for (const bad of ["0001-01-01T00:00:00+14:00", "0050-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"]) {
+      expect((await agent.post("/facts", { text: "edge", observedAt: bad })).status, bad).toBe(400);
+    }
+    await agent.remember("an edge of time", { observedAt: "2026-01-01T00:00:00+16:00" });
+    const found = await agent.post<{ hits: { text: string; occurredAt: string }[] }>("/query", {
+      query: "edge of time",
+    });
+    expect(found.body.hits[0]).toMatchObject({ text: "an edge of time", occurredAt: "2025-12-31T08:00:00.000Z" });
+  });
+
+  test("a stranger's large body is refused before it is worked on", async () => {
+    const stranger = service.client("x".repeat(40));
+    const began = performance.now();
+    const answer = await stranger.post("/facts/batch", {
+      messages: Array.from({ length: 60 }, (_, i) => ({
+        role: "user",
+        content: `${i} ${Math.random()} `.repeat(4_000),
+      })),
+    });
+    expect(answer.status).toBe(401);
+    const refusal = performance.now() - began;
+    const worked = performance.now();
+    await agent.post("/facts", { text: `${Math.random()} `.repeat(4_000) });
+    // Sixty such texts would take sixty times as long as one.
+    expect(refusal).toBeLessThan((performance.now() - worked) * 20);
   });
 
   test("never gives a 500", async () => {

@@ -48,6 +48,15 @@ describe("Idempotency-Key", () => {
     expect((await acme.post("/facts", { text: "z" }, once("d"))).status).toBe(200);
   });
 
+  test("a retry gets its answer although the same would be refused by now", async () => {
+    const { sessionId } = await acme.remember("a session to close");
+    const first = await acme.post("/facts", { text: "last words", sessionId }, once("late"));
+    await acme.del(`/sessions/${sessionId}`);
+    const retried = await acme.post("/facts", { text: "last words", sessionId }, once("late"));
+    expect(retried.text).toBe(first.text);
+    expect((await acme.post("/facts", { text: "other words", sessionId }, once("late"))).status).toBe(409);
+  });
+
   test("two tenants' keys do not meet (threat 4)", async () => {
     const globex = await service.mint("agent", { org: "globex" });
     await acme.post("/facts", { text: "acme's own" }, once("shared"));

@@ -104,10 +104,69 @@ describe("a tenant's administrator", () => {
     expect((await admin.call("PATCH", "/contexts/default", { config: { contextTokens: 500 } })).status).toBe(403);
   });
 
+  test("is refused and recorded where it asks for more", async () => {
+    const admin = await service.mint("management", { org: "denied-mint" });
+    await mint(admin, { name: "x", principal: "agent", scopeFloor: { org: "globex" } });
+    await admin.call("PATCH", "/contexts/default", { config: { contextTokens: 500 } });
+    const denied = await admin.get<{ denied: { route: string }[] }>("/contexts/default/denied");
+    expect(denied.body.denied.map((row) => row.route)).toEqual(["PATCH /contexts/{ctx}", "POST /contexts/{ctx}/keys"]);
+  });
+
   test("cannot take over the key that minted it", async () => {
     const admin = await service.mint("management", {});
     expect((await admin.post(`/contexts/default/keys/${operator.id}/rotate`)).status).toBe(404);
     expect((await operator.get("/me")).status).toBe(200);
+  });
+});
+
+describe("rotating is no way up (threat 29)", () => {
+  const rotate = (client: Client, id: string) => client.post(`/contexts/default/keys/${id}/rotate`);
+
+  test("a key without content, or with fewer verbs, cannot take over one that has more", async () => {
+    const agent = await service.mint("agent", { org: "up" });
+    const billing = await service.mint("management", {}, { content: false, verbs: ["memory:read"] });
+    const reader = await service.mint("management", {}, { verbs: ["memory:read"] });
+    for (const low of [billing, reader]) {
+      expect((await rotate(low, agent.id)).status).toBe(404);
+      expect((await rotate(low, operator.id)).status).toBe(404);
+      expect((await low.del(`/contexts/default/keys/${agent.id}`)).status).toBe(404);
+    }
+    expect((await agent.get("/me")).status).toBe(200);
+  });
+
+  test("of other management keys a caller reaches those that come from it, or stand below it", async () => {
+    const first = await service.mint("management", {});
+    const second = await mint(first, { name: "second", principal: "management" });
+    const third = await mint(service.client(second.body.key), { name: "third", principal: "management" });
+    const below = await service.mint("management", { org: "below" });
+    expect((await rotate(service.client(third.body.key), first.id)).status).toBe(404);
+    expect((await rotate(service.client(second.body.key), first.id)).status).toBe(404);
+    expect((await rotate(service.client(third.body.key), below.id)).status).toBe(200);
+    expect((await rotate(first, third.body.id)).status).toBe(200);
+  });
+
+  test("a grace lasts a week at most", async () => {
+    expect((await operator.post(`/contexts/default/keys/${operator.id}/rotate?graceSeconds=604801`)).status).toBe(400);
+  });
+});
+
+describe("the first management key", () => {
+  test("is made once: a start brings back neither a rotated secret nor a revoked key", async () => {
+    const [again] = await service.database.sql(
+      "SELECT scopefloor.set_first_key(gen_random_uuid(), sha256('another')) AS made",
+    );
+    expect(again?.made).toBe(false);
+    expect((await operator.get("/me")).status).toBe(200);
+  });
+
+  test("can be recovered by the database's owner alone", async () => {
+    const other = await startService();
+    const secret = "recovered-recovered-recovered-recovered";
+    await other.operator.del("/keys/management");
+    expect((await other.operator.get("/me")).status).toBe(401);
+    await other.database.sql("SELECT scopefloor.recover_first_key($1)", [secret]);
+    expect((await other.client(secret).get("/me")).status).toBe(200);
+    await other.stop();
   });
 });
 
@@ -240,6 +299,14 @@ describe("X-Spectron-On-Behalf-Of", () => {
       "SELECT api_key_id, on_behalf_of, scope FROM scopefloor.decision_trace WHERE on_behalf_of IS NOT NULL",
     );
     expect(trace).toEqual({ api_key_id: broker.id, on_behalf_of: reader.id, scope: { org: "behalf", user: "alice" } });
+  });
+
+  test("a floor without a tag in common is 403 too: the answer would tell its tags", async () => {
+    const broker = await service.mint("agent", { org: "behalf" });
+    const foreign = await service.mint("agent", { customer: "bigcorp", user: "ceo" });
+    const answer = await broker.call("GET", "/me", undefined, behalf(foreign.id));
+    expect(answer.status).toBe(403);
+    expect(answer.text).not.toContain("bigcorp");
   });
 
   test("an unknown id, a malformed one, a revoked one and a contradiction get the same 403", async () => {

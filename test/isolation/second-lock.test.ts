@@ -331,6 +331,32 @@ describe("a raw handle inside acme's transaction", () => {
     expect(await attempt(forced)).toBe("23503");
   });
 
+  test("only a forget deletes or writes a receipt, and no trace takes tokens off the bill", async () => {
+    const run = (verb: string, mode: string, text: string) =>
+      attempt(within(acme, verb, { mode }, (lease) => lease.query(text)));
+    const receipt = `INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
+      SELECT scopefloor.recordable(), gen_random_uuid(), '{}', false, 'erase', 'x', '{}', '${acme.id}'`;
+    expect(await run("memory:read", "select", receipt)).toBe(PERMISSION);
+    const refund = `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, input_tokens, duration_ms, status)
+      SELECT gen_random_uuid(), 'model', 'chat', scopefloor.recordable(), '{"org":"acme"}', '${acme.id}', 'agent', -5, 0, 'ok'`;
+    expect(await run("memory:read", "select", refund)).toBe("23514");
+    const [left] = await within(acme, "memory:write", { mode: "modify" }, (lease) =>
+      lease.query("WITH gone AS (DELETE FROM scopefloor.passage RETURNING 1) SELECT count(*)::int AS n FROM gone"),
+    );
+    expect(left?.n).toBe(0);
+  });
+
+  test("a definer function is no oracle for foreign sessions", async () => {
+    const [foreign] = await service.database.sql(
+      'SELECT s.scope_id, s.id FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.tags = \'{"org":"globex"}\' LIMIT 1',
+    );
+    const admin = await service.mint("management", { org: "acme" });
+    const rows = await within(admin, "memory:write", { mode: "write" }, (lease) =>
+      lease.query("SELECT scopefloor.may_add_turn($1, $2) AS seen", [foreign?.scope_id, foreign?.id]),
+    );
+    expect(rows).toEqual([{ seen: false }]);
+  });
+
   test("an upload-only key reads nothing back, a recall-only key writes nothing", async () => {
     const upload = await service.mint("agent", { org: "acme" }, { verbs: ["memory:write"] });
     const recall = await service.mint("agent", { org: "acme" }, { verbs: ["memory:read"] });

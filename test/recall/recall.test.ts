@@ -133,6 +133,18 @@ describe("a query", () => {
     expect(await twice.recall("badge colour visitors", { includeDuplicates: true })).toHaveLength(3);
   });
 
+  test("looks past many copies until k different texts are found", async () => {
+    const copies = await service.mint("agent", { org: "copies" });
+    const messages = [
+      ...Array.from({ length: 24 }, () => "the gate opens at nine"),
+      "the gate opens for staff",
+      "a gate of iron",
+      "gate keepers rest",
+    ];
+    await copies.post("/facts/batch", { messages: messages.map((content) => ({ role: "user", content })) });
+    expect(new Set(await copies.recall("gate opens")).size).toBe(4);
+  });
+
   test("a query of stop words or symbols alone still answers", async () => {
     for (const text of ["the of and", "!!! ???", "🦊"])
       expect((await agent.post("/query", { query: text })).status).toBe(200);

@@ -1,10 +1,8 @@
 import { z } from "zod";
 import { listScopes, registerScope, tombstoneScope } from "../../memory/scopes.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, queryWriteSelector, scopeView, writeSelector } from "../wire.ts";
+import { fields, limitAndOffset, namedScope, queryNamedScope, querySelector, scopeView } from "../wire.ts";
 import { listDemand } from "./demand.ts";
-
-const requiredSelector = writeSelector.refine((selector) => selector !== undefined, "a path is needed");
 
 export const scopeEndpoints = [
   endpoint({
@@ -23,7 +21,7 @@ export const scopeEndpoints = [
     operation: "scope",
     status: 201,
     body: fields({
-      path: requiredSelector,
+      path: namedScope,
       displayName: z.string().min(1).max(200).optional(),
       description: z.string().max(2_000).optional(),
     }),
@@ -36,7 +34,7 @@ export const scopeEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "scope_delete",
-    query: fields({ path: queryWriteSelector }),
+    query: fields({ path: queryNamedScope }),
     handle: ({ enter, query }) => enter({ selector: query.path, reopen: true }, tombstoneScope),
   }),
 ];
