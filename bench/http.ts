@@ -3,6 +3,7 @@
  * PostgreSQL, 16 database connections. Bare SQL is what the service sends for its retrieval, from
  * the owner's login: no key, no ticket, no row security, no trace, no HTTP.
  */
+import { Agent, request } from "node:http";
 import postgres from "postgres";
 import { LexicalEmbeddings } from "../src/models/lexical-embeddings.ts";
 import { type Load, load, round, table } from "./measure.ts";
@@ -59,15 +60,26 @@ export default async function http(): Promise<Record<string, unknown>> {
     const scopes = await scopeIds(sql);
     const bare = await bareRetrieval(sql, queries);
 
-    const ask = async (i: number) => {
-      const answer = await fetch(`${service.url}/default/query`, {
-        method: "POST",
-        headers: { authorization: `Bearer ${keys[i % TENANTS]}`, "content-type": "application/json" },
-        body: JSON.stringify({ query: queries[i % queries.length] }),
+    const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
+    const ask = (i: number) =>
+      new Promise<void>((resolve, reject) => {
+        const call = request(
+          `${service.url}/default/query`,
+          {
+            method: "POST",
+            agent,
+            headers: { authorization: `Bearer ${keys[i % TENANTS]}`, "content-type": "application/json" },
+          },
+          (answer) => {
+            answer.resume();
+            answer.once("end", () =>
+              answer.statusCode === 200 ? resolve() : reject(new Error(`query answered ${answer.statusCode}`)),
+            );
+          },
+        );
+        call.once("error", reject);
+        call.end(JSON.stringify({ query: queries[i % queries.length] }));
       });
-      if (answer.status !== 200) throw new Error(`query answered ${answer.status}: ${await answer.text()}`);
-      await answer.arrayBuffer();
-    };
     const askBare = (i: number) => bare(scopes[i % TENANTS] ?? 0, i % queries.length);
     await load(400, CONNECTIONS, ask);
     await load(200, 1, askBare);
@@ -80,6 +92,7 @@ export default async function http(): Promise<Record<string, unknown>> {
     ];
     const residentMb = await service.residentMb();
     await sql.end();
+    agent.destroy();
     const warmEmbeddedMs = await warmEmbeddedStart();
     const [bareOne, httpOne, bareMany, httpMany] = rows.map(([, l]) => l) as [Load, Load, Load, Load];
 

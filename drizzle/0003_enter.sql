@@ -85,18 +85,24 @@ BEGIN
   RETURN found;
 END $$;
 --> statement-breakpoint
--- The live key with this hash. The table keeps the hash's own SHA-256.
-CREATE FUNCTION scopefloor.live_key(key_hash bytea) RETURNS SETOF scopefloor.api_key
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT * FROM scopefloor.api_key
-  WHERE secret_hash = sha256(key_hash)
-    AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
-  UNION ALL
-  SELECT * FROM scopefloor.api_key
-  WHERE previous_hash = sha256(key_hash) AND previous_until > clock_timestamp()
-    AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())
-  LIMIT 1
-$$;
+-- The live key with this hash. The table keeps the hash's own SHA-256. (In plpgsql because its plans
+-- are kept: as a set-returning SQL function this took 0.23 ms instead of 0.03.)
+CREATE FUNCTION scopefloor.live_key(key_hash bytea) RETURNS scopefloor.api_key
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  presented bytea := sha256(key_hash);
+  k scopefloor.api_key;
+BEGIN
+  SELECT * INTO k FROM scopefloor.api_key a
+  WHERE a.secret_hash = presented
+    AND a.revoked_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > clock_timestamp());
+  IF k.id IS NULL THEN
+    SELECT * INTO k FROM scopefloor.api_key a
+    WHERE a.previous_hash = presented AND a.previous_until > clock_timestamp()
+      AND a.revoked_at IS NULL AND (a.expires_at IS NULL OR a.expires_at > clock_timestamp());
+  END IF;
+  RETURN k;
+END $$;
 --> statement-breakpoint
 -- Opens a transaction for a key: finds the key, checks verb and request against the floor in the
 -- key's own row, resolves the scope ids and leaves a signed ticket in scopefloor.ticket.
@@ -146,7 +152,7 @@ BEGIN
   IF key_hash IS NULL OR octet_length(key_hash) <> 32 THEN
     RETURN '{"status": "unauthorized"}';
   END IF;
-  SELECT * INTO k FROM scopefloor.live_key(key_hash);
+  k := scopefloor.live_key(key_hash);
   IF k.id IS NULL THEN
     RETURN '{"status": "unauthorized"}';
   END IF;
@@ -361,7 +367,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   k scopefloor.api_key;
 BEGIN
-  SELECT * INTO k FROM scopefloor.live_key(key_hash);
+  k := scopefloor.live_key(key_hash);
   IF k.id IS NULL THEN
     RETURN;
   END IF;

@@ -208,7 +208,7 @@ END $$;
 CREATE FUNCTION scopefloor.touch_key(key_hash bytea) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE scopefloor.api_key k SET last_used_at = clock_timestamp()
-  WHERE k.id = (SELECT l.id FROM scopefloor.live_key(key_hash) l)
+  WHERE k.id = (scopefloor.live_key(key_hash)).id
     AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
 $$;
 --> statement-breakpoint

@@ -3,7 +3,7 @@ import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { holds, type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import type { Selector } from "../scope/selector.ts";
 import { isVisible, reachOf, type View } from "../scope/visibility.ts";
-import { inTransaction, type Lease, type Leases } from "./lease.ts";
+import { inTransaction, type Leases, type Transaction } from "./lease.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
 /** SHA-256 of a presented secret. */
@@ -134,8 +134,8 @@ export async function enterScope<T>(
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await inTransaction(leases, async (lease) =>
-        work(new ScopedTransaction(lease, await enter(lease, caller, demand, circumstances))),
+      return await inTransaction(leases, async (transaction) =>
+        work(new ScopedTransaction(transaction, await enter(transaction, caller, demand, circumstances))),
       );
     } catch (error) {
       if (attempt < 3 && isTransient(error)) continue;
@@ -147,7 +147,7 @@ export async function enterScope<T>(
 /** Whether the key is live and may use the verb; throws what {@link enterScope} would. */
 export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["verb"]): Promise<void> {
   try {
-    await inTransaction(leases, (lease) => present(lease, caller, { verb, mode: "check" }));
+    await inTransaction(leases, (transaction) => present(transaction, caller, { verb, mode: "check" }));
   } catch (error) {
     throw await refusalOf(error, leases, caller, { verb, mode: "check" });
   }
@@ -168,7 +168,7 @@ async function refusalOf(error: unknown, leases: Leases, caller: Caller, demand:
 }
 
 async function present(
-  lease: Lease,
+  transaction: Transaction,
   caller: Caller,
   demand: Demand,
   circumstances?: Circumstances,
@@ -182,7 +182,7 @@ async function present(
     context: circumstances?.context ?? null,
     ageMs: circumstances === undefined ? 0 : performance.now() - circumstances.arrivedAt,
   };
-  const rows = await lease.query("SELECT scopefloor.enter($1, $2, $3, $4, $5) AS answer", [
+  const rows = await transaction.query("SELECT scopefloor.enter($1, $2, $3, $4, $5) AS answer", [
     caller.keyHash,
     demand.verb,
     JSON.stringify(requested),
@@ -195,8 +195,13 @@ async function present(
   return answer;
 }
 
-async function enter(lease: Lease, caller: Caller, demand: Demand, circumstances: Circumstances): Promise<Entry> {
-  const answer = await present(lease, caller, demand, circumstances);
+async function enter(
+  transaction: Transaction,
+  caller: Caller,
+  demand: Demand,
+  circumstances: Circumstances,
+): Promise<Entry> {
+  const answer = await present(transaction, caller, demand, circumstances);
   const entry: Entry = {
     ...answer,
     floor: scopeFromDatabase(answer.floor),
@@ -241,8 +246,8 @@ function checkAgainstFloor(entry: Entry, demand: Demand): void {
 
 async function recordDenial(leases: Leases, caller: Caller, demand: Demand, refusal: Refusal): Promise<void> {
   if (refusal.status !== "forbidden" && refusal.status !== "scope-floor") return;
-  await inTransaction(leases, (lease) =>
-    lease.query("SELECT scopefloor.record_denial($1, $2, $3, $4, $5, $6, $7, $8)", [
+  await inTransaction(leases, (transaction) =>
+    transaction.query("SELECT scopefloor.record_denial($1, $2, $3, $4, $5, $6, $7, $8)", [
       caller.keyHash,
       uuid(),
       uuid(),

@@ -31,22 +31,35 @@ export interface Database {
   close(): Promise<void>;
 }
 
+/** A leased connection inside a transaction. */
+export interface Transaction {
+  query(text: string, params?: readonly unknown[]): Promise<Row[]>;
+  /** Sends a statement without waiting for it: it travels with the COMMIT, and its failure is the commit's. */
+  send(text: string, params?: readonly unknown[]): void;
+}
+
 /** Runs work inside one transaction: commits what it returns, rolls back what it throws. */
-export async function inTransaction<T>(leases: Leases, work: (lease: Lease) => Promise<T>): Promise<T> {
+export async function inTransaction<T>(leases: Leases, work: (transaction: Transaction) => Promise<T>): Promise<T> {
   const lease = await leases.acquire();
+  const sent: Promise<unknown>[] = [];
+  const send = (text: string, params?: readonly unknown[]) => {
+    const answer = lease.query(text, params);
+    answer.catch(() => undefined); // looked at below
+    sent.push(answer);
+  };
   try {
-    // Not awaited: the work's first statement travels in the same round trip.
-    const begun = lease.query("BEGIN");
-    begun.catch(() => undefined);
-    const result = await work(lease);
-    await begun;
-    await lease.query("COMMIT");
+    send("BEGIN"); // in the same round trip as the work's first statement
+    const result = await work({ query: (text, params) => lease.query(text, params), send });
+    // When one of those that were sent has failed, this COMMIT rolls back, and the failure is thrown.
+    send("COMMIT");
+    await Promise.all(sent);
     return result;
   } catch (error) {
     // A connection that died has nothing left to roll back.
     await lease.query("ROLLBACK").catch(() => undefined);
     throw error;
   } finally {
-    await lease.release();
+    // Cleaning up is not in the answer's way; until it is done nobody else gets the connection.
+    lease.release().catch(() => undefined);
   }
 }

@@ -1,6 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { readMigrationFiles } from "drizzle-orm/migrator";
-import { type Database, inTransaction, type Lease } from "./lease.ts";
+import { type Database, inTransaction, type Transaction } from "./lease.ts";
 
 /** The same place from `src/` and from `dist/`. */
 const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
@@ -42,7 +42,7 @@ export async function migrate(database: Database, folder = MIGRATIONS): Promise<
 }
 
 /** See embedded.ts. The definer functions keep it: enter leaves the ticket with it. */
-async function closeSetConfig(owner: Lease): Promise<void> {
+async function closeSetConfig(owner: Transaction): Promise<void> {
   await owner.query(
     `REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC;
      GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO scopefloor_definer`,
@@ -50,7 +50,7 @@ async function closeSetConfig(owner: Lease): Promise<void> {
 }
 
 /** Asks whether a database is at this code's version; the files are read once. */
-export function migrationCheck(folder = MIGRATIONS): (lease: Lease) => Promise<boolean> {
+export function migrationCheck(folder = MIGRATIONS): (lease: Transaction) => Promise<boolean> {
   const hashes = readMigrationFiles({ migrationsFolder: folder }).map((file) => file.hash);
   return async (lease) => {
     const [known] = await lease.query("SELECT to_regclass('scopefloor.migration') IS NOT NULL AS known");

@@ -13,7 +13,7 @@ import { makePgArray, PgDialect, PgTable } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pg-proxy";
 import { sql } from "drizzle-orm/sql";
 import type { Entry } from "./enter.ts";
-import type { Lease, Row } from "./lease.ts";
+import type { Row, Transaction } from "./lease.ts";
 import { scopedTables } from "./tables.ts";
 
 export type { SQL };
@@ -58,13 +58,13 @@ export class ScopedTransaction {
   readonly entry: Entry;
   /** For durations in traces. */
   readonly startedAt = performance.now();
-  readonly #lease: Lease;
+  readonly #transaction: Transaction;
   readonly #dialect = new PgDialect();
   /** The fragments that this transaction made itself. */
   readonly #own = new WeakSet<SQL>();
 
-  constructor(lease: Lease, entry: Entry) {
-    this.#lease = lease;
+  constructor(transaction: Transaction, entry: Entry) {
+    this.#transaction = transaction;
     this.entry = entry;
   }
 
@@ -85,13 +85,21 @@ export class ScopedTransaction {
     return (await this.rows<T>(statement))[0];
   }
 
-  /** Inserts at the write scope; traces and receipts at the trace scope. Conflicts raise. */
+  /** Inserts at the write scope, a receipt at the trace scope. Conflicts raise. */
   async insert<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): Promise<void> {
-    if (rows.length === 0) return;
+    if (rows.length > 0) await this.#run(this.#insertion(table, rows));
+  }
+
+  /** Inserts a trace, at the trace scope, in one go with the commit. */
+  insertTrace(row: NewRow<"decision_trace">): void {
+    const query = this.#dialect.sqlToQuery(this.#insertion("decision_trace", [row]));
+    this.#transaction.send(query.sql, query.params);
+  }
+
+  #insertion<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): SQL {
     const scopeId = this.#insertScope(table);
     const builder = drizzle(async () => ({ rows: [] })).insert(scopedTables[table] as PgTable);
-    const values = rows.map((row) => ({ ...row, scopeId }));
-    await this.#run(builder.values(values as never).getSQL());
+    return builder.values(rows.map((row) => ({ ...row, scopeId })) as never).getSQL();
   }
 
   /** Inserts the rows of a SELECT, whose columns follow `columns`. */
@@ -204,6 +212,6 @@ export class ScopedTransaction {
 
   async #run(statement: SQL): Promise<Row[]> {
     const query = this.#dialect.sqlToQuery(statement);
-    return this.#lease.query(query.sql, query.params);
+    return this.#transaction.query(query.sql, query.params);
   }
 }

@@ -54,7 +54,7 @@ export async function forgetMatching(
   const matches = await matchesOf(tx, embedder, request);
   const trace = { kind: "forget", operation: "forget", query: null, embeddingTokens: request.embeddingTokens } as const;
   if (request.dryRun) {
-    await recordTrace(tx, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
+    recordTrace(tx, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
     return {
       deleted: 0,
       matches: matches.map(({ id, text, score, scope }) => ({ id, text, score, scope })),
@@ -75,7 +75,7 @@ export async function forgetMatching(
     },
     { ...counts, idempotency: answers },
   );
-  await recordTrace(tx, { ...trace, candidates: matches.length, returned: counts.passage });
+  recordTrace(tx, { ...trace, candidates: matches.length, returned: counts.passage });
   return { deleted: counts.passage, receiptId };
 }
 

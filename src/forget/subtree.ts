@@ -37,6 +37,6 @@ export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree
     { ...counts, traces: retired.traces ?? 0, denials: retired.denials ?? 0, scopes: retired.scopes ?? 0 },
   );
   const forgotten = (counts.passage ?? 0) + (counts.turn ?? 0) + (counts.session ?? 0);
-  await recordTrace(tx, { kind: "forget", operation: "forget_scope", returned: forgotten });
+  recordTrace(tx, { kind: "forget", operation: "forget_scope", returned: forgotten });
   return { forgotten, receiptId };
 }

@@ -63,7 +63,7 @@ export async function mintKey(tx: ScopedTransaction, wanted: NewKey): Promise<Ap
     wanted.expiresAt ?? null,
   );
   const key = keyOf(outcome);
-  await recordTrace(tx, { kind: "decision", operation: "mint_key" });
+  recordTrace(tx, { kind: "decision", operation: "mint_key" });
   return { ...key, secret };
 }
 
@@ -79,7 +79,7 @@ export async function rotateKey(
   const key = keyOf(
     await tx.call<Outcome>("rotate_key", idOrName, hashSecret(secret), options.expiresAt ?? null, options.graceSeconds),
   );
-  await recordTrace(tx, { kind: "decision", operation: "rotate_key" });
+  recordTrace(tx, { kind: "decision", operation: "rotate_key" });
   return { ...key, secret };
 }
 
@@ -87,7 +87,7 @@ export async function rotateKey(
 export async function revokeKey(tx: ScopedTransaction, idOrName: string): Promise<void> {
   const outcome = await tx.call<Outcome>("revoke_key", idOrName);
   if (outcome.status !== "ok") keyOf(outcome);
-  await recordTrace(tx, { kind: "decision", operation: "revoke_key" });
+  recordTrace(tx, { kind: "decision", operation: "revoke_key" });
 }
 
 export interface KeyPage {

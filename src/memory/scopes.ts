@@ -46,7 +46,7 @@ export async function registerScope(
     },
     sql`true`,
   );
-  await recordTrace(tx, { kind: "decision", operation: "scope" });
+  recordTrace(tx, { kind: "decision", operation: "scope" });
   return currentScope(tx);
 }
 
@@ -61,7 +61,7 @@ export async function tombstoneScope(tx: ScopedTransaction): Promise<RegisteredS
   );
   if (known === undefined) throw notFound();
   await tx.update("scope", { tombstonedAt: sql`coalesce(tombstoned_at, now())` as never }, sql`true`);
-  await recordTrace(tx, { kind: "decision", operation: "scope_delete" });
+  recordTrace(tx, { kind: "decision", operation: "scope_delete" });
   return currentScope(tx);
 }
 

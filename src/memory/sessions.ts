@@ -41,7 +41,7 @@ export async function insertSession(
 
 export async function createSession(tx: ScopedTransaction, metadata: Record<string, unknown>): Promise<Session> {
   const made = await insertSession(tx, metadata);
-  await recordTrace(tx, { kind: "decision", operation: "session", sessionId: made.id });
+  recordTrace(tx, { kind: "decision", operation: "session", sessionId: made.id });
   const scope = tx.entry.effective ?? tx.entry.trace.tags;
   return { id: made.id, scopes: scopePaths(scope), scope, metadata, createdAt: made.createdAt };
 }
@@ -69,7 +69,7 @@ export async function closeSession(tx: ScopedTransaction, id: string): Promise<v
     sql`id = ${id}::uuid`,
   );
   if (closed === 0) throw notFound();
-  await recordTrace(tx, { kind: "decision", operation: "session_close", sessionId: id });
+  recordTrace(tx, { kind: "decision", operation: "session_close", sessionId: id });
 }
 
 export interface Turn {
@@ -94,7 +94,7 @@ export async function listTurns(
     FROM ${tx.read("turn", "t")}
     WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL
     ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`);
-  await recordTrace(tx, {
+  recordTrace(tx, {
     kind: "retrieval",
     operation: "turns",
     sessionId,

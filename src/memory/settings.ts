@@ -48,6 +48,6 @@ async function describe(tx: ScopedTransaction, { context, embedder }: ContextFac
 export async function configureContext(tx: ScopedTransaction, facts: ContextFacts, change: Partial<ContextSettings>) {
   const changed = await tx.call<boolean>("configure_context", facts.context, json({ ...tx.entry.settings, ...change }));
   if (!changed) throw new AppError("forbidden", "only a management key with the floor {} changes the Context");
-  await recordTrace(tx, { kind: "decision", operation: "contexts_change" });
+  recordTrace(tx, { kind: "decision", operation: "contexts_change" });
   return describe(tx, facts, { ...settingsOf(tx), ...change });
 }

@@ -88,7 +88,7 @@ export async function storeTurns(
       observedAt,
     })),
   );
-  await recordTrace(tx, {
+  recordTrace(tx, {
     kind: "decision",
     operation: target.operation,
     sessionId,

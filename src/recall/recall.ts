@@ -43,7 +43,7 @@ export async function recall(
   const result = await search(tx, embedder, { ...request, vector: prepared.vector });
   const hiddenByView = result.hits.length === 0 && (await tx.call<boolean>("hides_scopes"));
   const embedded = prepared.embeddingTokens > 0;
-  const summary = await recordTrace(tx, {
+  const summary = recordTrace(tx, {
     kind: "retrieval",
     operation: about.operation,
     query: request.query,

@@ -41,24 +41,22 @@ export interface TraceSummary {
  * Appends one row to `decision_trace` in the transaction of the work that it records: either both
  * are there or neither. Whose it is and for which scope is the ticket's to say.
  */
-export async function recordTrace(tx: ScopedTransaction, fields: TraceFields): Promise<TraceSummary> {
+export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSummary {
   const { sources, ...columns } = fields;
   const { entry } = tx;
   const traceId = uuid();
   const latencyMs = Math.round((performance.now() - tx.startedAt) * 1000) / 1000;
-  await tx.insert("decision_trace", [
-    {
-      ...columns,
-      id: traceId,
-      scope: json(entry.trace.tags) as never,
-      apiKeyId: entry.key.id,
-      principal: entry.key.principal,
-      onBehalfOf: entry.onBehalfOf,
-      sources: sources === undefined ? null : (json(sources) as never),
-      durationMs: latencyMs,
-      status: "ok",
-    },
-  ]);
+  tx.insertTrace({
+    ...columns,
+    id: traceId,
+    scope: json(entry.trace.tags) as never,
+    apiKeyId: entry.key.id,
+    principal: entry.key.principal,
+    onBehalfOf: entry.onBehalfOf,
+    sources: sources === undefined ? null : (json(sources) as never),
+    durationMs: latencyMs,
+    status: "ok",
+  });
   const input = fields.inputTokens ?? 0;
   const output = fields.outputTokens ?? 0;
   const embedding = fields.embeddingTokens ?? 0;

@@ -35,12 +35,12 @@ describe.runIf(onPostgres())("a backend that dies inside a transaction", () => {
     await database.drop();
   });
 
-  const kill = async (lease: Lease) => {
+  const kill = async (lease: Pick<Lease, "query">) => {
     const [row] = await lease.query("SELECT pg_backend_pid() AS pid");
     await killer.unsafe(`SELECT pg_terminate_backend(${Number(row?.pid)}, 2000)`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   };
-  const write = (lease: Lease, tenant: string) =>
+  const write = (lease: Pick<Lease, "query">, tenant: string) =>
     lease.query("INSERT INTO public.note VALUES ($1, $2)", [tenant, `by ${tenant}`]);
   const notes = async () => (await killer.unsafe("SELECT tenant FROM public.note ORDER BY 1")).map((row) => row.tenant);
 

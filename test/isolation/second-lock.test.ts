@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { inTransaction, type Lease } from "../../src/db/lease.ts";
+import { inTransaction, type Transaction } from "../../src/db/lease.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -33,9 +33,9 @@ beforeAll(async () => {
 });
 afterAll(() => service.stop());
 
-const asApp = <T>(work: (lease: Lease) => Promise<T>) => inTransaction(service.database.app, work);
+const asApp = <T>(work: (lease: Transaction) => Promise<T>) => inTransaction(service.database.app, work);
 
-const enter = (lease: Lease, client: Client, verb: string, requested: object) =>
+const enter = (lease: Transaction, client: Client, verb: string, requested: object) =>
   lease.query("SELECT scopefloor.enter($1, $2, $3, NULL, NULL) AS answer", [
     hashSecret(client.key),
     verb,
@@ -43,7 +43,7 @@ const enter = (lease: Lease, client: Client, verb: string, requested: object) =>
   ]);
 
 /** Runs as the client, after entering. */
-const within = <T>(client: Client, verb: string, requested: object, work: (lease: Lease) => Promise<T>) =>
+const within = <T>(client: Client, verb: string, requested: object, work: (lease: Transaction) => Promise<T>) =>
   asApp(async (lease) => {
     const [row] = await enter(lease, client, verb, requested);
     expect(row?.answer).toMatchObject({ status: "ok" });
@@ -160,7 +160,7 @@ describe("entering", () => {
 });
 
 /** Plants a ticket as an injected `set_config` would, where the database lets it. */
-const plant = async (lease: Lease, ticket: string) => {
+const plant = async (lease: Transaction, ticket: string) => {
   await lease.query(`SET LOCAL scopefloor.ticket = '${ticket.replaceAll("'", "''")}'`);
 };
 
@@ -315,7 +315,7 @@ describe("a raw handle inside acme's transaction", () => {
     const [other] = await service.database.sql(
       'SELECT s.id, s.scope_id FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.tags = \'{"org":"globex"}\' LIMIT 1',
     );
-    const turn = (lease: Lease) =>
+    const turn = (lease: Transaction) =>
       lease.query(
         `INSERT INTO scopefloor.turn (scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
          SELECT scopefloor.insertable(), gen_random_uuid(), $1, $2, 'user', 'x', 900, now()`,
