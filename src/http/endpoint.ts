@@ -41,7 +41,7 @@ export interface Endpoint {
   /** The answer may hold stored text: a forget drops the copies of it. */
   readonly recalls: boolean;
   readonly params: z.ZodType | undefined;
-  readonly query: z.ZodType | undefined;
+  readonly query: z.ZodType;
   readonly body: z.ZodType | undefined;
   readonly handle: (request: Request<never, never, never>) => Promise<unknown>;
 }
@@ -67,7 +67,7 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
     recalls: false,
     ...spec,
     params: spec.params as z.ZodType | undefined,
-    query: spec.query as z.ZodType | undefined,
+    query: (spec.query ?? fields({})) as z.ZodType,
     body: spec.body as z.ZodType | undefined,
     handle: spec.handle as Endpoint["handle"],
   };
@@ -112,14 +112,14 @@ async function answer(
   params: Record<string, string>,
   caller: Caller,
 ): Promise<void> {
-  const progress = { entered: false };
+  const progress = { checked: false };
   try {
     const request = await readRequest(spec, deps, ctx, params, caller, progress);
     const body = await spec.handle(request);
     respond(ctx, { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) });
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
-    if (error instanceof AppError && !progress.entered) await checkCaller(deps.database.app, caller, spec.verb);
+    if (error instanceof AppError && !progress.checked) await checkCaller(deps.database.app, caller, spec.verb);
     throw error;
   }
 }
@@ -130,16 +130,19 @@ async function readRequest(
   ctx: ParameterizedContext,
   params: Record<string, string>,
   caller: Caller,
-  progress: { entered: boolean },
+  progress: { checked: boolean },
 ): Promise<Request<never, never, never>> {
   const arrivedAt = performance.now();
   // A large body costs work before the transaction: not for strangers.
   const declared = ctx.get("transfer-encoding") ? Number.POSITIVE_INFINITY : Number(ctx.get("content-length") || 0);
-  if (spec.body !== undefined && declared > UNCHECKED_BYTES) await checkCaller(deps.database.app, caller, spec.verb);
+  if (spec.body !== undefined && declared > UNCHECKED_BYTES) {
+    progress.checked = true;
+    await checkCaller(deps.database.app, caller, spec.verb);
+  }
   const raw =
     spec.method === "get" || spec.method === "delete" ? Buffer.alloc(0) : await readBody(ctx.req, spec.bodyLimit);
   const checkedParams = parseParams(spec.params, params);
-  const query = parseInput(spec.query ?? fields({}), queryOf(ctx), "query");
+  const query = parseInput(spec.query, queryOf(ctx), "query");
   const body =
     spec.body === undefined
       ? refuseBody(raw)
@@ -151,7 +154,7 @@ async function readRequest(
     query: query as never,
     body: body as never,
     enter: (demand, work) => {
-      progress.entered = true;
+      progress.checked = true;
       const circumstances = { context: deps.context, arrivedAt };
       const entered = enterScope(
         deps.database.app,
