@@ -39,11 +39,13 @@ async function main(): Promise<void> {
     log.info("stopped");
     process.exit(0);
   };
-  let stopping: Promise<void> | undefined;
+  let stopping = false;
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
-      // A second signal waits for the first one's stop.
-      stopping ??= stop(signal).catch(fail);
+      // A second signal does not cut the first one's stop short.
+      if (stopping) return;
+      stopping = true;
+      stop(signal).catch(fail);
     });
   }
 }

@@ -64,7 +64,10 @@ describe("the scoped builder", () => {
         const lease = await service.database.app.acquire();
         return {
           release: () => lease.release(),
-          query: (text, params) => (seen.push(text), lease.query(text, params)),
+          query: (text, params) => {
+            seen.push(text);
+            return lease.query(text, params);
+          },
         } satisfies Lease;
       },
     };
