@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import type { ScopedTransaction } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { AppError } from "../errors.ts";
 import type { Embedder } from "../models/embedder.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -58,18 +58,15 @@ export async function storeTurns(
     seq: first + i,
     observedAt: turn.observedAt ?? now,
   }));
-  await tx.insert(
+  // One value whatever the number: a row of values for each turn would be another statement for
+  // each size of batch, and the server keeps them all prepared.
+  const turns = json(rows.map(({ id, role, content, seq, observedAt }) => ({ id, role, content, seq, observedAt })));
+  await tx.insertFrom(
     "turn",
-    rows.map(({ id, role, content, seq, observedAt }) => ({
-      id,
-      sessionId,
-      apiKeyId: tx.entry.key.id,
-      role,
-      content,
-      seq,
-      observedAt,
-      createdAt: now,
-    })),
+    ["id", "session_id", "api_key_id", "role", "content", "seq", "observed_at"],
+    sql`
+      SELECT t.id, ${sessionId}::uuid, ${tx.entry.key.id}::uuid, t.role, t.content, t.seq, t."observedAt"
+      FROM jsonb_to_recordset(${turns}) AS t(id uuid, role text, content text, seq int, "observedAt" timestamptz)`,
   );
   await storePassages(
     tx,
