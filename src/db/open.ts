@@ -30,17 +30,16 @@ export function openPostgres(urls: PostgresUrls): Database {
     applicationName: "scopefloor",
     role: "scopefloor_app",
   });
+  const few = { size: 2, timeoutMs };
   const worker = new PostgresLeases({
+    ...few,
     url: urls.worker ?? urls.app,
-    size: 2,
-    timeoutMs,
     applicationName: "scopefloor worker",
     role: "scopefloor_worker",
   });
   const owner = new PostgresLeases({
+    ...few,
     url: urls.owner ?? urls.app,
-    size: 1,
-    timeoutMs,
     applicationName: "scopefloor owner",
     owner: true,
   });

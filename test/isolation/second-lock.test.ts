@@ -250,6 +250,30 @@ describe("a raw handle inside acme's transaction", () => {
     expect(JSON.stringify(own)).toContain(CANARY);
   });
 
+  test("a tenant's administrator sees neither receipts nor denials that stand at {}, nor a row of content", async () => {
+    await service.operator.post("/forget", { query: "nothing at all", confirm: "{}" });
+    const operators = await service.database.sql("SELECT id FROM scopefloor.forget_receipt WHERE scope_id = 0");
+    expect(operators.length).toBeGreaterThan(0);
+    const admin = await service.mint("management", { org: "acme" });
+    for (const [verb, mode] of [
+      ["manage", "id"],
+      ["memory:read", "id"],
+      ["memory:read", "select"],
+    ] as const) {
+      const rows = await within(admin, verb, { mode }, (lease) =>
+        lease.query(
+          "SELECT scope_id FROM scopefloor.forget_receipt UNION ALL SELECT scope_id FROM scopefloor.access_denied",
+        ),
+      );
+      expect(
+        rows.filter((row) => row.scope_id === 0),
+        `${verb} ${mode}`,
+      ).toEqual([]);
+    }
+    const content = "SELECT 1 FROM scopefloor.passage UNION ALL SELECT 1 FROM scopefloor.turn";
+    expect(await within(admin, "manage", { mode: "id" }, (lease) => lease.query(content))).toEqual([]);
+  });
+
   test("an agent sees the traces of its own key alone", async () => {
     const sibling = await service.mint("agent", { org: "acme" });
     const rows = await within(sibling, "memory:read", { mode: "id" }, (lease) =>
