@@ -34,6 +34,10 @@ BEGIN
   IF caller IS NULL THEN
     RAISE EXCEPTION 'scopefloor: no ticket' USING ERRCODE = 'insufficient_privilege';
   END IF;
+  IF for_recall THEN
+    -- A forget drops stored answers wherever they stand: it must not pass one that is not yet committed.
+    PERFORM pg_advisory_xact_lock_shared(7700, 2);
+  END IF;
   -- Waits 10 s for the first one, whatever else a statement may take.
   PERFORM set_config('lock_timeout', '10s', true);
   DELETE FROM scopefloor.idempotency i

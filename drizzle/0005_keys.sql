@@ -103,10 +103,11 @@ END $$;
 CREATE FUNCTION scopefloor.own_keys() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  caller uuid := (scopefloor.key_ticket()->>'key')::uuid;
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
 BEGIN
   RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
-          FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.revoked_at IS NULL);
+          FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.floor @> (t->'floor') AND k.revoked_at IS NULL);
 END $$;
 --> statement-breakpoint
 -- Whether a key was minted by that one, or by one that it minted, and so on.
@@ -140,6 +141,7 @@ BEGIN
   IF found.id IS NULL THEN
     SELECT * INTO found FROM scopefloor.api_key k
     WHERE (k.parent_id = caller OR (k.id = caller AND t->>'verb' = 'self')) AND k.name = id_or_name AND k.revoked_at IS NULL
+      AND k.floor @> (t->'floor') -- on behalf of another, its floor counts too
     ORDER BY k.id <> caller LIMIT 1;
   END IF;
   IF (t->>'verb' = 'self' AND found.principal = 'supervisor')

@@ -33,7 +33,9 @@ BEGIN
   -- are the target's own: the rest is not the caller's to know.
   SELECT count(*) INTO denials FROM scopefloor.access_denied WHERE asked IS NOT NULL AND scope_id = ANY (ids);
   UPDATE scopefloor.access_denied SET asked = NULL
-  WHERE asked IS NOT NULL AND (scope_id = ANY (ids) OR (erased <> '{}' AND asked @> jsonb_build_array(jsonb_build_object('tags', erased))));
+  WHERE asked IS NOT NULL AND (scope_id = ANY (ids) OR (erased <> '{}' AND EXISTS (
+    SELECT 1 FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) clause
+    WHERE access_denied.floor || (clause->'tags') @> erased OR clause->'tags' @> erased)));
 
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0
@@ -43,13 +45,17 @@ BEGIN
   -- the tags of the nearest floor above that is still in use, so that its bill keeps the numbers.
   UPDATE scopefloor.scope s
   SET tags = coalesce((SELECT k.floor FROM scopefloor.api_key k
-                       WHERE s.tags @> k.floor AND NOT k.floor @> erased AND k.revoked_at IS NULL
+                       WHERE erased @> k.floor AND k.floor <> erased AND k.revoked_at IS NULL
+                         AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
                        ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
       display_name = NULL, description = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   UPDATE scopefloor.access_denied d SET floor = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
-  UPDATE scopefloor.api_key k SET floor = s.tags, name = k.id::text FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
+  -- An expired key of an erased scope must not be rotated back to life there.
+  UPDATE scopefloor.api_key k
+  SET floor = s.tags, name = k.id::text, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+  FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
   -- Receipts that stand elsewhere but name what is gone now.
   UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
@@ -71,6 +77,7 @@ BEGIN
   IF t IS NULL OR t->>'mode' NOT IN ('forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
   END IF;
+  PERFORM pg_advisory_xact_lock(7700, 2);
   WITH gone AS (
     DELETE FROM scopefloor.idempotency i USING scopefloor.scope s
     WHERE i.recalled AND i.created_at <> transaction_timestamp() AND s.id = i.scope_id AND NOT scopefloor.contradicts(s.tags, t->'target')

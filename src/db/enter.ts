@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { holds, type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
@@ -138,7 +139,10 @@ export async function enterScope<T>(
         work(new ScopedTransaction(transaction, await enter(transaction, caller, demand, circumstances))),
       );
     } catch (error) {
-      if (attempt < 3 && isTransient(error)) continue;
+      if (attempt < 5 && isTransient(error)) {
+        await setTimeout(attempt * 10 * Math.random());
+        continue;
+      }
       throw await refusalOf(error, leases, caller, demand);
     }
   }

@@ -262,6 +262,32 @@ describe("erasing a scope subtree", () => {
     expect((await tenant.get("/scopes")).text).not.toContain(canary);
   });
 
+  test("takes refused attempts to name it, and ends its expired keys for good", async () => {
+    const org = `ended-${counter}`;
+    const reader = await service.mint("agent", { org }, { verbs: ["memory:read"] });
+    const expired = await service.mint("agent", { org, user: "x" });
+    const beside = await service.mint("agent", { user: "x" });
+    await expired.remember("a text of x");
+    expect((await reader.post("/facts", { text: "no", scopes: "user/x" })).status).toBe(403);
+    await service.database.sql("UPDATE scopefloor.api_key SET expires_at = now() - interval '1 second' WHERE id = $1", [
+      expired.id,
+    ]);
+    await service.operator.post("/scopes/forget", { path: { org, user: "x" } });
+    const denied = await service.operator.get<{ denied: { keyId: string; asked: unknown }[] }>(
+      "/contexts/default/denied?limit=500",
+    );
+    expect(denied.body.denied.filter((row) => row.keyId === reader.id).map((row) => row.asked)).toEqual([null]);
+    expect((await service.operator.post(`/contexts/default/keys/${expired.id}/rotate?ttlSeconds=100`)).status).toBe(
+      404,
+    );
+    // A floor beside the target is not above it: none of its tags stay with the marker.
+    expect((await beside.get("/me")).status).toBe(200);
+    const scopes = await service.database.sql(
+      "SELECT tags FROM scopefloor.scope WHERE tags ? '!erased' AND tags ? 'user'",
+    );
+    expect(scopes).toEqual([]);
+  });
+
   test("of a user leaves the numbers on the tenant's bill", async () => {
     await tenant.remember("billed text of a user", { scopes: "user/alice" });
     const before = await tenant.get<{ totalTokens: number }>("/usage");
@@ -337,6 +363,25 @@ describe("racing an erasure (threat 18)", () => {
 
   test("nothing lands after the receipt: writes, new sub-scopes and traces begun before or beside it", async () => {
     for (let round = 0; round < 25; round++) expect(await race(`race-${round}`)).toEqual([]);
+  });
+
+  test("an operator's recall beside it leaves no stored answer with the text", async () => {
+    for (let round = 0; round < 12; round++) {
+      const { org, user } = { org: `answer-${round}`, user: "x" };
+      const writer = await service.mint("agent", { org, user });
+      await writer.remember("secret banana");
+      const ask = (i: number) =>
+        service.operator.post(
+          "/query",
+          { query: "banana" },
+          { headers: { "idempotency-key": `banana-${round}-${i}` } },
+        );
+      const asking = Promise.all([0, 1, 2, 3].map(ask));
+      await new Promise((resolve) => setTimeout(resolve, round % 8));
+      await service.operator.post("/scopes/forget", { path: { org, user } });
+      await asking;
+      for (const i of [0, 1, 2, 3]) expect((await ask(i)).text).not.toContain("secret banana");
+    }
   });
 
   // One connection cannot race; a server without the locks does (the control).

@@ -301,6 +301,22 @@ describe("X-Spectron-On-Behalf-Of", () => {
     expect(trace).toEqual({ api_key_id: broker.id, on_behalf_of: reader.id, scope: { org: "behalf", user: "alice" } });
   });
 
+  test("its floor counts for keys too: by name as by id, and in the list", async () => {
+    const admin = await service.mint("management", { org: "delegated" });
+    const kept = await mint(operator, { name: "beyond", principal: "agent", scopeFloor: { org: "beyond" } });
+    expect((await operator.post("/contexts/default/keys/beyond/rotate", {}, behalf(admin.id))).status).toBe(404);
+    expect((await operator.call("DELETE", "/contexts/default/keys/beyond", undefined, behalf(admin.id))).status).toBe(
+      404,
+    );
+    expect((await service.client(kept.body.key).get("/me")).status).toBe(200);
+    const parent = await service.mint("agent", { org: "delegated" });
+    const narrow = await service.mint("agent", { org: "delegated", user: "q" });
+    const [own] = (await parent.get<{ name: string }[]>("/keys")).body;
+    const rotated = await parent.post(`/keys/${encodeURIComponent(own?.name ?? "")}/rotate`, {}, behalf(narrow.id));
+    expect(rotated.status).toBe(404);
+    expect((await parent.call("GET", "/keys", undefined, behalf(narrow.id))).body).toEqual([]);
+  });
+
   test("a floor without a tag in common is 403 too: the answer would tell its tags", async () => {
     const broker = await service.mint("agent", { org: "behalf" });
     const foreign = await service.mint("agent", { customer: "bigcorp", user: "ceo" });
