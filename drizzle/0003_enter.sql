@@ -114,7 +114,7 @@ END $$;
 --              mode: check   nothing: only whether the key may do this
 --                    select  rows by selector       id      rows by id, and lists: the floor's subtree
 --                    write   rows at E              modify  as id, and may change them
---                    forget  rows at E              erase   the same, and no writer beside it
+--                    forget  rows at E, no writer   erase   the same, and E's tags go too
 --   view       strict | subtree, or NULL for the principal's default
 --
 -- A refusal is returned, not raised, so that the denial can be recorded in a second transaction:
@@ -373,7 +373,10 @@ BEGIN
   END IF;
   PERFORM scopefloor.hold_scope(k.floor);
   INSERT INTO scopefloor.access_denied (scope_id, id, api_key_id, floor, asked, on_behalf_of, route, reason)
-  SELECT a.scope_id, denial, a.id, a.floor, asked, left(on_behalf_of, 64), left(record_denial.route, 200), left(record_denial.reason, 300)
+  SELECT a.scope_id, denial, a.id, a.floor, asked,
+         -- An id and nothing else: a header of any text would outlive a forget.
+         CASE WHEN on_behalf_of ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN on_behalf_of END,
+         left(record_denial.route, 200), left(record_denial.reason, 300)
   FROM scopefloor.api_key a WHERE a.id = k.id;
   INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, duration_ms, status)
   SELECT trace, 'denied', record_denial.operation, a.scope_id, a.floor, a.id, a.principal, 0, 'denied'

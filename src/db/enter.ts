@@ -31,8 +31,8 @@ export interface Caller {
  * | id | the floor's subtree, to read |
  * | write | E, where new rows go |
  * | modify | the floor's subtree, to change |
- * | forget | E, or its subtree |
- * | erase | the same, with no writer beside it |
+ * | forget | E, or its subtree, with no writer beside it |
+ * | erase | the same, and E's tags go too |
  */
 export interface Demand {
   readonly verb: MemoryVerb | "manage" | "self";

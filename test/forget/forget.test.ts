@@ -198,6 +198,7 @@ describe("erasing a scope subtree", () => {
     await doomed.post("/query", { query: canary, lens: { user: canary } });
     await doomed.post("/sessions", { metadata: { note: canary } }, { headers: { "idempotency-key": canary } });
     await doomed.post("/query", { query: "x", lens: { org: canary } });
+    await doomed.call("GET", "/me", undefined, { headers: { "x-spectron-on-behalf-of": canary } });
     const tables = [
       "session",
       "turn",
