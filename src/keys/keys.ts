@@ -28,8 +28,19 @@ type Outcome =
   | { readonly status: "ok"; readonly key: ApiKey }
   | { readonly status: ErrorSlug; readonly detail: string };
 
+const utc = <T extends string | null>(time: T) => (time === null ? time : new Date(time).toISOString()) as T;
+
+/** Times as RFC 3339 in UTC: the database's JSON has its own spelling. */
+const withUtcTimes = (key: ApiKey): ApiKey => ({
+  ...key,
+  createdAt: utc(key.createdAt),
+  lastUsedAt: utc(key.lastUsedAt),
+  expiresAt: utc(key.expiresAt),
+  revokedAt: utc(key.revokedAt),
+});
+
 function keyOf(outcome: Outcome): ApiKey {
-  if (outcome.status === "ok") return outcome.key;
+  if (outcome.status === "ok") return withUtcTimes(outcome.key);
   if (outcome.status === "not-found") throw notFound();
   // Revoked while this was under way.
   if (outcome.status === "unauthorized") throw unauthorized();
@@ -104,13 +115,16 @@ export async function listKeys(
     readonly pageSize: number;
   },
 ): Promise<KeyPage> {
-  return tx.call<KeyPage>(
+  const { keys, total } = await tx.call<KeyPage>(
     "list_keys",
     filter.name ?? null,
     sql`${filter.page * filter.pageSize}::int`,
     sql`${filter.pageSize}::int`,
   );
+  return { keys: keys.map(withUtcTimes), total };
 }
 
 /** The caller and those that it minted. */
-export const ownKeys = (tx: ScopedTransaction) => tx.call<ApiKey[]>("own_keys");
+export async function ownKeys(tx: ScopedTransaction): Promise<ApiKey[]> {
+  return (await tx.call<ApiKey[]>("own_keys")).map(withUtcTimes);
+}

@@ -1,6 +1,6 @@
 import type { Candidate } from "./candidate.ts";
 
-export const RRF_K = 60;
+const RRF_K = 60;
 
 /**
  * Reciprocal rank fusion (Cormack et al. 2009): Σ 1 / (k + rank) over the rankings. Ties go by id,

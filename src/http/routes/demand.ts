@@ -1,22 +1,15 @@
 import type { z } from "zod";
 import { unprocessable } from "../../errors.ts";
-import type { Scope } from "../../scope/scope.ts";
 import type { Selector } from "../../scope/selector.ts";
 import { type querySelector, type scopeView, viewOf } from "../wire.ts";
 
 /** What enters for one scope's subtree. The floor's own where none is named. */
 export function subtreeOf(selector: Selector | undefined) {
   if (selector === undefined) return {};
-  oneScope(selector);
-  return { mode: "select", selector, view: "subtree" } as const;
-}
-
-/** The one scope that a filter names. */
-export function oneScope(selector: Selector): Scope {
-  const [clause, ...more] = selector;
-  if (clause === undefined || more.length > 0)
+  if (selector.length !== 1) {
     throw unprocessable(`this takes exactly one scope, the selector has ${selector.length} clauses`);
-  return clause.tags;
+  }
+  return { mode: "select", selector, view: "subtree" } as const;
 }
 
 /** A list without a selector is the floor's subtree; with one, or a view, what those say. */

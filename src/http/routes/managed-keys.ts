@@ -35,20 +35,8 @@ function endOf(body: { ttlSeconds?: number | undefined; expiresAt?: string | und
   return body.expiresAt ?? expiry(body.ttlSeconds);
 }
 
-/** Times as RFC 3339 in UTC: the database's JSON has its own spelling. */
-const utc = (text: string | null) => (text === null ? null : new Date(text).toISOString());
-
-const listed = (key: ApiKey) => ({
-  ...key,
-  createdAt: utc(key.createdAt),
-  lastUsedAt: utc(key.lastUsedAt),
-  expiresAt: utc(key.expiresAt),
-  revokedAt: utc(key.revokedAt),
-});
-
 function minted({ secret, ...key }: ApiKey & { secret: string }) {
-  const { id, name, principal, scopeFloor, verbs: granted, content } = key;
-  const { createdAt, expiresAt } = listed(key);
+  const { id, name, principal, scopeFloor, verbs: granted, content, createdAt, expiresAt } = key;
   return { id, name, principal, scopeFloor, verbs: granted, content, key: secret, createdAt, expiresAt };
 }
 
@@ -88,7 +76,7 @@ export const managedKeyEndpoints = [
     handle: ({ enter, query: { page, pageSize, scope, name } }) =>
       enter(subtreeOf(scope), async (tx) => {
         const { keys, total } = await listKeys(tx, { name, page, pageSize });
-        return { keys: keys.map(listed), page, pageSize, total };
+        return { keys, page, pageSize, total };
       }),
   }),
   endpoint({

@@ -17,9 +17,9 @@ function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, 
 const listed = (key: ApiKey) => ({
   id: key.id,
   name: key.name,
-  createdAt: new Date(key.createdAt).toISOString(),
-  lastUsedAt: key.lastUsedAt === null ? null : new Date(key.lastUsedAt).toISOString(),
-  validUntil: key.expiresAt === null ? null : new Date(key.expiresAt).toISOString(),
+  createdAt: key.createdAt,
+  lastUsedAt: key.lastUsedAt,
+  validUntil: key.expiresAt,
   grants: grantsOf(scopeFromDatabase(key.scopeFloor), key.verbs),
 });
 
@@ -27,7 +27,7 @@ const minted = (key: ApiKey & { readonly secret: string }) => ({
   id: key.id,
   name: key.name,
   key: key.secret,
-  ...(key.expiresAt === null ? {} : { validUntil: new Date(key.expiresAt).toISOString() }),
+  ...(key.expiresAt === null ? {} : { validUntil: key.expiresAt }),
 });
 
 const grants = z.partialRecord(z.enum(VERBS), z.array(z.string()).min(1));
