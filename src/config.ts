@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { ModelSettings } from "./models/models.ts";
 
 const databaseUrl = z
   .string()
@@ -27,9 +28,18 @@ const environment = z.object({
     .optional(),
   SCOPEFLOOR_ROLE: z.enum(["api", "worker", "all"]).default("all"),
   SCOPEFLOOR_EMBEDDINGS: z
-    .literal("local", { error: "must be local: this version has no other embedding provider" })
+    .string()
+    .regex(
+      /^(local|[a-z][a-z0-9_-]{0,40}:\S{1,200})$/,
+      "must be local, or provider:model such as openai:text-embedding-3-small",
+    )
     .default("local"),
   SCOPEFLOOR_CHAT_MODEL: z.undefined({ error: "must be unset: this version uses no chat model" }).optional(),
+  OPENAI_API_KEY: z.string().optional(),
+  OPENAI_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
+  OLLAMA_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
+  SCOPEFLOOR_MODEL_TIMEOUT_MS: z.coerce.number().int().min(1_000).max(600_000).default(60_000),
+  SCOPEFLOOR_JOBS: z.coerce.number().int().min(1).max(64).default(2),
   SCOPEFLOOR_LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "silent"]).default("info"),
 });
 
@@ -48,7 +58,9 @@ export interface Config {
   readonly context: string;
   readonly managementKey: string | undefined;
   readonly role: "api" | "worker" | "all";
-  readonly embeddings: "local";
+  readonly models: ModelSettings;
+  /** Jobs at work at the same time in this process. */
+  readonly jobs: number;
   readonly logLevel: string;
 }
 
@@ -87,7 +99,14 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     context: v.SCOPEFLOOR_CONTEXT,
     managementKey: v.SCOPEFLOOR_MANAGEMENT_KEY,
     role: v.SCOPEFLOOR_ROLE,
-    embeddings: v.SCOPEFLOOR_EMBEDDINGS,
+    models: {
+      embeddings: v.SCOPEFLOOR_EMBEDDINGS,
+      timeoutMs: v.SCOPEFLOOR_MODEL_TIMEOUT_MS,
+      openaiApiKey: v.OPENAI_API_KEY,
+      openaiBaseUrl: v.OPENAI_BASE_URL,
+      ollamaBaseUrl: v.OLLAMA_BASE_URL,
+    },
+    jobs: v.SCOPEFLOOR_JOBS,
     logLevel: v.SCOPEFLOOR_LOG_LEVEL,
   };
 }

@@ -3,8 +3,9 @@ import type { Logger } from "pino";
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrate, migrationCheck } from "./db/migrate.ts";
 import { createApp } from "./http/app.ts";
+import { type RunningWorker, startWorker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
-import { localEmbedder } from "./models/embedder.ts";
+import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { readinessOf } from "./readiness.ts";
 
 export interface Service {
@@ -18,34 +19,42 @@ export interface Service {
 export interface ServiceOptions {
   readonly context: string;
   readonly log: Logger;
+  readonly models?: ModelSettings;
+  /** Absent: another process is the worker. */
+  readonly worker?: Partial<WorkerOptions>;
 }
 
 /** Migrates, where this process may, and registers the Context and the embedding model. */
 export async function prepareDatabase(
   database: Database,
-  options: { context: string; mayMigrate: boolean },
+  options: { context: string; mayMigrate: boolean; log: Logger; models?: ModelSettings },
 ): Promise<void> {
   if (!options.mayMigrate) {
     if (await inTransaction(database.app, migrationCheck())) return;
     throw new Error("the database is not at this version: start a worker first, or set DATABASE_OWNER_URL here");
   }
   await migrate(database);
-  await localEmbedder(database, true);
+  await registerModel(database, options.models ?? LOCAL_MODELS, options.log);
   await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.ensure_context($1)", [options.context]),
   );
 }
 
-/** The application over a prepared database. It does not listen. */
-export async function createService(database: Database, { context, log }: ServiceOptions): Promise<Service> {
+/** The application over a prepared database, and the worker where this process is one. It does not listen. */
+export async function createService(database: Database, options: ServiceOptions): Promise<Service> {
+  const { context, log } = options;
   const touches = new KeyTouches(database.app);
+  const models = await Models.open(database, options.models ?? LOCAL_MODELS, log);
   let serving = true;
   const isServing = () => serving;
+  const worker: RunningWorker | undefined =
+    options.worker === undefined ? undefined : startWorker({ database, models, context, log }, options.worker);
   const app = createApp({
     database,
-    embedder: await localEmbedder(database, false),
+    models,
     context,
     log,
+    wakeWorker: () => worker?.wake(),
     touchKey: (keyHash) => touches.touch(keyHash),
     isServing,
     readiness: readinessOf(database, isServing),
@@ -55,6 +64,8 @@ export async function createService(database: Database, { context, log }: Servic
     drain: () => {
       serving = false;
     },
-    settled: () => touches.settled(),
+    settled: async () => {
+      await Promise.all([touches.settled(), worker?.stop()]);
+    },
   };
 }

@@ -31,16 +31,19 @@ export interface Caller {
  * | id | the floor's subtree, to read |
  * | write | E, where new rows go |
  * | modify | the floor's subtree, to change |
+ * | delete | the same, or with a selector E alone, to delete single things |
  * | forget | E, or its subtree, with no writer beside it |
  * | erase | the same, and E's tags go too |
  */
 export interface Demand {
   readonly verb: MemoryVerb | "manage" | "self";
-  readonly mode: "check" | "select" | "id" | "write" | "modify" | "forget" | "erase";
+  readonly mode: "check" | "select" | "id" | "write" | "modify" | "delete" | "forget" | "erase";
   readonly selector?: Selector | undefined;
   readonly view?: View | undefined;
   /** Writing: the session that decides the scope. */
   readonly session?: string | undefined;
+  /** Writing: the document whose next version this is; it decides the scope. */
+  readonly document?: string | undefined;
   /** Forgetting: what lies below E too. */
   readonly subtree?: boolean | undefined;
   /** Writing: open a deleted scope again. */
@@ -181,6 +184,7 @@ async function present(
     mode: demand.mode,
     clauses: demand.selector ?? null,
     session: demand.session ?? null,
+    document: demand.document ?? null,
     subtree: demand.subtree ?? false,
     reopen: demand.reopen ?? false,
     context: circumstances?.context ?? null,
@@ -232,10 +236,11 @@ function checkAgainstFloor(entry: Entry, demand: Demand): void {
     entry.view,
   );
   const single = reach?.clauses.length === 1 ? reach.clauses[0]?.effective : undefined;
-  const byWrite = demand.mode === "write"; // reads the floor's subtree, writes at E or at its session's scope
+  const byWrite = demand.mode === "write"; // reads the floor's subtree, writes at E or where its session or document is
+  const isExact = demand.mode === "delete" && demand.selector !== undefined;
   const isReached = (scope: Scope) => {
     if (byWrite) return holds(scope, floor);
-    if (demand.mode === "forget" || demand.mode === "erase") {
+    if (demand.mode === "forget" || demand.mode === "erase" || isExact) {
       return single !== undefined && (demand.subtree ? holds(scope, single) : sameScope(scope, single));
     }
     return reach !== undefined && isVisible(scope, reach, false);
@@ -244,7 +249,10 @@ function checkAgainstFloor(entry: Entry, demand: Demand): void {
     reach !== undefined &&
     [...read.scopes.values(), ...read.trees].every(isReached) &&
     (effective === null || holds(effective, floor)) &&
-    (single === undefined || demand.session !== undefined || (effective !== null && sameScope(effective, single)));
+    (single === undefined ||
+      demand.session !== undefined ||
+      demand.document !== undefined ||
+      (effective !== null && sameScope(effective, single)));
   if (!isExpected) throw new Error("scopefloor.enter resolved a scope outside the key's floor or the request");
 }
 

@@ -13,6 +13,8 @@ export interface PostgresUrls {
   readonly worker?: string;
   readonly owner?: string;
   readonly connections: number;
+  /** Jobs at work at the same time: each has a connection, and one more looks at the queue. */
+  readonly jobs?: number;
   readonly timeoutMs: number;
 }
 
@@ -33,6 +35,7 @@ export function openPostgres(urls: PostgresUrls): Database {
   const few = { size: 2, timeoutMs };
   const worker = new PostgresLeases({
     ...few,
+    size: (urls.jobs ?? 2) + 2,
     url: urls.worker ?? urls.app,
     applicationName: "scopefloor worker",
     role: "scopefloor_worker",
@@ -65,6 +68,7 @@ export async function openDatabase(config: Config): Promise<Database> {
     worker: config.databaseWorkerUrl,
     owner: config.databaseOwnerUrl,
     connections: config.dbConnections,
+    jobs: config.jobs,
     timeoutMs: config.dbTimeoutMs,
   });
 }

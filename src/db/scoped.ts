@@ -26,19 +26,45 @@ export type NewRow<T extends ScopedTable> = Omit<Tables[T]["$inferInsert"], "sco
 type Columns<T extends ScopedTable> = Partial<Omit<Tables[T]["$inferInsert"], "scopeId" | "id">>;
 
 /** Tables in which general knowledge, scope {}, is visible to everyone. */
-const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set(["passage", "posting", "scope_counter"]);
+const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
+  "passage",
+  "posting",
+  "scope_counter",
+  "document",
+  "document_content",
+  "keyword",
+  "document_link",
+  "chunk_band",
+  "entity",
+  "attribute",
+  "relation",
+  "memory_item",
+]);
 
-/** Definer functions that the application's role may call. Each checks the ticket by itself. */
+/** Definer functions that the application's role, or inside a job the worker's, may call. Each checks the ticket by itself. */
 type DefinerFunction =
+  | "add_document"
   | "claim_idempotency"
   | "configure_context"
   | "context_created_at"
   | "drop_recalled_answers"
+  | "enqueue"
+  | "finish_job"
   | "hides_scopes"
+  | "known_key"
+  | "known_keys"
   | "list_keys"
   | "mint_key"
+  | "narrow_key"
+  | "order_embedding"
   | "own_keys"
+  | "pending_documents"
   | "principal_of"
+  | "put_item"
+  | "put_triples"
+  | "queue_depth"
+  | "relink_documents"
+  | "replace_document"
   | "reserve_turns"
   | "retire_scopes"
   | "revoke_key"
@@ -117,6 +143,7 @@ export class ScopedTransaction {
   /** Changes those of the modifiable rows for which the condition holds; gives how many. */
   async update<T extends ScopedTable>(table: T, set: Columns<T>, where: SQL): Promise<number> {
     this.#refuseForeignTables(where);
+    for (const value of Object.values(set)) if (is(value, SQL)) this.#refuseForeignTables(value);
     const target = scopedTables[table] as PgTable;
     const builder = drizzle(async () => ({ rows: [] })).update(target);
     return this.#count(sql`${builder.set(set as never).getSQL()} WHERE ${this.#modifiable(table)} AND (${where})`);

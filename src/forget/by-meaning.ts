@@ -1,20 +1,21 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { forgetBytes } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
-import type { Embedder, VectorText } from "../models/embedder.ts";
+import type { Models, QueryVectors } from "../models/models.ts";
 import { NO_FILTER } from "../recall/filter.ts";
 import { rankByBm25 } from "../recall/lexical.ts";
-import { fetchHits, type Hit } from "../recall/passages.ts";
+import { fetchHits } from "../recall/passages.ts";
 import { rankByDistance } from "../recall/vector.ts";
-import { recordTrace } from "../traces/record.ts";
+import { recordTrace, spentOn } from "../traces/record.ts";
 import { writeReceipt } from "./receipt.ts";
+import { type Match, matchUnranked } from "./unranked.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
 const MOST = 1_000;
 
 export interface ForgetRequest {
   readonly query: string | undefined;
-  readonly vector: VectorText | null;
-  readonly embeddingTokens: number;
+  readonly prepared: QueryVectors;
   readonly sessionId: string | undefined;
   /** Share of the best score that a match must reach. */
   readonly threshold: number;
@@ -48,11 +49,17 @@ export interface ForgetAnswer {
  */
 export async function forgetMatching(
   tx: ScopedTransaction,
-  embedder: Embedder,
+  models: Models,
   request: ForgetRequest,
 ): Promise<ForgetAnswer> {
-  const matches = await matchesOf(tx, embedder, request);
-  const trace = { kind: "forget", operation: "forget", query: null, embeddingTokens: request.embeddingTokens } as const;
+  const matches = await matchesOf(tx, request);
+  const { prepared } = request;
+  const trace = {
+    kind: "forget",
+    operation: "forget",
+    query: null,
+    ...(prepared.tokens > 0 ? spentOn(models.current, prepared) : {}),
+  } as const;
   if (request.dryRun) {
     recordTrace(tx, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
     return {
@@ -60,9 +67,11 @@ export async function forgetMatching(
       matches: matches.map(({ id, text, score, scope }) => ({ id, text, score, scope })),
     };
   }
-  const ids = matches.map((hit) => hit.id);
-  const turns = matches.flatMap((hit) => (hit.turnId === null ? [] : [hit.turnId]));
-  const counts = request.purge ? await erase(tx, ids, turns, request) : await expire(tx, ids, turns);
+  const counts = request.purge ? await erase(tx, matches, request) : await expire(tx, matches);
+  // Bytes and keywords hold what a chunk of theirs held.
+  const documents = [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))];
+  const document = documents.length === 0 ? 0 : await forgetBytes(tx, documents);
+  const pendingDocuments = await tx.call<number>("pending_documents");
   const answers = await tx.call<number>("drop_recalled_answers");
   const receiptId = await writeReceipt(
     tx,
@@ -73,14 +82,20 @@ export async function forgetMatching(
       policy:
         request.query === undefined ? "session" : request.sessionId === undefined ? "query" : "query in a session",
     },
-    { ...counts, idempotency: answers },
+    {
+      ...counts,
+      ...(document > 0 ? { document } : {}),
+      idempotency: answers,
+      ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
+    },
   );
-  recordTrace(tx, { ...trace, candidates: matches.length, returned: counts.passage });
-  return { deleted: counts.passage, receiptId };
+  recordTrace(tx, { ...trace, candidates: matches.length, returned: matches.length });
+  return { deleted: matches.length, receiptId };
 }
 
 /** Out of every route and tier at once, but kept for audit: no vector, no postings. */
-async function expire(tx: ScopedTransaction, ids: readonly string[], turns: readonly string[]) {
+async function expire(tx: ScopedTransaction, matches: readonly Match[]) {
+  const { ids, turns, facts, items } = idsOf(matches);
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.update(
     "passage",
@@ -92,25 +107,75 @@ async function expire(tx: ScopedTransaction, ids: readonly string[], turns: read
     { expiredAt: sql`now()` as never },
     sql`id = ANY (${list(turns)}::uuid[]) AND expired_at IS NULL`,
   );
-  return { passage, turn, posting };
+  const fact = { expiredAt: sql`now()` as never };
+  const attribute = await tx.update("attribute", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
+  const relation = await tx.update("relation", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
+  // The keyed store has no expired values: what is forgotten there is gone.
+  return { passage, turn, posting, ...nonZero({ attribute, relation, memory_item: await removeItems(tx, items) }) };
 }
 
-async function erase(tx: ScopedTransaction, ids: readonly string[], turns: readonly string[], request: ForgetRequest) {
+const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
+  ids.length === 0 ? 0 : tx.remove("memory_item", sql`id = ANY (${list(ids)}::uuid[])`);
+
+const nonZero = (counts: Record<string, number>) => Object.fromEntries(Object.entries(counts).filter(([, n]) => n > 0));
+
+/** The rows that a passage is made from: its turn, or the fact that has the same id. */
+const idsOf = (matches: readonly Match[]) => ({
+  ids: matches.map((hit) => hit.id),
+  turns: matches.flatMap((hit) => (hit.turnId === null ? [] : [hit.turnId])),
+  facts: matches.flatMap((hit) => (hit.source === "attribute" ? [hit.id] : [])),
+  items: matches.flatMap((hit) => (hit.source === "item" ? [hit.id] : [])),
+});
+
+/** Entities of which nothing is said any more: their names were said with what was forgotten. */
+const removeUnused = (tx: ScopedTransaction, entities: readonly string[]) =>
+  tx.remove(
+    "entity",
+    sql`id = ANY (${list(entities)}::uuid[])
+      AND NOT EXISTS (SELECT 1 FROM ${tx.read("attribute", "a")} WHERE a.entity_id = entity.id)
+      AND NOT EXISTS (SELECT 1 FROM ${tx.read("relation", "r")} WHERE r.entity_id = entity.id OR r.target_id = entity.id)`,
+  );
+
+/** Facts, by a condition on them, with the entities that nothing else is said of. */
+async function eraseFacts(tx: ScopedTransaction, where: SQL) {
+  const about = await tx.rows<{ id: string }>(sql`
+    SELECT a.entity_id AS id FROM ${tx.read("attribute", "a")} WHERE ${where}
+    UNION SELECT x.id FROM (SELECT * FROM ${tx.read("relation", "r")} WHERE ${where}) e, LATERAL (VALUES (e.entity_id), (e.target_id)) x(id)`);
+  if (about.length === 0) return {};
+  const attribute = await tx.remove("attribute", where);
+  const relation = await tx.remove("relation", where);
+  const entity = await removeUnused(
+    tx,
+    about.map(({ id }) => id),
+  );
+  return nonZero({ attribute, relation, entity });
+}
+
+async function erase(tx: ScopedTransaction, matches: readonly Match[], request: ForgetRequest) {
+  const { ids, turns, facts, items } = idsOf(matches);
   if (request.sessionId !== undefined && request.query === undefined) {
     // What was expired in it before goes as well.
     const inSession = sql`session_id = ${request.sessionId}::uuid`;
     const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
     const passage = await tx.remove("passage", inSession);
     const turn = await tx.remove("turn", inSession);
-    return { passage, turn, posting, session: await tx.remove("session", sql`id = ${request.sessionId}::uuid`) };
+    const erased = await eraseFacts(tx, inSession);
+    return {
+      passage,
+      turn,
+      posting,
+      ...erased,
+      session: await tx.remove("session", sql`id = ${request.sessionId}::uuid`),
+    };
   }
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
   const turn = await tx.remove("turn", sql`id = ANY (${list(turns)}::uuid[])`);
-  return { passage, turn, posting };
+  const erased = facts.length === 0 ? {} : await eraseFacts(tx, sql`id = ANY (${list(facts)}::uuid[])`);
+  return { passage, turn, posting, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
 }
 
-async function matchesOf(tx: ScopedTransaction, embedder: Embedder, request: ForgetRequest): Promise<Hit[]> {
+async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise<Match[]> {
   const filter = { ...NO_FILTER, sessionId: request.sessionId };
   if (request.sessionId !== undefined) {
     const known = await tx.row<{ scopeId: number }>(
@@ -124,26 +189,35 @@ async function matchesOf(tx: ScopedTransaction, embedder: Embedder, request: For
     if (known === undefined) throw notFound();
   }
   if (request.query === undefined) return wholeSession(tx, request);
-  const [lexical, nearest] = await Promise.all([
+  const [lexical, ...byModel] = await Promise.all([
     rankByBm25(tx, request.query, filter, MOST),
-    request.vector === null ? [] : rankByDistance(tx, embedder.id, request.vector, filter, MOST),
+    ...request.prepared.vectors.map(async ({ embedder, vector }) =>
+      (await rankByDistance(tx, embedder.id, vector, filter, MOST)).map((c) => ({
+        ...c,
+        isNear: 1 - c.score < embedder.nearDistance,
+      })),
+    ),
   ]);
+  const nearest = byModel.flat();
   const bestWords = lexical[0]?.score ?? 0;
   const words = new Map(lexical.map((c) => [c.id, c.score / bestWords]));
   const likeness = new Map(nearest.map((c) => [c.id, Math.max(0, c.score)]));
+  const near = new Set(nearest.flatMap((c) => (c.isNear ? [c.id] : [])));
   const scored = [...new Map([...nearest, ...lexical].map((c) => [c.id, c])).values()]
-    .filter((c) => words.has(c.id) || 1 - (likeness.get(c.id) ?? 0) < embedder.nearDistance)
+    .filter((c) => words.has(c.id) || near.has(c.id))
     .map((c) => ({ ...c, score: (words.get(c.id) ?? 0) / 2 + (likeness.get(c.id) ?? 0) / 2 }))
     .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
   const least = (scored[0]?.score ?? 0) * request.threshold;
   const matching = scored.filter((c) => c.score >= least);
-  if (matching.length >= MOST) {
+  const unranked =
+    request.sessionId === undefined ? await matchUnranked(tx, request.query, request.threshold, MOST) : [];
+  if (matching.length + unranked.length >= MOST) {
     throw unprocessable(`${MOST} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`);
   }
-  return fetchHits(tx, matching);
+  return [...(await fetchHits(tx, matching)), ...unranked];
 }
 
-async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Promise<Hit[]> {
+async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Promise<Match[]> {
   const rows = await tx.rows<{ id: string; scopeId: number }>(sql`
     SELECT p.id, p.scope_id AS "scopeId" FROM ${tx.read("passage", "p")}
     WHERE p.session_id = ${request.sessionId}::uuid AND p.expired_at IS NULL ORDER BY p.id`);

@@ -7,9 +7,23 @@ import { type ForgetCounts, scopeDigest, writeReceipt } from "./receipt.ts";
  * catalog. Children stand before their parents.
  */
 export const ERASURE = {
-  delete: ["posting", "passage", "turn", "session"],
+  delete: [
+    "posting",
+    "chunk_band",
+    "passage",
+    "keyword",
+    "document_link",
+    "document_content",
+    "document",
+    "attribute",
+    "relation",
+    "entity",
+    "memory_item",
+    "turn",
+    "session",
+  ],
   /** By `scopefloor.retire_scopes`: text out, numbers kept. */
-  redact: ["idempotency", "decision_trace", "access_denied", "forget_receipt", "api_key"],
+  redact: ["idempotency", "decision_trace", "access_denied", "forget_receipt", "api_key", "job"],
   /** Numbers only; the deletions above bring them to zero. */
   keep: ["scope_counter"],
 } as const;
@@ -34,9 +48,16 @@ export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree
   const receiptId = await writeReceipt(
     tx,
     { target: { "!digest": scopeDigest(target) }, subtree: true, action: "erase", policy: "scope" },
-    { ...counts, traces: retired.traces ?? 0, denials: retired.denials ?? 0, scopes: retired.scopes ?? 0 },
+    {
+      ...counts,
+      traces: retired.traces ?? 0,
+      denials: retired.denials ?? 0,
+      scopes: retired.scopes ?? 0,
+      job: retired.jobs ?? 0,
+    },
   );
-  const forgotten = (counts.passage ?? 0) + (counts.turn ?? 0) + (counts.session ?? 0);
+  const things = ["passage", "turn", "session", "document", "entity", "attribute", "relation", "memory_item"];
+  const forgotten = things.reduce((sum, table) => sum + (counts[table] ?? 0), 0);
   recordTrace(tx, { kind: "forget", operation: "forget_scope", returned: forgotten });
   return { forgotten, receiptId };
 }

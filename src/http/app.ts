@@ -4,7 +4,7 @@ import type { Logger } from "pino";
 import type { KeyHash } from "../db/enter.ts";
 import type { Database } from "../db/lease.ts";
 import { notFound } from "../errors.ts";
-import type { Embedder } from "../models/embedder.ts";
+import type { Models } from "../models/models.ts";
 import type { Readiness } from "../readiness.ts";
 import { runEndpoint } from "./endpoint.ts";
 import { problems } from "./problem.ts";
@@ -14,10 +14,12 @@ import { operationRoutes } from "./routes/operation.ts";
 /** Everything that the request path needs. Nothing here listens or reads the environment. */
 export interface Deps {
   readonly database: Database;
-  readonly embedder: Embedder;
+  readonly models: Models;
   /** The Context's id in URLs. */
   readonly context: string;
   readonly log: Logger;
+  /** Tells the worker of this process, if it has one, that there is work. */
+  readonly wakeWorker: () => void;
   /** Notes that a key was used, later and outside the request's transaction. */
   readonly touchKey: (keyHash: KeyHash) => void;
   /** Whether the process still takes work: false while it drains. */

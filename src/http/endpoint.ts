@@ -1,3 +1,4 @@
+import type { Readable } from "node:stream";
 import type { ParameterizedContext } from "koa";
 import type { z } from "zod";
 import { type Caller, checkCaller, type Demand, enterScope, unauthorized } from "../db/enter.ts";
@@ -7,6 +8,7 @@ import { hashFromHeader } from "../keys/secret.ts";
 import type { Deps } from "./app.ts";
 import { JSON_LIMIT, parseJson, readBody, refuseUnstorable } from "./body.ts";
 import { idempotencyOf, onlyOnce, Replay, replayStored, type StoredAnswer } from "./idempotency.ts";
+import { readUpload, type Upload } from "./upload.ts";
 import { fields } from "./wire.ts";
 
 /** What a handler gets: the checked input, and the way into a transaction. */
@@ -14,12 +16,17 @@ export interface Request<P, Q, B> {
   readonly deps: Deps;
   readonly params: P;
   readonly query: Q;
+  /** JSON, or of an upload its metadata. */
   readonly body: B;
+  /** Only where the endpoint takes one. */
+  readonly upload: Upload;
   /**
    * Runs work in one entered transaction and gives its answer. With an `Idempotency-Key` the answer
    * is stored in that same transaction, so `work` returns the response's body itself.
    */
   enter<T>(demand: Partial<Omit<Demand, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
+  /** Looks something up by id first, in a transaction of its own, which stores no answer. */
+  look<T>(work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
 }
 
 type Infer<T> = T extends z.ZodType ? z.output<T> : Record<string, never>;
@@ -38,6 +45,8 @@ export interface Endpoint {
   readonly bodyLimit: number;
   /** The answer carries a secret: it is never stored. */
   readonly secret: boolean;
+  /** The body is multipart: a file, and metadata that `body` describes. */
+  readonly upload: boolean;
   /** The answer may hold stored text: a forget drops the copies of it. */
   readonly recalls: boolean;
   readonly params: z.ZodType | undefined;
@@ -52,6 +61,7 @@ export interface EndpointSpec<P, Q, B> extends Pick<Endpoint, "method" | "path" 
   readonly bodyLimit?: number;
   readonly secret?: boolean;
   readonly recalls?: boolean;
+  readonly upload?: boolean;
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
@@ -65,6 +75,7 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
     bodyLimit: JSON_LIMIT,
     secret: false,
     recalls: false,
+    upload: false,
     ...spec,
     params: spec.params as z.ZodType | undefined,
     query: (spec.query ?? fields({})) as z.ZodType,
@@ -112,16 +123,27 @@ async function answer(
   params: Record<string, string>,
   caller: Caller,
 ): Promise<void> {
-  const progress = { checked: false };
+  const progress: Progress = { checked: false, upload: undefined };
   try {
     const request = await readRequest(spec, deps, ctx, params, caller, progress);
     const body = await spec.handle(request);
+    if (body instanceof Download) return send(ctx, body);
     respond(ctx, { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) });
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
     if (error instanceof AppError && !progress.checked) await checkCaller(deps.database.app, caller, spec.verb);
     throw error;
+  } finally {
+    await progress.upload?.file.discard();
   }
+}
+
+/** How far a request has come. */
+interface Progress {
+  /** Whether the key was looked at. */
+  checked: boolean;
+  /** On disk, until the request has ended. */
+  upload: Upload | undefined;
 }
 
 async function readRequest(
@@ -130,32 +152,41 @@ async function readRequest(
   ctx: ParameterizedContext,
   params: Record<string, string>,
   caller: Caller,
-  progress: { checked: boolean },
+  progress: Progress,
 ): Promise<Request<never, never, never>> {
   const arrivedAt = performance.now();
   // A large body costs work before the transaction: not for strangers.
   const declared = ctx.get("transfer-encoding") ? Number.POSITIVE_INFINITY : Number(ctx.get("content-length") || 0);
-  if (spec.body !== undefined && declared > UNCHECKED_BYTES) {
+  if (spec.upload || (spec.body !== undefined && declared > UNCHECKED_BYTES)) {
     progress.checked = true;
     await checkCaller(deps.database.app, caller, spec.verb);
   }
-  const raw =
-    spec.method === "get" || spec.method === "delete" ? Buffer.alloc(0) : await readBody(ctx.req, spec.bodyLimit);
   const checkedParams = parseParams(spec.params, params);
   const query = parseInput(spec.query, queryOf(ctx), "query");
-  const body =
-    spec.body === undefined
-      ? refuseBody(raw)
-      : parseInput(spec.body, parseJson(raw, ctx.get("content-type")) ?? {}, "body");
-  const idempotency = idempotencyOf(spec, ctx, raw);
+  progress.upload = spec.upload ? await readUpload(ctx.req) : undefined;
+  const raw =
+    spec.upload || spec.method === "get" || (spec.method === "delete" && spec.body === undefined)
+      ? Buffer.alloc(0)
+      : await readBody(ctx.req, spec.bodyLimit);
+  const input = progress.upload
+    ? progress.upload.metadata
+    : spec.body && (parseJson(raw, ctx.get("content-type")) ?? {});
+  const body = spec.body === undefined ? refuseBody(raw) : parseInput(spec.body, input, "body");
+  const circumstances = { context: deps.context, arrivedAt };
+  const idempotency = idempotencyOf(spec, ctx, progress.upload?.digest ?? raw);
   return {
     deps,
     params: checkedParams as never,
     query: query as never,
     body: body as never,
+    // Endpoints that take no upload never look at it.
+    upload: progress.upload as Upload,
+    look: (work) => {
+      progress.checked = true;
+      return enterScope(deps.database.app, caller, { verb: spec.verb, mode: "id" }, work, circumstances);
+    },
     enter: (demand, work) => {
       progress.checked = true;
-      const circumstances = { context: deps.context, arrivedAt };
       const entered = enterScope(
         deps.database.app,
         caller,
@@ -210,6 +241,29 @@ function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"):
     return `${path === "" ? `the ${where}` : path}: ${issue.message}`;
   });
   throw invalid(problems.join("; "));
+}
+
+/** An answer that is bytes. */
+export class Download {
+  readonly contentType: string;
+  readonly size: number;
+  readonly filename: string;
+  readonly bytes: Readable;
+  constructor(contentType: string, size: number, filename: string, bytes: Readable) {
+    this.contentType = contentType;
+    this.size = size;
+    this.filename = filename;
+    this.bytes = bytes;
+  }
+}
+
+function send(ctx: ParameterizedContext, download: Download): void {
+  ctx.body = download.bytes;
+  ctx.type = download.contentType;
+  ctx.length = download.size;
+  // A tenant's HTML is never shown as a page of this host.
+  ctx.set("Content-Disposition", `attachment; filename*=UTF-8''${encodeURIComponent(download.filename)}`);
+  ctx.set("Content-Security-Policy", "sandbox; default-src 'none'");
 }
 
 function respond(ctx: ParameterizedContext, { status, body }: StoredAnswer): void {

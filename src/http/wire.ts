@@ -46,15 +46,16 @@ function parsedBy<T>(parse: (input: unknown) => T) {
 
 export const readSelector = parsedBy(parseSelector).optional();
 export const writeSelector = parsedBy(parseWriteSelector).optional();
-/** `lens` of a GET: JSON or a path. */
 /** As {@link writeSelector}, where there has to be one. */
 export const namedScope = parsedBy((input) => {
   const selector = parseWriteSelector(input);
   if (selector === undefined) throw invalid("a scope path is needed");
   return selector;
 });
+/** `lens` of a GET: JSON or a path. */
 const inQueryString = z.string().transform((text) => parseQuerySelector(text));
 export const querySelector = inQueryString.pipe(parsedBy(parseSelector)).optional();
+export const queryWriteSelector = inQueryString.pipe(parsedBy(parseWriteSelector)).optional();
 export const queryNamedScope = inQueryString.pipe(namedScope);
 export const scopeObject = parsedBy(parseScope);
 
@@ -82,6 +83,24 @@ export const keyName = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,127}$/, "must be 1 to 128 letters, digits, spaces, or ._:@-");
 export const role = z.enum(["user", "assistant", "system", "tool"]);
+/** Names that stand in a path of their own: printable, without a slash. */
+const nameOf = (longest: number, what: string) =>
+  z
+    .string()
+    .regex(
+      /^[^\p{C}\s/](?:[^\p{C}/]*[^\p{C}\s/])?$/u,
+      `${what} must be printable, without / and without white space at its ends`,
+    )
+    .max(longest);
+export const entityType = nameOf(64, "an entity's type");
+export const entityName = nameOf(256, "an entity's name");
+export const factKey = nameOf(128, "a key");
+export const itemKey = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,255}$/,
+    "must be 1 to 256 letters, digits, or ._:@|+~- and begin with a letter or digit",
+  );
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */
@@ -100,6 +119,8 @@ export const pageAndSize = {
   page: wholeNumber(0, 9_999_999).default(0),
   pageSize: wholeNumber(1, 100).default(20),
 };
+/** A whole number of a query string that may be left out. */
+export const count = (least: number, most: number, otherwise: number) => wholeNumber(least, most).default(otherwise);
 /** At most a week: a grace is for rolling out the new secret. */
 export const graceSeconds = wholeNumber(0, 604_800).default(0);
 export const ttlSeconds = wholeNumber(1, 999_999_999);

@@ -124,6 +124,25 @@ export async function listKeys(
   return { keys: keys.map(withUtcTimes), total };
 }
 
+/** The caller, those that it minted, and for management those inside its floor; 500 at most. */
+export async function knownKeys(tx: ScopedTransaction): Promise<ApiKey[]> {
+  return (await tx.call<ApiKey[]>("known_keys")).map(withUtcTimes);
+}
+
+/** One of {@link knownKeys}. */
+export async function knownKey(tx: ScopedTransaction, id: string): Promise<ApiKey> {
+  const key = await tx.call<ApiKey | null>("known_key", id);
+  if (key === null) throw notFound();
+  return withUtcTimes(key);
+}
+
+/** Leaves a key those of its verbs that are named, and what it delegated no more than those. */
+export async function narrowKey(tx: ScopedTransaction, id: string, keep: readonly MemoryVerb[]): Promise<ApiKey> {
+  const key = keyOf(await tx.call<Outcome>("narrow_key", id, list(keep)));
+  recordTrace(tx, { kind: "decision", operation: "narrow_key" });
+  return key;
+}
+
 /** The caller and those that it minted. */
 export async function ownKeys(tx: ScopedTransaction): Promise<ApiKey[]> {
   return (await tx.call<ApiKey[]>("own_keys")).map(withUtcTimes);

@@ -1,59 +1,94 @@
 import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import type { VectorText } from "../models/embedder.ts";
 
-export interface NewPassage {
+interface AnyPassage {
   readonly id: string;
+  readonly text: string;
+  readonly labels: readonly string[];
+  /** Model tokens of the text. */
+  readonly tokens: number;
+  /** Null where the model finds nothing in the text, or has not looked at it yet. */
+  readonly embedding: VectorText | null;
+  readonly observedAt: string;
+}
+
+export interface TurnPassage extends AnyPassage {
   readonly kind: "turn";
   readonly sessionId: string;
   readonly turnId: string;
   /** Who said it. */
   readonly role: string;
-  readonly text: string;
-  readonly labels: readonly string[];
   readonly category: string | null;
-  /** Model tokens of the text. */
-  readonly tokens: number;
-  readonly embedding: VectorText | null;
-  readonly observedAt: string;
 }
+
+export interface ChunkPassage extends AnyPassage {
+  readonly kind: "chunk";
+  readonly documentId: string;
+  readonly position: number;
+  readonly section: string | null;
+  readonly charStart: number;
+  readonly charEnd: number;
+  readonly duplicateOf: string | null;
+}
+
+/** A current fact, under the id of its row. */
+export interface AttributePassage extends AnyPassage {
+  readonly kind: "attribute";
+  readonly sessionId: string;
+  readonly category: string | null;
+}
+
+export type NewPassage = TurnPassage | ChunkPassage | AttributePassage;
+
+/** The columns of `passage` by their fields, with their types. */
+const COLUMNS = [
+  ["id", "id", "uuid"],
+  ["kind", "kind", "text"],
+  ["session_id", "sessionId", "uuid"],
+  ["turn_id", "turnId", "uuid"],
+  ["role", "role", "text"],
+  ["text", "text", "text"],
+  ["category", "category", "text"],
+  ["tokens", "tokens", "int"],
+  ["observed_at", "observedAt", "timestamptz"],
+  ["document_id", "documentId", "uuid"],
+  ["position", "position", "int"],
+  ["section", "section", "text"],
+  ["char_start", "charStart", "int"],
+  ["char_end", "charEnd", "int"],
+  ["duplicate_of", "duplicateOf", "uuid"],
+] as const;
+
+const SELECTED = sql.join(
+  COLUMNS.map(([, field]) => sql`p.${sql.identifier(field)}`),
+  sql`, `,
+);
+const RECORD = sql.join(
+  COLUMNS.map(([, field, type]) => sql`${sql.identifier(field)} ${sql.raw(type)}`),
+  sql`, `,
+);
 
 /**
  * Stores passages with their vectors and indexes their words: two statements, whatever the number.
  * Lexemes are PostgreSQL's own (`to_tsvector`), so stemming and stop words are too; a lexeme's
  * frequency is the number of its positions, which a tsvector cuts at 255.
+ *
+ * @param embedderId the model that has looked at these texts; null: none yet
  */
 export async function storePassages(
   tx: ScopedTransaction,
-  embedderId: number,
+  embedderId: number | null,
   passages: readonly NewPassage[],
 ): Promise<void> {
-  const rows = json(passages.map((p) => ({ ...p, embedderId: p.embedding === null ? null : embedderId })));
+  if (passages.length === 0) return;
   await tx.insertFrom(
     "passage",
-    [
-      "id",
-      "kind",
-      "session_id",
-      "turn_id",
-      "api_key_id",
-      "role",
-      "text",
-      "labels",
-      "category",
-      "tokens",
-      "lexemes",
-      "embedding",
-      "embedder_id",
-      "observed_at",
-    ],
+    [...COLUMNS.map(([column]) => column), "api_key_id", "labels", "lexemes", "embedding", "embedder_id"],
     sql`
-      SELECT p.id, p.kind, p."sessionId", p."turnId", ${tx.entry.key.id}::uuid, p.role, p.text,
-             ARRAY(SELECT jsonb_array_elements_text(p.labels)), p.category, p.tokens,
+      SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
              (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', p.text)) l),
-             p.embedding::halfvec, p."embedderId", p."observedAt"
-      FROM jsonb_to_recordset(${rows}) AS p(
-        id uuid, kind text, "sessionId" uuid, "turnId" uuid, role text, text text, labels jsonb, category text, tokens int,
-        embedding text, "embedderId" int, "observedAt" timestamptz)`,
+             p.embedding::halfvec, ${embedderId}::int
+      FROM jsonb_to_recordset(${json(passages)}) AS p(${RECORD}, labels jsonb, embedding text)`,
   );
   const words = json(passages.map((p) => ({ id: p.id, text: p.text })));
   await tx.insertFrom(

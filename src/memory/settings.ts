@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { json, type ScopedTransaction } from "../db/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
-import type { Embedder } from "../models/embedder.ts";
+import type { Models } from "../models/models.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** What the operator may change of the one Context, with the defaults. */
@@ -21,7 +21,7 @@ export const DEFAULT_SETTINGS: ContextSettings = { fullContextTokens: 8_000, con
 
 interface ContextFacts {
   readonly context: string;
-  readonly embedder: Embedder;
+  readonly models: Pick<Models, "current">;
 }
 
 /** The settings in force, as entering the transaction brought them. */
@@ -34,12 +34,12 @@ export async function readContext(tx: ScopedTransaction, facts: ContextFacts) {
   return describe(tx, facts, settingsOf(tx));
 }
 
-async function describe(tx: ScopedTransaction, { context, embedder }: ContextFacts, settings: ContextSettings) {
+async function describe(tx: ScopedTransaction, { context, models }: ContextFacts, settings: ContextSettings) {
   const createdAt = await tx.call<string | null>("context_created_at", context);
   if (createdAt === null) throw notFound();
   return {
     id: context,
-    config: { ...settings, models: { embeddings: `${embedder.provider}:${embedder.model}`, chat: null } },
+    config: { ...settings, models: { embeddings: `${models.current.provider}:${models.current.model}`, chat: null } },
     createdAt: new Date(createdAt).toISOString(),
   };
 }

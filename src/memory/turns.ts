@@ -1,8 +1,9 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { AppError } from "../errors.ts";
-import type { Embedder } from "../models/embedder.ts";
-import { recordTrace } from "../traces/record.ts";
+import { countAll, type Embedded } from "../models/embedder.ts";
+import type { Models } from "../models/models.ts";
+import { recordTrace, spentOn } from "../traces/record.ts";
 import { storePassages } from "./passages.ts";
 import { insertSession } from "./sessions.ts";
 
@@ -19,19 +20,15 @@ export interface NewTurn {
 
 /** Turns with their vectors: made before the transaction opens, since a model may be slow. */
 export interface PreparedTurns {
-  readonly turns: readonly (NewTurn & {
-    readonly tokens: number;
-    readonly embedding: Awaited<ReturnType<Embedder["embedTexts"]>>["vectors"][number];
-  })[];
-  readonly embeddingTokens: number;
+  readonly turns: readonly (NewTurn & { readonly tokens: number })[];
+  /** Undefined: the model did not answer in time, and the queue sees to it. */
+  readonly embedded: Embedded | undefined;
 }
 
-export async function prepareTurns(embedder: Embedder, turns: readonly NewTurn[]): Promise<PreparedTurns> {
-  const { vectors, tokens } = await embedder.embedTexts(turns.map((turn) => turn.content));
-  return {
-    turns: turns.map((turn, i) => ({ ...turn, tokens: tokens[i] ?? 0, embedding: vectors[i] ?? null })),
-    embeddingTokens: tokens.reduce((sum, n) => sum + n, 0),
-  };
+export async function prepareTurns(models: Models, turns: readonly NewTurn[]): Promise<PreparedTurns> {
+  const texts = turns.map((turn) => turn.content);
+  const [tokens, embedded] = await Promise.all([countAll(texts), models.embedNow(texts)]);
+  return { turns: turns.map((turn, i) => ({ ...turn, tokens: tokens[i] ?? 0 })), embedded };
 }
 
 export interface StoredTurns {
@@ -40,18 +37,36 @@ export interface StoredTurns {
   readonly passageIds: string[];
 }
 
-/** Stores turns at the end of a session, or of a new one, and makes each a passage. */
+/** Stores a batch of turns at the end of a session, or of a new one, and makes each a passage. */
 export async function storeTurns(
   tx: ScopedTransaction,
-  embedder: Embedder,
+  models: Models,
   prepared: PreparedTurns,
-  target: { readonly sessionId: string | undefined; readonly operation: "facts" | "facts_batch" },
+  inSession: string | undefined,
+): Promise<StoredTurns> {
+  const sessionId = inSession ?? (await insertSession(tx, {})).id;
+  const stored = await insertTurns(tx, models, prepared, sessionId);
+  if (prepared.embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
+  recordTrace(tx, {
+    kind: "decision",
+    operation: "facts_batch",
+    sessionId,
+    ...spentOn(models.current, prepared.embedded),
+  });
+  return stored;
+}
+
+/** Only the rows: the caller records the trace, and orders the vectors that are missing. */
+export async function insertTurns(
+  tx: ScopedTransaction,
+  models: Models,
+  { turns: prepared, embedded }: PreparedTurns,
+  sessionId: string,
 ): Promise<StoredTurns> {
   const now = new Date().toISOString();
-  const sessionId = target.sessionId ?? (await insertSession(tx, {})).id;
-  const first = await tx.call<number | null>("reserve_turns", sessionId, prepared.turns.length);
+  const first = await tx.call<number | null>("reserve_turns", sessionId, prepared.length);
   if (first === null) throw new AppError("conflict", "the session is closed");
-  const rows = prepared.turns.map((turn, i) => ({
+  const rows = prepared.map((turn, i) => ({
     ...turn,
     id: uuid(),
     passageId: uuid(),
@@ -70,8 +85,8 @@ export async function storeTurns(
   );
   await storePassages(
     tx,
-    embedder.id,
-    rows.map(({ id, passageId, role, content, labels, category, tokens, embedding, observedAt }) => ({
+    embedded === undefined ? null : models.current.id,
+    rows.map(({ id, passageId, role, content, labels, category, tokens, observedAt }, i) => ({
       id: passageId,
       kind: "turn",
       sessionId,
@@ -81,17 +96,9 @@ export async function storeTurns(
       labels,
       category,
       tokens,
-      embedding,
+      embedding: embedded?.vectors[i] ?? null,
       observedAt,
     })),
   );
-  recordTrace(tx, {
-    kind: "decision",
-    operation: target.operation,
-    sessionId,
-    provider: embedder.provider,
-    model: embedder.model,
-    embeddingTokens: prepared.embeddingTokens,
-  });
   return { sessionId, turnIds: rows.map((row) => row.id), passageIds: rows.map((row) => row.passageId) };
 }

@@ -1,13 +1,24 @@
 import { setImmediate } from "node:timers/promises";
 import type { EmbeddingsInterface } from "@langchain/core/embeddings";
-import { type Database, inTransaction } from "../db/lease.ts";
-import { LexicalEmbeddings } from "./lexical-embeddings.ts";
+import { observe } from "./observed-fetch.ts";
 import { countTokens } from "./tokens.ts";
+import { ModelUnavailable } from "./unavailable.ts";
+import { checkVectors, type VectorText } from "./vectors.ts";
 
-/** A vector as pgvector spells it, `[0.1,0.2]`. */
-export type VectorText = string & { readonly __vector: unique symbol };
+export type { VectorText };
 
-/** Any LangChain embeddings, with what the service has to know about them. */
+/** Where a number of tokens comes from. */
+export type TokenSource = "provider" | "tokenizer";
+
+export interface Embedded {
+  /** One for each text; null where the model finds nothing in it. */
+  readonly vectors: (VectorText | null)[];
+  /** What it cost, as the provider says, or else as the service's tokenizer counts. */
+  readonly tokens: number;
+  readonly tokenSource: TokenSource;
+}
+
+/** A model, with what the service has to know about it. */
 export interface Embedder {
   /** The row in `embedder`: vectors of two models are never compared. */
   readonly id: number;
@@ -15,61 +26,130 @@ export interface Embedder {
   readonly model: string;
   /** Cosine distance below which two texts are about the same thing, for this model. */
   readonly nearDistance: number;
-  /** A text in which the model finds nothing has no vector: cosine distance to zero is not a number. */
-  embedTexts(texts: readonly string[]): Promise<{ vectors: (VectorText | null)[]; tokens: number[] }>;
-  embedQuery(text: string): Promise<{ vector: VectorText | null; tokens: number }>;
+  /** Whether it answers over a network, so that it may be slow or down. */
+  readonly isRemote: boolean;
+  /** @throws ModelUnavailable */
+  embed(texts: readonly string[], options?: EmbedOptions): Promise<Embedded>;
 }
 
-const asVector = (numbers: readonly number[]) =>
-  numbers.every((x) => x === 0) ? null : (`[${numbers.map((x) => +x.toFixed(6)).join(",")}]` as VectorText);
+export interface EmbedOptions {
+  /** For each call to the model; absent: as long as a job may wait. */
+  readonly timeoutMs?: number;
+  /** Some models embed a question in another way than what answers it. */
+  readonly as?: "document" | "query";
+}
 
-function overLangChain(
-  embeddings: EmbeddingsInterface,
-  facts: Pick<Embedder, "id" | "provider" | "model" | "nearDistance">,
-): Embedder {
-  return {
-    ...facts,
-    async embedTexts(texts) {
-      const tokens = [];
-      for (const text of texts) {
-        tokens.push(countTokens(text));
-        // Long texts take milliseconds each: other requests go on between them.
-        if (text.length > 10_000) await setImmediate();
+/** Texts in one call to a model. */
+const BATCH = 64;
+/** Characters in one call: providers limit the tokens of a request, and a batch of long texts is slow. */
+const BATCH_CHARACTERS = 200_000;
+/** After so many failures in a row, whoever's texts they were about, a model is left alone for a moment. */
+const FAILURES = 3;
+const PAUSE_MS = 2_000;
+
+export interface EmbedderFacts extends Pick<Embedder, "id" | "provider" | "model" | "nearDistance" | "isRemote"> {
+  readonly dimensions: number | undefined;
+  /** How long a call may take where nobody waits for it. */
+  readonly patienceMs: number;
+}
+
+/** A LangChain model as the service uses it: in batches, under a deadline, its vectors checked. */
+export function overLangChain(embeddings: EmbeddingsInterface, facts: EmbedderFacts): Embedder {
+  const { dimensions, patienceMs, ...known } = facts;
+  let pausedUntil = 0;
+  let failures = 0;
+
+  const vectorsOf = async (texts: readonly string[], as: EmbedOptions["as"]) =>
+    as === "query"
+      ? Promise.all(texts.map((text) => embeddings.embedQuery(text)))
+      : embeddings.embedDocuments([...texts]);
+
+  const call = async (texts: readonly string[], timeoutMs: number, as: EmbedOptions["as"]) => {
+    const wait = pausedUntil - performance.now();
+    if (wait > 0) throw new ModelUnavailable("it failed a moment ago, and is left alone", { retryAfterMs: wait });
+    try {
+      const { result, tokens } = await observe(timeoutMs, () => vectorsOf(texts, as));
+      const vectors = checkVectors(result, { count: texts.length, dimensions });
+      failures = 0;
+      return { vectors, tokens };
+    } catch (error) {
+      const failure = asUnavailable(error);
+      // What a text is to blame for must not take the model away from other people's texts.
+      if (!failure.mayBeText) failures++;
+      if (failure.retryAfterMs !== undefined || failures >= FAILURES) {
+        pausedUntil = performance.now() + (failure.retryAfterMs ?? PAUSE_MS);
+        failures = 0;
       }
-      const vectors = await embeddings.embedDocuments([...texts]);
-      return { vectors: vectors.map(asVector), tokens };
-    },
-    async embedQuery(text) {
-      return { vector: asVector(await embeddings.embedQuery(text)), tokens: countTokens(text) };
+      throw failure;
+    }
+  };
+
+  return {
+    ...known,
+    async embed(texts, { timeoutMs = patienceMs, as } = {}) {
+      if (!facts.isRemote) {
+        const vectors = checkVectors(await vectorsOf(texts, as), { count: texts.length, dimensions });
+        return { vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
+      }
+      const vectors: (VectorText | null)[] = [];
+      let said = 0;
+      let isSaid = true;
+      for (const batch of inBatches(texts)) {
+        const answer = await call(batch, timeoutMs, as);
+        vectors.push(...answer.vectors);
+        if (answer.tokens === undefined) isSaid = false;
+        said += answer.tokens ?? 0;
+      }
+      return isSaid
+        ? { vectors, tokens: said, tokenSource: "provider" }
+        : { vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
     },
   };
 }
 
-const LOCAL_MODEL = "lexical-hash-384";
+const sum = (numbers: readonly number[]) => numbers.reduce((total, n) => total + n, 0);
 
-/** The built-in lexical embedder, under the id that this database has for it. */
-export async function localEmbedder(database: Database, mayRegister: boolean): Promise<Embedder> {
-  const [known] = await inTransaction(database.app, (app) =>
-    app.query("SELECT id FROM scopefloor.embedder WHERE name = $1 AND dimensions = $2", [
-      LOCAL_MODEL,
-      LexicalEmbeddings.dimensions,
-    ]),
-  );
-  if (!known && !mayRegister) {
-    throw new Error(
-      `the embedding model ${LOCAL_MODEL} is not registered: start a worker first, or set DATABASE_OWNER_URL here`,
-    );
+/** Model tokens of each text, by the service's tokenizer. */
+export async function countAll(texts: readonly string[]): Promise<number[]> {
+  const counts = [];
+  for (const text of texts) {
+    counts.push(countTokens(text));
+    // Long texts take milliseconds each: other requests go on between them.
+    if (text.length > 10_000) await setImmediate();
   }
-  const [row] = known
-    ? [known]
-    : await inTransaction(database.owner, (owner) =>
-        owner.query("SELECT scopefloor.ensure_embedder($1, $2) AS id", [LOCAL_MODEL, LexicalEmbeddings.dimensions]),
-      );
-  return overLangChain(new LexicalEmbeddings(), {
-    id: row?.id as number,
-    provider: "local",
-    model: LOCAL_MODEL,
-    // Unrelated sentences lie above 0.85 here; one shared rare word in a short text reaches 0.5.
-    nearDistance: 0.5,
-  });
+  return counts;
+}
+
+export function* inBatches(texts: readonly string[]): Generator<string[]> {
+  let batch: string[] = [];
+  let characters = 0;
+  for (const text of texts) {
+    if (batch.length === BATCH || (batch.length > 0 && characters + text.length > BATCH_CHARACTERS)) {
+      yield batch;
+      batch = [];
+      characters = 0;
+    }
+    batch.push(text);
+    characters += text.length;
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** Clients wrap what `observedFetch` threw; what they threw themselves may quote the text, so only its name is kept. */
+export function asUnavailable(error: unknown): ModelUnavailable {
+  for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
+    if (cause instanceof ModelUnavailable) return cause;
+  }
+  if (error instanceof Error && /^the model gave /.test(error.message))
+    return new ModelUnavailable(error.message, { cause: error, mayBeText: true });
+  const code = codeOf(error);
+  return new ModelUnavailable(code === undefined ? "the call failed" : `the call failed (${code})`, { cause: error });
+}
+
+function codeOf(error: unknown): string | undefined {
+  for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
+    const { code } = cause as { code?: unknown };
+    if (typeof code === "string" && /^[A-Z_]{3,40}$/.test(code)) return code;
+  }
+  return error instanceof Error && /^\w{3,40}$/.test(error.name) && error.name !== "Error" ? error.name : undefined;
 }

@@ -22,6 +22,9 @@ function jaccard(a: ReadonlySet<string>, b: ReadonlySet<string>): number {
   return shared / (a.size + b.size - shared);
 }
 
+/** Whether two texts are the same memory said twice. */
+export const areNearDuplicates = (a: string, b: string) => jaccard(wordsOf(a), wordsOf(b)) >= NEAR;
+
 /** Keeps the best `k` hits, and of near-duplicates only the best one. */
 export function foldDuplicates(hits: readonly Hit[], k: number): Hit[] {
   const kept: { hit: Hit; words: ReadonlySet<string> }[] = [];

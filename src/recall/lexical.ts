@@ -26,7 +26,7 @@ export async function rankByBm25(
   limit: number,
   { k1, b }: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<Candidate[]> {
-  const narrowed = narrowing(filter);
+  const narrowed = narrowing(tx, filter);
   const join =
     narrowed === undefined
       ? sql``

@@ -6,7 +6,7 @@ import { andNarrowed, type PassageFilter } from "./filter.ts";
 /** A passage as recall shows it. */
 export interface Hit {
   readonly id: string;
-  readonly source: "memory_chunk" | "chunk";
+  readonly source: "memory_chunk" | "chunk" | "attribute";
   readonly text: string;
   readonly score: number;
   readonly scope: Scope;
@@ -15,6 +15,9 @@ export interface Hit {
   readonly tokens: number;
   readonly turnId: string | null;
   readonly sessionId: string | null;
+  /** Of a chunk. */
+  readonly documentId: string | null;
+  readonly documentTitle: string | null;
 }
 
 interface PassageRow {
@@ -27,11 +30,18 @@ interface PassageRow {
   readonly tokens: number;
   readonly turnId: string | null;
   readonly sessionId: string | null;
+  readonly documentId: string | null;
+  readonly documentTitle: string | null;
 }
+
+const SOURCES: Record<string, Hit["source"]> = { turn: "memory_chunk", chunk: "chunk", attribute: "attribute" };
 
 const COLUMNS = sql`
   p.id, p.scope_id AS "scopeId", p.kind, p.text, p.observed_at AS "occurredAt", p.role, p.tokens, p.turn_id AS "turnId",
-  p.session_id AS "sessionId"`;
+  p.session_id AS "sessionId", p.document_id AS "documentId", o.title AS "documentTitle"`;
+
+const tables = (tx: ScopedTransaction) => sql`
+  ${tx.read("passage", "p")} LEFT JOIN ${tx.read("document", "o")} ON o.scope_id = p.scope_id AND o.id = p.document_id`;
 
 /** Gives the rows their scopes: those that entering resolved, and of a large subtree the dictionary's. */
 async function toHits(
@@ -52,7 +62,7 @@ async function toHits(
     const scope = scopes.get(scopeId);
     return scope === undefined
       ? []
-      : [{ ...rest, source: kind === "turn" ? "memory_chunk" : "chunk", scope, score: score(row) } as const];
+      : [{ ...rest, source: SOURCES[kind] ?? "chunk", scope, score: score(row) } as const];
   });
 }
 
@@ -60,7 +70,7 @@ async function toHits(
 export async function fetchHits(tx: ScopedTransaction, candidates: readonly Candidate[]): Promise<Hit[]> {
   if (candidates.length === 0) return [];
   const rows = await tx.rows<PassageRow>(sql`
-    SELECT ${COLUMNS} FROM ${tx.read("passage", "p")}
+    SELECT ${COLUMNS} FROM ${tables(tx)}
     WHERE p.id = ANY (${list(candidates.map((c) => c.id))}::uuid[])
       AND p.scope_id = ANY (${list([...new Set(candidates.map((c) => c.scopeId))])}::int[]) AND p.expired_at IS NULL`);
   const order = new Map(candidates.map((candidate, i) => [candidate.id, { i, score: candidate.score }]));
@@ -76,8 +86,8 @@ export async function recentHits(
   limit: number,
 ): Promise<Hit[]> {
   const rows = await tx.rows<PassageRow>(sql`
-    SELECT ${COLUMNS} FROM ${tx.read("passage", "p")}
-    WHERE p.expired_at IS NULL${andNarrowed(filter)}
+    SELECT ${COLUMNS} FROM ${tables(tx)}
+    WHERE p.expired_at IS NULL${andNarrowed(tx, filter)}
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${limit}`);
   let spent = 0;
   const affordable = rows.filter((row) => {

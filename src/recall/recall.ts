@@ -1,19 +1,13 @@
 import type { ScopedTransaction } from "../db/scoped.ts";
-import type { Embedder, VectorText } from "../models/embedder.ts";
-import { recordTrace, type TraceSummary } from "../traces/record.ts";
+import type { Moment } from "../memory/entities.ts";
+import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
+import { recordTrace, spentOn, type TraceSummary } from "../traces/record.ts";
+import { answerDirectly, type TypedQuestion } from "./direct.ts";
 import { type Mode, type SearchRequest, type SearchResult, search } from "./search.ts";
 
-/** A query whose vector is ready: it is made before the transaction opens. */
-export interface PreparedQuery {
-  readonly vector: VectorText | null;
-  readonly embeddingTokens: number;
-}
-
-export async function prepareQuery(embedder: Embedder, query: string, mode: Mode): Promise<PreparedQuery> {
-  if (mode === "bm25") return { vector: null, embeddingTokens: 0 };
-  const { vector, tokens } = await embedder.embedQuery(query);
-  return { vector, embeddingTokens: tokens };
-}
+/** A query's vectors are made before the transaction opens. */
+export const prepareQuery = (models: Models, query: string, mode: Mode): Promise<QueryVectors> =>
+  mode === "bm25" ? Promise.resolve(NO_VECTORS) : models.embedQuery(query);
 
 export interface Recalled extends SearchResult {
   readonly trace: TraceSummary & {
@@ -31,18 +25,17 @@ export interface Recalled extends SearchResult {
 /** Searches and records the trace of it, in the same transaction. */
 export async function recall(
   tx: ScopedTransaction,
-  embedder: Embedder,
-  prepared: PreparedQuery,
-  request: Omit<SearchRequest, "vector">,
+  models: Models,
+  prepared: QueryVectors,
+  request: Omit<SearchRequest, "prepared">,
   about: {
-    readonly operation: "query" | "context";
+    readonly operation: "query" | "context" | "documents_query";
     readonly hintsIgnored?: readonly string[];
     readonly sessionId?: string | undefined;
   },
 ): Promise<Recalled> {
-  const result = await search(tx, embedder, { ...request, vector: prepared.vector });
+  const result = await search(tx, { ...request, prepared });
   const hiddenByView = result.hits.length === 0 && (await tx.call<boolean>("hides_scopes"));
-  const embedded = prepared.embeddingTokens > 0;
   const summary = recordTrace(tx, {
     kind: "retrieval",
     operation: about.operation,
@@ -52,9 +45,8 @@ export async function recall(
     sources: result.hits.map((hit) => hit.id),
     candidates: result.candidates,
     returned: result.hits.length,
-    embeddingTokens: prepared.embeddingTokens,
     sessionId: about.sessionId ?? null,
-    ...(embedded ? { provider: embedder.provider, model: embedder.model } : {}),
+    ...(prepared.tokens > 0 ? spentOn(models.current, prepared) : {}),
   });
   return {
     ...result,
@@ -68,6 +60,44 @@ export async function recall(
       plan: result.plan,
       ...(hiddenByView ? { hiddenByView: true } : {}),
       ...(about.hintsIgnored && about.hintsIgnored.length > 0 ? { hintsIgnored: about.hintsIgnored } : {}),
+    },
+  };
+}
+
+/** The answer of the direct tier to a typed question, with its trace; undefined: it has none. */
+export async function recallDirectly(
+  tx: ScopedTransaction,
+  query: string,
+  question: TypedQuestion,
+  moment: Moment,
+  k: number,
+) {
+  const answer = await answerDirectly(tx, question, moment, k);
+  if (answer === undefined) return undefined;
+  const { hits, seedEntities, reason } = answer;
+  const summary = recordTrace(tx, {
+    kind: "retrieval",
+    operation: "query",
+    query,
+    tier: "direct",
+    tierReason: reason,
+    sources: hits.map((hit) => hit.id),
+    candidates: hits.length,
+    returned: hits.length,
+  });
+  return {
+    tier: "direct" as const,
+    classificationKind: question.kind,
+    hits,
+    seedEntities,
+    trace: {
+      ...summary,
+      resolutionTier: "direct",
+      tierReason: reason,
+      retrievedCount: hits.length,
+      topScores: hits.slice(0, 5).map((hit) => hit.score),
+      scope: tx.entry.trace.tags,
+      plan: "by name over the visible scopes",
     },
   };
 }

@@ -1,5 +1,5 @@
 import type { ScopedTransaction } from "../db/scoped.ts";
-import type { Embedder, VectorText } from "../models/embedder.ts";
+import type { QueryVectors } from "../models/models.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 import { foldDuplicates } from "./fold.ts";
@@ -24,8 +24,18 @@ export interface SearchRequest {
   readonly includeDuplicates: boolean;
   /** Token budget of the full_context tier. */
   readonly fullContextTokens: number;
-  /** The query's vector; null where the mode needs none, or the model finds nothing in it. */
-  readonly vector: VectorText | null;
+  /** The query's vectors; none where the mode needs none, or a model finds nothing in it or does not answer. */
+  readonly prepared: QueryVectors;
+  readonly fusion?: Fusion;
+}
+
+/** How rankings are put together; absent: alike, with k = 60. */
+export interface Fusion {
+  readonly rrfK?: number | undefined;
+  /** 0 to 1: the vectors' share; the words have the rest. */
+  readonly vectorWeight?: number | undefined;
+  /** A further ranking made of what the others found, such as along links. */
+  readonly expand?: (ranked: readonly Candidate[]) => Promise<readonly Candidate[]>;
 }
 
 export interface SearchResult {
@@ -38,18 +48,23 @@ export interface SearchResult {
 }
 
 /** Resolves a query through the tiers, inside one entered transaction. */
-export async function search(tx: ScopedTransaction, embedder: Embedder, request: SearchRequest): Promise<SearchResult> {
-  const { query, filter, mode, vector, k } = request;
-  // Both are on their way before either answers: one round trip on a server.
-  const [lexical, nearest] = await Promise.all([
+export async function search(tx: ScopedTransaction, request: SearchRequest): Promise<SearchResult> {
+  const { query, filter, mode, prepared, k } = request;
+  // All are on their way before any answers: one round trip on a server.
+  const [lexical, ...nearest] = await Promise.all([
     mode === "vector" ? [] : rankByBm25(tx, query, filter, POOL),
-    mode === "bm25" || vector === null ? [] : rankByDistance(tx, embedder.id, vector, filter, POOL),
+    ...(mode === "bm25" ? [] : prepared.vectors).map(({ embedder, vector }) =>
+      rankByDistance(tx, embedder.id, vector, filter, POOL),
+    ),
   ]);
-  const ranked: Candidate[] = mode === "hybrid" ? fuseByRank([lexical, nearest]) : mode === "bm25" ? lexical : nearest;
-  const plan = planText(tx, mode, vector !== null);
+  const ranked = await fuse(mode, lexical, nearest, request.fusion ?? {});
+  const plan = planText(tx, mode, prepared);
 
   // An explicit mode is answered by that mode alone.
-  const credible = lexical.length > 0 || (nearest[0] !== undefined && 1 - nearest[0].score < embedder.nearDistance);
+  const isNear = nearest.some(
+    ([best], i) => best !== undefined && 1 - best.score < (prepared.vectors[i]?.embedder.nearDistance ?? 0),
+  );
+  const credible = lexical.length > 0 || isNear;
   if (mode === "hybrid" && !credible) {
     const hits = await recentHits(tx, filter, request.fullContextTokens, request.includeDuplicates ? k : POOL);
     return {
@@ -57,7 +72,7 @@ export async function search(tx: ScopedTransaction, embedder: Embedder, request:
       tierReason:
         ranked.length === 0
           ? "hybrid found nothing; the visible scope by recency"
-          : `hybrid is weak: no shared word and no vector nearer than ${embedder.nearDistance}; the visible scope by recency`,
+          : "hybrid is weak: no shared word and no vector near enough; the visible scope by recency",
       plan: `${plan}; then by recency within ${request.fullContextTokens} tokens`,
       hits: request.includeDuplicates ? hits.slice(0, k) : foldDuplicates(hits, k),
       candidates: ranked.length,
@@ -66,11 +81,31 @@ export async function search(tx: ScopedTransaction, embedder: Embedder, request:
   const hits = request.includeDuplicates ? await fetchHits(tx, ranked.slice(0, k)) : await fetchFolded(tx, ranked, k);
   return {
     tier: "hybrid",
-    tierReason: mode === "hybrid" ? "words or vectors of the visible scopes match" : `mode ${mode} was asked for`,
+    tierReason:
+      mode !== "hybrid"
+        ? `mode ${mode} was asked for`
+        : prepared.unavailable === undefined
+          ? "words or vectors of the visible scopes match"
+          : `words of the visible scopes match; lexical for now: ${prepared.unavailable}`,
     plan,
     hits,
     candidates: ranked.length,
   };
+}
+
+async function fuse(
+  mode: Mode,
+  lexical: readonly Candidate[],
+  nearest: readonly (readonly Candidate[])[],
+  { rrfK, vectorWeight = 0.5, expand }: Fusion,
+): Promise<readonly Candidate[]> {
+  if (mode === "bm25") return lexical;
+  if (mode === "vector" && nearest.length === 1) return nearest[0] ?? [];
+  const rankings = [lexical, ...nearest];
+  const weights = [2 * (1 - vectorWeight), ...nearest.map(() => 2 * vectorWeight)];
+  const ranked = fuseByRank(rankings, { k: rrfK, weights });
+  if (expand === undefined) return ranked;
+  return fuseByRank([...rankings, await expand(ranked)], { k: rrfK, weights: [...weights, 1] });
 }
 
 /** The best k without near-duplicates: as much of the ranking as it takes. */
@@ -82,13 +117,18 @@ async function fetchFolded(tx: ScopedTransaction, ranked: readonly Candidate[], 
   return hits;
 }
 
-function planText(tx: ScopedTransaction, mode: Mode, hasVector: boolean): string {
+function planText(tx: ScopedTransaction, mode: Mode, { vectors, unavailable }: QueryVectors): string {
   const { scopes, trees } = tx.entry.read;
   const own = trees.length > 0 ? "large subtrees" : `${scopes.size} scope${scopes.size === 1 ? "" : "s"}`;
   const where = tx.entry.general && !scopes.has(0) ? `${own} and general knowledge` : own;
+  const models = vectors.length > 1 ? `exact vectors of ${vectors.length} models` : "exact vectors";
+  const nothing = unavailable === undefined ? "the model finds nothing in the query" : unavailable;
   const ways = [
     ...(mode === "vector" ? [] : ["bm25 on the scopes' own statistics"]),
-    ...(mode === "bm25" ? [] : [hasVector ? "exact vectors" : "no vector (the query has no content word)"]),
+    ...(mode === "bm25" ? [] : [vectors.length > 0 ? models : `no vector (${nothing})`]),
+    ...(mode !== "bm25" && vectors.length > 0 && unavailable !== undefined
+      ? [`one model left out (${unavailable})`]
+      : []),
   ];
   return `${ways.join(" + ")} over ${where}`;
 }

@@ -17,6 +17,6 @@ export async function rankByDistance(
   return tx.rows<Candidate>(sql`
     SELECT p.id, p.scope_id AS "scopeId", 1 - (p.embedding <=> ${vector}::halfvec) AS score
     FROM ${tx.read("passage", "p")}
-    WHERE p.embedder_id = ${embedderId}::int AND p.expired_at IS NULL${andNarrowed(filter)}
+    WHERE p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
     ORDER BY p.embedding <=> ${vector}::halfvec, p.id LIMIT ${limit}`);
 }

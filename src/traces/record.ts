@@ -1,5 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { json, type NewRow, type ScopedTransaction } from "../db/scoped.ts";
+import type { Embedder, TokenSource } from "../models/embedder.ts";
 
 type Columns = NewRow<"decision_trace">;
 
@@ -19,6 +20,7 @@ export interface TraceFields
         | "inputTokens"
         | "outputTokens"
         | "embeddingTokens"
+        | "tokenSource"
       >
     > {
   /** Ids that the answer was made of. */
@@ -34,8 +36,24 @@ export interface TraceSummary {
     readonly output: number;
     readonly embedding: number;
     readonly total: number;
+    /** Who counted them, where there are any. */
+    readonly source?: TokenSource;
   };
 }
+
+/** What an embedding cost, for a trace; nothing where the model did not answer. */
+export const spentOn = (
+  embedder: Pick<Embedder, "provider" | "model">,
+  spent: { readonly tokens: number; readonly tokenSource: TokenSource } | undefined,
+) =>
+  spent === undefined
+    ? {}
+    : {
+        provider: embedder.provider,
+        model: embedder.model,
+        embeddingTokens: spent.tokens,
+        tokenSource: spent.tokenSource,
+      };
 
 /**
  * Appends one row to `decision_trace` in the transaction of the work that it records: either both
@@ -60,5 +78,10 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
   const input = fields.inputTokens ?? 0;
   const output = fields.outputTokens ?? 0;
   const embedding = fields.embeddingTokens ?? 0;
-  return { traceId, latencyMs, tokens: { input, output, embedding, total: input + output + embedding } };
+  const source = fields.tokenSource as TokenSource | null | undefined;
+  return {
+    traceId,
+    latencyMs,
+    tokens: { input, output, embedding, total: input + output + embedding, ...(source ? { source } : {}) },
+  };
 }

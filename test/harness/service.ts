@@ -2,8 +2,10 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { v7 as uuid } from "uuid";
 import type { Principal } from "../../src/db/enter.ts";
+import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
+import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import { createService } from "../../src/service.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
 
@@ -35,6 +37,15 @@ export interface Client {
   del<T = Record<string, unknown>>(path: string): Promise<Answer<T>>;
   /** Stores a text and gives its ids. */
   remember(text: string, more?: object): Promise<{ sessionId: string; turnId: string; chunkId: string }>;
+  /** Sends a file; `metadata` absent: the part is left out. */
+  upload(
+    content: string | Uint8Array,
+    name: string,
+    metadata?: object,
+    options?: { method?: string; path?: string; type?: string; fileFirst?: boolean; headers?: Record<string, string> },
+  ): Promise<Answer<{ id: string; status: string; contentHash: string; deduplicated: boolean; version: number }>>;
+  /** Waits until a document is ready or has failed. */
+  processed(id: string): Promise<Record<string, unknown>>;
   /** The texts that a query finds. */
   recall(query: string, more?: object): Promise<string[]>;
 }
@@ -49,13 +60,29 @@ export interface TestService {
   stop(): Promise<void>;
 }
 
+export interface ServiceSettings {
+  readonly connections?: number;
+  readonly timeoutMs?: number;
+  /** With a worker in the same process. */
+  readonly worker?: Partial<WorkerOptions>;
+  readonly models?: ModelSettings;
+}
+
 /** The service on a database of its own, listening on loopback until it is stopped. */
-export async function startService(options: { connections?: number; timeoutMs?: number } = {}): Promise<TestService> {
+export async function startService(options: ServiceSettings = {}): Promise<TestService> {
   const database = await createTestDatabase(options);
+  if (options.models !== undefined) {
+    await registerModel(database, options.models, createLog(process.env.LOG ?? "silent"));
+  }
   const secret = newSecret("management");
   const operatorId = uuid();
   await database.sql("SELECT scopefloor.set_first_key($1, $2)", [operatorId, hashSecret(secret)]);
-  const service = await createService(database, { context: "default", log: createLog("silent") });
+  const service = await createService(database, {
+    context: "default",
+    log: createLog(process.env.LOG ?? "silent"),
+    ...(options.models === undefined ? {} : { models: options.models }),
+    ...(options.worker === undefined ? {} : { worker: { pollMs: 50, ...options.worker } }),
+  });
   const server: Server = createServer(service.app.callback());
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
@@ -111,6 +138,30 @@ function clientOf(url: string, key: string, id: string): Client {
     get: (path) => call("GET", path),
     post: (path, body, options) => call("POST", path, body ?? {}, options),
     del: (path) => call("DELETE", path),
+    upload: async (content, name, metadata, options = {}) => {
+      const form = new FormData();
+      const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+      const file = new Blob([new Uint8Array(bytes)], { type: options.type ?? "" });
+      if (options.fileFirst === true) form.append("file", file, name);
+      if (metadata !== undefined) form.append("metadata", JSON.stringify(metadata));
+      if (options.fileFirst !== true) form.append("file", file, name);
+      const response = await fetch(`${url}/default${options.path ?? "/documents"}`, {
+        method: options.method ?? "POST",
+        headers: { authorization: `Bearer ${key}`, ...options.headers },
+        body: form,
+      });
+      const text = await response.text();
+      return { status: response.status, headers: response.headers, text, body: JSON.parse(text) };
+    },
+    processed: async (id) => {
+      for (let tries = 0; tries < 600; tries++) {
+        const { body, status } = await client.get(`/documents/${id}`);
+        if (status !== 200) throw new Error(`the document answered ${status}`);
+        if (body.status === "ready" || body.status === "failed") return body;
+        await new Promise((resolve) => setTimeout(resolve, 25));
+      }
+      throw new Error("the document was not processed within 15 s");
+    },
     remember: async (text, more = {}) => {
       const stored = await client.post<{ sessionId: string; turnId: string; chunkId: string }>("/facts", {
         text,

@@ -7,6 +7,7 @@ import postgres from "postgres";
 import type { TestProject } from "vitest/node";
 import { dumpEmbedded } from "../../src/db/embedded.ts";
 import { openPostgres } from "../../src/db/open.ts";
+import { createLog } from "../../src/log.ts";
 import { prepareDatabase } from "../../src/service.ts";
 
 declare module "vitest" {
@@ -28,7 +29,9 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const url = process.env.TEST_DATABASE_URL;
   if (url === undefined) {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-template-"));
-    const dump = await dumpEmbedded((database) => prepareDatabase(database, { context: "default", mayMigrate: true }));
+    const dump = await dumpEmbedded((database) =>
+      prepareDatabase(database, { context: "default", mayMigrate: true, log: createLog("silent") }),
+    );
     const file = join(folder, "template.tar");
     await writeFile(file, Buffer.from(await dump.arrayBuffer()));
     project.provide("embeddedTemplate", file);
@@ -39,7 +42,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   const admin = postgres(url, { max: 1, onnotice: () => undefined });
   await admin.unsafe(`CREATE DATABASE ${name}`);
   const database = openPostgres({ app: withDatabase(url, name), connections: 2, timeoutMs: 30_000 });
-  await prepareDatabase(database, { context: "default", mayMigrate: true });
+  await prepareDatabase(database, { context: "default", mayMigrate: true, log: createLog("silent") });
   await database.close();
   project.provide("embeddedTemplate", undefined);
   project.provide("postgresTemplate", { url, name });

@@ -199,7 +199,7 @@ describe("fields", () => {
     }
     for (const infer of ["triples", "preview"])
       expect((await agent.post("/facts", { text: "x", infer })).status).toBe(422);
-    expect((await agent.post("/facts", { text: "x", triples: [{}] })).status).toBe(422);
+    expect((await agent.post("/facts", { text: "x", triples: [{}] })).status).toBe(400);
     const batch = { messages: [{ role: "user", content: "x" }], extract: true };
     expect((await agent.post("/facts/batch", batch)).status).toBe(422);
     const hinted = await agent.post<{ trace: { hintsIgnored: string[] } }>("/query", {

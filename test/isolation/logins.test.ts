@@ -33,7 +33,7 @@ describe.runIf(onPostgres())("three logins, as the README sets them up", () => {
     try {
       expect(split.warning).toBeUndefined();
       // The api's process may be without the owner's URL: it finds the database ready.
-      await prepareDatabase(split, { context: "default", mayMigrate: false });
+      await prepareDatabase(split, { context: "default", mayMigrate: false, log: createLog("silent") });
       await createService(split, { context: "default", log: createLog("silent") });
       await keepHouse(split, new Date());
       for (const role of ["none", api, "scopefloor_definer", "scopefloor_worker", "postgres"]) {

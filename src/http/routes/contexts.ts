@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { getReceipt, listReceipts } from "../../forget/receipt.ts";
+import { orderEmbedding } from "../../memory/reembed.ts";
 import { type ContextSettings, configureContext, contextSettings, readContext } from "../../memory/settings.ts";
 import { listDenied } from "../../traces/denied.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText } from "../wire.ts";
+import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText, writeSelector } from "../wire.ts";
 import { subtreeOf } from "./demand.ts";
 
 const settings = fields({ config: fields(contextSettings) });
@@ -53,6 +54,19 @@ export const contextEndpoints = [
         to: query.to ?? null,
         rows: await usage(tx, query),
       })),
+  }),
+  endpoint({
+    ...manage,
+    method: "post",
+    path: "/contexts/{ctx}/reembed",
+    operation: "reembed",
+    body: fields({ scope: writeSelector }),
+    handle: async ({ enter, body, deps }) => {
+      const { provider, model, id } = deps.models.current;
+      const progress = await enter(subtreeOf(body.scope), (tx) => orderEmbedding(tx, id));
+      deps.wakeWorker();
+      return { model: `${provider}:${model}`, ...progress };
+    },
   }),
   endpoint({
     ...manage,

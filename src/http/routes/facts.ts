@@ -1,16 +1,82 @@
 import { z } from "zod";
 import { invalid, unprocessable } from "../../errors.ts";
+import { prepareFact, storeFact } from "../../memory/facts.ts";
+import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, labels, memoryCategory, role, text, time, uuidText, writeSelector } from "../wire.ts";
+import {
+  entityName,
+  entityType,
+  factKey,
+  fields,
+  labels,
+  memoryCategory,
+  role,
+  text,
+  time,
+  uuidText,
+  writeSelector,
+} from "../wire.ts";
 
 const BATCH_LIMIT = 16 * 1024 * 1024;
+const MOST_TRIPLES = 200;
+const VALUE_LIMIT = 16 * 1024;
 const infer = z.enum(["full", "triples", "preview", "none"]);
 
-/** Without a chat model only `none`, and `full` as the same. */
-function refuseInference(wanted: z.infer<typeof infer> | undefined): void {
-  if (wanted === "triples" || wanted === "preview") {
-    throw unprocessable(`infer: ${wanted} needs extraction, which is not built yet; use none or full`);
+const named = fields({ type: entityType, name: entityName });
+const triple = fields({
+  entity: named,
+  key: factKey,
+  value: z.unknown().optional(),
+  target: named.optional(),
+  memoryCategory: memoryCategory.optional(),
+}).superRefine((item, context) => {
+  if ((item.value === undefined) === (item.target === undefined)) {
+    context.addIssue({ code: "custom", message: "a triple has either a value or a target" });
+  } else if (JSON.stringify(item.value ?? null).length > VALUE_LIMIT) {
+    context.addIssue({ code: "custom", message: `the value is over ${VALUE_LIMIT} characters` });
+  }
+});
+
+type FactBody = z.output<typeof factBody>;
+const factBody = fields({
+  text: text.optional(),
+  infer: infer.optional(),
+  sessionId: uuidText.optional(),
+  role: role.optional(),
+  scopes: writeSelector,
+  labels: labels.optional(),
+  triples: z.array(triple).max(MOST_TRIPLES).optional(),
+  memoryCategory: memoryCategory.optional(),
+  observedAt: time.optional(),
+});
+
+const triplesOf = (body: FactBody): Triple[] =>
+  (body.triples ?? []).map(({ memoryCategory: category, ...item }) => ({
+    ...item,
+    category: category ?? body.memoryCategory ?? null,
+  }));
+
+/** What is known of the entities after a write, or would be: `extraction` and `preview` have one shape. */
+function extractionOf(triples: readonly (Triple | StoredTriple)[]) {
+  const entities = new Map(
+    triples
+      .flatMap(({ entity, target }) => [entity, ...(target === undefined ? [] : [target])])
+      .map((e) => [`${e.type}/${e.name}`, e]),
+  );
+  return {
+    entities: [...entities.values()],
+    attributes: triples.filter(({ target }) => target === undefined),
+    relations: triples.filter(({ target }) => target !== undefined),
+  };
+}
+
+/** Without a chat model nothing is read out of a text: triples are literal, and `full` does as `none`. */
+function refuseExtraction(wanted: z.infer<typeof infer> | undefined, hasTriples: boolean): void {
+  if ((wanted === "triples" || wanted === "preview") && !hasTriples) {
+    throw unprocessable(
+      `infer: ${wanted} without triples needs a chat model, which this service does not use yet; send triples, or use none or full`,
+    );
   }
 }
 
@@ -21,34 +87,32 @@ export const factEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "facts",
-    body: fields({
-      text: text.optional(),
-      infer: infer.optional(),
-      sessionId: uuidText.optional(),
-      role: role.optional(),
-      scopes: writeSelector,
-      labels: labels.optional(),
-      triples: z.array(z.unknown()).optional(),
-      memoryCategory: memoryCategory.optional(),
-      observedAt: time.optional(),
-    }),
+    body: factBody,
     handle: async ({ enter, body, deps }) => {
-      if (body.triples !== undefined && body.triples.length > 0)
-        throw unprocessable("triples are not built yet; send text");
-      refuseInference(body.infer);
-      if (body.text === undefined) throw invalid("text: a fact needs a text");
-      const prepared = await prepareTurns(deps.embedder, [
-        {
-          role: body.role ?? "user",
-          content: body.text,
-          labels: body.labels ?? [],
-          category: body.memoryCategory ?? null,
-          observedAt: body.observedAt,
-        },
-      ]);
-      return enter({ selector: body.scopes, session: body.sessionId }, async (tx) => {
-        const stored = await storeTurns(tx, deps.embedder, prepared, { sessionId: body.sessionId, operation: "facts" });
-        return { mode: "none", sessionId: stored.sessionId, turnId: stored.turnIds[0], chunkId: stored.passageIds[0] };
+      const triples = triplesOf(body);
+      refuseExtraction(body.infer, triples.length > 0);
+      if (body.text === undefined && triples.length === 0) throw invalid("text: a fact needs a text, or triples");
+      const where = { selector: body.scopes, session: body.sessionId };
+      if (body.infer === "preview") {
+        return enter(where, async () => ({
+          mode: "preview",
+          ...(body.sessionId === undefined ? {} : { sessionId: body.sessionId }),
+          preview: { ...extractionOf(triples), sentences: triples.map(sentenceOf) },
+        }));
+      }
+      const said = { labels: body.labels ?? [], observedAt: body.observedAt };
+      const turn =
+        body.text === undefined
+          ? undefined
+          : { role: body.role ?? "user", content: body.text, category: body.memoryCategory ?? null, ...said };
+      const prepared = await prepareFact(deps.models, turn, triples, said);
+      return enter(where, async (tx) => {
+        const { triples: stored, ...ids } = await storeFact(tx, deps.models, prepared, body.sessionId);
+        return {
+          mode: triples.length > 0 ? "triples" : "none",
+          ...ids,
+          ...(triples.length > 0 ? { extraction: extractionOf(stored) } : {}),
+        };
       });
     },
   }),
@@ -71,10 +135,11 @@ export const factEndpoints = [
       labels: labels.optional(),
     }),
     handle: async ({ enter, body, deps }) => {
-      refuseInference(body.infer);
-      if (body.extract === true) throw unprocessable("extract is not built yet; leave it out");
+      refuseExtraction(body.infer, false);
+      if (body.extract === true)
+        throw unprocessable("extract needs a chat model, which this service does not use yet; leave it out");
       const prepared = await prepareTurns(
-        deps.embedder,
+        deps.models,
         body.messages.map((message) => ({
           role: message.role,
           content: message.content,
@@ -84,10 +149,7 @@ export const factEndpoints = [
         })),
       );
       return enter({ selector: body.scopes, session: body.sessionId }, async (tx) => {
-        const stored = await storeTurns(tx, deps.embedder, prepared, {
-          sessionId: body.sessionId,
-          operation: "facts_batch",
-        });
+        const stored = await storeTurns(tx, deps.models, prepared, body.sessionId);
         return { sessionId: stored.sessionId, turnIds: stored.turnIds, extractions: [] };
       });
     },

@@ -3,6 +3,7 @@ import type { ScopedTransaction } from "../../db/scoped.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { forgetMatching } from "../../forget/by-meaning.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
+import { NO_VECTORS } from "../../models/models.ts";
 import { prepareQuery } from "../../recall/recall.ts";
 import { GENERAL, sameScope } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
@@ -39,15 +40,14 @@ export const forgetEndpoints = [
       const { query, sessionId } = body;
       if (query === undefined && sessionId === undefined)
         throw invalid("query: say what to forget, or give a sessionId");
-      const prepared =
-        query === undefined ? { vector: null, embeddingTokens: 0 } : await prepareQuery(deps.embedder, query, "hybrid");
+      const prepared = query === undefined ? NO_VECTORS : await prepareQuery(deps.models, query, "hybrid");
       // A session is named by its id: wherever in the floor it is.
       const subtree = body.subtree ?? (sessionId !== undefined && body.scopes === undefined);
       return enter({ selector: body.scopes, subtree }, (tx) => {
         if (body.dryRun !== true && sessionId === undefined) refuseUnconfirmed(tx, body.confirm);
-        return forgetMatching(tx, deps.embedder, {
+        return forgetMatching(tx, deps.models, {
           query,
-          ...prepared,
+          prepared,
           sessionId,
           subtree,
           threshold: body.threshold ?? 0.5,

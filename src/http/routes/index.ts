@@ -1,12 +1,16 @@
 import type { Endpoint } from "../endpoint.ts";
 import { contextEndpoints } from "./contexts.ts";
+import { documentEndpoints } from "./documents.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
+import { notBuiltEndpoints } from "./not-built.ts";
+import { principalEndpoints } from "./principals.ts";
 import { recallEndpoints } from "./recall.ts";
 import { scopeEndpoints } from "./scopes.ts";
 import { selfEndpoints } from "./self.ts";
 import { sessionEndpoints } from "./sessions.ts";
+import { structureEndpoints } from "./structure.ts";
 import { traceEndpoints } from "./traces.ts";
 
 /** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
@@ -20,4 +24,8 @@ export const endpoints: readonly Endpoint[] = [
   ...forgetEndpoints,
   ...scopeEndpoints,
   ...traceEndpoints,
+  ...documentEndpoints,
+  ...structureEndpoints,
+  ...principalEndpoints,
+  ...notBuiltEndpoints,
 ];

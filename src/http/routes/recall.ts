@@ -2,25 +2,17 @@ import { z } from "zod";
 import { unprocessable } from "../../errors.ts";
 import { settingsOf } from "../../memory/settings.ts";
 import { contextBlock } from "../../recall/context-block.ts";
+import { parseTypedQuestion, type TypedQuestion } from "../../recall/direct.ts";
 import { NO_FILTER, type PassageFilter } from "../../recall/filter.ts";
 import type { Hit } from "../../recall/passages.ts";
-import { prepareQuery, recall } from "../../recall/recall.ts";
+import { prepareQuery, recall, recallDirectly } from "../../recall/recall.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, k, labels, queryText, readSelector, scopeView, time, uuidText, viewOf } from "../wire.ts";
+import { hints, ignoredHints } from "./hints.ts";
 
 const DEFAULT_K = 10;
 
 const sourceKind = z.enum(["attribute", "entity", "chunk", "memory_chunk", "section"]);
-
-/** Accepted, and named in the trace as having had no effect. */
-const hints = {
-  useHyde: z.boolean().optional(),
-  useReranker: z.boolean().optional(),
-  decomposeQuery: z.boolean().optional(),
-  expandGraph: z.boolean().optional(),
-  graphAlpha: z.number().optional(),
-  graphDepth: z.number().optional(),
-};
 
 const queryBody = fields({
   query: queryText,
@@ -46,13 +38,32 @@ type QueryBody = z.output<typeof queryBody>;
 const asList = <T>(value: T | readonly T[] | undefined): readonly T[] | undefined =>
   value === undefined ? undefined : Array.isArray(value) ? value : [value as T];
 
+/** The kinds of passages by the source that an answer names. There are no passages of the other sources. */
+const KINDS: Partial<Record<z.infer<typeof sourceKind>, string>> = {
+  memory_chunk: "turn",
+  chunk: "chunk",
+  attribute: "attribute",
+};
+const INCLUDED = { passages: ["turn", "chunk"], facts: ["attribute"] };
+
 /** The kinds of passages that `include` and `source` leave; undefined: all of them. */
 function kindsOf(body: QueryBody): readonly string[] | undefined {
-  const include = asList(body.include);
-  if (include !== undefined && !include.includes("passages")) return [];
-  const sources = asList(body.source);
-  if (sources === undefined) return undefined;
-  return [...(sources.includes("memory_chunk") ? ["turn"] : []), ...(sources.includes("chunk") ? ["chunk"] : [])];
+  const included = asList(body.include)?.flatMap((part) => INCLUDED[part]);
+  const named = asList(body.source)?.flatMap((source) => KINDS[source] ?? []);
+  return included === undefined
+    ? named
+    : named === undefined
+      ? included
+      : included.filter((kind) => named.includes(kind));
+}
+
+/** Only what says which values it wants is answered from them; what narrows a search is for a search. */
+function typedQuestion(body: QueryBody): TypedQuestion | undefined {
+  const isNarrowed = body.mode !== undefined || (body.labels ?? []).length > 0 || body.sessionId !== undefined;
+  const kinds = kindsOf(body);
+  return isNarrowed || (kinds !== undefined && !kinds.includes("attribute"))
+    ? undefined
+    : parseTypedQuestion(body.query);
 }
 
 function filterOf(body: QueryBody): PassageFilter {
@@ -69,7 +80,15 @@ function filterOf(body: QueryBody): PassageFilter {
 /** The earlier of two instants in UTC; an absent one does not count. */
 const earlier = (a: string | undefined, b: string | undefined) => [a, b].filter((time) => time !== undefined).sort()[0];
 
-const hitOf = ({ id, source, text, score, scope, occurredAt }: Hit) => ({ id, source, text, score, scope, occurredAt });
+const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle }: Hit) => ({
+  id,
+  source,
+  text,
+  score,
+  scope,
+  occurredAt,
+  ...(documentTitle === null ? {} : { documentTitle }),
+});
 
 /** A session's memory is found wherever in the floor the session is. */
 function demandOf(body: {
@@ -81,6 +100,9 @@ function demandOf(body: {
   const bySession = body.sessionId !== undefined && body.lens === undefined && view === undefined;
   return { selector: body.lens, view: bySession ? ("subtree" as const) : view };
 }
+
+/** Leaves the transaction, with all that it claimed: the question is asked again as an open one. */
+class NotDirect extends Error {}
 
 export const recallEndpoints = [
   endpoint({
@@ -96,12 +118,27 @@ export const recallEndpoints = [
       if (mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const startedAt = performance.now();
-      const prepared = await prepareQuery(deps.embedder, body.query, mode);
+      const question = typedQuestion(body);
+      let direct: Awaited<ReturnType<typeof recallDirectly>>;
+      if (question !== undefined) {
+        // No vector is made for what is found by its name.
+        try {
+          direct = await enter(demandOf(body), async (tx) => {
+            const found = await recallDirectly(tx, body.query, question, body, body.k ?? DEFAULT_K);
+            if (found === undefined) throw new NotDirect();
+            return { ...found, queryMs: elapsed(startedAt) };
+          });
+        } catch (error) {
+          if (!(error instanceof NotDirect)) throw error;
+        }
+        if (direct !== undefined) return direct;
+      }
+      const prepared = await prepareQuery(deps.models, body.query, mode);
       return enter(demandOf(body), async (tx) => {
         const { fullContextTokens } = settingsOf(tx);
         const { tier, hits, trace } = await recall(
           tx,
-          deps.embedder,
+          deps.models,
           prepared,
           {
             query: body.query,
@@ -114,7 +151,7 @@ export const recallEndpoints = [
           {
             operation: "query",
             sessionId: body.sessionId,
-            hintsIgnored: Object.keys(hints).filter((hint) => body[hint as keyof typeof hints] !== undefined),
+            hintsIgnored: ignoredHints(body),
           },
         );
         return {
@@ -145,12 +182,12 @@ export const recallEndpoints = [
     }),
     handle: async ({ enter, body, deps }) => {
       const startedAt = performance.now();
-      const prepared = await prepareQuery(deps.embedder, body.query, "hybrid");
+      const prepared = await prepareQuery(deps.models, body.query, "hybrid");
       return enter(demandOf(body), async (tx) => {
         const settings = settingsOf(tx);
         const { hits, tier } = await recall(
           tx,
-          deps.embedder,
+          deps.models,
           prepared,
           {
             query: body.query,

@@ -2,17 +2,12 @@ import { z } from "zod";
 import type { MemoryVerb } from "../../db/enter.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { type ApiKey, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
-import { canonicalPath, type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
+import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire.ts";
-
-/** Each verb with the paths that it reaches: the floor and what lies below it. */
-function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, string[]> {
-  const path = canonicalPath(floor);
-  return Object.fromEntries(granted.map((verb) => [verb, [path === "{}" ? "/*" : `${path}/*`]]));
-}
+import { grantsOf } from "./grants.ts";
 
 const listed = (key: ApiKey) => ({
   id: key.id,

@@ -1,8 +1,12 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
+import { settingsOf } from "../../memory/settings.ts";
+import { NO_FILTER } from "../../recall/filter.ts";
+import { prepareQuery, recall } from "../../recall/recall.ts";
+import { sessionContext } from "../../recall/session-context.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, scopeView, uuidText, writeSelector } from "../wire.ts";
+import { fields, limitAndOffset, querySelector, queryText, scopeView, uuidText, writeSelector } from "../wire.ts";
 import { listDemand } from "./demand.ts";
 
 const METADATA_LIMIT = 64 * 1024;
@@ -62,5 +66,31 @@ export const sessionEndpoints = [
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
       enter({}, async (tx) => ({ turns: await listTurns(tx, params.id, query.limit, query.offset) })),
+  }),
+  endpoint({
+    method: "post",
+    path: "/{ctx}/sessions/{id}/context",
+    verb: "memory:read",
+    mode: "select",
+    operation: "context",
+    recalls: true,
+    params: id,
+    body: fields({ query: queryText }),
+    handle: async ({ enter, look, params, body, deps }) => {
+      // What is remembered beside a session is what its own scope may see.
+      const { scope } = await look((tx) => getSession(tx, params.id));
+      const prepared = await prepareQuery(deps.models, body.query, "hybrid");
+      return enter({ selector: [{ tags: scope, subtree: false }], view: "strict" }, async (tx) => {
+        const { contextTokens, fullContextTokens } = settingsOf(tx);
+        const { hits } = await recall(
+          tx,
+          deps.models,
+          prepared,
+          { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false, fullContextTokens },
+          { operation: "context", sessionId: params.id },
+        );
+        return { context: await sessionContext(tx, params.id, hits, contextTokens) };
+      });
+    },
   }),
 ];

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { auditRows } from "../../traces/audit.ts";
 import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire.ts";
@@ -6,7 +7,25 @@ import { listDemand } from "./demand.ts";
 
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
 
+const KINDS = ["retrieval", "decision", "response", "model", "forget", "denied"] as const;
+
 export const traceEndpoints = [
+  endpoint({
+    method: "get",
+    path: "/{ctx}/audit",
+    verb: "memory:read",
+    operation: "audit",
+    query: fields({
+      ...lens,
+      principal: z.enum(["management", "supervisor", "agent"]).optional(),
+      key: uuidText.optional(),
+      kind: z.enum(KINDS).optional(),
+      since: time.optional(),
+      until: time.optional(),
+      limit: limitAndOffset.limit,
+    }),
+    handle: ({ enter, query }) => enter(listDemand(query), async (tx) => ({ rows: await auditRows(tx, query) })),
+  }),
   endpoint({
     method: "get",
     path: "/{ctx}/traces",

@@ -1,0 +1,241 @@
+-- The queue: the application adds work, the worker alone takes it.
+--
+-- A job's row is the authority for what its work may reach: the scope, the key that ordered it and
+-- the scope's epoch then, all from the ticket of the transaction that ordered it. So a worker that
+-- was taken over reaches one ordered scope at a time, and cannot name another.
+
+SET LOCAL ROLE scopefloor_definer;
+--> statement-breakpoint
+-- The tags whose hash stands for a scope's floor: its first one, org before others. Whoever mints many
+-- narrower keys gets no more turns by it.
+CREATE FUNCTION scopefloor.floor_hash(tags jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT hashtextextended(coalesce((SELECT jsonb_build_object(key, value) FROM jsonb_each(tags) ORDER BY key <> 'org', key LIMIT 1), '{}')::text, 7700)
+$$;
+--> statement-breakpoint
+-- Orders work at the ticket's write scope, in the transaction of what it is about.
+--   kind: document (extract, split, embed and index a version), embed (vectors for what has none of the model)
+CREATE FUNCTION scopefloor.enqueue(new_id uuid, of_kind text, of_document uuid, of_version int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'write' IS NULL OR of_kind NOT IN ('document', 'embed') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket to order work' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  INSERT INTO scopefloor.job (scope_id, id, kind, document_id, version, api_key_id, principal, on_behalf_of, epoch, floor_hash)
+  SELECT s.id, new_id, of_kind, of_document, of_version, (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
+         scopefloor.floor_hash(s.tags)
+  FROM scopefloor.scope s WHERE s.id = (t->>'write')::int
+  ON CONFLICT DO NOTHING;
+END $$;
+--> statement-breakpoint
+-- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
+-- Numbers only: {scopes, passages, pending}.
+CREATE FUNCTION scopefloor.order_embedding(of_embedder int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  summary jsonb;
+BEGIN
+  IF t IS NULL OR t->>'verb' <> 'manage' THEN
+    RAISE EXCEPTION 'scopefloor: not a management ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  WITH reached AS MATERIALIZED (
+    SELECT s.id, s.tags, s.epoch FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
+  counted AS MATERIALIZED (
+    SELECT r.id, r.tags, r.epoch, sum(c.passages) AS passages,
+           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM of_embedder), 0) AS pending
+    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id GROUP BY 1, 2, 3),
+  ordered AS (
+    INSERT INTO scopefloor.job (scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, floor_hash)
+    SELECT c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.floor_hash(c.tags)
+    FROM counted c WHERE c.pending > 0
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.job j WHERE j.scope_id = c.id AND j.kind = 'embed' AND j.state = 'running' AND j.leased_until > clock_timestamp())
+    ON CONFLICT DO NOTHING)
+  SELECT jsonb_build_object('scopes', count(*) FILTER (WHERE pending > 0), 'passages', coalesce(sum(passages), 0), 'pending', coalesce(sum(pending), 0))
+  INTO summary FROM counted;
+  -- What was given up is tried again.
+  DELETE FROM scopefloor.job j USING scopefloor.scope s
+  WHERE j.kind = 'embed' AND j.state = 'dead' AND s.id = j.scope_id AND s.tags @> (t->'target');
+  RETURN summary;
+END $$;
+--> statement-breakpoint
+-- Takes the next job for `lease_seconds`: of the floors with the fewest at work the one that waited
+-- longest for a turn, at most `per_floor` of one floor at once. One tenant's thousand files take
+-- turns with another's one. NULL: nothing is due.
+CREATE FUNCTION scopefloor.take_job(per_floor int, lease_seconds int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  now_at timestamptz := clock_timestamp();
+  taken scopefloor.job;
+BEGIN
+  -- One at a time: two takers would each count the other out.
+  PERFORM pg_advisory_xact_lock(7700, 3);
+  UPDATE scopefloor.job SET state = 'queued', lease = NULL, leased_until = NULL
+  WHERE state = 'running' AND leased_until <= now_at AND NOT (kind = 'embed' AND EXISTS (
+    SELECT 1 FROM scopefloor.job o WHERE o.scope_id = job.scope_id AND o.kind = 'embed' AND o.state = 'queued'));
+  DELETE FROM scopefloor.job WHERE state = 'running' AND leased_until <= now_at; -- an embed job with a successor
+  WITH RECURSIVE floors AS (
+    (SELECT j.floor_hash FROM scopefloor.job j WHERE j.state = 'queued' ORDER BY j.floor_hash LIMIT 1)
+    UNION ALL
+    SELECT (SELECT j.floor_hash FROM scopefloor.job j WHERE j.state = 'queued' AND j.floor_hash > f.floor_hash ORDER BY j.floor_hash LIMIT 1)
+    FROM floors f WHERE f.floor_hash IS NOT NULL),
+  busy AS (
+    SELECT j.floor_hash, count(*) AS n FROM scopefloor.job j WHERE j.state = 'running' GROUP BY 1),
+  next AS (
+    SELECT first.*, coalesce(b.n, 0) AS at_work, w.taken_at
+    FROM floors f
+    CROSS JOIN LATERAL (
+      SELECT j.* FROM scopefloor.job j
+      WHERE j.state = 'queued' AND j.floor_hash = f.floor_hash AND j.run_after <= now_at
+        -- Of a scope's embedding rounds one at a time.
+        AND NOT (j.kind = 'embed' AND EXISTS (
+          SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'running'))
+      ORDER BY j.run_after, j.id LIMIT 1) first
+    LEFT JOIN busy b ON b.floor_hash = f.floor_hash
+    LEFT JOIN scopefloor.job_turn w ON w.floor_hash = f.floor_hash
+    WHERE f.floor_hash IS NOT NULL AND coalesce(b.n, 0) < per_floor
+    ORDER BY at_work, w.taken_at NULLS FIRST, first.run_after, first.id LIMIT 1)
+  UPDATE scopefloor.job j
+  SET state = 'running', attempts = j.attempts + 1, lease = gen_random_uuid(), leased_until = now_at + make_interval(secs => lease_seconds)
+  FROM next n WHERE j.scope_id = n.scope_id AND j.id = n.id
+  RETURNING j.* INTO taken;
+  IF taken.id IS NULL THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO scopefloor.job_turn (floor_hash, taken_at) VALUES (taken.floor_hash, now_at)
+  ON CONFLICT (floor_hash) DO UPDATE SET taken_at = EXCLUDED.taken_at;
+  RETURN jsonb_build_object('id', taken.id, 'kind', taken.kind, 'lease', taken.lease, 'attempts', taken.attempts,
+                            'documentId', taken.document_id, 'version', taken.version);
+END $$;
+--> statement-breakpoint
+-- Opens a transaction for a taken job and leaves a ticket for its scope, to read and to write there,
+-- as the key that ordered it. The row is locked until the end: of two who hold the same job, one at
+-- a time, and of those the one whose lease is not the row's any more is turned away.
+--   {status: ok, …} | {status: gone}: done by another, its scope erased, or its document deleted
+CREATE FUNCTION scopefloor.enter_job(job_id uuid, with_lease uuid, in_context text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  j scopefloor.job;
+  s scopefloor.scope;
+  reach jsonb;
+BEGIN
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running';
+  IF j.id IS NULL THEN
+    RETURN '{"status": "gone"}';
+  END IF;
+  SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
+  PERFORM scopefloor.hold_scope(s.tags);
+  -- An erasure may have held that lock until now. A scope's own locks before the row's: an erasure takes them so.
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running' FOR UPDATE;
+  SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
+  IF j.id IS NULL OR s.id IS NULL OR s.epoch <> j.epoch THEN
+    DELETE FROM scopefloor.job WHERE id = j.id AND scope_id = j.scope_id;
+    RETURN '{"status": "gone"}';
+  END IF;
+  reach := jsonb_build_object('ids', ARRAY[s.id], 'trees', '[]'::jsonb, 'all', false);
+  PERFORM set_config('scopefloor.ticket', scopefloor.sign_ticket(jsonb_build_object(
+    'pid', pg_backend_pid(),
+    'began', extract(epoch FROM transaction_timestamp()),
+    'until', extract(epoch FROM clock_timestamp()) + 60,
+    'key', j.api_key_id, 'principal', j.principal, 'verb', 'memory:write', 'mode', 'job', 'verbs', '["memory:write"]'::jsonb, 'content', true,
+    'floor', s.tags, 'on_behalf_of', j.on_behalf_of, 'target', s.tags,
+    'read', reach, 'general', false, 'modify', reach, 'write', s.id, 'session', NULL, 'job', j.id,
+    'trace', jsonb_build_object('id', s.id, 'tags', s.tags))), true);
+  RETURN jsonb_build_object(
+    'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
+    'scopeId', s.id, 'tags', s.tags,
+    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'));
+END $$;
+--> statement-breakpoint
+-- In the transaction of the job's effect: both are there or neither.
+CREATE FUNCTION scopefloor.finish_job() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  DELETE FROM scopefloor.job WHERE scope_id = (t->>'write')::int AND id = (t->>'job')::uuid;
+END $$;
+--> statement-breakpoint
+-- Longer work says that it is still there.
+CREATE FUNCTION scopefloor.extend_job(job_id uuid, with_lease uuid, lease_seconds int) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.job SET leased_until = clock_timestamp() + make_interval(secs => lease_seconds)
+  WHERE id = job_id AND lease = with_lease AND state = 'running';
+  RETURN FOUND;
+END $$;
+--> statement-breakpoint
+-- Puts a job back until `delay_seconds` from now, or gives it up; a document whose job is given up has failed.
+CREATE FUNCTION scopefloor.postpone_job(job_id uuid, with_lease uuid, reason text, delay_seconds float8, give_up bool) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  j scopefloor.job;
+BEGIN
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running' FOR UPDATE;
+  IF j.id IS NULL THEN
+    RETURN;
+  END IF;
+  IF j.kind = 'embed' AND NOT give_up AND EXISTS (
+      SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued') THEN
+    -- One that was ordered meanwhile stands for both; it is no sooner and no fresher.
+    UPDATE scopefloor.job o SET attempts = greatest(o.attempts, j.attempts), error = left(reason, 300),
+           run_after = greatest(o.run_after, clock_timestamp() + make_interval(secs => delay_seconds))
+    WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued';
+    DELETE FROM scopefloor.job WHERE scope_id = j.scope_id AND id = j.id;
+    RETURN;
+  END IF;
+  UPDATE scopefloor.job
+  SET state = CASE WHEN give_up THEN 'dead' ELSE 'queued' END, error = left(reason, 300), lease = NULL, leased_until = NULL,
+      run_after = clock_timestamp() + make_interval(secs => delay_seconds)
+  WHERE scope_id = j.scope_id AND id = j.id;
+  IF give_up AND j.kind = 'document' THEN
+    UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE scope_id = j.scope_id AND id = j.document_id AND version = j.version;
+  ELSIF give_up THEN
+    UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE scope_id = j.scope_id AND status = 'embedding' AND ready_version = version;
+  END IF;
+END $$;
+--> statement-breakpoint
+-- For a service that is the database's only process: whoever held a job is gone.
+CREATE FUNCTION scopefloor.recover_jobs() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE scopefloor.job SET leased_until = clock_timestamp() - interval '1 second' WHERE state = 'running'
+$$;
+--> statement-breakpoint
+-- How many jobs wait, work and were given up, and how long the oldest has been due. Counts over all scopes.
+CREATE FUNCTION scopefloor.queue_depth() RETURNS TABLE (kind text, state text, jobs bigint, oldest_seconds float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT j.kind, j.state, count(*), greatest(0, extract(epoch FROM clock_timestamp() - min(j.run_after)))::float8
+  FROM scopefloor.job j GROUP BY 1, 2 ORDER BY 1, 2
+$$;
+--> statement-breakpoint
+CREATE OR REPLACE FUNCTION scopefloor.purge_old() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  purged int;
+BEGIN
+  DELETE FROM scopefloor.erasure WHERE at < now() - interval '1 day';
+  DELETE FROM scopefloor.job_turn WHERE taken_at < now() - interval '1 day';
+  DELETE FROM scopefloor.job WHERE state = 'dead' AND run_after < now() - interval '30 days';
+  DELETE FROM scopefloor.idempotency WHERE created_at < now() - interval '24 hours';
+  GET DIAGNOSTICS purged = ROW_COUNT;
+  RETURN purged;
+END $$;
+--> statement-breakpoint
+REVOKE ALL ON FUNCTION scopefloor.floor_hash(jsonb), scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int),
+  scopefloor.take_job(int, int), scopefloor.enter_job(uuid, uuid, text), scopefloor.finish_job(), scopefloor.extend_job(uuid, uuid, int),
+  scopefloor.postpone_job(uuid, uuid, text, float8, bool), scopefloor.recover_jobs(), scopefloor.queue_depth() FROM PUBLIC;
+--> statement-breakpoint
+GRANT EXECUTE ON FUNCTION scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int), scopefloor.queue_depth() TO scopefloor_app;
+--> statement-breakpoint
+GRANT EXECUTE ON FUNCTION scopefloor.take_job(int, int), scopefloor.enter_job(uuid, uuid, text), scopefloor.finish_job(),
+  scopefloor.extend_job(uuid, uuid, int), scopefloor.postpone_job(uuid, uuid, text, float8, bool), scopefloor.recover_jobs(),
+  scopefloor.queue_depth(), scopefloor.enqueue(uuid, text, uuid, int) TO scopefloor_worker;
+--> statement-breakpoint
+RESET ROLE;

@@ -1,0 +1,284 @@
+import { v7 as uuid } from "uuid";
+import { json, list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { AppError, notFound } from "../errors.ts";
+import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
+import { recordTrace } from "../traces/record.ts";
+import type { MediaType } from "./media-type.ts";
+import { PART_BYTES, type SpooledFile } from "./spool.ts";
+
+/** In the order in which a document goes through them; `extracting_nodes` is for a chat model, which is not used yet. */
+export const DOCUMENT_STATUSES = [
+  "queued",
+  "extracting",
+  "chunking",
+  "embedding",
+  "keywording",
+  "extracting_nodes",
+  "ready",
+  "failed",
+] as const;
+export type DocumentStatus = (typeof DOCUMENT_STATUSES)[number];
+
+export interface NewDocument {
+  readonly title: string | undefined;
+  readonly source: string | undefined;
+  readonly mimeType: MediaType;
+  readonly labels: readonly string[] | undefined;
+  readonly observedAt: string | undefined;
+  readonly file: SpooledFile;
+}
+
+export interface Accepted {
+  readonly id: string;
+  readonly status: DocumentStatus;
+  readonly contentHash: string;
+  readonly deduplicated: boolean;
+  readonly version: number;
+}
+
+const factsOf = (document: NewDocument) => ({
+  title: document.title ?? null,
+  source: document.source ?? null,
+  mimeType: document.mimeType,
+  sizeBytes: document.file.size,
+  contentHash: document.file.hash,
+  labels: document.labels ?? null,
+  observedAt: document.observedAt ?? null,
+});
+
+interface Added {
+  readonly id: string;
+  readonly status: DocumentStatus;
+  readonly version: number;
+  readonly deduplicated: boolean;
+  /** The document that is there had failed: it is tried once more. */
+  readonly again?: boolean;
+}
+
+/** Stores an upload at the write scope and orders its processing. The same bytes in the same scope are one document. */
+export async function addDocument(tx: ScopedTransaction, document: NewDocument): Promise<Accepted> {
+  const facts = {
+    ...factsOf(document),
+    labels: document.labels ?? [],
+    observedAt: document.observedAt ?? new Date().toISOString(),
+  };
+  const added = await tx.call<Added>("add_document", uuid(), json(facts));
+  if (!added.deduplicated) await storeParts(tx, added, document.file);
+  if (!added.deduplicated || added.again)
+    await tx.call("enqueue", uuid(), "document", added.id, sql`${added.version}::int`);
+  recordTrace(tx, { kind: "decision", operation: "upload", sources: [added.id], returned: added.deduplicated ? 0 : 1 });
+  return accepted(added, document);
+}
+
+/** Stores the next version of the document that the transaction was entered for; recall shows the old one until this is ready. */
+export async function replaceDocument(tx: ScopedTransaction, id: string, document: NewDocument): Promise<Accepted> {
+  const added = await tx.call<Added | { readonly status: "gone" } | null>(
+    "replace_document",
+    id,
+    json(factsOf(document)),
+  );
+  if (added === null) throw new AppError("conflict", "another document of this scope has the same bytes");
+  if (!("id" in added)) throw notFound();
+  if (!added.deduplicated) {
+    await storeParts(tx, added, document.file);
+    await tx.call("enqueue", uuid(), "document", id, sql`${added.version}::int`);
+  }
+  recordTrace(tx, { kind: "decision", operation: "upload", sources: [id], returned: added.deduplicated ? 0 : 1 });
+  return accepted(added, document);
+}
+
+const accepted = ({ id, status, version, deduplicated }: Added, { file }: NewDocument): Accepted => ({
+  id,
+  status,
+  contentHash: file.hash,
+  deduplicated,
+  version,
+});
+
+async function storeParts(tx: ScopedTransaction, { id, version }: Added, file: SpooledFile): Promise<void> {
+  let part = 0;
+  for await (const bytes of file.parts())
+    await tx.insert("document_content", [{ documentId: id, version, part: part++, bytes }]);
+}
+
+export interface Document {
+  readonly id: string;
+  readonly title: string;
+  readonly source: string | null;
+  readonly mimeType: string;
+  readonly sizeBytes: number;
+  readonly contentHash: string | null;
+  readonly status: DocumentStatus;
+  readonly error?: string;
+  readonly version: number;
+  readonly labels: readonly string[];
+  readonly scope: Scope;
+  readonly scopes: string[][];
+  readonly observedAt: string;
+  readonly createdAt: string;
+  readonly updatedAt: string;
+  readonly processingStartedAt?: string;
+  readonly processingCompletedAt?: string;
+  /** While it is being embedded: chunks, and how many of them have been looked at. */
+  readonly progress?: { readonly chunks: number; readonly embedded: number };
+}
+
+interface DocumentRow
+  extends Omit<Document, "scope" | "scopes" | "error" | "processingStartedAt" | "processingCompletedAt" | "progress"> {
+  readonly tags: Record<string, string>;
+  readonly error: string | null;
+  readonly processingStartedAt: string | null;
+  readonly processingCompletedAt: string | null;
+}
+
+const COLUMNS = sql`
+  o.id, o.title, o.source, o.mime_type AS "mimeType", o.size_bytes AS "sizeBytes", o.content_hash AS "contentHash", o.status, o.error,
+  o.version, to_jsonb(o.labels) AS labels, d.tags, o.observed_at AS "observedAt", o.created_at AS "createdAt", o.updated_at AS "updatedAt",
+  o.processing_started_at AS "processingStartedAt", o.processing_completed_at AS "processingCompletedAt"`;
+
+const tables = (tx: ScopedTransaction) =>
+  sql`${tx.read("document", "o")} JOIN ${tx.read("scope", "d")} ON d.id = o.scope_id`;
+
+function toDocument({ tags, error, processingStartedAt, processingCompletedAt, ...row }: DocumentRow): Document {
+  const scope = scopeFromDatabase(tags);
+  return {
+    ...row,
+    scope,
+    scopes: scopePaths(scope),
+    ...(error === null ? {} : { error }),
+    ...(processingStartedAt === null ? {} : { processingStartedAt }),
+    ...(processingCompletedAt === null ? {} : { processingCompletedAt }),
+  };
+}
+
+export interface DocumentPage {
+  readonly documents: Document[];
+  readonly page: number;
+  readonly pageSize: number;
+  readonly total: number;
+}
+
+/** Newest first. */
+export async function listDocuments(
+  tx: ScopedTransaction,
+  filter: { status?: DocumentStatus | undefined; mimeType?: string | undefined; page: number; pageSize: number },
+): Promise<DocumentPage> {
+  const { page, pageSize } = filter;
+  const conditions: SQL[] = [sql`true`];
+  if (filter.status !== undefined) conditions.push(sql`o.status = ${filter.status}`);
+  if (filter.mimeType !== undefined) conditions.push(sql`o.mime_type = ${filter.mimeType}`);
+  const where = sql.join(conditions, sql` AND `);
+  const [rows, counted] = await Promise.all([
+    tx.rows<DocumentRow>(sql`
+      SELECT ${COLUMNS} FROM ${tables(tx)} WHERE ${where}
+      ORDER BY o.created_at DESC, o.id DESC LIMIT ${pageSize} OFFSET ${page * pageSize}`),
+    tx.row<{ n: number }>(sql`SELECT count(*)::int AS n FROM ${tx.read("document", "o")} WHERE ${where}`),
+  ]);
+  return { documents: rows.map(toDocument), page, pageSize, total: counted?.n ?? 0 };
+}
+
+export async function getDocument(tx: ScopedTransaction, id: string): Promise<Document> {
+  const row = await tx.row<DocumentRow>(sql`SELECT ${COLUMNS} FROM ${tables(tx)} WHERE o.id = ${id}::uuid`);
+  if (row === undefined) throw notFound();
+  const document = toDocument(row);
+  if (document.status !== "embedding") return document;
+  const progress = await tx.row<{ chunks: number; embedded: number }>(sql`
+    SELECT count(*)::int AS chunks, count(p.embedder_id)::int AS embedded
+    FROM ${tx.read("passage", "p")} WHERE p.document_id = ${id}::uuid AND p.expired_at IS NULL`);
+  return progress === undefined ? document : { ...document, progress };
+}
+
+/** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
+export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
+  // Postings first: a passage's own deletion would take them one by one.
+  const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${id}::uuid)`;
+  await tx.remove("posting", chunks);
+  await tx.remove("chunk_band", chunks);
+  await tx.remove("passage", sql`document_id = ${id}::uuid`);
+  const deleted = await tx.remove("document", sql`id = ${id}::uuid`);
+  if (deleted === 0) throw notFound();
+  await tx.call("drop_recalled_answers"); // they may hold its text
+  recordTrace(tx, { kind: "decision", operation: "document_delete", returned: deleted });
+}
+
+export interface Chunk {
+  readonly id: string;
+  readonly document: string;
+  readonly position: number;
+  readonly section?: string;
+  readonly charStart: number;
+  readonly charEnd: number;
+  readonly text: string;
+  readonly tokenCount: number;
+  readonly duplicateOf?: string;
+}
+
+export interface ChunkRow extends Omit<Chunk, "section" | "duplicateOf"> {
+  readonly section: string | null;
+  readonly duplicateOf: string | null;
+}
+
+export const CHUNK_COLUMNS = sql`
+  p.id, p.document_id AS document, p.position, p.section, p.char_start AS "charStart", p.char_end AS "charEnd", p.text,
+  p.tokens AS "tokenCount", p.duplicate_of AS "duplicateOf"`;
+
+export const toChunk = ({ section, duplicateOf, ...row }: ChunkRow): Chunk => ({
+  ...row,
+  ...(section === null ? {} : { section }),
+  ...(duplicateOf === null ? {} : { duplicateOf }),
+});
+
+/** In order, of the version that recall shows. */
+export async function listChunks(tx: ScopedTransaction, id: string, limit: number, offset: number): Promise<Chunk[]> {
+  await getDocument(tx, id);
+  const rows = await tx.rows<ChunkRow>(sql`
+    SELECT ${CHUNK_COLUMNS} FROM ${tx.read("passage", "p")}
+    WHERE p.document_id = ${id}::uuid AND p.expired_at IS NULL ORDER BY p.position LIMIT ${limit} OFFSET ${offset}`);
+  recordTrace(tx, {
+    kind: "retrieval",
+    operation: "chunks",
+    sources: rows.map((row) => row.id),
+    returned: rows.length,
+  });
+  return rows.map(toChunk);
+}
+
+export interface StoredBytes {
+  readonly mimeType: string;
+  readonly title: string;
+  readonly size: number;
+  readonly version: number;
+  readonly parts: number;
+}
+
+/** What the newest upload's bytes are. 404 as well when they were forgotten with a part of the text. */
+export async function describeBytes(tx: ScopedTransaction, id: string): Promise<StoredBytes> {
+  const row = await tx.row<{
+    mimeType: string;
+    title: string;
+    size: number;
+    version: number;
+    contentHash: string | null;
+  }>(sql`
+    SELECT o.mime_type AS "mimeType", o.title, o.size_bytes AS size, o.version, o.content_hash AS "contentHash"
+    FROM ${tx.read("document", "o")} WHERE o.id = ${id}::uuid`);
+  if (row === undefined || row.contentHash === null) throw notFound();
+  recordTrace(tx, { kind: "retrieval", operation: "document_raw", sources: [id], returned: 1 });
+  return { ...row, parts: Math.ceil(row.size / PART_BYTES) };
+}
+
+export async function readPart(tx: ScopedTransaction, id: string, version: number, part: number): Promise<Uint8Array> {
+  const row = await tx.row<{ bytes: Uint8Array }>(sql`
+    SELECT c.bytes FROM ${tx.read("document_content", "c")}
+    WHERE c.document_id = ${id}::uuid AND c.version = ${version}::int AND c.part = ${part}::int`);
+  if (row === undefined) throw notFound();
+  return row.bytes;
+}
+
+/** Takes the bytes of documents out, and what else was made from the text of them, because a part of that text was forgotten. */
+export async function forgetBytes(tx: ScopedTransaction, documents: readonly string[]): Promise<number> {
+  const ids = list(documents);
+  await tx.remove("document_content", sql`document_id = ANY (${ids}::uuid[])`);
+  await tx.remove("keyword", sql`document_id = ANY (${ids}::uuid[])`);
+  return tx.update("document", { contentHash: null, updatedAt: sql`now()` as never }, sql`id = ANY (${ids}::uuid[])`);
+}

@@ -1,0 +1,58 @@
+/** Runs in the parser's thread: what a document is about, in a few phrases. */
+import retextEnglish from "retext-english";
+import retextKeywords from "retext-keywords";
+import retextPos from "retext-pos";
+import { unified } from "unified";
+import { normalise } from "./normalise.ts";
+
+export interface Keyword {
+  /** Lower case, single spaces: what two documents share. */
+  readonly normalised: string;
+  readonly phrase: string;
+  /** 0 to 1, 1 for the best of its document. */
+  readonly score: number;
+  /** How often the document says it. */
+  readonly count: number;
+}
+
+/** What a document is about shows in its beginning; tagging a whole book would take minutes. */
+const READ = 60_000;
+const MOST = 20;
+
+interface Found {
+  readonly score: number;
+  readonly weight?: number;
+  readonly matches: readonly { readonly node: unknown }[];
+}
+
+/** The key phrases and key words of a text by retext-keywords (English parts of speech), best first. */
+export async function keywordsOf(text: string): Promise<Keyword[]> {
+  const processor = unified().use(retextEnglish).use(retextPos).use(retextKeywords, { maximum: MOST });
+  const { VFile } = await import("vfile");
+  const file = new VFile(text.slice(0, READ));
+  await processor.run(processor.parse(file), file);
+  const { toString: textOf } = await import("nlcst-to-string");
+  const { keyphrases = [], keywords = [] } = file.data as { keyphrases?: Found[]; keywords?: Found[] };
+  const found = new Map<string, Keyword>();
+  // Phrases and single words are scored on scales of their own.
+  for (const list of [keyphrases, keywords]) {
+    const best = Math.max(...list.map(({ score }) => score), Number.MIN_VALUE);
+    for (const { score, weight, matches } of list) {
+      const first = matches[0] as { nodes?: unknown[]; node?: unknown } | undefined;
+      if (first === undefined) continue;
+      const phrase = textOf((first.nodes ?? first.node) as never)
+        .replace(/\s+/g, " ")
+        .trim()
+        .slice(0, 120);
+      const normalised = normalise(phrase);
+      if (normalised.length < 3 || !/\p{L}/u.test(normalised) || found.has(normalised)) continue;
+      found.set(normalised, {
+        normalised,
+        phrase,
+        score: Math.round(Math.min(1, score / best) * 1e4) / 1e4,
+        count: Math.max(1, Math.round(weight ?? matches.length)),
+      });
+    }
+  }
+  return [...found.values()].sort((a, b) => b.score - a.score || (a.normalised < b.normalised ? -1 : 1)).slice(0, MOST);
+}

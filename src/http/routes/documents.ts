@@ -1,0 +1,294 @@
+import { Readable } from "node:stream";
+import { z } from "zod";
+import {
+  addDocument,
+  DOCUMENT_STATUSES,
+  deleteDocument,
+  describeBytes,
+  getDocument,
+  listChunks,
+  listDocuments,
+  type NewDocument,
+  readPart,
+  replaceDocument,
+} from "../../documents/documents.ts";
+import {
+  describeKeyword,
+  KEYWORD_ORDERS,
+  keywordsOfDocument,
+  listKeywords,
+  recomputeLinks,
+  searchKeywords,
+} from "../../documents/keyword-index.ts";
+import { mediaTypeOf } from "../../documents/media-type.ts";
+import { normalise } from "../../documents/normalise.ts";
+import { unprocessable } from "../../errors.ts";
+import { queryDocuments } from "../../recall/documents.ts";
+import { prepareQuery } from "../../recall/recall.ts";
+import { Download, endpoint } from "../endpoint.ts";
+import type { Upload } from "../upload.ts";
+import {
+  count,
+  fields,
+  k,
+  labels,
+  limitAndOffset,
+  pageAndSize,
+  querySelector,
+  queryText,
+  readSelector,
+  scopeView,
+  time,
+  uuidText,
+  viewOf,
+  writeSelector,
+} from "../wire.ts";
+import { listDemand } from "./demand.ts";
+import { hints, ignoredHints } from "./hints.ts";
+
+const id = z.object({ id: uuidText });
+const lens = { lens: querySelector, scopeView: scopeView.optional() };
+
+const metadata = {
+  title: z.string().trim().min(1).max(500).optional(),
+  source: z.string().max(2_000).optional(),
+  mimeType: z.string().max(200).optional(),
+  labels: labels.optional(),
+  observedAt: time.optional(),
+};
+
+const newDocument = (
+  upload: Upload,
+  said: { [field in "title" | "source" | "mimeType" | "observedAt"]?: string | undefined } & {
+    labels?: string[] | undefined;
+  },
+  title: string | undefined,
+): NewDocument => ({
+  title: said.title ?? title,
+  source: said.source,
+  mimeType: mediaTypeOf({ mimeType: said.mimeType, partType: upload.partType, filename: upload.filename }),
+  labels: said.labels,
+  observedAt: said.observedAt,
+  file: upload.file,
+});
+
+/** A file's name as a title: without a path, and without what cannot be stored. */
+const titleOf = ({ filename }: Upload) =>
+  filename
+    .replace(/^.*[\\/]/, "")
+    .replace(/\p{C}/gu, "")
+    .trim()
+    .slice(0, 500) || "untitled";
+
+export const documentEndpoints = [
+  endpoint({
+    method: "post",
+    path: "/{ctx}/documents",
+    verb: "memory:write",
+    mode: "write",
+    operation: "upload",
+    status: 202,
+    upload: true,
+    body: fields({ ...metadata, scopes: writeSelector }),
+    handle: async ({ enter, body, upload, deps }) => {
+      const document = newDocument(upload, body, titleOf(upload));
+      const accepted = await enter({ selector: body.scopes }, (tx) => addDocument(tx, document));
+      deps.wakeWorker();
+      return accepted;
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents",
+    verb: "memory:read",
+    operation: "documents",
+    query: fields({
+      ...pageAndSize,
+      ...lens,
+      status: z.enum(DOCUMENT_STATUSES).optional(),
+      mimeType: z.string().max(200).optional(),
+    }),
+    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listDocuments(tx, query)),
+  }),
+  endpoint({
+    method: "post",
+    path: "/{ctx}/documents/recompute-links",
+    verb: "memory:write",
+    mode: "write",
+    operation: "recompute_links",
+    body: fields({ scopes: writeSelector }),
+    handle: ({ enter, body }) =>
+      enter({ selector: body.scopes }, async (tx) => ({ linksEmitted: await recomputeLinks(tx) })),
+  }),
+  endpoint({
+    method: "post",
+    path: "/{ctx}/documents/query",
+    verb: "memory:read",
+    mode: "select",
+    operation: "documents_query",
+    recalls: true,
+    body: fields({
+      query: queryText,
+      k: k.optional(),
+      mode: z.enum(["hybrid", "vector", "bm25", "hybrid_graph"]).optional(),
+      threshold: z.number().min(0).optional(),
+      filter: fields({
+        documentIds: z.array(uuidText).max(500).optional(),
+        mimeType: z.string().max(200).optional(),
+      }).optional(),
+      rrfK: z.int().min(1).max(1_000).optional(),
+      vectorWeight: z.number().min(0).max(1).optional(),
+      graphEdges: z
+        .array(z.enum(["keyword"]))
+        .max(10)
+        .optional(),
+      location: z.unknown().optional(),
+      lens: readSelector,
+      scopeView: scopeView.optional(),
+      labels: labels.optional(),
+      ...hints,
+    }),
+    handle: async ({ enter, body, deps }) => {
+      if (body.location !== undefined) throw unprocessable("location is not built yet");
+      const startedAt = performance.now();
+      const mode = body.mode ?? "hybrid";
+      const prepared = await prepareQuery(deps.models, body.query, mode === "hybrid_graph" ? "hybrid" : mode);
+      return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
+        results: await queryDocuments(tx, deps.models, prepared, {
+          query: body.query,
+          k: body.k ?? 10,
+          // Links of no kind are no links.
+          mode: mode === "hybrid_graph" && body.graphEdges?.length === 0 ? "hybrid" : mode,
+          threshold: body.threshold,
+          documentIds: body.filter?.documentIds,
+          mimeType: body.filter?.mimeType,
+          labels: body.labels ?? [],
+          rrfK: body.rrfK,
+          vectorWeight: body.vectorWeight,
+          hintsIgnored: ignoredHints(body),
+        }),
+        queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
+      }));
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/keywords",
+    verb: "memory:read",
+    operation: "keywords",
+    query: fields({
+      ...pageAndSize,
+      ...lens,
+      q: z.string().trim().min(1).max(200).optional(),
+      minDocumentCount: count(1, 1_000_000, 1),
+      sort: z.enum(KEYWORD_ORDERS).default("documentCount"),
+    }),
+    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listKeywords(tx, query)),
+  }),
+  endpoint({
+    method: "post",
+    path: "/{ctx}/documents/keywords/search",
+    verb: "memory:read",
+    mode: "select",
+    operation: "keywords_search",
+    recalls: true,
+    body: fields({
+      query: queryText,
+      k: k.optional(),
+      threshold: z.number().min(0).max(1).optional(),
+      lens: readSelector,
+      scopeView: scopeView.optional(),
+    }),
+    handle: ({ enter, body }) => {
+      const startedAt = performance.now();
+      return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
+        results: await searchKeywords(tx, { query: body.query, k: body.k ?? 10, threshold: body.threshold ?? 0 }),
+        queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
+      }));
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/keywords/{normalised}",
+    verb: "memory:read",
+    operation: "keywords",
+    params: z.object({ normalised: z.string().max(200) }),
+    query: fields(lens),
+    handle: ({ enter, params, query }) =>
+      enter(listDemand(query), (tx) => describeKeyword(tx, normalise(params.normalised))),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/{id}",
+    verb: "memory:read",
+    operation: "documents",
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => getDocument(tx, params.id)),
+  }),
+  endpoint({
+    method: "put",
+    path: "/{ctx}/documents/{id}",
+    verb: "memory:write",
+    mode: "write",
+    operation: "upload",
+    status: 202,
+    upload: true,
+    params: id,
+    body: fields({ ...metadata, scopes: writeSelector }),
+    handle: async ({ enter, params, body, upload, deps }) => {
+      const document = newDocument(upload, body, undefined);
+      const accepted = await enter({ selector: body.scopes, document: params.id }, (tx) =>
+        replaceDocument(tx, params.id, document),
+      );
+      deps.wakeWorker();
+      return accepted;
+    },
+  }),
+  endpoint({
+    method: "delete",
+    path: "/{ctx}/documents/{id}",
+    verb: "memory:write",
+    mode: "delete",
+    operation: "document_delete",
+    status: 204,
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => deleteDocument(tx, params.id)),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/{id}/raw",
+    verb: "memory:read",
+    operation: "document_raw",
+    params: id,
+    handle: async ({ enter, params }) => {
+      const stored = await enter({}, (tx) => describeBytes(tx, params.id));
+      const part = (n: number) => enter({}, (tx) => readPart(tx, params.id, stored.version, n));
+      // The first part before the answer begins: what is gone is 404 and not half an answer. Each in a
+      // transaction of its own, so that a slow reader holds no connection.
+      const first = stored.parts > 0 ? await part(0) : new Uint8Array();
+      async function* bytes() {
+        yield first;
+        for (let n = 1; n < stored.parts; n++) yield await part(n);
+      }
+      return new Download(stored.mimeType, stored.size, stored.title, Readable.from(bytes(), { objectMode: false }));
+    },
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/{id}/chunks",
+    verb: "memory:read",
+    operation: "chunks",
+    params: id,
+    query: fields(limitAndOffset),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) => ({ chunks: await listChunks(tx, params.id, query.limit, query.offset) })),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/documents/{id}/keywords",
+    verb: "memory:read",
+    operation: "keywords",
+    params: id,
+    handle: ({ enter, params }) => enter({}, async (tx) => ({ keywords: await keywordsOfDocument(tx, params.id) })),
+  }),
+];

@@ -1,0 +1,60 @@
+import { z } from "zod";
+import type { Demand } from "../../db/enter.ts";
+import { unprocessable } from "../../errors.ts";
+import { type Endpoint, endpoint } from "../endpoint.ts";
+
+/**
+ * Routes of the public client, and of the management plane, whose capability is not there yet. A key
+ * that may use them is told so (422); any other gets the answer that it would get.
+ */
+const NOT_BUILT: readonly (readonly [Endpoint["method"], string, Demand["verb"], string])[] = [
+  ["post", "/{ctx}/chat", "memory:read", "chat needs a chat model"],
+  ["post", "/{ctx}/reflect", "memory:read", "reflection needs a chat model"],
+  ["post", "/{ctx}/consolidate", "memory:write", "consolidation needs a chat model"],
+  ["post", "/{ctx}/elaborate", "memory:write", "elaboration needs a chat model"],
+  ["post", "/{ctx}/fsck", "manage", "the consistency check is not built yet"],
+  ["post", "/{ctx}/lifecycle/expire", "manage", "the lifecycle is not built yet"],
+  ["post", "/{ctx}/lifecycle/decay", "manage", "the lifecycle is not built yet"],
+  ["post", "/{ctx}/mcp", "self", "MCP is not built yet"],
+  ["get", "/contexts/{ctx}/usage/bill", "manage", "bills are not built yet"],
+  ["get", "/contexts/{ctx}/budgets", "manage", "budgets are not built yet"],
+  ["put", "/contexts/{ctx}/budgets", "manage", "budgets are not built yet"],
+  ["delete", "/contexts/{ctx}/budgets", "manage", "budgets are not built yet"],
+  ["get", "/contexts/{ctx}/settings", "manage", "settings by scope are not built yet"],
+  ["put", "/contexts/{ctx}/settings", "manage", "settings by scope are not built yet"],
+  ["delete", "/contexts/{ctx}/settings", "manage", "settings by scope are not built yet"],
+  ["get", "/contexts/{ctx}/retention", "manage", "retention is not built yet"],
+  ["put", "/contexts/{ctx}/retention", "manage", "retention is not built yet"],
+  ["delete", "/contexts/{ctx}/retention", "manage", "retention is not built yet"],
+  ["get", "/contexts/{ctx}/forget-schedules", "manage", "forget schedules are not built yet"],
+  ["post", "/contexts/{ctx}/forget-schedules", "manage", "forget schedules are not built yet"],
+  ["delete", "/contexts/{ctx}/forget-schedules/{id}", "manage", "forget schedules are not built yet"],
+  ["post", "/contexts/{ctx}/forget-schedules/{id}/run", "manage", "forget schedules are not built yet"],
+  [
+    "post",
+    "/contexts/{ctx}/tenants/offboard",
+    "manage",
+    "offboarding is not built yet; POST /{ctx}/scopes/forget erases a tenant",
+  ],
+  ["get", "/contexts/{ctx}/grants", "manage", "sharing grants are not built yet"],
+  ["post", "/contexts/{ctx}/grants", "manage", "sharing grants are not built yet"],
+  ["delete", "/contexts/{ctx}/grants", "manage", "sharing grants are not built yet"],
+  ["get", "/contexts/{ctx}/export", "manage", "export is not built yet"],
+  ["post", "/contexts/{ctx}/export", "manage", "export is not built yet"],
+  ["post", "/contexts/{ctx}/import", "manage", "import is not built yet"],
+  ["get", "/contexts/{ctx}/audit-report", "manage", "the audit report is not built yet"],
+];
+
+export const notBuiltEndpoints: readonly Endpoint[] = NOT_BUILT.map(([method, path, verb, why]) =>
+  endpoint({
+    method,
+    path,
+    verb,
+    operation: "not_built",
+    ...(method === "get" || method === "delete" ? {} : { body: z.unknown() }),
+    query: z.unknown(),
+    handle: async () => {
+      throw unprocessable(why);
+    },
+  }),
+);

@@ -1,0 +1,123 @@
+import { z } from "zod";
+import type { MemoryVerb } from "../../db/enter.ts";
+import { invalid, unprocessable } from "../../errors.ts";
+import { type ApiKey, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/keys.ts";
+import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
+import { parseSelector } from "../../scope/selector.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields, querySelector, time, uuidText } from "../wire.ts";
+import { grantsOf } from "./grants.ts";
+
+const id = z.object({ id: uuidText });
+const self = { verb: "self" } as const;
+
+/** A principal is a key, under the key's id. */
+const principalOf = (key: ApiKey) => ({
+  id: key.id,
+  displayName: key.name,
+  kind: key.principal,
+  grants: grantsOf(scopeFromDatabase(key.scopeFloor), key.verbs),
+});
+
+const grants = z.partialRecord(z.enum(VERBS), z.array(z.string()).min(1));
+
+/** The verbs that a body names; the paths must be the floor's own, since a floor does not change. */
+function verbsNamed(
+  body: { grants?: Partial<Record<MemoryVerb, string[]>> | undefined; verbs?: MemoryVerb[] | undefined },
+  key: ApiKey,
+): MemoryVerb[] {
+  if ((body.grants === undefined) === (body.verbs === undefined)) throw invalid("give either grants or verbs");
+  const floor = scopeFromDatabase(key.scopeFloor);
+  for (const path of Object.values(body.grants ?? {}).flat()) {
+    const clauses = parseSelector(path) ?? [];
+    if (!clauses.every(({ tags }) => holds(floor, tags) && holds(tags, floor))) {
+      throw unprocessable("a key's scope floor does not change: mint a narrower key for another path");
+    }
+  }
+  return VERBS.filter((verb) => body.verbs?.includes(verb) || body.grants?.[verb] !== undefined);
+}
+
+const change = fields({ grants: grants.optional(), verbs: z.array(z.enum(VERBS)).optional() });
+
+export const principalEndpoints = [
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/principals",
+    operation: "principals",
+    handle: ({ enter }) => enter({}, async (tx) => (await knownKeys(tx)).map(principalOf)),
+  }),
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/principals/{id}",
+    operation: "principals",
+    params: id,
+    handle: ({ enter, params }) => enter({}, async (tx) => principalOf(await knownKey(tx, params.id))),
+  }),
+  endpoint({
+    ...self,
+    method: "get",
+    path: "/{ctx}/principals/{id}/effective",
+    operation: "principals",
+    params: id,
+    query: fields({ path: querySelector, asOf: time.optional() }),
+    handle: ({ enter, params, query }) => {
+      const [clause, ...more] = query.path ?? [];
+      if (more.length > 0) throw unprocessable("path names exactly one scope");
+      return enter({}, async (tx) => {
+        const key = await knownKey(tx, params.id);
+        const floor = scopeFromDatabase(key.scopeFloor);
+        // What contradicts the floor is out of reach; everything else ends up at R ∪ F, inside it.
+        const isReachable = clause === undefined || merge(clause.tags, floor) !== undefined;
+        const existed = query.asOf === undefined || key.createdAt <= query.asOf;
+        return {
+          path:
+            grantsOf(clause === undefined ? floor : clause.tags, ["memory:read"])["memory:read"]?.[0]?.replace(
+              /\/\*$/,
+              "",
+            ) || "/",
+          verbs: isReachable && existed && key.content ? key.verbs : [],
+          ...(query.asOf === undefined ? {} : { asOf: query.asOf }),
+        };
+      });
+    },
+  }),
+  endpoint({
+    ...self,
+    method: "post",
+    path: "/{ctx}/principals/{id}/grants",
+    operation: "narrow_key",
+    params: id,
+    body: change,
+    handle: ({ enter, params, body }) =>
+      enter({}, async (tx) => {
+        const key = await knownKey(tx, params.id);
+        const wanted = verbsNamed(body, key);
+        const wider = wanted.filter((verb) => !key.verbs.includes(verb));
+        if (wider.length > 0)
+          throw unprocessable(`a key's grants can only narrow: it does not have ${wider.join(", ")}`);
+        return principalOf(await narrowKey(tx, params.id, wanted));
+      }),
+  }),
+  endpoint({
+    ...self,
+    method: "delete",
+    path: "/{ctx}/principals/{id}/grants",
+    operation: "narrow_key",
+    params: id,
+    body: change,
+    handle: ({ enter, params, body }) =>
+      enter({}, async (tx) => {
+        const key = await knownKey(tx, params.id);
+        const without = verbsNamed(body, key);
+        return principalOf(
+          await narrowKey(
+            tx,
+            params.id,
+            key.verbs.filter((verb) => !without.includes(verb)),
+          ),
+        );
+      }),
+  }),
+];

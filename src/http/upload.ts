@@ -1,0 +1,169 @@
+import { createHash } from "node:crypto";
+import type { IncomingMessage } from "node:http";
+import type { Readable } from "node:stream";
+import busboy from "busboy";
+import { type SpooledFile, spool } from "../documents/spool.ts";
+import { AppError, invalid } from "../errors.ts";
+import { parseJson } from "./body.ts";
+
+/** Bytes of an upload's file. */
+export const UPLOAD_LIMIT = 50 * 1024 * 1024;
+const METADATA_LIMIT = 64 * 1024;
+
+/** A multipart body: its file on disk, and what its metadata says, not yet checked. */
+export interface Upload {
+  readonly file: SpooledFile;
+  readonly filename: string;
+  /** The content type of the file's part. */
+  readonly partType: string;
+  readonly metadata: unknown;
+  /** What makes two requests the same for an idempotency key: everything but the boundary. */
+  readonly digest: Buffer;
+}
+
+/**
+ * Reads `multipart/form-data` with the parts `file` and `metadata` (JSON), in either order, as a stream.
+ *
+ * @throws AppError 400, 413, 415
+ */
+export async function readUpload(request: IncomingMessage): Promise<Upload> {
+  if (!/^multipart\/form-data\s*;/i.test(request.headers["content-type"] ?? "")) {
+    throw new AppError(
+      "unsupported-media-type",
+      "the body must be multipart/form-data with the parts file and metadata",
+    );
+  }
+  if (request.headers["content-encoding"] !== undefined && request.headers["content-encoding"] !== "identity") {
+    throw new AppError("unsupported-media-type", "compressed request bodies are not accepted");
+  }
+  // The parts' own headers take some bytes too.
+  if (Number(request.headers["content-length"] ?? 0) > UPLOAD_LIMIT + METADATA_LIMIT + 16 * 1024) throw tooLarge();
+  const read = await readParts(request);
+  const { spooled, metadata } = read;
+  if (spooled === undefined) throw invalid('file: the part named "file" is missing');
+  try {
+    const parsed = metadata === undefined ? {} : parseJson(Buffer.from(metadata), "application/json");
+    const digest = createHash("sha256")
+      .update(spooled.file.hash)
+      .update("\0")
+      .update(spooled.filename)
+      .update("\0")
+      .update(spooled.partType)
+      .update("\0")
+      .update(metadata ?? "")
+      .digest();
+    return { ...spooled, metadata: parsed ?? {}, digest };
+  } catch (error) {
+    await spooled.file.discard();
+    throw error;
+  }
+}
+
+const tooLarge = () => new AppError("payload-too-large", `the file is over ${UPLOAD_LIMIT} bytes`);
+
+async function readField(stream: Readable): Promise<string> {
+  const read: Buffer[] = [];
+  let size = 0;
+  for await (const part of stream) {
+    size += (part as Buffer).length;
+    if (size > METADATA_LIMIT) throw invalid(`metadata is over ${METADATA_LIMIT} bytes`);
+    read.push(part as Buffer);
+  }
+  return Buffer.concat(read).toString("utf8");
+}
+
+interface Parts {
+  spooled: { file: SpooledFile; filename: string; partType: string } | undefined;
+  metadata: string | undefined;
+}
+
+async function readParts(request: IncomingMessage): Promise<Parts> {
+  const parts: Parts = { spooled: undefined, metadata: undefined };
+  const filing: Promise<void>[] = [];
+  let hasFile = false;
+  let failure: unknown;
+  let parser: busboy.Busboy;
+  try {
+    parser = busboy({
+      headers: request.headers,
+      defParamCharset: "utf8",
+      limits: {
+        files: 2,
+        fields: 1,
+        parts: 3,
+        fileSize: UPLOAD_LIMIT + 1,
+        fieldSize: METADATA_LIMIT,
+        fieldNameSize: 100,
+        headerPairs: 20,
+      },
+    });
+  } catch (cause) {
+    throw new AppError("validation-error", "the multipart body has no boundary", { cause });
+  }
+  await new Promise<void>((resolve) => {
+    const fail = (error: unknown) => {
+      failure ??= error;
+      request.unpipe(parser);
+      // What is left is not read into anything; the answer closes the connection.
+      resolve();
+    };
+    const takeMetadata = (text: string) => {
+      if (parts.metadata !== undefined) fail(invalid("the multipart body has metadata twice"));
+      parts.metadata = text;
+    };
+    parser.on("file", (name, stream, { filename, mimeType }) => {
+      // Metadata in a part with a file name, as browsers send a Blob.
+      if (name === "metadata") {
+        filing.push(readField(stream).then((text) => takeMetadata(text), fail));
+        return;
+      }
+      if (name !== "file" || hasFile) {
+        stream.resume();
+        if (name === "file") return fail(invalid("the multipart body has more than one file"));
+        return fail(
+          invalid(
+            `the multipart body has an unknown part ${JSON.stringify(name?.slice(0, 80) ?? "")}; the parts are file and metadata`,
+          ),
+        );
+      }
+      hasFile = true;
+      stream.on("limit", () => fail(tooLarge()));
+      filing.push(
+        spool(stream).then(
+          (file) => {
+            parts.spooled = { file, filename: (filename ?? "").slice(-255), partType: mimeType ?? "" };
+            if (file.size > UPLOAD_LIMIT) fail(tooLarge());
+          },
+          (error: unknown) => fail(error),
+        ),
+      );
+    });
+    parser.on("field", (name, value, { valueTruncated }) => {
+      if (name !== "metadata")
+        return fail(
+          invalid(
+            `the multipart body has an unknown part ${JSON.stringify(name.slice(0, 80))}; the parts are file and metadata`,
+          ),
+        );
+      if (valueTruncated) return fail(invalid(`metadata is over ${METADATA_LIMIT} bytes`));
+      takeMetadata(value);
+    });
+    for (const limit of ["filesLimit", "fieldsLimit", "partsLimit"] as const) {
+      parser.on(limit, () => fail(invalid("the multipart body has more parts than file and metadata, once each")));
+    }
+    parser.on("error", (cause) => fail(new AppError("validation-error", "the multipart body is malformed", { cause })));
+    parser.on("close", resolve);
+    request.on("error", (cause) =>
+      fail(new AppError("validation-error", "the body could not be read to its end", { cause })),
+    );
+    request.on("aborted", () => fail(new AppError("validation-error", "the body could not be read to its end")));
+    request.pipe(parser);
+  });
+  if (failure !== undefined) parser.destroy();
+  await Promise.all(filing);
+  if (failure !== undefined) {
+    await parts.spooled?.file.discard();
+    throw failure;
+  }
+  return parts;
+}

@@ -1,0 +1,127 @@
+import { v7 as uuid } from "uuid";
+import { enterJob, type TakenJob } from "../db/enter-job.ts";
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import type { Embedded, Embedder } from "../models/embedder.ts";
+import { ModelUnavailable } from "../models/unavailable.ts";
+import type { VectorText } from "../models/vectors.ts";
+import { recordTrace } from "../traces/record.ts";
+import type { JobContext } from "./worker.ts";
+
+/** Passages in one call to the model. */
+const BATCH = 64;
+/** After so many the job goes to the end of the line: other floors are waiting. */
+const BATCHES = 40;
+/** From this attempt on a text may be to blame for a failure that names no other reason. */
+const TRIED_OFTEN = 3;
+
+interface Waiting {
+  readonly id: string;
+  readonly text: string;
+}
+
+/**
+ * Gives a scope's passages the vectors of the present model: those that have none, and those that
+ * have another model's. Each batch is kept as it comes, so that nothing is embedded twice, and recall
+ * goes on meanwhile over old and new vectors.
+ *
+ * @throws JobGone, or ModelUnavailable, after which the job is tried again
+ */
+export async function embedPassages(deps: JobContext, job: TakenJob): Promise<void> {
+  const embedder = deps.models.current;
+  for (let done = 0; done < BATCHES; done++) {
+    const batch = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+      const waiting = await waitingPassages(tx, embedder.id);
+      if (waiting.length === 0) await finish(tx);
+      return waiting;
+    });
+    if (batch.length === 0) return;
+    await deps.extend(job);
+    // No transaction is open here: a model may take its time.
+    const embedded = await embedEach(embedder, batch, job.attempts);
+    await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+      await storeVectors(tx, embedder, batch, embedded.vectors);
+      recordTrace(tx, {
+        kind: "model",
+        operation: "embed",
+        provider: embedder.provider,
+        model: embedder.model,
+        returned: batch.length,
+        embeddingTokens: embedded.tokens,
+        tokenSource: embedded.tokenSource,
+      });
+    });
+  }
+  await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    await tx.call("enqueue", uuid(), "embed", null, null);
+    await tx.call("finish_job");
+  });
+}
+
+const waitingPassages = (tx: ScopedTransaction, embedderId: number) =>
+  tx.rows<Waiting>(sql`
+    SELECT p.id, p.text FROM ${tx.read("passage", "p")}
+    WHERE p.expired_at IS NULL AND p.embedder_id IS DISTINCT FROM ${embedderId}::int
+    ORDER BY p.observed_at DESC, p.id LIMIT ${BATCH}`);
+
+/** A text of no one's, to find out whether a model works at all. */
+const PROBE = "The quick brown fox jumps over the lazy dog.";
+
+/**
+ * A batch. When it was tried often enough and a text may be to blame, each text by itself: one that
+ * the model refuses while it takes another is left to its words.
+ */
+async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts: number): Promise<Embedded> {
+  const texts = batch.map(({ text }) => text);
+  const isToBlame = (error: unknown) => error instanceof ModelUnavailable && error.mayBeText && attempts >= TRIED_OFTEN;
+  try {
+    return await embedder.embed(texts);
+  } catch (error) {
+    if (!isToBlame(error)) throw error;
+    await embedder.embed([PROBE]);
+  }
+  const vectors: (VectorText | null)[] = [];
+  let tokens = 0;
+  let tokenSource: Embedded["tokenSource"] = "provider";
+  for (const text of texts) {
+    try {
+      const one = await embedder.embed([text]);
+      vectors.push(...one.vectors);
+      tokens += one.tokens;
+      tokenSource = one.tokenSource;
+    } catch (error) {
+      if (!isToBlame(error)) throw error;
+      vectors.push(null);
+    }
+  }
+  return { vectors, tokens, tokenSource };
+}
+
+/** What was forgotten or has changed meanwhile is not there any more, and is left alone. */
+async function storeVectors(
+  tx: ScopedTransaction,
+  embedder: Embedder,
+  batch: readonly Waiting[],
+  vectors: readonly (VectorText | null)[],
+): Promise<void> {
+  const given = json(batch.map(({ id }, i) => ({ id, embedding: vectors[i] ?? null })));
+  await tx.update(
+    "passage",
+    {
+      embedding:
+        sql`(SELECT v.embedding::halfvec FROM jsonb_to_recordset(${given}) AS v(id uuid, embedding text) WHERE v.id = passage.id)` as never,
+      embedderId: embedder.id,
+    },
+    sql`id IN (SELECT v.id FROM jsonb_to_recordset(${given}) AS v(id uuid)) AND expired_at IS NULL`,
+  );
+}
+
+/** The scope has all its vectors: so have its documents. */
+async function finish(tx: ScopedTransaction): Promise<void> {
+  await tx.update(
+    "document",
+    { status: "ready", error: null, processingCompletedAt: sql`now()` as never, updatedAt: sql`now()` as never },
+    // Also one whose embedding was given up before.
+    sql`(status = 'embedding' OR (status = 'failed' AND ready_version = version)) AND ready_version = version`,
+  );
+  await tx.call("finish_job");
+}

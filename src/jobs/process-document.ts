@@ -1,0 +1,200 @@
+import { v7 as uuid } from "uuid";
+import { enterJob, type TakenJob } from "../db/enter-job.ts";
+import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import type { Chunk } from "../documents/chunk.ts";
+import type { DocumentStatus } from "../documents/documents.ts";
+import type { Keyword } from "../documents/keywords.ts";
+import type { MediaType } from "../documents/media-type.ts";
+import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
+import { parseDocument } from "../documents/parser.ts";
+import { UnreadableDocument } from "../documents/unreadable.ts";
+import { storePassages } from "../memory/passages.ts";
+import { countAll, type Embedder } from "../models/embedder.ts";
+import { recordTrace } from "../traces/record.ts";
+import type { JobContext } from "./worker.ts";
+
+/** Chunks stored by one statement. */
+const BATCH = 500;
+
+/**
+ * Takes one version of a document from its bytes to recall. Done twice it has one effect: everything
+ * that recall sees is put in place by the last transaction, which also ends the job.
+ *
+ * @throws JobGone, or an error after which the job is tried again
+ */
+export async function processDocument(deps: JobContext, job: TakenJob): Promise<void> {
+  const started = await start(deps, job);
+  if (started === undefined) return;
+  let parsed: Awaited<ReturnType<typeof parseDocument>>;
+  try {
+    parsed = await parseDocument(started.bytes, started.mimeType);
+  } catch (error) {
+    if (!(error instanceof UnreadableDocument)) throw error;
+    await fail(deps, job, error.message);
+    return;
+  }
+  await advance(deps, job, "chunking");
+  const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
+  // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
+  // once the text is recallable by its words.
+  const inline = deps.models.current.isRemote ? undefined : deps.models.current;
+  await enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
+    const document = await currentVersion(tx, job);
+    if (document === undefined) return finish(tx);
+    await clear(tx, job);
+    let embedded = 0;
+    for (let at = 0; at < parsed.chunks.length; at += BATCH) {
+      await renew();
+      embedded += await storeChunks(
+        tx,
+        inline,
+        document,
+        parsed.chunks.slice(at, at + BATCH),
+        tokens.slice(at, at + BATCH),
+      );
+    }
+    await storeKeywords(tx, document.id, parsed.keywords);
+    await complete(tx, job, inline === undefined ? "embedding" : "ready");
+    if (inline === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
+    recordTrace(tx, {
+      kind: inline === undefined ? "decision" : "model",
+      operation: "extract",
+      sources: [document.id],
+      returned: parsed.chunks.length,
+      embeddingTokens: embedded,
+      ...(inline === undefined ? {} : { provider: inline.provider, model: inline.model, tokenSource: "tokenizer" }),
+    });
+    await finish(tx);
+  });
+}
+
+const finish = (tx: ScopedTransaction) => tx.call<void>("finish_job");
+
+interface Version {
+  readonly id: string;
+  readonly labels: readonly string[];
+  readonly observedAt: string;
+  readonly mimeType: MediaType;
+}
+
+/** The job's document, unless it was deleted or a newer version was uploaded, whose own job does the work. */
+const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
+  tx.row<Version>(sql`
+    SELECT o.id, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType" FROM ${tx.read("document", "o")}
+    WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int`);
+
+async function start(
+  deps: JobContext,
+  job: TakenJob,
+): Promise<{ bytes: Uint8Array<ArrayBuffer>; mimeType: MediaType } | undefined> {
+  return enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    const document = await currentVersion(tx, job);
+    if (document === undefined) {
+      await finish(tx);
+      return undefined;
+    }
+    const parts: Uint8Array[] = [];
+    for (;;) {
+      const row = await tx.row<{ bytes: Uint8Array }>(sql`
+        SELECT c.bytes FROM ${tx.read("document_content", "c")}
+        WHERE c.document_id = ${job.documentId}::uuid AND c.version = ${job.version}::int AND c.part = ${parts.length}::int`);
+      if (row === undefined) break;
+      parts.push(row.bytes);
+    }
+    await setStatus(tx, job, {
+      status: "extracting",
+      processingStartedAt: sql`coalesce(processing_started_at, now())` as never,
+      error: null,
+    });
+    // A copy of its own, which can be handed to another thread.
+    const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      bytes.set(part, at);
+      at += part.length;
+    }
+    return { bytes, mimeType: document.mimeType };
+  });
+}
+
+type DocumentChange = Parameters<typeof ScopedTransaction.prototype.update<"document">>[1];
+
+const setStatus = (tx: ScopedTransaction, job: TakenJob, change: DocumentChange) =>
+  tx.update(
+    "document",
+    { updatedAt: sql`now()` as never, ...change },
+    sql`id = ${job.documentId}::uuid AND version = ${job.version}::int`,
+  );
+
+const advance = (deps: JobContext, job: TakenJob, status: DocumentStatus) =>
+  enterJob(deps.database.worker, job, deps.context, (tx) => setStatus(tx, job, { status }));
+
+async function fail(deps: JobContext, job: TakenJob, reason: string): Promise<void> {
+  await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    await setStatus(tx, job, { status: "failed", error: reason, processingCompletedAt: sql`now()` as never });
+    recordTrace(tx, { kind: "decision", operation: "extract", sources: [job.documentId ?? ""], returned: 0 });
+    await finish(tx);
+  });
+}
+
+/** What recall showed of the version before leaves it in the transaction in which this one enters. */
+async function clear(tx: ScopedTransaction, job: TakenJob): Promise<void> {
+  const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${job.documentId}::uuid)`;
+  await tx.remove("posting", chunks);
+  await tx.remove("chunk_band", chunks);
+  await tx.remove("passage", sql`document_id = ${job.documentId}::uuid`);
+  await tx.remove("keyword", sql`document_id = ${job.documentId}::uuid`);
+  await tx.remove("document_content", sql`document_id = ${job.documentId}::uuid AND version < ${job.version}::int`);
+}
+
+async function storeChunks(
+  tx: ScopedTransaction,
+  embedder: Embedder | undefined,
+  document: Version,
+  chunks: readonly Chunk[],
+  tokens: readonly number[],
+): Promise<number> {
+  const embedded = await embedder?.embed(chunks.map((chunk) => chunk.text));
+  const named = chunks.map((chunk) => ({ ...chunk, id: uuid() }));
+  const duplicates = await findNearDuplicates(tx, named);
+  await storePassages(
+    tx,
+    embedder?.id ?? null,
+    named.map(({ id, text, position, section, start: charStart, end: charEnd }, i) => ({
+      id,
+      kind: "chunk",
+      text,
+      labels: document.labels,
+      tokens: tokens[i] ?? 0,
+      embedding: embedded?.vectors[i] ?? null,
+      observedAt: document.observedAt,
+      documentId: document.id,
+      position,
+      section,
+      charStart,
+      charEnd,
+      duplicateOf: duplicates.get(id) ?? null,
+    })),
+  );
+  await storeBands(
+    tx,
+    named.filter(({ id }) => !duplicates.has(id)),
+  );
+  return embedded?.tokens ?? 0;
+}
+
+async function storeKeywords(tx: ScopedTransaction, documentId: string, keywords: readonly Keyword[]): Promise<void> {
+  await tx.insert(
+    "keyword",
+    keywords.map((keyword) => ({ documentId, ...keyword })),
+  );
+}
+
+async function complete(tx: ScopedTransaction, job: TakenJob, status: "ready" | "embedding"): Promise<void> {
+  await setStatus(tx, job, {
+    status,
+    error: null,
+    readyVersion: job.version,
+    ...(status === "ready" ? { processingCompletedAt: sql`now()` as never } : {}),
+  });
+}

@@ -1,0 +1,96 @@
+import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { recordTrace } from "../traces/record.ts";
+import { type Attribute, attributesWhere, type Relation, relationsWhere } from "./entities.ts";
+import type { EntityName } from "./triples.ts";
+
+/** A text that somebody gave as an instruction: a turn of the role `system`. */
+export interface Instruction {
+  readonly id: string;
+  readonly text: string;
+  readonly scope: Scope;
+  readonly occurredAt: string;
+}
+
+const MOST_INSTRUCTIONS = 100;
+
+/** Turns know no general rows: passages do, so that everyone's instructions are among them. */
+async function instructionsOf(tx: ScopedTransaction): Promise<Instruction[]> {
+  const rows = await tx.rows<Omit<Instruction, "scope"> & { tags: Record<string, string> }>(sql`
+    SELECT p.id, p.text, p.observed_at AS "occurredAt", d.tags FROM ${tx.read("passage", "p")}
+    JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
+    WHERE p.kind = 'turn' AND p.role = 'system' AND p.expired_at IS NULL
+    ORDER BY p.observed_at DESC, p.id DESC LIMIT ${MOST_INSTRUCTIONS}`);
+  return rows.map(({ tags, ...row }) => ({ ...row, scope: scopeFromDatabase(tags) }));
+}
+
+const everything = sql`true`;
+const PREFERENCE = /^(prefer|preference|like|dislike|favou?rite|love|hate|avoid)/i;
+
+export interface Profile {
+  /** What changes seldom: facts of the categories identity and knowledge. */
+  readonly static: readonly Attribute[];
+  /** What is so at the moment: facts of the category context, or of none. */
+  readonly dynamic: readonly Attribute[];
+  /** Facts whose key says that somebody prefers, likes or avoids something. */
+  readonly preferences: readonly Attribute[];
+  readonly instructions: readonly Instruction[];
+}
+
+export async function profileOf(tx: ScopedTransaction): Promise<Profile> {
+  const [attributes, instructions] = await Promise.all([attributesWhere(tx, everything), instructionsOf(tx)]);
+  recordTrace(tx, { kind: "retrieval", operation: "profile", returned: attributes.length + instructions.length });
+  const others = attributes.filter(({ key }) => !PREFERENCE.test(key));
+  const isStatic = ({ category }: Attribute) => category === "identity" || category === "knowledge";
+  return {
+    static: others.filter(isStatic),
+    dynamic: others.filter((attribute) => !isStatic(attribute)),
+    preferences: attributes.filter(({ key }) => PREFERENCE.test(key)),
+    instructions,
+  };
+}
+
+interface Part {
+  readonly entities: readonly EntityName[];
+  readonly attributes: readonly Attribute[];
+  readonly relations: readonly Relation[];
+}
+
+export interface State {
+  readonly identity: Part;
+  /** With the facts that were given no category. */
+  readonly knowledge: Part;
+  readonly context: Part;
+  readonly instructions: readonly Instruction[];
+  /** Entities that something points at and of which nothing is known. */
+  readonly unknowns: readonly EntityName[];
+}
+
+export async function stateOf(tx: ScopedTransaction): Promise<State> {
+  const [attributes, relations, instructions] = await Promise.all([
+    attributesWhere(tx, everything),
+    relationsWhere(tx, everything),
+    instructionsOf(tx),
+  ]);
+  recordTrace(tx, {
+    kind: "retrieval",
+    operation: "state",
+    returned: attributes.length + relations.length + instructions.length,
+  });
+  const part = (category: string): Part => {
+    const isIn = (fact: { category: string | null }) => (fact.category ?? "knowledge") === category;
+    const own = { attributes: attributes.filter(isIn), relations: relations.filter(isIn) };
+    return { entities: distinct([...own.attributes, ...own.relations].map(({ entity }) => entity)), ...own };
+  };
+  const known = new Set([...attributes, ...relations].map(({ entity }) => nameOf(entity)));
+  return {
+    identity: part("identity"),
+    knowledge: part("knowledge"),
+    context: part("context"),
+    instructions,
+    unknowns: distinct(relations.map(({ target }) => target)).filter((target) => !known.has(nameOf(target))),
+  };
+}
+
+const nameOf = ({ type, name }: EntityName) => JSON.stringify([type, name]);
+const distinct = (names: readonly EntityName[]) => [...new Map(names.map((name) => [nameOf(name), name])).values()];

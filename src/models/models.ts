@@ -1,0 +1,213 @@
+import type { Logger } from "pino";
+import { type Database, inTransaction, type Row } from "../db/lease.ts";
+import { type Calibration, calibrate } from "./calibrate.ts";
+import { type Embedder, overLangChain, type TokenSource, type VectorText } from "./embedder.ts";
+import { LexicalEmbeddings } from "./lexical-embeddings.ts";
+import { type ModelName, type ProviderSettings, resolveEmbeddings } from "./providers.ts";
+import { ModelUnavailable } from "./unavailable.ts";
+
+/** The built-in embedder under its name in the table `embedder`. */
+const LOCAL: ModelName & Calibration & { readonly row: string } = {
+  provider: "local",
+  model: "lexical-hash-384",
+  row: "lexical-hash-384",
+  dimensions: LexicalEmbeddings.dimensions,
+  // Unrelated sentences lie above 0.85 here; one shared rare word in a short text reaches 0.5.
+  nearDistance: 0.5,
+};
+
+/** Which models the service uses, as configured. */
+export interface ModelSettings extends ProviderSettings {
+  /** `local`, or `provider:model`. */
+  readonly embeddings: string;
+  /** How long one call may take when no request waits for it, in ms. */
+  readonly timeoutMs: number;
+}
+
+export const LOCAL_MODELS: ModelSettings = {
+  embeddings: "local",
+  timeoutMs: 60_000,
+  openaiBaseUrl: undefined,
+  openaiApiKey: undefined,
+  ollamaBaseUrl: undefined,
+};
+
+/** While a request waits for it. Longer, and recall goes on without vectors. */
+const REQUEST_MS = 3_000;
+const REFRESH_MS = 60_000;
+
+/** A query's vectors, one for each model whose vectors are stored. */
+export interface QueryVectors {
+  readonly vectors: readonly { readonly embedder: Embedder; readonly vector: VectorText }[];
+  readonly tokens: number;
+  readonly tokenSource: TokenSource;
+  /** Why there are fewer vectors than models; recall is lexical for what those models embedded. */
+  readonly unavailable: string | undefined;
+}
+
+export const NO_VECTORS: QueryVectors = { vectors: [], tokens: 0, tokenSource: "tokenizer", unavailable: undefined };
+
+const rowOf = (settings: ModelSettings) => (settings.embeddings === "local" ? LOCAL.row : settings.embeddings);
+
+function nameOf(row: string): ModelName {
+  const colon = row.indexOf(":");
+  return colon < 0 ? LOCAL : { provider: row.slice(0, colon), model: row.slice(colon + 1) };
+}
+
+/**
+ * Registers the configured model: asks it for the length of its vectors, and compares that with what
+ * it gave before. For a process that has the owner's connection.
+ *
+ * @throws Error with one line when the length has changed, or when a model that has never answered does not
+ */
+export async function registerModel(database: Database, settings: ModelSettings, log: Logger): Promise<void> {
+  const row = rowOf(settings);
+  let measured: Calibration;
+  if (settings.embeddings === "local") {
+    measured = LOCAL;
+  } else {
+    const embeddings = await resolveEmbeddings(nameOf(row), settings);
+    try {
+      measured = await calibrate(embeddings);
+    } catch (error) {
+      if (!(error instanceof ModelUnavailable)) throw error;
+      const [known] = await inTransaction(database.app, (app) =>
+        app.query("SELECT 1 FROM scopefloor.embedder WHERE name = $1", [row]),
+      );
+      if (known === undefined) {
+        throw new Error(
+          `SCOPEFLOOR_EMBEDDINGS: ${row} has never answered here, so the length of its vectors is not known: ${error.message}`,
+        );
+      }
+      log.warn(
+        { model: row, reason: error.message },
+        "the embedding model does not answer; texts are stored, and embedded when it does",
+      );
+      return;
+    }
+  }
+  await inTransaction(database.owner, (owner) =>
+    owner.query("SELECT scopefloor.register_embedder($1, $2, $3)", [row, measured.dimensions, measured.nearDistance]),
+  );
+}
+
+/** The models of a running service: the one that new texts are embedded with, and those whose vectors are still stored. */
+export class Models {
+  readonly current: Embedder;
+  readonly #database: Database;
+  readonly #settings: ModelSettings;
+  readonly #log: Logger;
+  #inUse: readonly Embedder[];
+  #refreshAt = 0;
+  #refreshing: Promise<void> | undefined;
+
+  private constructor(database: Database, settings: ModelSettings, log: Logger, current: Embedder) {
+    this.current = current;
+    this.#database = database;
+    this.#settings = settings;
+    this.#log = log;
+    this.#inUse = [current];
+  }
+
+  /** @throws Error when the model is not registered, or its package not installed */
+  static async open(database: Database, settings: ModelSettings, log: Logger): Promise<Models> {
+    const row = rowOf(settings);
+    const [known] = await inTransaction(database.app, (app) =>
+      app.query("SELECT id, name, dimensions, near_distance FROM scopefloor.embedder WHERE name = $1", [row]),
+    );
+    if (known === undefined) {
+      throw new Error(
+        `the embedding model ${row} is not registered: start a worker first, or set DATABASE_OWNER_URL here`,
+      );
+    }
+    const models = new Models(database, settings, log, await embedderOf(known, settings));
+    await models.#refresh();
+    return models;
+  }
+
+  /** The vectors of a query. A model that does not answer in time is left out, and named. */
+  async embedQuery(query: string): Promise<QueryVectors> {
+    await this.#refreshIfDue();
+    const answers = await Promise.all(
+      this.#inUse.map(async (embedder) => {
+        try {
+          const { vectors, tokens, tokenSource } = await embedder.embed([query], {
+            timeoutMs: REQUEST_MS,
+            as: "query",
+          });
+          return { embedder, vector: vectors[0] ?? null, tokens, tokenSource, failure: undefined };
+        } catch (error) {
+          if (!(error instanceof ModelUnavailable)) throw error;
+          return { embedder, vector: null, tokens: 0, tokenSource: "tokenizer", failure: error.message } as const;
+        }
+      }),
+    );
+    return {
+      vectors: answers.flatMap(({ embedder, vector }) => (vector === null ? [] : [{ embedder, vector }])),
+      tokens: answers.reduce((sum, { tokens }) => sum + tokens, 0),
+      tokenSource: answers.some(({ tokenSource }) => tokenSource === "provider") ? "provider" : "tokenizer",
+      unavailable: answers.find(({ failure }) => failure !== undefined)?.failure,
+    };
+  }
+
+  /** Texts that a request stores: their vectors, or undefined when the queue has to see to them. */
+  async embedNow(texts: readonly string[]): Promise<Awaited<ReturnType<Embedder["embed"]>> | undefined> {
+    try {
+      return await this.current.embed(texts, { timeoutMs: REQUEST_MS });
+    } catch (error) {
+      if (!(error instanceof ModelUnavailable)) throw error;
+      this.#log.warn({ model: this.current.model, reason: error.message }, "embedding is left to the queue");
+      return undefined;
+    }
+  }
+
+  async #refreshIfDue(): Promise<void> {
+    if (performance.now() < this.#refreshAt) return;
+    this.#refreshing ??= this.#refresh().finally(() => {
+      this.#refreshing = undefined;
+    });
+    await this.#refreshing;
+  }
+
+  /** While a scope is moved over to another model, old and new vectors stand side by side. */
+  async #refresh(): Promise<void> {
+    this.#refreshAt = performance.now() + REFRESH_MS;
+    const rows = await inTransaction(this.#database.app, (app) =>
+      app.query(
+        "SELECT e.id, e.name, e.dimensions, e.near_distance FROM scopefloor.embedder e JOIN scopefloor.embedders_in_use() u USING (id) ORDER BY e.id",
+      ),
+    );
+    const others = await Promise.all(
+      rows
+        .filter((row) => row.id !== this.current.id)
+        .map(async (row) => {
+          const known = this.#inUse.find((embedder) => embedder.id === row.id);
+          return (
+            known ??
+            embedderOf(row, this.#settings).catch((error: Error) => {
+              this.#log.warn(
+                { model: row.name, reason: error.message },
+                "stored vectors of this model cannot be searched; reembed their scopes",
+              );
+              return undefined;
+            })
+          );
+        }),
+    );
+    this.#inUse = [this.current, ...others.filter((embedder) => embedder !== undefined)];
+  }
+}
+
+async function embedderOf(row: Row, settings: ModelSettings): Promise<Embedder> {
+  const name = nameOf(String(row.name));
+  const isRemote = name.provider !== LOCAL.provider;
+  return overLangChain(isRemote ? await resolveEmbeddings(name, settings) : new LexicalEmbeddings(), {
+    id: row.id as number,
+    provider: name.provider,
+    model: name.model,
+    nearDistance: row.near_distance as number,
+    isRemote,
+    dimensions: row.dimensions as number,
+    patienceMs: settings.timeoutMs,
+  });
+}

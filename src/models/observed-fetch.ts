@@ -1,0 +1,88 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { ModelUnavailable, retryAfterOf } from "./unavailable.ts";
+
+interface Observation {
+  /** Tokens that the provider says it used; undefined while no answer has said any. */
+  tokens: number | undefined;
+  readonly signal: AbortSignal;
+}
+
+const current = new AsyncLocalStorage<Observation>();
+
+/** The largest answer that is read: 2,048 vectors of 4,096 numbers are about 100 MB of JSON. */
+const MOST_BYTES = 128 * 1024 * 1024;
+
+/**
+ * Runs a model call under a deadline and gives what it returned with the tokens that the provider
+ * said it used. LangChain's embeddings do not hand the usage on, so it is read off the answers here:
+ * `usage.prompt_tokens` or `usage.total_tokens` (OpenAI and what is compatible), `prompt_eval_count` (Ollama).
+ *
+ * @throws ModelUnavailable after `timeoutMs`
+ */
+export async function observe<T>(
+  timeoutMs: number,
+  call: () => Promise<T>,
+): Promise<{ result: T; tokens: number | undefined }> {
+  const controller = new AbortController();
+  const observation: Observation = { tokens: undefined, signal: controller.signal };
+  let timer: NodeJS.Timeout | undefined;
+  const deadline = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new ModelUnavailable(`it did not answer within ${timeoutMs} ms`));
+      controller.abort();
+    }, timeoutMs);
+  });
+  try {
+    // Some clients have no way to be stopped: the deadline does not wait for them.
+    const result = await Promise.race([current.run(observation, call), deadline]);
+    return { result, tokens: observation.tokens };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A `fetch` for a provider's client: it ends with the deadline, reads the usage, and says what failed. */
+export const observedFetch: typeof fetch = async (input, init) => {
+  const observation = current.getStore();
+  const signals = [init?.signal, observation?.signal].filter((signal) => signal !== undefined && signal !== null);
+  const response = await fetch(input, { ...init, signal: AbortSignal.any(signals) });
+  if (!response.ok) {
+    await response.body?.cancel();
+    throw new ModelUnavailable(`it answered ${response.status}`, {
+      retryAfterMs: retryAfterOf(response.headers.get("retry-after")),
+      mayBeText: [400, 413, 422].includes(response.status),
+    });
+  }
+  const body = await readLimited(response);
+  let answer: unknown;
+  try {
+    answer = JSON.parse(body);
+  } catch (cause) {
+    throw new ModelUnavailable("it answered something that is not JSON", { cause });
+  }
+  if (observation !== undefined) {
+    const tokens = tokensIn(answer);
+    if (tokens !== undefined) observation.tokens = (observation.tokens ?? 0) + tokens;
+  }
+  return new Response(body, { status: response.status, headers: { "content-type": "application/json" } });
+};
+
+async function readLimited(response: Response): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of response.body ?? []) {
+    size += part.length;
+    if (size > MOST_BYTES) throw new ModelUnavailable(`it answered more than ${MOST_BYTES} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString("utf8");
+}
+
+function tokensIn(answer: unknown): number | undefined {
+  const said = answer as {
+    usage?: { prompt_tokens?: unknown; total_tokens?: unknown };
+    prompt_eval_count?: unknown;
+  } | null;
+  const tokens = said?.usage?.prompt_tokens ?? said?.usage?.total_tokens ?? said?.prompt_eval_count;
+  return typeof tokens === "number" && Number.isSafeInteger(tokens) && tokens >= 0 ? tokens : undefined;
+}

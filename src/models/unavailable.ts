@@ -1,0 +1,21 @@
+/** A model did not give what was asked of it. The message is for operators and traces: it holds no text of theirs. */
+export class ModelUnavailable extends Error {
+  /** How long the provider asks to be left alone, in ms. */
+  readonly retryAfterMs: number | undefined;
+  /** A text may be to blame, not the model: then others' texts go on. */
+  readonly mayBeText: boolean;
+
+  constructor(what: string, options: { cause?: unknown; retryAfterMs?: number | undefined; mayBeText?: boolean } = {}) {
+    super(`the embedding model is not available: ${what}`, { cause: options.cause });
+    this.name = "ModelUnavailable";
+    this.retryAfterMs = options.retryAfterMs;
+    this.mayBeText = options.mayBeText ?? false;
+  }
+}
+
+/** `Retry-After` in ms: seconds, or an HTTP date. At most an hour; anything else is no wish. */
+export function retryAfterOf(header: string | null): number | undefined {
+  if (header === null) return undefined;
+  const ms = /^\d{1,6}$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
+  return Number.isNaN(ms) ? undefined : Math.min(Math.max(ms, 0), 3_600_000);
+}

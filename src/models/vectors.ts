@@ -1,0 +1,41 @@
+/** A vector as pgvector spells it, `[0.1,0.2]`. */
+export type VectorText = string & { readonly __vector: unique symbol };
+
+/** Models pad nothing: pgvector's halfvec holds up to 16,000 dimensions of half precision. */
+export const MOST_DIMENSIONS = 16_000;
+/** Beyond it a half-precision number is infinite. */
+const LARGEST = 65_504;
+
+/**
+ * Vectors of a model as pgvector takes them, one for each text.
+ *
+ * A text in which the model finds nothing has no vector: cosine distance to zero is not a number.
+ *
+ * @throws Error that names what is wrong: their number, their dimensions, or a component that is no finite number
+ */
+export function checkVectors(
+  vectors: unknown,
+  expected: { readonly count: number; readonly dimensions: number | undefined },
+): (VectorText | null)[] {
+  if (!Array.isArray(vectors) || vectors.length !== expected.count) {
+    throw new Error(
+      `the model gave ${Array.isArray(vectors) ? vectors.length : "no"} vectors for ${expected.count} texts`,
+    );
+  }
+  return vectors.map((vector: unknown) => {
+    if (!Array.isArray(vector) || vector.length === 0 || vector.length > MOST_DIMENSIONS) {
+      throw new Error("the model gave something that is not a vector");
+    }
+    if (expected.dimensions !== undefined && vector.length !== expected.dimensions) {
+      throw new Error(`the model gave ${vector.length} dimensions instead of ${expected.dimensions}`);
+    }
+    let isZero = true;
+    for (const x of vector) {
+      if (typeof x !== "number" || !Number.isFinite(x) || Math.abs(x) > LARGEST) {
+        throw new Error("the model gave a vector with a component that is not a finite number");
+      }
+      if (x !== 0) isZero = false;
+    }
+    return isZero ? null : (`[${vector.map((x: number) => +x.toFixed(6)).join(",")}]` as VectorText);
+  });
+}

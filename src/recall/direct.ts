@@ -1,0 +1,139 @@
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import {
+  type Attribute,
+  attributesWhere,
+  type Moment,
+  NARROWEST_FIRST,
+  type Relation,
+  relationsWhere,
+} from "../memory/entities.ts";
+import { sentenceOf } from "../memory/triples.ts";
+import { type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
+
+/** A question that names what it wants: a key of an entity, or a key of the keyed store. */
+export type TypedQuestion =
+  | { readonly kind: "attribute"; readonly entity: string; readonly type: string | undefined; readonly key: string }
+  | { readonly kind: "keyed"; readonly key: string };
+
+const OPENING =
+  /^(?:what|who|where|when|which)(?:['’]s| is| are| was| were)\s+|^(?:tell me|give me|show me|get|find)\s+/i;
+const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._@-]{0,127}$/u;
+
+/** `favourite drink`, `favourite-drink` and `favourite_drink` are one key. */
+export const normaliseKey = (key: string) =>
+  key
+    .trim()
+    .toLowerCase()
+    .replace(/[\s-]+/g, "_");
+
+/**
+ * What a question asks for by name; undefined: it is an open one. Known forms: `What is Alice's
+ * favourite drink?`, `What is the favourite drink of Alice?`, `Person/Alice favourite_drink`,
+ * `Alice.favourite_drink`, `memory:theme`.
+ */
+export function parseTypedQuestion(query: string): TypedQuestion | undefined {
+  const asked = query.trim().replace(/\s*[?.!]+$/, "");
+  const keyed = /^memory:(\S{1,256})$/.exec(asked)?.[1];
+  if (keyed !== undefined) return { kind: "keyed", key: keyed };
+  const bare = asked.replace(OPENING, "").trim();
+  const isQuestion = bare !== asked;
+  const named = /^([A-Za-z][\w-]{0,63})\/([^/]{1,128}?)[ .]([\w-]{1,128})$/.exec(bare);
+  if (named !== null) return attribute(named[2], named[3], named[1]);
+  const possessive = /^(.{1,128}?)['’]s\s+(.{1,128})$/.exec(bare);
+  if (possessive !== null) return attribute(possessive[1], possessive[2]);
+  const of = isQuestion ? /^(?:the\s+)?(.{1,128}?)\s+of\s+(.{1,128})$/i.exec(bare) : null;
+  if (of !== null) return attribute(of[2], of[1]);
+  const dotted = /^([\p{L}\p{N}_-]{1,128})\.([\p{L}\p{N}_-]{1,128})$/u.exec(bare);
+  return dotted === null ? undefined : attribute(dotted[1], dotted[2]);
+}
+
+function attribute(entity = "", key = "", type?: string): TypedQuestion | undefined {
+  const name = entity.trim();
+  return NAME.test(name) && NAME.test(key.trim())
+    ? { kind: "attribute", entity: name, type, key: normaliseKey(key) }
+    : undefined;
+}
+
+export interface DirectHit {
+  readonly id: string;
+  readonly source: "attribute";
+  readonly text: string;
+  readonly score: number;
+  readonly scope: Scope;
+  readonly occurredAt: string;
+}
+
+export interface DirectAnswer {
+  readonly hits: readonly DirectHit[];
+  readonly seedEntities: readonly { readonly type: string; readonly name: string }[];
+  readonly reason: string;
+}
+
+/** Answers a typed question from what is stored under the very names; undefined: there is nothing. */
+export async function answerDirectly(
+  tx: ScopedTransaction,
+  question: TypedQuestion,
+  moment: Moment,
+  k: number,
+): Promise<DirectAnswer | undefined> {
+  return question.kind === "keyed" ? byKey(tx, question.key) : byEntity(tx, question, moment, k);
+}
+
+async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer | undefined> {
+  // Never from below E, whatever the view; several clauses have no one E.
+  if (tx.entry.effective === null) return undefined;
+  const item = await tx.row<{ id: string; value: unknown; tags: Record<string, string>; updatedAt: string }>(sql`
+    SELECT m.id, m.value, d.tags, m.updated_at AS "updatedAt"
+    FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
+    WHERE m.key = ${key} AND d.tags <@ ${json(tx.entry.effective)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
+  if (item === undefined) return undefined;
+  const text = typeof item.value === "string" ? item.value : JSON.stringify(item.value);
+  return {
+    hits: [
+      {
+        id: item.id,
+        source: "attribute",
+        text: `${key}: ${text}`,
+        score: 1,
+        scope: scopeFromDatabase(item.tags),
+        occurredAt: item.updatedAt,
+      },
+    ],
+    seedEntities: [],
+    reason: "typed question: a key of the keyed store",
+  };
+}
+
+async function byEntity(
+  tx: ScopedTransaction,
+  { entity, type, key }: Extract<TypedQuestion, { kind: "attribute" }>,
+  moment: Moment,
+  k: number,
+): Promise<DirectAnswer | undefined> {
+  const where = sql`lower(e.name) = lower(${entity}) AND replace(replace(lower(f.key), ' ', '_'), '-', '_') = ${key}
+    AND ${type === undefined ? sql`true` : sql`lower(e.type) = lower(${type})`}`;
+  const [attributes, relations] = await Promise.all([
+    attributesWhere(tx, where, moment),
+    relationsWhere(tx, where, moment),
+  ]);
+  const facts: (Attribute | Relation)[] = [...attributes, ...relations];
+  // The narrowest scope that says anything is the one that answers.
+  const narrowest = facts.reduce<Scope | undefined>(
+    (best, { scope }) => (best === undefined || Object.keys(scope).length > Object.keys(best).length ? scope : best),
+    undefined,
+  );
+  const answering = facts.filter(({ scope }) => narrowest !== undefined && sameScope(scope, narrowest)).slice(0, k);
+  if (answering.length === 0) return undefined;
+  return {
+    hits: answering.map((fact) => ({
+      id: fact.id,
+      source: "attribute",
+      text: sentenceOf(fact),
+      score: 1,
+      scope: fact.scope,
+      occurredAt: fact.validFrom,
+    })),
+    seedEntities: [...new Map(answering.map((fact) => [fact.entity.type, fact.entity])).values()],
+    reason: "typed question: an attribute of an entity",
+  };
+}

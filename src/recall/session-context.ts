@@ -1,0 +1,47 @@
+import type { ScopedTransaction } from "../db/scoped.ts";
+import { sql } from "../db/scoped.ts";
+import { countTokens } from "../models/tokens.ts";
+import { contextBlock } from "./context-block.ts";
+import type { Hit } from "./passages.ts";
+
+interface RecentTurn {
+  readonly role: string;
+  readonly content: string;
+}
+
+const HEADING = "## Conversation so far";
+/** The conversation's part of the budget. */
+const SHARE = 0.5;
+const MOST_TURNS = 50;
+
+/** The end of a session, oldest first, within a budget. Stored text cannot start a line of its own. */
+async function conversation(tx: ScopedTransaction, sessionId: string, maxTokens: number): Promise<string[]> {
+  const turns = await tx.rows<RecentTurn>(sql`
+    SELECT t.role, t.content FROM ${tx.read("turn", "t")}
+    WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL ORDER BY t.seq DESC LIMIT ${MOST_TURNS}`);
+  const lines: string[] = [];
+  let spent = countTokens(HEADING);
+  for (const { role, content } of turns) {
+    const line = `- ${role}: ${content.replace(/\s+/g, " ").trim()}`;
+    spent += countTokens(`\n${line}`);
+    if (spent > maxTokens) break;
+    lines.unshift(line);
+  }
+  return lines;
+}
+
+/** A session for a prompt: how it went on last, and what memory has on the question beside it. */
+export async function sessionContext(
+  tx: ScopedTransaction,
+  sessionId: string,
+  hits: readonly Hit[],
+  maxTokens: number,
+): Promise<string> {
+  const lines = await conversation(tx, sessionId, maxTokens * SHARE);
+  const talk = lines.length === 0 ? "" : [HEADING, "", ...lines].join("\n");
+  const memory = contextBlock(
+    hits.filter((hit) => hit.sessionId !== sessionId),
+    maxTokens - countTokens(talk),
+  );
+  return [talk, memory].filter((part) => part !== "").join("\n\n");
+}

@@ -1,0 +1,93 @@
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { LexicalEmbeddings } from "../../src/models/lexical-embeddings.ts";
+import { LOCAL_MODELS, type ModelSettings } from "../../src/models/models.ts";
+
+/** What a call gets; `ok` is a good answer. */
+export type Behaviour =
+  | "ok"
+  | "no usage"
+  | "429"
+  | "500"
+  | "400"
+  | "hang"
+  | "reset"
+  | "wrong dimension"
+  | "nan"
+  | "garbage"
+  | ((texts: readonly string[]) => Behaviour);
+
+export interface EmbeddingProvider {
+  /** OpenAI's shape, under the model's name `scripted`. */
+  readonly models: ModelSettings;
+  /** The same with another model's name, and so other vectors. */
+  modelNamed(name: string): ModelSettings;
+  readonly calls: { texts: string[]; at: number }[];
+  behave(behaviour: Behaviour): void;
+  stop(): Promise<void>;
+}
+
+/** A provider of embeddings over real HTTP, which does what the test says. */
+export async function startProvider(): Promise<EmbeddingProvider> {
+  const embeddings = new LexicalEmbeddings();
+  let behaviour: Behaviour = "ok";
+  const calls: { texts: string[]; at: number }[] = [];
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
+    const parts: Buffer[] = [];
+    for await (const part of request) parts.push(part as Buffer);
+    const { input, model } = JSON.parse(Buffer.concat(parts).toString()) as { input: string | string[]; model: string };
+    const texts = Array.isArray(input) ? input : [input];
+    calls.push({ texts, at: performance.now() });
+    let now = behaviour;
+    while (typeof now === "function") now = now(texts);
+    const json = (status: number, body: unknown, headers = {}) => {
+      response.writeHead(status, { "content-type": "application/json", ...headers });
+      response.end(typeof body === "string" ? body : JSON.stringify(body));
+    };
+    if (now === "hang") return;
+    if (now === "reset") return void response.socket?.destroy();
+    if (now === "429") return json(429, { error: { message: "slow down" } }, { "retry-after": "1" });
+    if (now === "500") return json(500, { error: { message: "broken" } });
+    if (now === "400") return json(400, { error: { message: "I do not like this text" } });
+    if (now === "garbage") return json(200, '{"data": [{"embedding": [0.1, ');
+    const shift = model === "other" ? 1 : 0;
+    const vectors = (await embeddings.embedDocuments(texts)).map((vector) => [
+      ...vector.slice(shift),
+      ...vector.slice(0, shift),
+    ]);
+    const spoilt = vectors.map((vector) =>
+      now === "wrong dimension" ? vector.slice(1) : now === "nan" ? [null, ...vector.slice(1)] : vector,
+    );
+    json(200, {
+      data: spoilt.map((embedding, index) => ({ object: "embedding", index, embedding })),
+      model,
+      ...(now === "no usage"
+        ? {}
+        : { usage: { prompt_tokens: 1000 * texts.length, total_tokens: 1000 * texts.length } }),
+    });
+  };
+  const server = createServer((request, response) => {
+    answer(request, response).catch(() => response.destroy());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+  const modelNamed = (name: string): ModelSettings => ({
+    ...LOCAL_MODELS,
+    embeddings: `openai:${name}`,
+    timeoutMs: 4_000,
+    openaiApiKey: "test",
+    openaiBaseUrl: baseUrl,
+  });
+  return {
+    models: modelNamed("scripted"),
+    modelNamed,
+    calls,
+    behave: (next) => {
+      behaviour = next;
+    },
+    stop: async () => {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
