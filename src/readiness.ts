@@ -1,9 +1,10 @@
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrationCheck } from "./db/migrate.ts";
+import { queueDepth } from "./jobs/queue.ts";
 
 export interface Readiness {
   readonly status: "ok" | "unavailable";
-  readonly checks: Readonly<Record<"serving" | "database" | "migrations", "ok" | "failed" | "stopping">>;
+  readonly checks: Readonly<Record<"serving" | "database" | "migrations" | "queue", "ok" | "failed" | "stopping">>;
   /** What an operator should know although everything answers. */
   readonly warnings?: readonly string[];
 }
@@ -13,10 +14,12 @@ export function readinessOf(database: Database, isServing: () => boolean): () =>
   const isMigrated = migrationCheck();
   return async () => {
     const migrated = await inTransaction(database.app, isMigrated).catch(() => undefined);
+    const queue = migrated === true ? await queueDepth(database).catch(() => undefined) : undefined;
     const checks = {
       serving: isServing() ? "ok" : "stopping",
       database: migrated === undefined ? "failed" : "ok",
       migrations: migrated === true ? "ok" : "failed",
+      queue: queue === undefined ? "failed" : "ok",
     } as const;
     return {
       status: Object.values(checks).every((check) => check === "ok") ? "ok" : "unavailable",

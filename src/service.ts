@@ -3,6 +3,8 @@ import type { Logger } from "pino";
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrate, migrationCheck } from "./db/migrate.ts";
 import { createApp } from "./http/app.ts";
+import { createMetrics } from "./http/metrics.ts";
+import { queueDepth } from "./jobs/queue.ts";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
@@ -54,6 +56,7 @@ export async function createService(database: Database, options: ServiceOptions)
     models,
     context,
     log,
+    metrics: createMetrics(() => queueDepth(database)),
     wakeWorker: () => worker?.wake(),
     touchKey: (keyHash) => touches.touch(keyHash),
     isServing,

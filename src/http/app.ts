@@ -7,6 +7,7 @@ import { notFound } from "../errors.ts";
 import type { Models } from "../models/models.ts";
 import type { Readiness } from "../readiness.ts";
 import { runEndpoint } from "./endpoint.ts";
+import type { Metrics } from "./metrics.ts";
 import { problems } from "./problem.ts";
 import { endpoints } from "./routes/index.ts";
 import { operationRoutes } from "./routes/operation.ts";
@@ -18,6 +19,7 @@ export interface Deps {
   /** The Context's id in URLs. */
   readonly context: string;
   readonly log: Logger;
+  readonly metrics: Metrics;
   /** Tells the worker of this process, if it has one, that there is work. */
   readonly wakeWorker: () => void;
   /** Notes that a key was used, later and outside the request's transaction. */
@@ -31,7 +33,7 @@ export interface Deps {
 export function createApp(deps: Deps): Koa {
   const app = new Koa();
   app.silent = true; // errors are rendered and logged in problems()
-  app.use(requestLog(deps.log));
+  app.use(requestLog(deps.log, deps.metrics));
   app.use(problems(deps.log));
   // Never shared, never kept: an answer belongs to the key that asked.
   app.use(async (ctx, next) => {
@@ -42,7 +44,7 @@ export function createApp(deps: Deps): Koa {
   });
 
   const router = new Router({ prefix: "/api/v1", strict: true, sensitive: true });
-  operationRoutes(router, deps);
+  operationRoutes(router, deps, endpoints);
   for (const spec of endpoints) {
     const path = spec.path.replace(/\{(\w+)\}/g, ":$1");
     router[spec.method](path, (ctx) => runEndpoint(spec, deps, ctx, refuseUnstorableParams(ctx.params)));
@@ -63,17 +65,19 @@ function refuseUnstorableParams(params: Record<string, string>): Record<string, 
 }
 
 /** One line a request: the route's shape and the time, no query string, no body, no key. */
-function requestLog(log: Logger): Koa.Middleware {
+function requestLog(log: Logger, metrics: Metrics): Koa.Middleware {
   return async (ctx, next) => {
     const startedAt = performance.now();
     await next();
+    const seconds = (performance.now() - startedAt) / 1000;
+    metrics.observeRequest(ctx.method, String(ctx._matchedRoute ?? "none"), ctx.status, seconds);
     log.info(
       {
         requestId: ctx.state.requestId,
         method: ctx.method,
         route: ctx._matchedRoute ?? null,
         status: ctx.status,
-        ms: Math.round((performance.now() - startedAt) * 10) / 10,
+        ms: Math.round(seconds * 10_000) / 10,
       },
       "request",
     );

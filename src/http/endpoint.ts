@@ -40,6 +40,10 @@ export interface Endpoint {
   readonly mode: Demand["mode"];
   /** The word for it in traces. */
   readonly operation: string;
+  /** What it does, for people who read the API's description. */
+  readonly summary: string;
+  /** The shape of a good answer's body, where it has one. */
+  readonly answer: z.ZodType | undefined;
   readonly status: number;
   /** Bytes of a body at most. */
   readonly bodyLimit: number;
@@ -56,6 +60,8 @@ export interface Endpoint {
 }
 
 export interface EndpointSpec<P, Q, B> extends Pick<Endpoint, "method" | "path" | "verb" | "operation"> {
+  readonly summary?: string;
+  readonly answer?: z.ZodType;
   readonly mode?: Demand["mode"];
   readonly status?: number;
   readonly bodyLimit?: number;
@@ -76,6 +82,8 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
     secret: false,
     recalls: false,
     upload: false,
+    summary: spec.operation.replaceAll("_", " "),
+    answer: undefined,
     ...spec,
     params: spec.params as z.ZodType | undefined,
     query: (spec.query ?? fields({})) as z.ZodType,
@@ -128,6 +136,11 @@ async function answer(
     const request = await readRequest(spec, deps, ctx, params, caller, progress);
     const body = await spec.handle(request);
     if (body instanceof Download) return send(ctx, body);
+    if (body instanceof TextAnswer) {
+      ctx.body = body.text;
+      ctx.type = body.contentType;
+      return;
+    }
     respond(ctx, { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) });
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
@@ -241,6 +254,16 @@ function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"):
     return `${path === "" ? `the ${where}` : path}: ${issue.message}`;
   });
   throw invalid(problems.join("; "));
+}
+
+/** An answer that is text and no JSON. */
+export class TextAnswer {
+  readonly contentType: string;
+  readonly text: string;
+  constructor(contentType: string, text: string) {
+    this.contentType = contentType;
+    this.text = text;
+  }
 }
 
 /** An answer that is bytes. */

@@ -7,6 +7,7 @@ import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
 import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import { createService } from "../../src/service.ts";
+import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
 
 export interface Answer<T = Record<string, unknown>> {
@@ -114,7 +115,7 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
 function clientOf(url: string, key: string, id: string): Client {
   const call: Client["call"] = async (method, path, body, options = {}) => {
     const payload = options.raw ?? (body === undefined ? undefined : JSON.stringify(body));
-    const response = await fetch(path.startsWith("/contexts") ? `${url}${path}` : `${url}/default${path}`, {
+    const response = await fetch(/^\/(contexts|metrics)/.test(path) ? `${url}${path}` : `${url}/default${path}`, {
       method,
       headers: {
         authorization: `Bearer ${key}`,
@@ -124,12 +125,10 @@ function clientOf(url: string, key: string, id: string): Client {
       ...(payload === undefined ? {} : { body: payload as string }),
     });
     const text = await response.text();
-    return {
-      status: response.status,
-      headers: response.headers,
-      text,
-      body: text === "" ? undefined : JSON.parse(text),
-    };
+    const isJson = (response.headers.get("content-type") ?? "").includes("json");
+    const answer = isJson ? JSON.parse(text) : undefined;
+    checkAnswer(method, response.url.slice(url.length).replace(/\?.*$/, ""), response.status, answer);
+    return { status: response.status, headers: response.headers, text, body: answer };
   };
   const client: Client = {
     key,
@@ -151,6 +150,7 @@ function clientOf(url: string, key: string, id: string): Client {
         body: form,
       });
       const text = await response.text();
+      checkAnswer(options.method ?? "POST", response.url.slice(url.length), response.status, JSON.parse(text));
       return { status: response.status, headers: response.headers, text, body: JSON.parse(text) };
     },
     processed: async (id) => {

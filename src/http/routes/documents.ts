@@ -25,6 +25,7 @@ import { normalise } from "../../documents/normalise.ts";
 import { unprocessable } from "../../errors.ts";
 import { queryDocuments } from "../../recall/documents.ts";
 import { prepareQuery } from "../../recall/recall.ts";
+import * as answers from "../answers.ts";
 import { Download, endpoint } from "../endpoint.ts";
 import type { Upload } from "../upload.ts";
 import {
@@ -87,6 +88,8 @@ export const documentEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "upload",
+    summary: "Upload a file",
+    answer: answers.accepted,
     status: 202,
     upload: true,
     body: fields({ ...metadata, scopes: writeSelector }),
@@ -102,6 +105,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents",
     verb: "memory:read",
     operation: "documents",
+    summary: "List documents, newest first",
+    answer: answers.documents,
     query: fields({
       ...pageAndSize,
       ...lens,
@@ -116,6 +121,8 @@ export const documentEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "recompute_links",
+    summary: "Link the documents of a scope by the keywords that they share",
+    answer: answers.links,
     body: fields({ scopes: writeSelector }),
     handle: ({ enter, body }) =>
       enter({ selector: body.scopes }, async (tx) => ({ linksEmitted: await recomputeLinks(tx) })),
@@ -126,6 +133,8 @@ export const documentEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "documents_query",
+    summary: "Search the chunks of documents",
+    answer: answers.documentResults,
     recalls: true,
     body: fields({
       query: queryText,
@@ -176,6 +185,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/keywords",
     verb: "memory:read",
     operation: "keywords",
+    summary: "List keywords",
+    answer: answers.keywords,
     query: fields({
       ...pageAndSize,
       ...lens,
@@ -191,6 +202,8 @@ export const documentEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "keywords_search",
+    summary: "Search keywords",
+    answer: answers.keywordResults,
     recalls: true,
     body: fields({
       query: queryText,
@@ -212,6 +225,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/keywords/{normalised}",
     verb: "memory:read",
     operation: "keywords",
+    summary: "A keyword and its documents",
+    answer: answers.describedKeyword,
     params: z.object({ normalised: z.string().max(200) }),
     query: fields(lens),
     handle: ({ enter, params, query }) =>
@@ -222,6 +237,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/{id}",
     verb: "memory:read",
     operation: "documents",
+    summary: "One document, and how far it is",
+    answer: answers.document,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => getDocument(tx, params.id)),
   }),
@@ -231,6 +248,8 @@ export const documentEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "upload",
+    summary: "Upload a document's next version",
+    answer: answers.accepted,
     status: 202,
     upload: true,
     params: id,
@@ -250,6 +269,7 @@ export const documentEndpoints = [
     verb: "memory:write",
     mode: "delete",
     operation: "document_delete",
+    summary: "Delete a document and all that was made from it",
     status: 204,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => deleteDocument(tx, params.id)),
@@ -259,6 +279,7 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/{id}/raw",
     verb: "memory:read",
     operation: "document_raw",
+    summary: "A document's bytes",
     params: id,
     handle: async ({ enter, params }) => {
       const stored = await enter({}, (tx) => describeBytes(tx, params.id));
@@ -278,6 +299,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/{id}/chunks",
     verb: "memory:read",
     operation: "chunks",
+    summary: "A document's chunks, in order",
+    answer: answers.chunks,
     params: id,
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
@@ -288,6 +311,8 @@ export const documentEndpoints = [
     path: "/{ctx}/documents/{id}/keywords",
     verb: "memory:read",
     operation: "keywords",
+    summary: "A document's keywords",
+    answer: answers.documentKeywords,
     params: id,
     handle: ({ enter, params }) => enter({}, async (tx) => ({ keywords: await keywordsOfDocument(tx, params.id) })),
   }),

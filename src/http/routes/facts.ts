@@ -3,6 +3,7 @@ import { invalid, unprocessable } from "../../errors.ts";
 import { prepareFact, storeFact } from "../../memory/facts.ts";
 import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   entityName,
@@ -87,6 +88,8 @@ export const factEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "facts",
+    summary: "Remember a text, triples, or both",
+    answer: answers.fact,
     body: factBody,
     handle: async ({ enter, body, deps }) => {
       const triples = triplesOf(body);
@@ -122,6 +125,8 @@ export const factEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "facts_batch",
+    summary: "Remember up to 500 messages",
+    answer: answers.facts,
     bodyLimit: BATCH_LIMIT,
     body: fields({
       messages: z

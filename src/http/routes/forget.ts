@@ -6,6 +6,7 @@ import { eraseSubtree } from "../../forget/subtree.ts";
 import { NO_VECTORS } from "../../models/models.ts";
 import { prepareQuery } from "../../recall/recall.ts";
 import { GENERAL, sameScope } from "../../scope/scope.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, queryText, uuidText, writeSelector } from "../wire.ts";
 
@@ -25,6 +26,8 @@ export const forgetEndpoints = [
     verb: "memory:forget",
     mode: "forget",
     operation: "forget",
+    summary: "Forget what a query is about, or a session",
+    answer: answers.forgotten,
     recalls: true,
     body: fields({
       query: queryText.optional(),
@@ -64,6 +67,8 @@ export const forgetEndpoints = [
     verb: "memory:forget",
     mode: "erase",
     operation: "forget_scope",
+    summary: "Erase a scope and everything below it",
+    answer: answers.erased,
     body: fields({ path: writeSelector, confirm }),
     handle: ({ enter, body }) =>
       enter({ selector: body.path, subtree: true }, (tx) => {

@@ -4,6 +4,7 @@ import { documentEndpoints } from "./documents.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
+import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
 import { principalEndpoints } from "./principals.ts";
 import { recallEndpoints } from "./recall.ts";
@@ -27,5 +28,6 @@ export const endpoints: readonly Endpoint[] = [
   ...documentEndpoints,
   ...structureEndpoints,
   ...principalEndpoints,
+  ...metricsEndpoints,
   ...notBuiltEndpoints,
 ];

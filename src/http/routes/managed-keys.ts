@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
 import { type ApiKey, listKeys, mintKey, revokeKey, rotateKey } from "../../keys/keys.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   expiry,
@@ -48,6 +49,8 @@ export const managedKeyEndpoints = [
     path: "/contexts/{ctx}/keys",
     verb: "manage",
     operation: "mint_key",
+    summary: "Mint a key; the secret is in this answer alone",
+    answer: answers.mintedKey,
     status: 201,
     secret: true,
     body: newKey,
@@ -72,6 +75,8 @@ export const managedKeyEndpoints = [
     path: "/contexts/{ctx}/keys",
     verb: "manage",
     operation: "list_keys",
+    summary: "The keys inside the floor",
+    answer: answers.keys,
     query: fields({ ...pageAndSize, scope: querySelector, name: keyName.optional() }),
     handle: ({ enter, query: { page, pageSize, scope, name } }) =>
       enter(subtreeOf(scope), async (tx) => {
@@ -84,6 +89,8 @@ export const managedKeyEndpoints = [
     path: "/contexts/{ctx}/keys/{idOrName}/rotate",
     verb: "manage",
     operation: "rotate_key",
+    summary: "Give a key a new secret",
+    answer: answers.mintedKey,
     secret: true,
     params: idOrName,
     query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),
@@ -102,6 +109,7 @@ export const managedKeyEndpoints = [
     path: "/contexts/{ctx}/keys/{idOrName}",
     verb: "manage",
     operation: "revoke_key",
+    summary: "Revoke a key at once",
     status: 204,
     params: idOrName,
     handle: ({ enter, params }) => enter({}, (tx) => revokeKey(tx, params.idOrName)),

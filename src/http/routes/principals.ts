@@ -4,6 +4,7 @@ import { invalid, unprocessable } from "../../errors.ts";
 import { type ApiKey, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/keys.ts";
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, querySelector, time, uuidText } from "../wire.ts";
 import { grantsOf } from "./grants.ts";
@@ -45,6 +46,8 @@ export const principalEndpoints = [
     method: "get",
     path: "/{ctx}/principals",
     operation: "principals",
+    summary: "The keys that the key may know of",
+    answer: answers.principals,
     handle: ({ enter }) => enter({}, async (tx) => (await knownKeys(tx)).map(principalOf)),
   }),
   endpoint({
@@ -52,6 +55,8 @@ export const principalEndpoints = [
     method: "get",
     path: "/{ctx}/principals/{id}",
     operation: "principals",
+    summary: "One of them",
+    answer: answers.principal,
     params: id,
     handle: ({ enter, params }) => enter({}, async (tx) => principalOf(await knownKey(tx, params.id))),
   }),
@@ -60,6 +65,8 @@ export const principalEndpoints = [
     method: "get",
     path: "/{ctx}/principals/{id}/effective",
     operation: "principals",
+    summary: "What a principal may at a path",
+    answer: answers.effective,
     params: id,
     query: fields({ path: querySelector, asOf: time.optional() }),
     handle: ({ enter, params, query }) => {
@@ -88,6 +95,8 @@ export const principalEndpoints = [
     method: "post",
     path: "/{ctx}/principals/{id}/grants",
     operation: "narrow_key",
+    summary: "Leave a key the verbs that are named",
+    answer: answers.principal,
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>
@@ -105,6 +114,8 @@ export const principalEndpoints = [
     method: "delete",
     path: "/{ctx}/principals/{id}/grants",
     operation: "narrow_key",
+    summary: "Take the verbs that are named from a key",
+    answer: answers.principal,
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>

@@ -6,6 +6,7 @@ import { parseTypedQuestion, type TypedQuestion } from "../../recall/direct.ts";
 import { NO_FILTER, type PassageFilter } from "../../recall/filter.ts";
 import type { Hit } from "../../recall/passages.ts";
 import { prepareQuery, recall, recallDirectly } from "../../recall/recall.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, k, labels, queryText, readSelector, scopeView, time, uuidText, viewOf } from "../wire.ts";
 import { hints, ignoredHints } from "./hints.ts";
@@ -111,6 +112,8 @@ export const recallEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "query",
+    summary: "Recall",
+    answer: answers.query,
     recalls: true,
     body: queryBody,
     handle: async ({ enter, body, deps }) => {
@@ -171,6 +174,8 @@ export const recallEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "context",
+    summary: "Recall, as Markdown for a prompt",
+    answer: answers.context,
     recalls: true,
     body: fields({
       query: queryText,

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { listScopes, registerScope, tombstoneScope } from "../../memory/scopes.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, namedScope, queryNamedScope, querySelector, scopeView } from "../wire.ts";
 import { listDemand } from "./demand.ts";
@@ -10,6 +11,8 @@ export const scopeEndpoints = [
     path: "/{ctx}/scopes",
     verb: "memory:read",
     operation: "scopes",
+    summary: "List scopes",
+    answer: answers.scopes,
     query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
     handle: ({ enter, query }) => enter(listDemand(query), (tx) => listScopes(tx, query.limit, query.offset)),
   }),
@@ -19,6 +22,8 @@ export const scopeEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "scope",
+    summary: "Register a scope, or open a deleted one again",
+    answer: answers.scope,
     status: 201,
     body: fields({
       path: namedScope,
@@ -34,6 +39,8 @@ export const scopeEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "scope_delete",
+    summary: "Mark a scope as deleted",
+    answer: answers.scope,
     query: fields({ path: queryNamedScope }),
     handle: ({ enter, query }) => enter({ selector: query.path, reopen: true }, tombstoneScope),
   }),

@@ -5,6 +5,7 @@ import { type ApiKey, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../.
 import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire.ts";
 import { grantsOf } from "./grants.ts";
@@ -59,6 +60,8 @@ export const selfEndpoints = [
     method: "get",
     path: "/{ctx}/me",
     operation: "me",
+    summary: "Who the key is, and what it may",
+    answer: answers.me,
     handle: ({ enter }) =>
       enter({}, async ({ entry }) => {
         const granted = grantsOf(entry.floor, entry.verbs);
@@ -79,6 +82,8 @@ export const selfEndpoints = [
     method: "get",
     path: "/{ctx}/usage",
     operation: "usage",
+    summary: "What the key's own floor used this month",
+    answer: answers.ownUsage,
     handle: ({ enter }) =>
       enter({}, async (tx) => {
         const now = new Date();
@@ -93,6 +98,8 @@ export const selfEndpoints = [
     method: "get",
     path: "/{ctx}/keys",
     operation: "list_keys",
+    summary: "The key itself and those that it minted",
+    answer: answers.ownKeys,
     handle: ({ enter }) => enter({}, async (tx) => (await ownKeys(tx)).map(listed)),
   }),
   endpoint({
@@ -100,6 +107,8 @@ export const selfEndpoints = [
     method: "post",
     path: "/{ctx}/keys",
     operation: "mint_key",
+    summary: "Mint a narrower key",
+    answer: answers.mintedSelf,
     status: 201,
     secret: true,
     query: fields({ ttlSeconds: ttlSeconds.optional() }),
@@ -124,6 +133,7 @@ export const selfEndpoints = [
     method: "delete",
     path: "/{ctx}/keys/{name}",
     operation: "revoke_key",
+    summary: "Revoke the key itself or one that it minted",
     status: 204,
     params: nameParam,
     handle: ({ enter, params }) => enter({}, (tx) => revokeKey(tx, params.name)),
@@ -133,6 +143,8 @@ export const selfEndpoints = [
     method: "post",
     path: "/{ctx}/keys/{name}/rotate",
     operation: "rotate_key",
+    summary: "Give the key itself, or one that it minted, a new secret",
+    answer: answers.mintedSelf,
     secret: true,
     params: nameParam,
     query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),

@@ -5,6 +5,7 @@ import { settingsOf } from "../../memory/settings.ts";
 import { NO_FILTER } from "../../recall/filter.ts";
 import { prepareQuery, recall } from "../../recall/recall.ts";
 import { sessionContext } from "../../recall/session-context.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, querySelector, queryText, scopeView, uuidText, writeSelector } from "../wire.ts";
 import { listDemand } from "./demand.ts";
@@ -19,6 +20,8 @@ export const sessionEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "session",
+    summary: "Open a session",
+    answer: answers.newSession,
     status: 201,
     body: fields({ scopes: writeSelector, metadata: z.record(z.string(), z.unknown()).optional() }),
     handle: ({ enter, body }) => {
@@ -35,6 +38,8 @@ export const sessionEndpoints = [
     path: "/{ctx}/sessions",
     verb: "memory:read",
     operation: "sessions",
+    summary: "List sessions, newest first",
+    answer: answers.sessions,
     query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
     handle: ({ enter, query }) =>
       enter(listDemand(query), async (tx) => ({ sessions: await listSessions(tx, query.limit, query.offset) })),
@@ -44,6 +49,8 @@ export const sessionEndpoints = [
     path: "/{ctx}/sessions/{id}",
     verb: "memory:read",
     operation: "sessions",
+    summary: "One session",
+    answer: answers.session,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => getSession(tx, params.id)),
   }),
@@ -53,6 +60,7 @@ export const sessionEndpoints = [
     verb: "memory:write",
     mode: "modify",
     operation: "session_close",
+    summary: "Close a session; its turns stay",
     status: 204,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => closeSession(tx, params.id)),
@@ -62,6 +70,8 @@ export const sessionEndpoints = [
     path: "/{ctx}/sessions/{id}/turns",
     verb: "memory:read",
     operation: "turns",
+    summary: "A session's turns, in order",
+    answer: answers.turns,
     params: id,
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
@@ -73,6 +83,8 @@ export const sessionEndpoints = [
     verb: "memory:read",
     mode: "select",
     operation: "context",
+    summary: "A session's end and what memory has beside it, for a prompt",
+    answer: answers.sessionContext,
     recalls: true,
     params: id,
     body: fields({ query: queryText }),

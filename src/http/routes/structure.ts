@@ -5,6 +5,7 @@ import { inspect, parseReference } from "../../memory/inspect.ts";
 import { deleteItem, getItem, listItems, putItem } from "../../memory/items.ts";
 import { profileOf, stateOf } from "../../memory/profile.ts";
 import { GENERAL } from "../../scope/scope.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   entityName,
@@ -49,6 +50,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/entities",
     operation: "entities",
+    summary: "List entities",
+    answer: answers.entities,
     query: fields({ ...limitAndOffset, ...lens, type: entityType.optional() }),
     handle: ({ enter, query }) => enter(listDemand(query), async (tx) => ({ entities: await listEntities(tx, query) })),
   }),
@@ -57,6 +60,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/entities/{type}/{name}",
     operation: "entities",
+    summary: "An entity with what is said of it",
+    answer: answers.describedEntity,
     params: named,
     query: fields({ ...lens, ...moment }),
     handle: ({ enter, params, query }) => enter(listDemand(query), (tx) => describeEntity(tx, params, query)),
@@ -67,6 +72,7 @@ export const structureEndpoints = [
     verb: "memory:write",
     mode: "delete",
     operation: "entity_delete",
+    summary: "Delete an entity and what is said of it",
     status: 204,
     params: named,
     query: fields({ scopes: queryWriteSelector }),
@@ -77,6 +83,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/entities/{type}/{name}/history/{key}",
     operation: "history",
+    summary: "Everything that was ever said under a key, newest first",
+    answer: answers.history,
     params: z.object({ type: entityType, name: entityName, key: factKey }),
     query: fields(lens),
     handle: ({ enter, params, query }) =>
@@ -88,6 +96,8 @@ export const structureEndpoints = [
     path: "/{ctx}/profile",
     mode: "select",
     operation: "profile",
+    summary: "What is known, sorted by how lasting it is",
+    answer: answers.profile,
     query: fields(lens),
     handle: ({ enter, query }) => enter({ selector: query.lens, view: viewOf(query.scopeView) }, profileOf),
   }),
@@ -97,6 +107,8 @@ export const structureEndpoints = [
     path: "/{ctx}/state",
     mode: "select",
     operation: "state",
+    summary: "What is known, by category",
+    answer: answers.state,
     query: fields(lens),
     handle: ({ enter, query }) => enter({ selector: query.lens, view: viewOf(query.scopeView) }, stateOf),
   }),
@@ -106,6 +118,8 @@ export const structureEndpoints = [
     path: "/{ctx}/state",
     mode: "select",
     operation: "state",
+    summary: "What is known, by category",
+    answer: answers.state,
     recalls: true,
     body: fields({ lens: readSelector, scopeView: scopeView.optional() }),
     handle: ({ enter, body }) => enter({ selector: body.lens, view: viewOf(body.scopeView) }, stateOf),
@@ -115,6 +129,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/inspect",
     operation: "inspect",
+    summary: "One thing, and where it comes from",
+    answer: answers.inspection,
     query: fields({ ref: z.string().min(1).max(600), ...lens, ...moment }),
     handle: ({ enter, query }) => {
       const reference = parseReference(query.ref);
@@ -126,6 +142,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/memory",
     operation: "items",
+    summary: "Keyed items, each with the narrowest visible scope's value",
+    answer: answers.items,
     query: fields({ ...limitAndOffset, lens: querySelector, prefix: z.string().max(256).default("") }),
     handle: ({ enter, query }) => enter(itemDemand(query.lens), async (tx) => ({ items: await listItems(tx, query) })),
   }),
@@ -134,6 +152,8 @@ export const structureEndpoints = [
     method: "get",
     path: "/{ctx}/memory/{key}",
     operation: "item",
+    summary: "A keyed item's value at the narrowest visible scope",
+    answer: answers.item,
     params: item,
     query: fields({ lens: querySelector }),
     handle: ({ enter, params, query }) => enter(itemDemand(query.lens), (tx) => getItem(tx, params.key)),
@@ -144,6 +164,8 @@ export const structureEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "item_put",
+    summary: "Set a keyed item",
+    answer: answers.item,
     recalls: true,
     params: item,
     body: fields({ value: z.unknown(), scopes: writeSelector }),
@@ -160,6 +182,7 @@ export const structureEndpoints = [
     verb: "memory:write",
     mode: "delete",
     operation: "item_delete",
+    summary: "Delete a keyed item",
     status: 204,
     params: item,
     query: fields({ scopes: queryWriteSelector }),

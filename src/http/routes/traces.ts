@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { auditRows } from "../../traces/audit.ts";
 import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
+import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire.ts";
 import { listDemand } from "./demand.ts";
@@ -15,6 +16,8 @@ export const traceEndpoints = [
     path: "/{ctx}/audit",
     verb: "memory:read",
     operation: "audit",
+    summary: "Who did what, newest first",
+    answer: answers.audit,
     query: fields({
       ...lens,
       principal: z.enum(["management", "supervisor", "agent"]).optional(),
@@ -31,6 +34,8 @@ export const traceEndpoints = [
     path: "/{ctx}/traces",
     verb: "memory:read",
     operation: "traces",
+    summary: "Decision traces, newest first",
+    answer: answers.traces,
     query: fields({
       ...limitAndOffset,
       ...lens,
@@ -45,6 +50,8 @@ export const traceEndpoints = [
     path: "/{ctx}/traces/stats",
     verb: "memory:read",
     operation: "traces",
+    summary: "Sums over traces",
+    answer: answers.traceStats,
     query: fields(lens),
     handle: ({ enter, query }) => enter(listDemand(query), traceStats),
   }),
@@ -53,6 +60,8 @@ export const traceEndpoints = [
     path: "/{ctx}/traces/{id}",
     verb: "memory:read",
     operation: "traces",
+    summary: "One trace",
+    answer: answers.trace,
     params: z.object({ id: uuidText }),
     handle: ({ enter, params }) => enter({}, (tx) => getTrace(tx, params.id)),
   }),
