@@ -1,4 +1,4 @@
-/** Runs in the parser's thread: text to chunks, with where each stands. */
+/** Runs in the parser's process: text to chunks, with where each stands. */
 import { RecursiveCharacterTextSplitter } from "@langchain/textsplitters";
 import type { Extracted } from "./extract.ts";
 import { bandsOf } from "./fingerprint.ts";

@@ -1,4 +1,4 @@
-/** Runs in the parser's thread: bytes to text, by the type that the upload said it is. */
+/** Runs in the parser's process: bytes to text, by the type that the upload said it is. */
 import { MEDIA_TYPES, type MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
@@ -115,7 +115,25 @@ export function underHeadings(text: string): Extracted {
   return { text, sections };
 }
 
+/** Elements that end by themselves, or need no end tag. */
+const UNENDED =
+  /^(area|base|br|col|embed|hr|img|input|link|meta|source|track|wbr|p|li|dt|dd|td|th|tr|thead|tbody|tfoot|colgroup|option|optgroup|rp|rt)$/i;
+const DEEPEST = 1_000;
+
+/** Looking through a tree without end takes quadratic time. */
+function refuseDeepHtml(html: string): void {
+  let depth = 0;
+  for (const [, slash, name = "", own] of html.matchAll(
+    /<(\/?)([A-Za-z][\w:-]*)(?:[^<>"']|"[^"]*"|'[^']*')*?(\/?)>/g,
+  )) {
+    if (UNENDED.test(name) || own === "/") continue;
+    depth = slash === "/" ? Math.max(0, depth - 1) : depth + 1;
+    if (depth > DEEPEST) throw new UnreadableDocument("the HTML is nested too deeply");
+  }
+}
+
 async function htmlToMarkdown(html: string): Promise<string> {
+  refuseDeepHtml(html);
   const { default: Turndown } = await import("turndown");
   const turndown = new Turndown({ headingStyle: "atx", codeBlockStyle: "fenced", bulletListMarker: "-" });
   turndown.remove(["script", "style", "noscript", "template", "head", "title"] as never);
@@ -210,7 +228,12 @@ async function readPdf(bytes: Uint8Array): Promise<Extracted> {
   const { getDocumentProxy, extractText } = await import("unpdf");
   let pages: string[];
   try {
-    const pdf = await getDocumentProxy(bytes, { isEvalSupported: false, useSystemFonts: false, stopAtErrors: false });
+    // PDF.js takes no Buffer, and takes what it is given for its own.
+    const pdf = await getDocumentProxy(new Uint8Array(bytes), {
+      isEvalSupported: false,
+      useSystemFonts: false,
+      stopAtErrors: false,
+    });
     ({ text: pages } = await extractText(pdf, { mergePages: false }));
   } catch (cause) {
     const name = (cause as { name?: string }).name;

@@ -1,4 +1,4 @@
-/** Runs in the parser's thread: what a document is about, in a few phrases. */
+/** Runs in the parser's process: what a document is about, in a few phrases. */
 import retextEnglish from "retext-english";
 import retextKeywords from "retext-keywords";
 import retextPos from "retext-pos";

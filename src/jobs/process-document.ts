@@ -27,7 +27,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   if (started === undefined) return;
   let parsed: Awaited<ReturnType<typeof parseDocument>>;
   try {
-    parsed = await parseDocument(started.bytes, started.mimeType);
+    parsed = await parseDocument(started.bytes, started.mimeType, deps.parser);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     await fail(deps, job, error.message);
@@ -83,10 +83,7 @@ const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
     SELECT o.id, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType" FROM ${tx.read("document", "o")}
     WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int`);
 
-async function start(
-  deps: JobContext,
-  job: TakenJob,
-): Promise<{ bytes: Uint8Array<ArrayBuffer>; mimeType: MediaType } | undefined> {
+async function start(deps: JobContext, job: TakenJob): Promise<{ bytes: Uint8Array; mimeType: MediaType } | undefined> {
   return enterJob(deps.database.worker, job, deps.context, async (tx) => {
     const document = await currentVersion(tx, job);
     if (document === undefined) {
@@ -106,14 +103,7 @@ async function start(
       processingStartedAt: sql`coalesce(processing_started_at, now())` as never,
       error: null,
     });
-    // A copy of its own, which can be handed to another thread.
-    const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-    let at = 0;
-    for (const part of parts) {
-      bytes.set(part, at);
-      at += part.length;
-    }
-    return { bytes, mimeType: document.mimeType };
+    return { bytes: Buffer.concat(parts), mimeType: document.mimeType };
   });
 }
 

@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import { JobGone, type TakenJob } from "../db/enter-job.ts";
 import type { Database } from "../db/lease.ts";
+import { PARSER_LIMITS, type ParserLimits } from "../documents/parser.ts";
 import type { Models } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { embedPassages } from "./embed-passages.ts";
@@ -19,6 +20,7 @@ export interface WorkerOptions {
   /** The first wait before another attempt; it doubles with each. */
   readonly backoffSeconds: number;
   readonly attempts: number;
+  readonly parser: ParserLimits;
 }
 
 export const WORKER_DEFAULTS: WorkerOptions = {
@@ -28,6 +30,7 @@ export const WORKER_DEFAULTS: WorkerOptions = {
   pollMs: 500,
   backoffSeconds: 2,
   attempts: 8,
+  parser: PARSER_LIMITS,
 };
 
 const LONGEST_WAIT_SECONDS = 300;
@@ -38,6 +41,7 @@ export interface JobContext {
   readonly models: Models;
   readonly context: string;
   readonly log: Logger;
+  readonly parser: ParserLimits;
   extend(job: TakenJob): Promise<void>;
 }
 
@@ -49,7 +53,10 @@ export interface RunningWorker {
 }
 
 /** Takes jobs from the queue and does them, until it is stopped. */
-export function startWorker(deps: Omit<JobContext, "extend">, options: Partial<WorkerOptions> = {}): RunningWorker {
+export function startWorker(
+  deps: Omit<JobContext, "extend" | "parser">,
+  options: Partial<WorkerOptions> = {},
+): RunningWorker {
   const settings = { ...WORKER_DEFAULTS, ...options };
   const atWork = new Set<Promise<void>>();
   let stopped = false;
@@ -103,7 +110,7 @@ export function startWorker(deps: Omit<JobContext, "extend">, options: Partial<W
         return;
       }
       await (job.kind === "document" ? processDocument : embedPassages)(
-        { ...deps, extend: (mine) => queue.extend(mine) },
+        { ...deps, parser: settings.parser, extend: (mine) => queue.extend(mine) },
         job,
       );
       deps.log.info(

@@ -1,7 +1,9 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { v7 as uuid } from "uuid";
+import { inject } from "vitest";
 import type { Principal } from "../../src/db/enter.ts";
+import { PARSER_LIMITS } from "../../src/documents/parser.ts";
 import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
@@ -82,7 +84,9 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
     context: "default",
     log: createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
-    ...(options.worker === undefined ? {} : { worker: { pollMs: 50, ...options.worker } }),
+    ...(options.worker === undefined
+      ? {}
+      : { worker: { pollMs: 50, parser: { ...PARSER_LIMITS, entry: inject("parser") }, ...options.worker } }),
   });
   const server: Server = createServer(service.app.callback());
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { build } from "esbuild";
 import postgres from "postgres";
 import type { TestProject } from "vitest/node";
 import { dumpEmbedded } from "../../src/db/embedded.ts";
@@ -15,6 +16,8 @@ declare module "vitest" {
     /** A file that PGlite loads, or undefined on PostgreSQL. */
     embeddedTemplate: string | undefined;
     /** The server's URL and the template database's name, or undefined when embedded. */
+    /** The built parser of documents. */
+    parser: string;
     postgresTemplate: { url: string; name: string } | undefined;
   }
 }
@@ -25,7 +28,35 @@ export const withDatabase = (url: string, name: string) => {
   return changed.toString();
 };
 
+/** The parser of documents as one file: from source each of its processes would compile it anew. */
+async function buildParser(project: TestProject): Promise<() => Promise<void>> {
+  const folder = await mkdtemp(join(tmpdir(), "scopefloor-parser-"));
+  const outfile = join(folder, "parser.mjs");
+  const require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);";
+  await build({
+    entryPoints: ["src/documents/parser-process.ts"],
+    outfile,
+    bundle: true,
+    platform: "node",
+    target: "node20",
+    format: "esm",
+    banner: { js: require },
+    logLevel: "error",
+  });
+  project.provide("parser", outfile);
+  return () => rm(folder, { recursive: true });
+}
+
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const removeParser = await buildParser(project);
+  const removeTemplate = await makeTemplate(project);
+  return async () => {
+    await removeParser();
+    await removeTemplate();
+  };
+}
+
+async function makeTemplate(project: TestProject): Promise<() => Promise<void>> {
   const url = process.env.TEST_DATABASE_URL;
   if (url === undefined) {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-template-"));

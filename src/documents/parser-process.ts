@@ -1,0 +1,49 @@
+/** One document's parsing, in a process that ends with it: what one tenant's file does to a library reaches no other's. */
+import { writeFile } from "node:fs/promises";
+import { type Chunk, chunksOf } from "./chunk.ts";
+import { extract } from "./extract.ts";
+import { keywordsOf } from "./keywords.ts";
+import type { MediaType } from "./media-type.ts";
+import { UnreadableDocument } from "./unreadable.ts";
+
+/** Chunks in one message. */
+const BATCH = 500;
+
+export interface ToParser {
+  readonly bytes: Uint8Array;
+  readonly type: MediaType;
+}
+
+export type FromParser =
+  | { readonly type: "chunks"; readonly chunks: readonly Chunk[] }
+  | { readonly type: "keywords"; readonly keywords: Awaited<ReturnType<typeof keywordsOf>> }
+  | { readonly type: "unreadable"; readonly reason: string };
+
+const tell = (message: FromParser) =>
+  new Promise<void>((resolve, reject) => {
+    process.send?.(message, (error: Error | null) => (error ? reject(error) : resolve()));
+  });
+
+async function parse({ bytes, type }: ToParser): Promise<void> {
+  try {
+    const extracted = await extract(bytes, type);
+    let batch: Chunk[] = [];
+    for await (const chunk of chunksOf(extracted)) {
+      batch.push(chunk);
+      if (batch.length < BATCH) continue;
+      await tell({ type: "chunks", chunks: batch });
+      batch = [];
+    }
+    await tell({ type: "chunks", chunks: batch });
+    await tell({ type: "keywords", keywords: await keywordsOf(extracted.text) });
+  } catch (error) {
+    if (!(error instanceof UnreadableDocument)) throw error;
+    await tell({ type: "unreadable", reason: error.message });
+  }
+}
+
+// Should the machine run out of memory, this process goes and not the service. (Linux; elsewhere there is no such file.)
+await writeFile("/proc/self/oom_score_adj", "1000").catch(() => undefined);
+const asked = await new Promise<ToParser>((resolve) => process.once("message", resolve as (message: unknown) => void));
+await parse(asked);
+process.disconnect();
