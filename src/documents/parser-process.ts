@@ -1,5 +1,6 @@
 /** One document's parsing, in a process that ends with it: what one tenant's file does to a library reaches no other's. */
 import { writeFile } from "node:fs/promises";
+import { Worker } from "node:worker_threads";
 import { type Chunk, chunksOf } from "./chunk.ts";
 import { extract } from "./extract.ts";
 import { keywordsOf } from "./keywords.ts";
@@ -42,6 +43,12 @@ async function parse({ bytes, type }: ToParser): Promise<void> {
   }
 }
 
+/** Ends this process when its parent is gone, also from inside a loop that never looks up. */
+const WATCHDOG = `
+  const parent = process.ppid;
+  setInterval(() => { if (process.ppid !== parent) process.kill(process.pid, "SIGKILL"); }, 500);
+`;
+new Worker(WATCHDOG, { eval: true }).unref();
 // Should the machine run out of memory, this process goes and not the service. (Linux; elsewhere there is no such file.)
 await writeFile("/proc/self/oom_score_adj", "1000").catch(() => undefined);
 const asked = await new Promise<ToParser>((resolve) => process.once("message", resolve as (message: unknown) => void));

@@ -1,0 +1,19 @@
+/** A worker in a process of its own, for tests that kill it. Its one argument says what it works on, as JSON. */
+import { openPostgres } from "../../src/db/open.ts";
+import { PARSER_LIMITS } from "../../src/documents/parser.ts";
+import { startWorker } from "../../src/jobs/worker.ts";
+import { createLog } from "../../src/log.ts";
+import { LOCAL_MODELS, type ModelSettings, Models } from "../../src/models/models.ts";
+
+const { url, models, parser, ...options } = JSON.parse(process.argv[2] ?? "{}") as {
+  url: string;
+  models?: ModelSettings;
+  parser: string;
+};
+const database = openPostgres({ app: url, connections: 2, timeoutMs: 10_000 });
+const log = createLog("silent");
+startWorker(
+  { database, models: await Models.open(database, models ?? LOCAL_MODELS, log), context: "default", log },
+  { pollMs: 50, leaseSeconds: 2, ...options, parser: { ...PARSER_LIMITS, entry: parser } },
+);
+process.stdout.write("working\n");

@@ -1,0 +1,102 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { createLog } from "../../src/log.ts";
+import { registerModel } from "../../src/models/models.ts";
+import { createService } from "../../src/service.ts";
+import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
+import { startService, type TestService } from "../harness/service.ts";
+
+let provider: EmbeddingProvider;
+let before: TestService;
+beforeAll(async () => {
+  provider = await startProvider();
+  before = await startService({ models: provider.models });
+});
+afterAll(async () => {
+  await before.stop();
+  await provider.stop();
+});
+
+test("a model changes while recall goes on: old and new vectors stand side by side, and reembed moves a scope over", async () => {
+  const agent = await before.mint("agent", { org: "moving" });
+  const other = await before.mint("agent", { org: "staying" });
+  await agent.remember("The observatory opens its dome at dusk.");
+  await other.remember("The observatory of another tenant stays shut.");
+
+  // The same database, served with another model.
+  const models = provider.modelNamed("other");
+  const log = createLog("silent");
+  await registerModel(before.database, models, log);
+  const service = await createService(before.database, { context: "default", log, models, worker: { pollMs: 50 } });
+  const server = createServer(service.app.callback());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
+  const call = async <T>(key: string, path: string, body: object) =>
+    (await (
+      await fetch(url + path, {
+        method: "POST",
+        headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+        body: JSON.stringify(body),
+      })
+    ).json()) as T;
+  type Found = { hits: { text: string }[]; trace: { plan: string } };
+  const vectorHits = async () =>
+    call<Found>(agent.key, "/default/query", {
+      query: "observatory dome dusk",
+      mode: "vector",
+      includeDuplicates: true,
+    });
+  try {
+    await call(agent.key, "/default/facts", { text: "A second dome of the observatory is being built." });
+    const side = await vectorHits();
+    expect(side.hits.map(({ text }) => text).sort()).toEqual([
+      "A second dome of the observatory is being built.",
+      "The observatory opens its dome at dusk.",
+    ]);
+    expect(side.trace.plan).toContain("exact vectors of 2 models");
+    const ordered = await call<{ pending: number; model: string }>(before.operator.key, "/contexts/default/reembed", {
+      scope: "org/moving",
+    });
+    expect(ordered).toMatchObject({ model: "openai:other", pending: 1, embedded: 1, passages: 2, scopes: 1 });
+    for (let tries = 0; tries < 200; tries++) {
+      expect((await vectorHits()).hits).toHaveLength(2); // at every moment
+      const { pending } = await call<{ pending: number }>(before.operator.key, "/contexts/default/reembed", {
+        scope: "org/moving",
+      });
+      if (pending === 0) break;
+    }
+    const rows = await before.database.sql(
+      `SELECT s.tags->>'org' AS org, e.name, count(*)::int AS n FROM scopefloor.passage p JOIN scopefloor.scope s ON s.id = p.scope_id
+       JOIN scopefloor.embedder e ON e.id = p.embedder_id GROUP BY 1, 2 ORDER BY 1`,
+    );
+    expect(rows).toEqual([
+      { org: "moving", name: "openai:other", n: 2 },
+      { org: "staying", name: "openai:scripted", n: 1 },
+    ]);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+    await service.settled();
+  }
+});
+
+test("a model whose vectors have another length than before stops the start, and one that never answered too", async () => {
+  provider.behave("wrong dimension");
+  await expect(registerModel(before.database, provider.models, createLog("silent"))).rejects.toThrow(
+    /384 dimensions before and gives 383 now/,
+  );
+  provider.behave("500");
+  await expect(registerModel(before.database, provider.modelNamed("unheard"), createLog("silent"))).rejects.toThrow(
+    /has never answered here/,
+  );
+  // One that is known may be away for a while.
+  await registerModel(before.database, provider.models, createLog("silent"));
+  provider.behave("ok");
+  await expect(
+    registerModel(before.database, { ...provider.models, embeddings: "nonsense:model" }, createLog("silent")),
+  ).rejects.toThrow(/unknown provider/);
+  await expect(
+    registerModel(before.database, { ...provider.models, embeddings: "cohere:model" }, createLog("silent")),
+  ).rejects.toThrow(/npm install @langchain\/cohere/);
+});
