@@ -1,5 +1,6 @@
 /** npm run bench -- <name>: prints a table for people and, last, one line `RESULT {json}`. */
 const benches: Record<string, () => Promise<Record<string, unknown>>> = {
+  upload: async () => (await import("./upload.ts")).default(),
   http: async () => (await import("./http.ts")).default(),
 };
 

@@ -10,6 +10,7 @@ import postgres from "postgres";
 export interface BenchService {
   readonly url: string;
   readonly managementKey: string;
+  readonly pid: number;
   /** ms from the start of the process to its first answer. */
   readonly startMs: number;
   /** Resident memory in MB. */
@@ -25,21 +26,42 @@ const freePort = () =>
     });
   });
 
+interface BuiltProcess {
+  readonly pid: number;
+  stop(): Promise<void>;
+}
+
+function startProcess(environment: Record<string, string>): BuiltProcess & { readonly child: ChildProcess } {
+  const child = spawn(process.execPath, ["dist/main.js"], {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { PATH: process.env.PATH, SCOPEFLOOR_LOG_LEVEL: "warn", ...environment },
+  });
+  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
+  return {
+    child,
+    pid: child.pid ?? 0,
+    stop: async () => {
+      child.kill("SIGTERM");
+      await exited;
+    },
+  };
+}
+
+/** Only the worker, which migrates the database and listens nowhere. */
+export async function startBuiltWorker(environment: Record<string, string>): Promise<BuiltProcess> {
+  const { child: _, ...worker } = startProcess({ ...environment, SCOPEFLOOR_ROLE: "worker" });
+  return worker;
+}
+
 export async function startBuilt(environment: Record<string, string>): Promise<BenchService> {
   const port = await freePort();
   const managementKey = `sf_mgmt_bench_${randomBytes(24).toString("hex")}`;
   const startedAt = performance.now();
-  const child: ChildProcess = spawn(process.execPath, ["dist/main.js"], {
-    stdio: ["ignore", "ignore", "inherit"],
-    env: {
-      PATH: process.env.PATH,
-      PORT: String(port),
-      SCOPEFLOOR_LOG_LEVEL: "warn",
-      SCOPEFLOOR_MANAGEMENT_KEY: managementKey,
-      ...environment,
-    },
+  const { child, pid, stop } = startProcess({
+    PORT: String(port),
+    SCOPEFLOOR_MANAGEMENT_KEY: managementKey,
+    ...environment,
   });
-  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()));
   const url = `http://127.0.0.1:${port}/api/v1`;
   for (;;) {
     if (child.exitCode !== null) throw new Error("the service did not start");
@@ -55,20 +77,18 @@ export async function startBuilt(environment: Record<string, string>): Promise<B
   return {
     url,
     managementKey,
+    pid,
     startMs: performance.now() - startedAt,
     residentMb: async () => {
-      const status = await readFile(`/proc/${child.pid}/status`, "utf8");
+      const status = await readFile(`/proc/${pid}/status`, "utf8");
       return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
     },
-    stop: async () => {
-      child.kill("SIGTERM");
-      await exited;
-    },
+    stop,
   };
 }
 
 /** A database of its own on the server of TEST_DATABASE_URL. */
-export async function benchDatabase(): Promise<{ url: string; drop(): Promise<void> }> {
+export async function benchDatabase(): Promise<{ url: string; connect(): postgres.Sql; drop(): Promise<void> }> {
   const server = process.env.TEST_DATABASE_URL;
   if (server === undefined) throw new Error("TEST_DATABASE_URL is not set; npm run bench sets it");
   const name = `scopefloor_bench_${randomBytes(4).toString("hex")}`;
@@ -78,6 +98,7 @@ export async function benchDatabase(): Promise<{ url: string; drop(): Promise<vo
   url.pathname = `/${name}`;
   return {
     url: url.toString(),
+    connect: () => postgres(url.toString(), { max: 1, fetch_types: false, onnotice: () => undefined }),
     drop: async () => {
       await admin.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
       await admin.end();
