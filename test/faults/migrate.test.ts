@@ -1,9 +1,15 @@
 import { randomBytes } from "node:crypto";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import postgres from "postgres";
 import { describe, expect, inject, test } from "vitest";
 import { openEmbedded } from "../../src/db/embedded.ts";
+import { inTransaction } from "../../src/db/lease.ts";
 import { migrate } from "../../src/db/migrate.ts";
 import { openPostgres } from "../../src/db/open.ts";
+import { createLog } from "../../src/log.ts";
+import { createService, prepareDatabase } from "../../src/service.ts";
 import { createTestDatabase, onPostgres } from "../harness/database.ts";
 import { withDatabase } from "../harness/template.ts";
 
@@ -53,6 +59,75 @@ describe("migrations", () => {
     await admin.end();
   });
 });
+
+test("a database of the first release moves on with its rows, also where its owner is no superuser", async () => {
+  const release = await firstRelease();
+  const url = inject("postgresTemplate")?.url;
+  const name = `scopefloor_upgrade_${randomBytes(4).toString("hex")}`;
+  const admin = url === undefined ? undefined : postgres(url, { max: 1, onnotice: () => undefined });
+  await admin?.unsafe(`CREATE ROLE ${name} LOGIN CREATEROLE BYPASSRLS PASSWORD 'x'`);
+  await admin?.unsafe(`CREATE DATABASE ${name} OWNER ${name}`);
+  const own = new URL(withDatabase(url ?? "postgres://localhost/x", name));
+  if (url !== undefined) {
+    const inside = postgres(own.toString(), { max: 1, onnotice: () => undefined });
+    await inside.unsafe("CREATE EXTENSION vector");
+    await inside.end();
+    for (const role of ["app", "worker", "definer"]) {
+      await admin?.unsafe(`GRANT scopefloor_${role} TO ${name} WITH ADMIN TRUE, INHERIT FALSE, SET TRUE`);
+    }
+  }
+  own.username = name;
+  own.password = "x";
+  const database =
+    url === undefined
+      ? await openEmbedded({})
+      : openPostgres({ app: own.toString(), connections: 2, timeoutMs: 30_000 });
+  try {
+    await migrate(database, release);
+    await inTransaction(database.owner, async (owner) => {
+      await owner.query('INSERT INTO scopefloor.scope (id, tags) VALUES (5, \'{"org":"old"}\')');
+      await owner.query("INSERT INTO scopefloor.embedder (id, name, dimensions) VALUES (3, 'lexical-hash-384', 384)");
+      for (const embedder of ["3", "NULL"]) {
+        await owner.query(`INSERT INTO scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, observed_at)
+          SELECT 5, gen_random_uuid(), 'turn', gen_random_uuid(), 'old text', 2, 2, ${embedder}, now() FROM generate_series(1, 3)`);
+      }
+    });
+    await migrate(database);
+    const counted = await inTransaction(database.owner, (owner) =>
+      owner.query(
+        "SELECT embedder_id, sum(passages)::int AS n FROM scopefloor.scope_counter WHERE scope_id = 5 GROUP BY 1 ORDER BY 1",
+      ),
+    );
+    expect(counted).toEqual([
+      { embedder_id: 3, n: 3 },
+      { embedder_id: null, n: 3 },
+    ]);
+    // The application runs on it, and the definer's right to make things is gone again.
+    const log = createLog("silent");
+    await prepareDatabase(database, { context: "default", mayMigrate: true, log });
+    await createService(database, { context: "default", log });
+    const rights = await inTransaction(database.owner, (owner) =>
+      owner.query("SELECT has_schema_privilege('scopefloor_definer', 'scopefloor', 'CREATE') AS may"),
+    );
+    expect(rights).toEqual([{ may: false }]);
+  } finally {
+    await database.close();
+    await admin?.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
+    await admin?.unsafe(`DROP OWNED BY ${name}; DROP ROLE ${name}`);
+    await admin?.end();
+    await rm(release, { recursive: true });
+  }
+});
+
+/** The migrations that the first release had, in a folder of their own. */
+async function firstRelease(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "scopefloor-release-"));
+  await cp("drizzle", folder, { recursive: true });
+  const path = join(folder, "meta/_journal.json");
+  const journal = JSON.parse(await readFile(path, "utf8")) as { entries: { idx: number }[] };
+  await writeFile(path, JSON.stringify({ ...journal, entries: journal.entries.filter(({ idx }) => idx <= 8) }));
+  return folder;
+}
 
 describe("trace partitions", () => {
   test("take over what fell into the rest while there was none for the month", async () => {
