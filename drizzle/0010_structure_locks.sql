@@ -93,10 +93,12 @@ BEGIN
   ALTER POLICY read ON scopefloor.embedder TO scopefloor_app, scopefloor_worker;
 END $$;
 --> statement-breakpoint
-GRANT UPDATE (status, error, ready_version, content_hash, updated_at, processing_started_at, processing_completed_at)
+GRANT UPDATE (status, error, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
   ON scopefloor.document TO scopefloor_app, scopefloor_worker;
 --> statement-breakpoint
 GRANT UPDATE (expired_at, closed_at) ON scopefloor.attribute, scopefloor.relation TO scopefloor_app;
+--> statement-breakpoint
+GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_app; -- a heading may name what is forgotten
 --> statement-breakpoint
 GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.posting TO scopefloor_worker;
 --> statement-breakpoint

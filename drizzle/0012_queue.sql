@@ -6,11 +6,22 @@
 
 SET LOCAL ROLE scopefloor_definer;
 --> statement-breakpoint
--- The tags whose hash stands for a scope's floor: its first one, org before others. Whoever mints many
--- narrower keys gets no more turns by it.
+-- The tag whose hash stands for a floor: its first one, org before others.
 CREATE FUNCTION scopefloor.floor_hash(tags jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT hashtextextended(coalesce((SELECT jsonb_build_object(key, value) FROM jsonb_each(tags) ORDER BY key <> 'org', key LIMIT 1), '{}')::text, 7700)
+$$;
+--> statement-breakpoint
+-- Whose turn a key uses up: that of the uppermost key above it that has a floor, which somebody without
+-- one has minted. So neither the scope that a request names nor a narrower key that a tenant mints for
+-- itself gives it more turns, or another's.
+CREATE FUNCTION scopefloor.turn_of(key_id uuid) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE above AS (
+    SELECT k.id, k.parent_id, k.floor, 0 AS height FROM scopefloor.api_key k WHERE k.id = key_id
+    UNION ALL
+    SELECT k.id, k.parent_id, k.floor, a.height + 1 FROM scopefloor.api_key k JOIN above a ON k.id = a.parent_id)
+  SELECT scopefloor.floor_hash(coalesce((SELECT floor FROM above WHERE floor <> '{}' ORDER BY height DESC LIMIT 1), '{}'))
 $$;
 --> statement-breakpoint
 -- Orders work at the ticket's write scope, in the transaction of what it is about.
@@ -25,9 +36,11 @@ BEGIN
   END IF;
   INSERT INTO scopefloor.job (scope_id, id, kind, document_id, version, api_key_id, principal, on_behalf_of, epoch, floor_hash)
   SELECT s.id, new_id, of_kind, of_document, of_version, (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
-         scopefloor.floor_hash(s.tags)
+         coalesce((t->>'floor_hash')::bigint, scopefloor.turn_of((t->>'key')::uuid))
   FROM scopefloor.scope s WHERE s.id = (t->>'write')::int
-  ON CONFLICT DO NOTHING;
+  -- An embedding round that waits stands for this one too. Locked: a worker takes it after this commits,
+  -- and so sees what this is about.
+  ON CONFLICT (scope_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
 END $$;
 --> statement-breakpoint
 -- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
@@ -49,7 +62,7 @@ BEGIN
     FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id GROUP BY 1, 2, 3),
   ordered AS (
     INSERT INTO scopefloor.job (scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, floor_hash)
-    SELECT c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.floor_hash(c.tags)
+    SELECT c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.turn_of((t->>'key')::uuid)
     FROM counted c WHERE c.pending > 0
       AND NOT EXISTS (SELECT 1 FROM scopefloor.job j WHERE j.scope_id = c.id AND j.kind = 'embed' AND j.state = 'running' AND j.leased_until > clock_timestamp())
     ON CONFLICT DO NOTHING)
@@ -61,6 +74,22 @@ BEGIN
   RETURN summary;
 END $$;
 --> statement-breakpoint
+-- Puts a job that was at work back into the queue, or among those that were given up. Of a scope's
+-- embedding rounds one waits: where another was ordered meanwhile, that one stands for both, and is no
+-- sooner and no fresher.
+CREATE FUNCTION scopefloor.requeue_job(j scopefloor.job, reason text, due timestamptz, give_up bool) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.job
+  SET state = CASE WHEN give_up THEN 'dead' ELSE 'queued' END, error = coalesce(left(reason, 300), error), lease = NULL, leased_until = NULL,
+      run_after = greatest(run_after, due)
+  WHERE scope_id = j.scope_id AND id = j.id;
+EXCEPTION WHEN unique_violation THEN -- also one whose order was not committed when this began
+  UPDATE scopefloor.job o SET attempts = greatest(o.attempts, j.attempts), error = coalesce(left(reason, 300), o.error), run_after = greatest(o.run_after, due)
+  WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued';
+  DELETE FROM scopefloor.job WHERE scope_id = j.scope_id AND id = j.id;
+END $$;
+--> statement-breakpoint
 -- Takes the next job for `lease_seconds`: of the floors with the fewest at work the one that waited
 -- longest for a turn, at most `per_floor` of one floor at once. One tenant's thousand files take
 -- turns with another's one. NULL: nothing is due.
@@ -68,14 +97,15 @@ CREATE FUNCTION scopefloor.take_job(per_floor int, lease_seconds int) RETURNS js
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   now_at timestamptz := clock_timestamp();
+  late scopefloor.job;
   taken scopefloor.job;
 BEGIN
   -- One at a time: two takers would each count the other out.
   PERFORM pg_advisory_xact_lock(7700, 3);
-  UPDATE scopefloor.job SET state = 'queued', lease = NULL, leased_until = NULL
-  WHERE state = 'running' AND leased_until <= now_at AND NOT (kind = 'embed' AND EXISTS (
-    SELECT 1 FROM scopefloor.job o WHERE o.scope_id = job.scope_id AND o.kind = 'embed' AND o.state = 'queued'));
-  DELETE FROM scopefloor.job WHERE state = 'running' AND leased_until <= now_at; -- an embed job with a successor
+  -- A row that is locked is being worked on, however late it is.
+  FOR late IN SELECT j.* FROM scopefloor.job j WHERE j.state = 'running' AND j.leased_until <= now_at FOR UPDATE SKIP LOCKED LOOP
+    PERFORM scopefloor.requeue_job(late, NULL, now_at, false);
+  END LOOP;
   WITH RECURSIVE floors AS (
     (SELECT j.floor_hash FROM scopefloor.job j WHERE j.state = 'queued' ORDER BY j.floor_hash LIMIT 1)
     UNION ALL
@@ -92,7 +122,7 @@ BEGIN
         -- Of a scope's embedding rounds one at a time.
         AND NOT (j.kind = 'embed' AND EXISTS (
           SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'running'))
-      ORDER BY j.run_after, j.id LIMIT 1) first
+      ORDER BY j.run_after, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) first
     LEFT JOIN busy b ON b.floor_hash = f.floor_hash
     LEFT JOIN scopefloor.job_turn w ON w.floor_hash = f.floor_hash
     WHERE f.floor_hash IS NOT NULL AND coalesce(b.n, 0) < per_floor
@@ -141,7 +171,7 @@ BEGIN
     'until', extract(epoch FROM clock_timestamp()) + 60,
     'key', j.api_key_id, 'principal', j.principal, 'verb', 'memory:write', 'mode', 'job', 'verbs', '["memory:write"]'::jsonb, 'content', true,
     'floor', s.tags, 'on_behalf_of', j.on_behalf_of, 'target', s.tags,
-    'read', reach, 'general', false, 'modify', reach, 'write', s.id, 'session', NULL, 'job', j.id,
+    'read', reach, 'general', false, 'modify', reach, 'write', s.id, 'session', NULL, 'job', j.id, 'floor_hash', j.floor_hash,
     'trace', jsonb_build_object('id', s.id, 'tags', s.tags))), true);
   RETURN jsonb_build_object(
     'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
@@ -165,8 +195,10 @@ END $$;
 CREATE FUNCTION scopefloor.extend_job(job_id uuid, with_lease uuid, lease_seconds int) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  UPDATE scopefloor.job SET leased_until = clock_timestamp() + make_interval(secs => lease_seconds)
-  WHERE id = job_id AND lease = with_lease AND state = 'running';
+  -- While its own transaction holds the row, nobody takes it: there is nothing to extend.
+  UPDATE scopefloor.job o SET leased_until = clock_timestamp() + make_interval(secs => lease_seconds)
+  FROM (SELECT j.scope_id, j.id FROM scopefloor.job j WHERE j.id = job_id AND j.lease = with_lease AND j.state = 'running' FOR UPDATE SKIP LOCKED) mine
+  WHERE o.scope_id = mine.scope_id AND o.id = mine.id;
   RETURN FOUND;
 END $$;
 --> statement-breakpoint
@@ -180,19 +212,7 @@ BEGIN
   IF j.id IS NULL THEN
     RETURN;
   END IF;
-  IF j.kind = 'embed' AND NOT give_up AND EXISTS (
-      SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued') THEN
-    -- One that was ordered meanwhile stands for both; it is no sooner and no fresher.
-    UPDATE scopefloor.job o SET attempts = greatest(o.attempts, j.attempts), error = left(reason, 300),
-           run_after = greatest(o.run_after, clock_timestamp() + make_interval(secs => delay_seconds))
-    WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued';
-    DELETE FROM scopefloor.job WHERE scope_id = j.scope_id AND id = j.id;
-    RETURN;
-  END IF;
-  UPDATE scopefloor.job
-  SET state = CASE WHEN give_up THEN 'dead' ELSE 'queued' END, error = left(reason, 300), lease = NULL, leased_until = NULL,
-      run_after = clock_timestamp() + make_interval(secs => delay_seconds)
-  WHERE scope_id = j.scope_id AND id = j.id;
+  PERFORM scopefloor.requeue_job(j, reason, clock_timestamp() + make_interval(secs => delay_seconds), give_up);
   IF give_up AND j.kind = 'document' THEN
     UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE scope_id = j.scope_id AND id = j.document_id AND version = j.version;
@@ -206,6 +226,12 @@ END $$;
 CREATE FUNCTION scopefloor.recover_jobs() RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE scopefloor.job SET leased_until = clock_timestamp() - interval '1 second' WHERE state = 'running'
+$$;
+--> statement-breakpoint
+-- Whether the queue can be looked at, and holds work: for readiness, which anyone may ask often.
+CREATE FUNCTION scopefloor.has_work() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.job WHERE state = 'queued')
 $$;
 --> statement-breakpoint
 -- How many jobs wait, work and were given up, and how long the oldest has been due. Counts over all scopes.
@@ -228,11 +254,11 @@ BEGIN
   RETURN purged;
 END $$;
 --> statement-breakpoint
-REVOKE ALL ON FUNCTION scopefloor.floor_hash(jsonb), scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int),
+REVOKE ALL ON FUNCTION scopefloor.requeue_job(scopefloor.job, text, timestamptz, bool), scopefloor.floor_hash(jsonb), scopefloor.turn_of(uuid), scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int),
   scopefloor.take_job(int, int), scopefloor.enter_job(uuid, uuid, text), scopefloor.finish_job(), scopefloor.extend_job(uuid, uuid, int),
-  scopefloor.postpone_job(uuid, uuid, text, float8, bool), scopefloor.recover_jobs(), scopefloor.queue_depth() FROM PUBLIC;
+  scopefloor.postpone_job(uuid, uuid, text, float8, bool), scopefloor.recover_jobs(), scopefloor.queue_depth(), scopefloor.has_work() FROM PUBLIC;
 --> statement-breakpoint
-GRANT EXECUTE ON FUNCTION scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int), scopefloor.queue_depth() TO scopefloor_app;
+GRANT EXECUTE ON FUNCTION scopefloor.enqueue(uuid, text, uuid, int), scopefloor.order_embedding(int), scopefloor.queue_depth(), scopefloor.has_work() TO scopefloor_app;
 --> statement-breakpoint
 GRANT EXECUTE ON FUNCTION scopefloor.take_job(int, int), scopefloor.enter_job(uuid, uuid, text), scopefloor.finish_job(),
   scopefloor.extend_job(uuid, uuid, int), scopefloor.postpone_job(uuid, uuid, text, float8, bool), scopefloor.recover_jobs(),

@@ -55,6 +55,15 @@ BEGIN
     RETURN jsonb_build_object('status', 'gone');
   END IF;
   IF d.content_hash = facts->>'contentHash' AND d.status <> 'failed' THEN
+    -- The same bytes: only what is said about them may have changed.
+    UPDATE scopefloor.document o
+    SET title = coalesce(facts->>'title', o.title), source = coalesce(facts->>'source', o.source),
+        labels = CASE WHEN jsonb_typeof(facts->'labels') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(facts->'labels')) ELSE o.labels END,
+        observed_at = coalesce((facts->>'observedAt')::timestamptz, o.observed_at), updated_at = clock_timestamp()
+    WHERE o.scope_id = at_scope AND o.id = of_document
+    RETURNING * INTO d;
+    UPDATE scopefloor.passage p SET labels = d.labels, observed_at = d.observed_at
+    WHERE p.scope_id = at_scope AND p.document_id = of_document AND (p.labels <> d.labels OR p.observed_at <> d.observed_at);
     RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', d.version, 'deduplicated', true);
   END IF;
   IF EXISTS (SELECT 1 FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_hash = facts->>'contentHash' AND o.id <> of_document) THEN
@@ -194,6 +203,7 @@ DECLARE
   at_scope int := (scopefloor.write_ticket()->>'write')::int;
   emitted int;
 BEGIN
+  PERFORM pg_advisory_xact_lock(7701, at_scope); -- of two at once the second makes them anew
   DELETE FROM scopefloor.document_link WHERE scope_id = at_scope;
   WITH telling AS MATERIALIZED (
     SELECT k.document_id, k.normalised FROM scopefloor.keyword k

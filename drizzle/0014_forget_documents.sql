@@ -92,12 +92,12 @@ BEGIN
   RETURN dropped;
 END $$;
 --> statement-breakpoint
--- How many documents of the ticket's target are still on their way into recall: a forget by meaning does
--- not see them yet, and its receipt says so.
+-- How many documents of the ticket's target are not in recall, on their way into it or because they could
+-- not be read: a forget by meaning does not see what they say, and its receipt says so.
 CREATE FUNCTION scopefloor.pending_documents() RETURNS int
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*)::int FROM scopefloor.document d
-  WHERE d.scope_id = ANY (scopefloor.ids_in(scopefloor.ticket()->'modify')) AND d.status NOT IN ('ready', 'failed', 'embedding')
+  WHERE d.scope_id = ANY (scopefloor.ids_in(scopefloor.ticket()->'modify')) AND d.status NOT IN ('ready', 'embedding')
 $$;
 --> statement-breakpoint
 REVOKE ALL ON FUNCTION scopefloor.pending_documents() FROM PUBLIC;

@@ -1,6 +1,6 @@
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrationCheck } from "./db/migrate.ts";
-import { queueDepth } from "./jobs/queue.ts";
+import { hasWork } from "./jobs/queue.ts";
 
 export interface Readiness {
   readonly status: "ok" | "unavailable";
@@ -14,7 +14,7 @@ export function readinessOf(database: Database, isServing: () => boolean): () =>
   const isMigrated = migrationCheck();
   return async () => {
     const migrated = await inTransaction(database.app, isMigrated).catch(() => undefined);
-    const queue = migrated === true ? await queueDepth(database).catch(() => undefined) : undefined;
+    const queue = migrated === true ? await hasWork(database).catch(() => undefined) : undefined;
     const checks = {
       serving: isServing() ? "ok" : "stopping",
       database: migrated === undefined ? "failed" : "ok",

@@ -438,7 +438,7 @@ export const job = scopefloor.table(
     onBehalfOf: uuid("on_behalf_of"),
     /** The scope's epoch when the work was ordered. */
     epoch: integer("epoch").notNull(),
-    /** Whose turn it uses up: the hash of the scope's first tag. */
+    /** Whose turn it uses up: a hash that stands for the tenant (`scopefloor.turn_of`). */
     floorHash: bigint("floor_hash", { mode: "bigint" }).notNull(),
     state: text("state").notNull().default("queued"),
     attempts: integer("attempts").notNull().default(0),

@@ -278,7 +278,35 @@ export async function readPart(tx: ScopedTransaction, id: string, version: numbe
 /** Takes the bytes of documents out, and what else was made from the text of them, because a part of that text was forgotten. */
 export async function forgetBytes(tx: ScopedTransaction, documents: readonly string[]): Promise<number> {
   const ids = list(documents);
-  await tx.remove("document_content", sql`document_id = ANY (${ids}::uuid[])`);
+  // A newer version that is still on its way is another text.
+  await tx.remove(
+    "document_content",
+    sql`document_id = ANY (${ids}::uuid[]) AND version <= (
+      SELECT o.ready_version FROM ${tx.read("document", "o")} WHERE o.scope_id = document_content.scope_id AND o.id = document_content.document_id)`,
+  );
   await tx.remove("keyword", sql`document_id = ANY (${ids}::uuid[])`);
-  return tx.update("document", { contentHash: null, updatedAt: sql`now()` as never }, sql`id = ANY (${ids}::uuid[])`);
+  const contentHash = sql`CASE WHEN version = ready_version THEN NULL ELSE content_hash END` as never;
+  return tx.update("document", { contentHash, updatedAt: sql`now()` as never }, sql`id = ANY (${ids}::uuid[])`);
+}
+
+/**
+ * Takes headings, titles and sources away that say a share of a query's content words: they are kept
+ * with every chunk, or with the document.
+ */
+export async function forgetNames(tx: ScopedTransaction, query: string, threshold: number): Promise<number> {
+  const asked = sql`tsvector_to_array(to_tsvector('english', ${query}))`;
+  const says = (text: SQL) => sql`
+    (SELECT count(*) FROM unnest(tsvector_to_array(to_tsvector('english', ${text}))) l WHERE l = ANY (${asked}))::float8
+      / greatest(1, cardinality(${asked})) >= greatest(${threshold}::float8, 0.01)`;
+  // A file's name is a title too: its words are joined by what is not white space.
+  const spaced = (column: SQL) => sql`translate(${column}, '_.-/', '    ')`;
+  const updatedAt = sql`now()` as never;
+  const sections = await tx.update("passage", { section: null }, sql`section IS NOT NULL AND ${says(sql`section`)}`);
+  const titles = await tx.update("document", { title: "untitled", updatedAt }, says(spaced(sql`title`)));
+  const sources = await tx.update(
+    "document",
+    { source: null, updatedAt },
+    sql`source IS NOT NULL AND ${says(spaced(sql`source`))}`,
+  );
+  return sections + titles + sources;
 }

@@ -90,14 +90,13 @@ export function underHeadings(text: string): Extracted {
   let previous: { at: number; line: string } | undefined;
   const open = (at: number, heading: string) => {
     if (at > start) sections.push({ title, start, end: at });
-    title =
-      heading
-        .replace(/[*_`]+/g, "")
-        .trim()
-        .slice(0, 300) || null;
+    title = heading.replace(/[*`]+/g, "").trim().slice(0, 300) || null;
     start = at;
   };
+  // Front matter is about the file, and its rule is no underline.
+  const body = /^---\r?\n[\s\S]*?\n---\r?\n/.exec(text)?.[0].length ?? 0;
   for (const match of text.matchAll(/^.*$/gm)) {
+    if (match.index < body) continue;
     const line = match[0].trimEnd();
     const mark = /^ {0,3}(`{3,}|~{3,})/.exec(line)?.[1];
     if (mark !== undefined && (fence === undefined || (mark.startsWith(fence) && line.trim() === mark))) {

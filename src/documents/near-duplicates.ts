@@ -1,13 +1,21 @@
+import { setImmediate } from "node:timers/promises";
 import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { areNearDuplicates } from "../recall/fold.ts";
+import { areAlike, type Words, wordsOf } from "./similarity.ts";
 
-/** Older chunks that are compared with a batch: a boilerplate line may share its band with thousands. */
-const MOST_COMPARED = 2_000;
+/** Older chunks that are looked at for a batch: a boilerplate line may share its band with thousands. */
+const MOST_STORED = 2_000;
+/** Of those, what one chunk is compared with: texts that are alike share bands with few others. */
+const MOST_COMPARED = 20;
 
 interface Fingerprinted {
   readonly id: string;
   readonly text: string;
   readonly bands: readonly number[];
+}
+
+interface Original {
+  readonly id: string;
+  readonly words: Words;
 }
 
 /**
@@ -18,22 +26,28 @@ export async function findNearDuplicates(
   tx: ScopedTransaction,
   batch: readonly Fingerprinted[],
 ): Promise<Map<string, string>> {
-  const stored = await tx.rows<{ band: number; id: string; text: string }>(sql`
-    SELECT b.band, p.id, p.text FROM ${tx.read("chunk_band", "b")}
+  const stored = await tx.rows<{ id: string; text: string; bands: number[] }>(sql`
+    SELECT p.id, p.text, jsonb_agg(b.band) AS bands FROM ${tx.read("chunk_band", "b")}
     JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id
     WHERE b.band = ANY (${list([...new Set(batch.flatMap((chunk) => chunk.bands))])}::int[]) AND p.duplicate_of IS NULL AND p.expired_at IS NULL
-    ORDER BY b.passage_id LIMIT ${MOST_COMPARED}`);
-  const byBand = new Map<number, { id: string; text: string }[]>();
-  const offer = (band: number, chunk: { id: string; text: string }) =>
-    byBand.set(band, [...(byBand.get(band) ?? []), chunk]);
-  for (const { band, ...chunk } of stored) offer(band, chunk);
+    GROUP BY p.scope_id, p.id, p.text ORDER BY p.id LIMIT ${MOST_STORED}`);
+  const byBand = new Map<number, Original[]>();
+  const offer = (original: Original, bands: readonly number[]) => {
+    for (const band of bands) {
+      const others = byBand.get(band);
+      if (others === undefined) byBand.set(band, [original]);
+      else others.push(original);
+    }
+  };
+  for (const { id, text, bands } of stored) offer({ id, words: wordsOf(text) }, bands);
   const duplicates = new Map<string, string>();
-  for (const chunk of batch) {
-    const original = chunk.bands
-      .flatMap((band) => byBand.get(band) ?? [])
-      .find((other) => areNearDuplicates(chunk.text, other.text));
-    if (original !== undefined) duplicates.set(chunk.id, original.id);
-    else for (const band of chunk.bands) offer(band, chunk);
+  for (const [i, chunk] of batch.entries()) {
+    const own = { id: chunk.id, words: wordsOf(chunk.text) };
+    const candidates = new Set(chunk.bands.flatMap((band) => byBand.get(band)?.slice(0, MOST_COMPARED) ?? []));
+    const original = [...candidates].slice(0, MOST_COMPARED).find(({ words }) => areAlike(own.words, words));
+    if (original === undefined) offer(own, chunk.bands);
+    else duplicates.set(chunk.id, original.id);
+    if (i % 20 === 19) await setImmediate(); // other requests go on between them
   }
   return duplicates;
 }

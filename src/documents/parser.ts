@@ -82,7 +82,7 @@ export function parseDocument(
       // It could not be started, or not be told: that is the machine's fault, and is tried again.
       clearTimeout(deadline);
       clearInterval(watch);
-      reject(new Error("the parser could not be run", { cause }));
+      reject(blame ?? new Error("the parser could not be run", { cause }));
     });
     // After its last message, unlike "exit".
     parser.on("close", (code, signal) => {

@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import { forgetBytes } from "../documents/documents.ts";
+import { forgetBytes, forgetNames } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
 import { NO_FILTER } from "../recall/filter.ts";
@@ -71,6 +71,7 @@ export async function forgetMatching(
   // Bytes and keywords hold what a chunk of theirs held.
   const documents = [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))];
   const document = documents.length === 0 ? 0 : await forgetBytes(tx, documents);
+  const names = request.query === undefined ? 0 : await forgetNames(tx, request.query, request.threshold);
   const pendingDocuments = await tx.call<number>("pending_documents");
   const answers = await tx.call<number>("drop_recalled_answers");
   const receiptId = await writeReceipt(
@@ -84,7 +85,7 @@ export async function forgetMatching(
     },
     {
       ...counts,
-      ...(document > 0 ? { document } : {}),
+      ...nonZero({ document, names }),
       idempotency: answers,
       ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
     },

@@ -69,6 +69,7 @@ const operationId = ({ method, path }: Endpoint) =>
   `${method}${path.replace(/[^A-Za-z0-9]+(\w?)/g, (_, letter: string) => letter.toUpperCase())}`;
 
 function operationOf(endpoint: Endpoint): Json {
+  const isBuilt = endpoint.status !== 422;
   const content =
     endpoint.answer === undefined ? {} : { content: { "application/json": { schema: schemaOf(endpoint.answer) } } };
   return {
@@ -78,7 +79,9 @@ function operationOf(endpoint: Endpoint): Json {
     parameters: parametersOf(endpoint),
     ...bodyOf(endpoint),
     responses: {
-      [endpoint.status]: { description: endpoint.status === 204 ? "Done" : "The answer", ...content },
+      ...(isBuilt
+        ? { [endpoint.status]: { description: endpoint.status === 204 ? "Done" : "The answer", ...content } }
+        : { 422: problem }),
       default: problem,
     },
   };

@@ -77,7 +77,26 @@ interface Parts {
   metadata: string | undefined;
 }
 
+/** What is still coming after a refusal is thrown away up to here, so that the client reads the answer. */
+const DRAINED = 64 * 1024 * 1024;
+
+function drain(request: IncomingMessage): void {
+  let size = 0;
+  request.on("data", (part: Buffer) => {
+    size += part.length;
+    if (size > DRAINED) request.destroy();
+  });
+}
+
+const unknownPart = (name: string | undefined) =>
+  invalid(
+    `the multipart body has an unknown part ${JSON.stringify((name ?? "").slice(0, 80))}; the parts are file and metadata`,
+  );
+const cutShort = (cause?: unknown) =>
+  new AppError("validation-error", "the body could not be read to its end", { cause });
+
 async function readParts(request: IncomingMessage): Promise<Parts> {
+  if (request.destroyed) throw cutShort();
   const parts: Parts = { spooled: undefined, metadata: undefined };
   const filing: Promise<void>[] = [];
   let hasFile = false;
@@ -103,48 +122,42 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
   await new Promise<void>((resolve) => {
     const fail = (error: unknown) => {
       failure ??= error;
-      request.unpipe(parser);
-      // What is left is not read into anything; the answer closes the connection.
       resolve();
     };
     const takeMetadata = (text: string) => {
       if (parts.metadata !== undefined) fail(invalid("the multipart body has metadata twice"));
       parts.metadata = text;
     };
-    parser.on("file", (name, stream, { filename, mimeType }) => {
+    const takeFile = async (stream: Readable, filename: string, partType: string) => {
+      const file = await spool(stream);
+      parts.spooled = { file, filename: filename.slice(-255), partType };
+      if (file.size > UPLOAD_LIMIT) fail(tooLarge());
+    };
+    // busboy's types promise a name and a file name; a part need have neither.
+    parser.on("file", (name: string | undefined, stream, info: Partial<busboy.FileInfo>) => {
+      // First of all: a stream that fails before anyone reads it would end the process.
+      stream.on("error", () => undefined);
+      const refusal =
+        name === "metadata" || (name === "file" && !hasFile)
+          ? undefined
+          : name === "file"
+            ? invalid("the multipart body has more than one file")
+            : unknownPart(name);
+      if (refusal !== undefined) {
+        stream.resume();
+        return fail(refusal);
+      }
       // Metadata in a part with a file name, as browsers send a Blob.
       if (name === "metadata") {
-        filing.push(readField(stream).then((text) => takeMetadata(text), fail));
+        filing.push(readField(stream).then(takeMetadata).catch(fail));
         return;
-      }
-      if (name !== "file" || hasFile) {
-        stream.resume();
-        if (name === "file") return fail(invalid("the multipart body has more than one file"));
-        return fail(
-          invalid(
-            `the multipart body has an unknown part ${JSON.stringify(name?.slice(0, 80) ?? "")}; the parts are file and metadata`,
-          ),
-        );
       }
       hasFile = true;
       stream.on("limit", () => fail(tooLarge()));
-      filing.push(
-        spool(stream).then(
-          (file) => {
-            parts.spooled = { file, filename: (filename ?? "").slice(-255), partType: mimeType ?? "" };
-            if (file.size > UPLOAD_LIMIT) fail(tooLarge());
-          },
-          (error: unknown) => fail(error),
-        ),
-      );
+      filing.push(takeFile(stream, info.filename ?? "", info.mimeType ?? "").catch(fail));
     });
-    parser.on("field", (name, value, { valueTruncated }) => {
-      if (name !== "metadata")
-        return fail(
-          invalid(
-            `the multipart body has an unknown part ${JSON.stringify(name.slice(0, 80))}; the parts are file and metadata`,
-          ),
-        );
+    parser.on("field", (name: string | undefined, value, { valueTruncated }) => {
+      if (name !== "metadata") return fail(unknownPart(name));
       if (valueTruncated) return fail(invalid(`metadata is over ${METADATA_LIMIT} bytes`));
       takeMetadata(value);
     });
@@ -153,13 +166,17 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
     }
     parser.on("error", (cause) => fail(new AppError("validation-error", "the multipart body is malformed", { cause })));
     parser.on("close", resolve);
-    request.on("error", (cause) =>
-      fail(new AppError("validation-error", "the body could not be read to its end", { cause })),
-    );
-    request.on("aborted", () => fail(new AppError("validation-error", "the body could not be read to its end")));
+    request.on("error", (cause) => fail(cutShort(cause)));
+    request.on("close", () => {
+      if (!request.complete) fail(cutShort());
+    });
     request.pipe(parser);
   });
-  if (failure !== undefined) parser.destroy();
+  if (failure !== undefined) {
+    request.unpipe(parser);
+    drain(request);
+    parser.destroy();
+  }
   await Promise.all(filing);
   if (failure !== undefined) {
     await parts.spooled?.file.discard();

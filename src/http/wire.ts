@@ -44,8 +44,13 @@ function parsedBy<T>(parse: (input: unknown) => T) {
   });
 }
 
-export const readSelector = parsedBy(parseSelector).optional();
-export const writeSelector = parsedBy(parseWriteSelector).optional();
+const SCOPE = 'a scope: {"org":"acme"}, ["org=acme"] or "org/acme"';
+export const readSelector = parsedBy(parseSelector)
+  .optional()
+  .meta({ description: `What to read at, ${SCOPE}, or several as an array of clauses (OR)` });
+export const writeSelector = parsedBy(parseWriteSelector)
+  .optional()
+  .meta({ description: `Where to write, ${SCOPE}` });
 /** As {@link writeSelector}, where there has to be one. */
 export const namedScope = parsedBy((input) => {
   const selector = parseWriteSelector(input);

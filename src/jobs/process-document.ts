@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { enterJob, type TakenJob } from "../db/enter-job.ts";
+import { enterJob, JobGone, type TakenJob } from "../db/enter-job.ts";
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
 import type { Chunk } from "../documents/chunk.ts";
 import type { DocumentStatus } from "../documents/documents.ts";
@@ -10,7 +10,7 @@ import { parseDocument } from "../documents/parser.ts";
 import { UnreadableDocument } from "../documents/unreadable.ts";
 import { storePassages } from "../memory/passages.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
-import { recordTrace } from "../traces/record.ts";
+import { recordTrace, spentOn } from "../traces/record.ts";
 import type { JobContext } from "./worker.ts";
 
 /** Chunks stored by one statement. */
@@ -35,23 +35,36 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   }
   await advance(deps, job, "chunking");
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
+  const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
+    enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
+      const document = await currentVersion(tx, job);
+      // Deleted, or a newer version was uploaded, whose own job does the work.
+      return document === undefined ? finish(tx) : work(tx, document, renew);
+    });
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
   const inline = deps.models.current.isRemote ? undefined : deps.models.current;
-  await enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
-    const document = await currentVersion(tx, job);
-    if (document === undefined) return finish(tx);
-    await clear(tx, job);
-    let embedded = 0;
+  let embedded = 0;
+  const store = async (tx: ScopedTransaction, document: Version, at: number) => {
+    const [chunks, counts] = [parsed.chunks.slice(at, at + BATCH), tokens.slice(at, at + BATCH)];
+    embedded += await storeChunks(tx, inline, document, chunks, counts);
+  };
+  const isFirst = !started.hasReadyVersion;
+  if (isFirst) {
+    // Nothing has to leave recall in the same moment: short transactions, so that an erasure of the
+    // scope, or a reader behind it, never waits for a whole book. A retry begins again.
+    await enter((tx) => clear(tx, job));
     for (let at = 0; at < parsed.chunks.length; at += BATCH) {
-      await renew();
-      embedded += await storeChunks(
-        tx,
-        inline,
-        document,
-        parsed.chunks.slice(at, at + BATCH),
-        tokens.slice(at, at + BATCH),
-      );
+      await enter((tx, document) => store(tx, document, at));
+    }
+  }
+  await enter(async (tx, document, renew) => {
+    if (!isFirst) {
+      await clear(tx, job);
+      for (let at = 0; at < parsed.chunks.length; at += BATCH) {
+        await renew();
+        await store(tx, document, at);
+      }
     }
     await storeKeywords(tx, document.id, parsed.keywords);
     await complete(tx, job, inline === undefined ? "embedding" : "ready");
@@ -61,8 +74,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
       operation: "extract",
       sources: [document.id],
       returned: parsed.chunks.length,
-      embeddingTokens: embedded,
-      ...(inline === undefined ? {} : { provider: inline.provider, model: inline.model, tokenSource: "tokenizer" }),
+      ...(inline === undefined ? {} : spentOn(inline, { tokens: embedded, tokenSource: "tokenizer" })),
     });
     await finish(tx);
   });
@@ -75,15 +87,22 @@ interface Version {
   readonly labels: readonly string[];
   readonly observedAt: string;
   readonly mimeType: MediaType;
+  readonly readyVersion: number | null;
 }
 
-/** The job's document, unless it was deleted or a newer version was uploaded, whose own job does the work. */
+/**
+ * The job's document, unless it was deleted or a newer version was uploaded. Locked against both until
+ * the transaction ends, so that nothing of this version lands behind the next one's clearing.
+ */
 const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
   tx.row<Version>(sql`
-    SELECT o.id, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType" FROM ${tx.read("document", "o")}
-    WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int`);
+    SELECT o.id, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.ready_version AS "readyVersion"
+    FROM ${tx.read("document", "o")} WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int FOR SHARE`);
 
-async function start(deps: JobContext, job: TakenJob): Promise<{ bytes: Uint8Array; mimeType: MediaType } | undefined> {
+async function start(
+  deps: JobContext,
+  job: TakenJob,
+): Promise<{ bytes: Uint8Array; mimeType: MediaType; hasReadyVersion: boolean } | undefined> {
   return enterJob(deps.database.worker, job, deps.context, async (tx) => {
     const document = await currentVersion(tx, job);
     if (document === undefined) {
@@ -103,7 +122,11 @@ async function start(deps: JobContext, job: TakenJob): Promise<{ bytes: Uint8Arr
       processingStartedAt: sql`coalesce(processing_started_at, now())` as never,
       error: null,
     });
-    return { bytes: Buffer.concat(parts), mimeType: document.mimeType };
+    return {
+      bytes: Buffer.concat(parts),
+      mimeType: document.mimeType,
+      hasReadyVersion: document.readyVersion !== null,
+    };
   });
 }
 
@@ -181,10 +204,12 @@ async function storeKeywords(tx: ScopedTransaction, documentId: string, keywords
 }
 
 async function complete(tx: ScopedTransaction, job: TakenJob, status: "ready" | "embedding"): Promise<void> {
-  await setStatus(tx, job, {
+  const completed = await setStatus(tx, job, {
     status,
     error: null,
     readyVersion: job.version,
     ...(status === "ready" ? { processingCompletedAt: sql`now()` as never } : {}),
   });
+  // A newer version came in the meantime: nothing of this one may stay.
+  if (completed === 0) throw new JobGone();
 }

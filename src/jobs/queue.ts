@@ -53,6 +53,12 @@ export class Queue {
   }
 }
 
+/** Whether there is work; fails when the queue cannot be looked at. */
+export async function hasWork(database: Database): Promise<boolean> {
+  const [row] = await inTransaction(database.app, (app) => app.query("SELECT scopefloor.has_work() AS has"));
+  return row?.has === true;
+}
+
 /** Counts for monitoring; any of the two roles may ask. */
 export async function queueDepth(database: Database): Promise<QueueDepth[]> {
   const rows = await inTransaction(database.app, (app) =>

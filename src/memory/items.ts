@@ -30,14 +30,10 @@ export async function putItem(tx: ScopedTransaction, key: string, value: unknown
   const times = await tx.call<{ createdAt: string; updatedAt: string }>("put_item", uuid(), key, json(value));
   recordTrace(tx, { kind: "decision", operation: "item_put" });
   const scope = tx.entry.effective ?? tx.entry.trace.tags;
-  return {
-    key,
-    value,
-    scope,
-    scopes: scopePaths(scope),
-    createdAt: instant(times.createdAt),
-    updatedAt: instant(times.updatedAt),
-  };
+  const updatedAt = instant(times.updatedAt);
+  // Whether there was a value before is for those who may read.
+  const createdAt = tx.entry.verbs.includes("memory:read") ? instant(times.createdAt) : updatedAt;
+  return { key, value, scope, scopes: scopePaths(scope), createdAt, updatedAt };
 }
 
 /** The value of the visible scope with most tags; of two with as many, of the first by canonical path. */

@@ -78,11 +78,12 @@ export async function storeTriples(
   const stored = triples.map(({ category: _, ...triple }, i) => ({ ...triple, ...outcomes[i] }) as StoredTriple);
   // Of two values for the same key in one call the later has taken the earlier one's place already.
   const gone = new Set(stored.flatMap(({ superseded }) => superseded));
+  const known = stored.map((triple) => (gone.has(triple.id) ? { ...triple, current: false } : triple));
   await storePassages(
     tx,
     embedded === undefined ? null : about.embedderId,
-    stored.flatMap((triple, i) => {
-      if (!triple.stored || !triple.current || gone.has(triple.id)) return [];
+    known.flatMap((triple, i) => {
+      if (!triple.stored || !triple.current) return [];
       const text = sentenceOf(triple);
       return [
         {
@@ -99,5 +100,5 @@ export async function storeTriples(
       ];
     }),
   );
-  return stored;
+  return known;
 }

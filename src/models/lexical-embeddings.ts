@@ -37,9 +37,13 @@ export class LexicalEmbeddings extends Embeddings {
 
   override async embedDocuments(documents: string[]): Promise<number[][]> {
     const vectors = [];
+    let since = 0;
     for (const document of documents) {
       vectors.push(hashFeatures(document));
-      if (document.length > 10_000) await setImmediate();
+      since += document.length;
+      if (since < 10_000) continue;
+      since = 0;
+      await setImmediate();
     }
     return vectors;
   }

@@ -20,7 +20,7 @@ const OPENING =
 const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._@-]{0,127}$/u;
 
 /** `favourite drink`, `favourite-drink` and `favourite_drink` are one key. */
-export const normaliseKey = (key: string) =>
+const normaliseKey = (key: string) =>
   key
     .trim()
     .toLowerCase()
@@ -76,8 +76,17 @@ export async function answerDirectly(
   moment: Moment,
   k: number,
 ): Promise<DirectAnswer | undefined> {
-  return question.kind === "keyed" ? byKey(tx, question.key) : byEntity(tx, question, moment, k);
+  if (question.kind === "attribute") return byEntity(tx, question, moment, k);
+  // The keyed store has no history.
+  return Object.values(momentOf(moment)).some((time) => time !== undefined) ? undefined : byKey(tx, question.key);
 }
+
+const momentOf = ({ asOf, atInstant, validFrom, validUntil }: Moment): Moment => ({
+  asOf,
+  atInstant,
+  validFrom,
+  validUntil,
+});
 
 async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer | undefined> {
   // Never from below E, whatever the view; several clauses have no one E.

@@ -43,7 +43,7 @@ export async function queryDocuments(
   request: DocumentsRequest,
 ): Promise<DocumentResult[]> {
   const graph = request.mode === "hybrid_graph";
-  const { hits, tier } = await recall(
+  const { hits } = await recall(
     tx,
     models,
     prepared,
@@ -59,6 +59,7 @@ export async function queryDocuments(
         mimeType: request.mimeType,
       },
       includeDuplicates: false,
+      leastScore: request.threshold ?? 0,
       fullContextTokens: 0,
       fusion: {
         rrfK: request.rrfK,
@@ -68,7 +69,6 @@ export async function queryDocuments(
     },
     { operation: "documents_query", hintsIgnored: request.hintsIgnored },
   );
-  if (tier === "full_context") return [];
   const scores = new Map(hits.map((hit) => [hit.id, hit.score]));
   const rows = await tx.rows<
     ChunkRow & { title: string; mimeType: string; source: string | null; version: number }
@@ -82,7 +82,6 @@ export async function queryDocuments(
       document: { id: row.document, title, mimeType, source, version },
       score: scores.get(row.id) ?? 0,
     }))
-    .filter(({ score }) => request.threshold === undefined || score >= request.threshold)
     .sort((a, b) => b.score - a.score || (a.chunk.id < b.chunk.id ? -1 : 1));
 }
 

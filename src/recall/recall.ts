@@ -69,10 +69,9 @@ export async function recallDirectly(
   tx: ScopedTransaction,
   query: string,
   question: TypedQuestion,
-  moment: Moment,
-  k: number,
+  about: { readonly moment: Moment; readonly k: number; readonly hintsIgnored: readonly string[] },
 ) {
-  const answer = await answerDirectly(tx, question, moment, k);
+  const answer = await answerDirectly(tx, question, about.moment, about.k);
   if (answer === undefined) return undefined;
   const { hits, seedEntities, reason } = answer;
   const summary = recordTrace(tx, {
@@ -98,6 +97,7 @@ export async function recallDirectly(
       topScores: hits.slice(0, 5).map((hit) => hit.score),
       scope: tx.entry.trace.tags,
       plan: "by name over the visible scopes",
+      ...(about.hintsIgnored.length > 0 ? { hintsIgnored: about.hintsIgnored } : {}),
     },
   };
 }

@@ -27,6 +27,8 @@ export interface SearchRequest {
   /** The query's vectors; none where the mode needs none, or a model finds nothing in it or does not answer. */
   readonly prepared: QueryVectors;
   readonly fusion?: Fusion;
+  /** Only what the rankings find, and of that only what scores as much; absent: weak answers fall back to recency. */
+  readonly leastScore?: number | undefined;
 }
 
 /** How rankings are put together; absent: alike, with k = 60. */
@@ -57,7 +59,9 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
       rankByDistance(tx, embedder.id, vector, filter, POOL),
     ),
   ]);
-  const ranked = await fuse(mode, lexical, nearest, request.fusion ?? {});
+  const { leastScore } = request;
+  const fused = await fuse(mode, lexical, nearest, request.fusion ?? {});
+  const ranked = leastScore === undefined ? fused : fused.filter(({ score }) => score >= leastScore);
   const plan = planText(tx, mode, prepared);
 
   // An explicit mode is answered by that mode alone.
@@ -65,6 +69,15 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
     ([best], i) => best !== undefined && 1 - best.score < (prepared.vectors[i]?.embedder.nearDistance ?? 0),
   );
   const credible = lexical.length > 0 || isNear;
+  if (mode === "hybrid" && !credible && leastScore !== undefined) {
+    return {
+      tier: "hybrid",
+      tierReason: "no shared word and no vector near enough",
+      plan,
+      hits: [],
+      candidates: ranked.length,
+    };
+  }
   if (mode === "hybrid" && !credible) {
     const hits = await recentHits(tx, filter, request.fullContextTokens, request.includeDuplicates ? k : POOL);
     return {

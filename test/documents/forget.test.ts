@@ -58,6 +58,22 @@ describe("forgetting what a document says", () => {
     },
   );
 
+  test("takes headings, titles and sources that name it", async () => {
+    const client = await service.mint("agent", { org: "names" });
+    const { body } = await client.upload(
+      "# About okapicanary\n\nThe animal lives in the forest and eats leaves all day long, says the keeper.\n\n# Other\n\nNothing here.",
+      "okapicanary_notes.md",
+      { source: "https://example.com/okapicanary" },
+    );
+    await client.processed(body.id);
+    await client.post("/forget", { query: "okapicanary", purge: true });
+    for (const table of ["passage", "document", "keyword", "document_content"]) {
+      const rows = await service.database.sql(`SELECT 1 FROM scopefloor.${table} t WHERE t::text LIKE '%okapicanary%'`);
+      expect(rows, table).toEqual([]);
+    }
+    expect((await client.get(`/documents/${body.id}`)).body).toMatchObject({ title: "untitled", source: null });
+  });
+
   test("says in its receipt how many documents it could not see yet", async () => {
     const quiet = await startService();
     try {

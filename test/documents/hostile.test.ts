@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { deflateRawSync, deflateSync } from "node:zlib";
+import { crc32, deflateRawSync, deflateSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { MEDIA_TYPES } from "../../src/documents/media-type.ts";
 import { PARSER_LIMITS, parseDocument } from "../../src/documents/parser.ts";
@@ -58,15 +58,6 @@ function zipOf(entries: { name: string; data: Uint8Array; says?: number; flags?:
   end.writeUInt32LE(centralSize, 12);
   end.writeUInt32LE(offset, 16);
   return Buffer.concat([...parts, ...directory, end]);
-}
-
-function crc32(data: Uint8Array): number {
-  let crc = ~0;
-  for (const byte of data) {
-    crc ^= byte;
-    for (let i = 0; i < 8; i++) crc = (crc >>> 1) ^ (0xedb88320 & -(crc & 1));
-  }
-  return ~crc >>> 0;
 }
 
 const WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main";

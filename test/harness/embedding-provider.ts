@@ -24,6 +24,8 @@ export interface EmbeddingProvider {
   modelNamed(name: string): ModelSettings;
   readonly calls: { texts: string[]; at: number }[];
   behave(behaviour: Behaviour): void;
+  /** Before each answer. */
+  delayMs: number;
   stop(): Promise<void>;
 }
 
@@ -38,6 +40,7 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     const { input, model } = JSON.parse(Buffer.concat(parts).toString()) as { input: string | string[]; model: string };
     const texts = Array.isArray(input) ? input : [input];
     calls.push({ texts, at: performance.now() });
+    if (provider.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, provider.delayMs));
     let now = behaviour;
     while (typeof now === "function") now = now(texts);
     const json = (status: number, body: unknown, headers = {}) => {
@@ -78,7 +81,8 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     openaiApiKey: "test",
     openaiBaseUrl: baseUrl,
   });
-  return {
+  const provider: EmbeddingProvider = {
+    delayMs: 0,
     models: modelNamed("scripted"),
     modelNamed,
     calls,
@@ -90,4 +94,5 @@ export async function startProvider(): Promise<EmbeddingProvider> {
       await new Promise((resolve) => server.close(resolve));
     },
   };
+  return provider;
 }

@@ -188,32 +188,30 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         Array.from({ length: 300 }, (_, i) => `Document ${n}, paragraph ${i}: ${"words and more ".repeat(20)}`).join(
           "\n\n",
         );
-      const expected = new Map<string, number>();
-      for (let n = 0; n < 8; n++) {
-        const { body } = await agent.upload(text(n), `${n}.txt`);
-        expected.set(body.id, 0);
-      }
-      const ids = [...expected.keys()];
+      const ids: string[] = [];
+      const send = async (n: number) => ids.push((await agent.upload(text(n), `${n}.txt`)).body.id);
+      for (let n = 0; n < 6; n++) await send(n);
       const statuses = async () =>
         (await service.database.sql("SELECT id, status, error FROM scopefloor.document")) as {
           id: string;
           status: string;
           error: string | null;
         }[];
-      // A slow model, so that a kill falls into the embedding too.
-      let delay = 0;
-      provider.behave(() => "ok");
-      const checkpoints: string[] = [];
+      // A slow model, so that kills fall into the embedding too.
+      provider.delayMs = 60;
+      const unfinished: string[] = [];
       for (let round = 0; round < 10; round++) {
         worker = await start();
-        await pause(100 + round * 90);
-        checkpoints.push((await statuses()).map(({ status }) => status).join(","));
+        await pause(50 + round * 120);
+        const open = (await statuses()).map(({ status }) => status).filter((status) => status !== "ready");
+        if (open.length > 0) unfinished.push(open.sort().join(","));
         await kill(worker);
-        delay++;
+        await send(10 + round);
       }
-      expect(delay).toBe(10);
-      // The kills fell into different stages.
-      expect(new Set(checkpoints).size).toBeGreaterThan(2);
+      // Nearly every kill met work, and not always at the same stage of it.
+      expect(unfinished.length).toBeGreaterThan(7);
+      expect(new Set(unfinished).size).toBeGreaterThan(2);
+      provider.delayMs = 0;
       worker = await start();
       await until("all are ready", async () => (await statuses()).every(({ status }) => status === "ready"), 60);
       const counts = await Promise.all(ids.map((id) => outcomeOf(service, id)));

@@ -388,6 +388,53 @@ describe("profile, state, inspect and audit", () => {
   });
 });
 
+describe("what stays behind an answer", () => {
+  test("a stored answer with facts goes with them, and a typed question names the hints that it ignored", async () => {
+    const client = await tenant();
+    const headers = { "idempotency-key": "told-once" };
+    await client.post("/facts", { triples: [{ entity: alice, key: "pin", value: "axolotlcanary" }] }, { headers });
+    const stored = () =>
+      service.database.sql("SELECT 1 FROM scopefloor.idempotency WHERE answer::text LIKE '%axolotlcanary%'");
+    expect(await stored()).toHaveLength(1);
+    const hinted = await client.post<{ tier: string; trace: { hintsIgnored: string[] } }>("/query", {
+      query: "Alice's pin",
+      useHyde: true,
+    });
+    expect(hinted.body).toMatchObject({ tier: "direct", trace: { hintsIgnored: ["useHyde"] } });
+    await client.del("/entities/Person/Alice");
+    expect(await stored()).toEqual([]);
+    await client.call("PUT", "/memory/today", { value: "new" });
+    const then = await client.post<{ tier: string }>("/query", { query: "memory:today", asOf: "2020-01-01T00:00:00Z" });
+    expect(then.body.tier).not.toBe("direct");
+  });
+
+  test("a write-only key learns nothing of what was known before", async () => {
+    const client = await tenant();
+    const blind = await service.mint("agent", { org: `tenant-${tenants}` }, { verbs: ["memory:write"] });
+    await tell(client, [{ entity: alice, key: "pin", value: "4711" }]);
+    for (const value of ["4711", "0000"]) {
+      const answer = await blind.post("/facts", {
+        triples: [{ entity: alice, key: "pin", value }],
+        observedAt: "2001-01-01T00:00:00Z",
+      });
+      expect(Object.keys(answer.body).sort()).toEqual(["mode", "sessionId"]);
+    }
+    await client.call("PUT", "/memory/pin", { value: 1 });
+    const put = await blind.call<{ createdAt: string; updatedAt: string }>("PUT", "/memory/pin", { value: 2 });
+    expect(put.body.createdAt).toBe(put.body.updatedAt);
+  });
+
+  test("of two values for a key in one call the later is current", async () => {
+    const client = await tenant();
+    const { extraction } = await tell(client, [
+      { entity: alice, key: "city", value: "Oslo" },
+      { entity: alice, key: "city", value: "Lima" },
+    ]);
+    expect(extraction.attributes.map(({ current }) => current)).toEqual([false, true]);
+    expect((await about(client)).attributes).toMatchObject([{ value: "Lima" }]);
+  });
+});
+
 describe("forgetting", () => {
   test("a topic takes facts, their history and keyed items with it, and lists them in the dry run", async () => {
     const client = await tenant();

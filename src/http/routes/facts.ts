@@ -90,6 +90,7 @@ export const factEndpoints = [
     operation: "facts",
     summary: "Remember a text, triples, or both",
     answer: answers.fact,
+    recalls: true, // what it took out of the triples
     body: factBody,
     handle: async ({ enter, body, deps }) => {
       const triples = triplesOf(body);
@@ -114,7 +115,8 @@ export const factEndpoints = [
         return {
           mode: triples.length > 0 ? "triples" : "none",
           ...ids,
-          ...(triples.length > 0 ? { extraction: extractionOf(stored) } : {}),
+          // What was known before is for those who may read.
+          ...(triples.length > 0 && tx.entry.verbs.includes("memory:read") ? { extraction: extractionOf(stored) } : {}),
         };
       });
     },

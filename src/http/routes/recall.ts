@@ -127,7 +127,11 @@ export const recallEndpoints = [
         // No vector is made for what is found by its name.
         try {
           direct = await enter(demandOf(body), async (tx) => {
-            const found = await recallDirectly(tx, body.query, question, body, body.k ?? DEFAULT_K);
+            const found = await recallDirectly(tx, body.query, question, {
+              moment: body,
+              k: body.k ?? DEFAULT_K,
+              hintsIgnored: ignoredHints(body),
+            });
             if (found === undefined) throw new NotDirect();
             return { ...found, queryMs: elapsed(startedAt) };
           });
