@@ -4,8 +4,8 @@
  * many parsers, and embedding their chunks.
  */
 import { readFile } from "node:fs/promises";
-import { mediaTypeOf } from "../src/documents/media-type.ts";
-import { parseDocument } from "../src/documents/parser.ts";
+import { mediaTypeOf } from "../src/documents/parsing/media-type.ts";
+import { parseDocument } from "../src/documents/parsing/parser.ts";
 import { LexicalEmbeddings } from "../src/models/lexical-embeddings.ts";
 import { docxOf, htmlOf, markdownOf, pdfOf, type Section } from "../test/harness/files.ts";
 import { load, quantile, round, table } from "./measure.ts";
@@ -131,7 +131,7 @@ export default async function upload(): Promise<Record<string, unknown>> {
         timeoutMs: 60_000,
         heapMb: 512,
         residentMb: 1_024,
-        entry: "dist/documents/parser-process.js",
+        entry: "dist/documents/parsing/parser-process.js",
       });
     });
     const parsingSeconds = files.length / parsing.perSecond;

@@ -14,7 +14,7 @@ import { drizzle } from "drizzle-orm/pg-proxy";
 import { sql } from "drizzle-orm/sql";
 import type { Entry } from "./enter.ts";
 import type { Row, Transaction } from "./lease.ts";
-import { scopedTables } from "./tables.ts";
+import { scopedTables } from "./tables/index.ts";
 
 export type { SQL };
 export { sql };

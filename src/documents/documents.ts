@@ -3,7 +3,7 @@ import { json, list, type ScopedTransaction, type SQL, sql } from "../db/scoped.
 import { AppError, notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
-import type { MediaType } from "./media-type.ts";
+import type { MediaType } from "./parsing/media-type.ts";
 import { PART_BYTES, type SpooledFile } from "./spool.ts";
 
 /** In the order in which a document goes through them; `extracting_nodes` is for a chat model, which is not used yet. */

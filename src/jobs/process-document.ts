@@ -1,13 +1,13 @@
 import { v7 as uuid } from "uuid";
 import { enterJob, JobGone, type TakenJob } from "../db/enter-job.ts";
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
-import type { Chunk } from "../documents/chunk.ts";
 import type { DocumentStatus } from "../documents/documents.ts";
-import type { Keyword } from "../documents/keywords.ts";
-import type { MediaType } from "../documents/media-type.ts";
 import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
-import { parseDocument } from "../documents/parser.ts";
-import { UnreadableDocument } from "../documents/unreadable.ts";
+import type { Chunk } from "../documents/parsing/chunk.ts";
+import type { Keyword } from "../documents/parsing/keywords.ts";
+import type { MediaType } from "../documents/parsing/media-type.ts";
+import { parseDocument } from "../documents/parsing/parser.ts";
+import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/passages.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import { JobGone, type TakenJob } from "../db/enter-job.ts";
 import type { Database } from "../db/lease.ts";
-import { PARSER_LIMITS, type ParserLimits } from "../documents/parser.ts";
+import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
 import type { Models } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { embedPassages } from "./embed-passages.ts";

@@ -1,9 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { crc32, deflateRawSync, deflateSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
-import { MEDIA_TYPES } from "../../src/documents/media-type.ts";
-import { PARSER_LIMITS, parseDocument } from "../../src/documents/parser.ts";
-import { UnreadableDocument } from "../../src/documents/unreadable.ts";
+import { MEDIA_TYPES } from "../../src/documents/parsing/media-type.ts";
+import { PARSER_LIMITS, parseDocument } from "../../src/documents/parsing/parser.ts";
+import { UnreadableDocument } from "../../src/documents/parsing/unreadable.ts";
 import { docxOf, pdfOf } from "../harness/files.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 

@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { v7 as uuid } from "uuid";
 import { inject } from "vitest";
 import type { Principal } from "../../src/db/enter.ts";
-import { PARSER_LIMITS } from "../../src/documents/parser.ts";
+import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";

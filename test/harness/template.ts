@@ -34,7 +34,7 @@ async function buildParser(project: TestProject): Promise<() => Promise<void>> {
   const outfile = join(folder, "parser.mjs");
   const require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);";
   await build({
-    entryPoints: ["src/documents/parser-process.ts"],
+    entryPoints: ["src/documents/parsing/parser-process.ts"],
     outfile,
     bundle: true,
     platform: "node",

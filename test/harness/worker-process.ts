@@ -1,6 +1,6 @@
 /** A worker in a process of its own, for tests that kill it. Its one argument says what it works on, as JSON. */
 import { openPostgres } from "../../src/db/open.ts";
-import { PARSER_LIMITS } from "../../src/documents/parser.ts";
+import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import { startWorker } from "../../src/jobs/worker.ts";
 import { createLog } from "../../src/log.ts";
 import { LOCAL_MODELS, type ModelSettings, Models } from "../../src/models/models.ts";

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Caller, enterScope } from "../../src/db/enter.ts";
 import type { Lease, Leases } from "../../src/db/lease.ts";
 import { type ScopedTransaction, sql } from "../../src/db/scoped.ts";
-import { passage } from "../../src/db/tables.ts";
+import { passage } from "../../src/db/tables/memory.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 

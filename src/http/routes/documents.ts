@@ -12,16 +12,7 @@ import {
   readPart,
   replaceDocument,
 } from "../../documents/documents.ts";
-import {
-  describeKeyword,
-  KEYWORD_ORDERS,
-  keywordsOfDocument,
-  listKeywords,
-  recomputeLinks,
-  searchKeywords,
-} from "../../documents/keyword-index.ts";
-import { mediaTypeOf } from "../../documents/media-type.ts";
-import { normalise } from "../../documents/normalise.ts";
+import { mediaTypeOf } from "../../documents/parsing/media-type.ts";
 import { unprocessable } from "../../errors.ts";
 import { queryDocuments } from "../../recall/documents.ts";
 import { prepareQuery } from "../../recall/recall.ts";
@@ -29,7 +20,6 @@ import * as answers from "../answers.ts";
 import { Download, endpoint } from "../endpoint.ts";
 import type { Upload } from "../upload.ts";
 import {
-  count,
   fields,
   k,
   labels,
@@ -117,18 +107,6 @@ export const documentEndpoints = [
   }),
   endpoint({
     method: "post",
-    path: "/{ctx}/documents/recompute-links",
-    verb: "memory:write",
-    mode: "write",
-    operation: "recompute_links",
-    summary: "Link the documents of a scope by the keywords that they share",
-    answer: answers.links,
-    body: fields({ scopes: writeSelector }),
-    handle: ({ enter, body }) =>
-      enter({ selector: body.scopes }, async (tx) => ({ linksEmitted: await recomputeLinks(tx) })),
-  }),
-  endpoint({
-    method: "post",
     path: "/{ctx}/documents/query",
     verb: "memory:read",
     mode: "select",
@@ -179,58 +157,6 @@ export const documentEndpoints = [
         queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
       }));
     },
-  }),
-  endpoint({
-    method: "get",
-    path: "/{ctx}/documents/keywords",
-    verb: "memory:read",
-    operation: "keywords",
-    summary: "List keywords",
-    answer: answers.keywords,
-    query: fields({
-      ...pageAndSize,
-      ...lens,
-      q: z.string().trim().min(1).max(200).optional(),
-      minDocumentCount: count(1, 1_000_000, 1),
-      sort: z.enum(KEYWORD_ORDERS).default("documentCount"),
-    }),
-    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listKeywords(tx, query)),
-  }),
-  endpoint({
-    method: "post",
-    path: "/{ctx}/documents/keywords/search",
-    verb: "memory:read",
-    mode: "select",
-    operation: "keywords_search",
-    summary: "Search keywords",
-    answer: answers.keywordResults,
-    recalls: true,
-    body: fields({
-      query: queryText,
-      k: k.optional(),
-      threshold: z.number().min(0).max(1).optional(),
-      lens: readSelector,
-      scopeView: scopeView.optional(),
-    }),
-    handle: ({ enter, body }) => {
-      const startedAt = performance.now();
-      return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
-        results: await searchKeywords(tx, { query: body.query, k: body.k ?? 10, threshold: body.threshold ?? 0 }),
-        queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
-      }));
-    },
-  }),
-  endpoint({
-    method: "get",
-    path: "/{ctx}/documents/keywords/{normalised}",
-    verb: "memory:read",
-    operation: "keywords",
-    summary: "A keyword and its documents",
-    answer: answers.describedKeyword,
-    params: z.object({ normalised: z.string().max(200) }),
-    query: fields(lens),
-    handle: ({ enter, params, query }) =>
-      enter(listDemand(query), (tx) => describeKeyword(tx, normalise(params.normalised))),
   }),
   endpoint({
     method: "get",
@@ -305,15 +231,5 @@ export const documentEndpoints = [
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
       enter({}, async (tx) => ({ chunks: await listChunks(tx, params.id, query.limit, query.offset) })),
-  }),
-  endpoint({
-    method: "get",
-    path: "/{ctx}/documents/{id}/keywords",
-    verb: "memory:read",
-    operation: "keywords",
-    summary: "A document's keywords",
-    answer: answers.documentKeywords,
-    params: id,
-    handle: ({ enter, params }) => enter({}, async (tx) => ({ keywords: await keywordsOfDocument(tx, params.id) })),
   }),
 ];

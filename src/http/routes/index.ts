@@ -3,6 +3,7 @@ import { contextEndpoints } from "./contexts.ts";
 import { documentEndpoints } from "./documents.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
+import { keywordEndpoints } from "./keywords.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
@@ -25,6 +26,7 @@ export const endpoints: readonly Endpoint[] = [
   ...forgetEndpoints,
   ...scopeEndpoints,
   ...traceEndpoints,
+  ...keywordEndpoints,
   ...documentEndpoints,
   ...structureEndpoints,
   ...principalEndpoints,

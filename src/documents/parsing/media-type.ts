@@ -1,4 +1,4 @@
-import { AppError } from "../errors.ts";
+import { AppError } from "../../errors.ts";
 
 /** What the service extracts text from. */
 export const MEDIA_TYPES = {

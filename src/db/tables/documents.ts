@@ -1,0 +1,104 @@
+import { sql } from "drizzle-orm";
+import { foreignKey, index, integer, primaryKey, real, text, unique, uuid } from "drizzle-orm/pg-core";
+import { bytea, createdAt, scopefloor, scopeId, time } from "./columns.ts";
+
+/** An uploaded file. Its bytes are in `document_content`, its text in passages of kind chunk. */
+export const document = scopefloor.table(
+  "document",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    title: text("title").notNull(),
+    source: text("source"),
+    mimeType: text("mime_type").notNull(),
+    sizeBytes: integer("size_bytes").notNull(),
+    /** SHA-256 of the bytes, hex; null once part of the document was forgotten, and with it the bytes. */
+    contentHash: text("content_hash"),
+    labels: text("labels").array().notNull().default(sql`'{}'`),
+    status: text("status").notNull().default("queued"),
+    error: text("error"),
+    /** Of the upload; `readyVersion` is the one whose chunks recall sees. */
+    version: integer("version").notNull().default(1),
+    readyVersion: integer("ready_version"),
+    observedAt: time("observed_at").notNull(),
+    createdAt: createdAt(),
+    updatedAt: time("updated_at").notNull().default(sql`now()`),
+    processingStartedAt: time("processing_started_at"),
+    processingCompletedAt: time("processing_completed_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("document_id").on(t.id),
+    index("document_recent").on(t.scopeId, t.createdAt),
+    // Within a scope only: a foreign copy of the same file changes nothing.
+    unique("document_hash").on(t.scopeId, t.contentHash),
+  ],
+);
+
+/** A document's bytes, in parts of 1 MiB, so that neither side holds a file in memory. */
+export const documentContent = scopefloor.table(
+  "document_content",
+  {
+    scopeId: scopeId(),
+    documentId: uuid("document_id").notNull(),
+    version: integer("version").notNull(),
+    part: integer("part").notNull(),
+    bytes: bytea("bytes").notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.documentId, t.version, t.part] }),
+    foreignKey({
+      columns: [t.scopeId, t.documentId],
+      foreignColumns: [document.scopeId, document.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** Key phrases of a document. */
+export const keyword = scopefloor.table(
+  "keyword",
+  {
+    scopeId: scopeId(),
+    documentId: uuid("document_id").notNull(),
+    /** Lower case, single spaces: what two documents share. */
+    normalised: text("normalised").notNull(),
+    phrase: text("phrase").notNull(),
+    score: real("score").notNull(),
+    count: integer("count").notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.documentId, t.normalised] }),
+    index("keyword_normalised").on(t.scopeId, t.normalised),
+    foreignKey({
+      columns: [t.scopeId, t.documentId],
+      foreignColumns: [document.scopeId, document.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** Two documents of one scope that share keywords. Both ends are in the scope: there is no edge out of it. */
+export const documentLink = scopefloor.table(
+  "document_link",
+  {
+    scopeId: scopeId(),
+    fromId: uuid("from_id").notNull(),
+    toId: uuid("to_id").notNull(),
+    /** Jaccard similarity of the two sets of keywords. */
+    weight: real("weight").notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.fromId, t.toId] }),
+    index("document_link_to").on(t.scopeId, t.toId),
+    foreignKey({
+      name: "document_link_from_fk",
+      columns: [t.scopeId, t.fromId],
+      foreignColumns: [document.scopeId, document.id],
+    }).onDelete("cascade"),
+    foreignKey({
+      name: "document_link_to_fk",
+      columns: [t.scopeId, t.toId],
+      foreignColumns: [document.scopeId, document.id],
+    }).onDelete("cascade"),
+  ],
+);

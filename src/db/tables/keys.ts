@@ -1,0 +1,54 @@
+import { sql } from "drizzle-orm";
+import { boolean, index, integer, jsonb, real, text, uuid } from "drizzle-orm/pg-core";
+import { bytea, createdAt, scopefloor, scopeId, time } from "./columns.ts";
+
+export const apiKey = scopefloor.table(
+  "api_key",
+  {
+    id: uuid("id").primaryKey(),
+    /** The scope of the key's floor. */
+    scopeId: scopeId(),
+    parentId: uuid("parent_id"),
+    name: text("name").notNull(),
+    principal: text("principal").notNull(),
+    floor: jsonb("floor").notNull(),
+    verbs: text("verbs").array().notNull(),
+    content: boolean("content").notNull().default(true),
+    /** SHA-256 of the SHA-256 of the secret: reading this table opens nothing. */
+    secretHash: bytea("secret_hash").notNull().unique(),
+    previousHash: bytea("previous_hash"),
+    previousUntil: time("previous_until"),
+    createdAt: createdAt(),
+    expiresAt: time("expires_at"),
+    revokedAt: time("revoked_at"),
+    lastUsedAt: time("last_used_at"),
+  },
+  (t) => [
+    index("api_key_previous_hash").on(t.previousHash).where(sql`previous_hash IS NOT NULL`),
+    index("api_key_parent").on(t.parentId, t.createdAt),
+    index("api_key_scope").on(t.scopeId),
+  ],
+);
+
+/** The secrets that sign tickets, as HMAC pads; two are valid at a time. */
+export const ticketSecret = scopefloor.table("ticket_secret", {
+  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  innerPad: bytea("inner_pad").notNull(),
+  outerPad: bytea("outer_pad").notNull(),
+  createdAt: createdAt(),
+});
+
+export const context = scopefloor.table("context", {
+  id: text("id").primaryKey(),
+  config: jsonb("config").notNull().default({}),
+  createdAt: createdAt(),
+});
+
+export const embedder = scopefloor.table("embedder", {
+  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  name: text("name").notNull().unique(),
+  dimensions: integer("dimensions").notNull(),
+  /** Cosine distance below which two texts are about the same thing, measured when the model was registered. */
+  nearDistance: real("near_distance").notNull().default(0.5),
+  createdAt: createdAt(),
+});

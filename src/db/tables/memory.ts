@@ -1,0 +1,126 @@
+import { sql } from "drizzle-orm";
+import { foreignKey, index, integer, jsonb, primaryKey, smallint, text, unique, uuid } from "drizzle-orm/pg-core";
+import { createdAt, halfvec, scopefloor, scopeId, time } from "./columns.ts";
+import { document } from "./documents.ts";
+
+export const session = scopefloor.table(
+  "session",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    metadata: jsonb("metadata").notNull().default({}),
+    nextSeq: integer("next_seq").notNull().default(0),
+    createdAt: createdAt(),
+    closedAt: time("closed_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("session_id").on(t.id),
+    index("session_recent").on(t.scopeId, t.createdAt),
+  ],
+);
+
+export const turn = scopefloor.table(
+  "turn",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    sessionId: uuid("session_id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    role: text("role").notNull(),
+    content: text("content").notNull(),
+    seq: integer("seq").notNull(),
+    observedAt: time("observed_at").notNull(),
+    createdAt: createdAt(),
+    expiredAt: time("expired_at"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("turn_id").on(t.id),
+    unique("turn_seq").on(t.scopeId, t.sessionId, t.seq),
+    foreignKey({
+      columns: [t.scopeId, t.sessionId],
+      foreignColumns: [session.scopeId, session.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** Every retrievable text. */
+export const passage = scopefloor.table(
+  "passage",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    kind: text("kind").notNull(),
+    sessionId: uuid("session_id"),
+    turnId: uuid("turn_id"),
+    apiKeyId: uuid("api_key_id").notNull(),
+    /** Who said it, for a turn. */
+    role: text("role"),
+    text: text("text").notNull(),
+    labels: text("labels").array().notNull().default(sql`'{}'`),
+    category: text("category"),
+    /** Model tokens, by the service's tokenizer. */
+    tokens: integer("tokens").notNull(),
+    /** Length in lexemes, counted with repetitions: BM25's document length. */
+    lexemes: integer("lexemes").notNull(),
+    embedding: halfvec("embedding"),
+    /** The model that has looked at the text, also where it found nothing in it; null: none yet. */
+    embedderId: integer("embedder_id"),
+    observedAt: time("observed_at").notNull(),
+    createdAt: createdAt(),
+    expiredAt: time("expired_at"),
+    /** Of a chunk: its document, its place in it, and offsets in UTF-16 units of the extracted text. */
+    documentId: uuid("document_id"),
+    position: integer("position"),
+    section: text("section"),
+    charStart: integer("char_start"),
+    charEnd: integer("char_end"),
+    /** An older chunk of the scope that says nearly the same. */
+    duplicateOf: uuid("duplicate_of"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("passage_id").on(t.id),
+    index("passage_recent").on(t.scopeId, t.observedAt),
+    index("passage_turn").on(t.scopeId, t.turnId),
+    index("passage_document").on(t.scopeId, t.documentId, t.position),
+    foreignKey({
+      columns: [t.scopeId, t.documentId],
+      foreignColumns: [document.scopeId, document.id],
+    }).onDelete("cascade"),
+    foreignKey({
+      columns: [t.scopeId, t.turnId],
+      foreignColumns: [turn.scopeId, turn.id],
+    }).onDelete("cascade"),
+  ],
+);
+
+/** The inverted index. The covering unique index and the foreign key are in `0002_locks.sql`. */
+export const posting = scopefloor.table("posting", {
+  scopeId: scopeId(),
+  lexeme: text("lexeme").notNull(),
+  passageId: uuid("passage_id").notNull(),
+  tf: smallint("tf").notNull(),
+  /** The passage's length, repeated here so that ranking is an index-only scan. */
+  lexemes: integer("lexemes").notNull(),
+});
+
+/** Parts of chunks' fingerprints: near-duplicates share at least one (src/documents/parsing/fingerprint.ts). */
+export const chunkBand = scopefloor.table(
+  "chunk_band",
+  {
+    scopeId: scopeId(),
+    band: integer("band").notNull(),
+    passageId: uuid("passage_id").notNull(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.band, t.passageId] }),
+    index("chunk_band_passage").on(t.scopeId, t.passageId),
+    foreignKey({
+      columns: [t.scopeId, t.passageId],
+      foreignColumns: [passage.scopeId, passage.id],
+    }).onDelete("cascade"),
+  ],
+);

@@ -1,0 +1,156 @@
+import { sql } from "drizzle-orm";
+import { bigint, boolean, index, integer, jsonb, numeric, primaryKey, real, text, uuid } from "drizzle-orm/pg-core";
+import { bytea, createdAt, scopefloor, scopeId, time } from "./columns.ts";
+
+/**
+ * The queue. The application only adds rows, through `scopefloor.enqueue`; the worker takes them. A
+ * row holds whose work it is and ids, never text; what is done is deleted with its effect's commit.
+ */
+export const job = scopefloor.table(
+  "job",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    kind: text("kind").notNull(),
+    documentId: uuid("document_id"),
+    version: integer("version"),
+    apiKeyId: uuid("api_key_id").notNull(),
+    principal: text("principal").notNull(),
+    onBehalfOf: uuid("on_behalf_of"),
+    /** The scope's epoch when the work was ordered. */
+    epoch: integer("epoch").notNull(),
+    /** Whose turn it uses up: a hash that stands for the tenant (`scopefloor.turn_of`). */
+    floorHash: bigint("floor_hash", { mode: "bigint" }).notNull(),
+    state: text("state").notNull().default("queued"),
+    attempts: integer("attempts").notNull().default(0),
+    runAfter: time("run_after").notNull().default(sql`now()`),
+    /** Who has taken it: a new id each time, so that a late one cannot finish it again. */
+    lease: uuid("lease"),
+    leasedUntil: time("leased_until"),
+    /** Why it was given up or is tried again. No text. */
+    error: text("error"),
+    createdAt: createdAt(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("job_id").on(t.id),
+    index("job_due").on(t.state, t.floorHash, t.runAfter),
+    index("job_document").on(t.scopeId, t.documentId),
+  ],
+);
+
+/** When each floor last got a turn. Hashes only. */
+export const jobTurn = scopefloor.table("job_turn", {
+  floorHash: bigint("floor_hash", { mode: "bigint" }).primaryKey(),
+  takenAt: time("taken_at").notNull(),
+});
+
+/** Stored answers; a row is claimed before the work and filled in the same transaction. */
+export const idempotency = scopefloor.table(
+  "idempotency",
+  {
+    scopeId: scopeId(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    endpoint: text("endpoint").notNull(),
+    key: text("key").notNull(),
+    bodyHash: bytea("body_hash").notNull(),
+    /** Whether the answer holds recalled text: then a forget drops it. */
+    recalled: boolean("recalled").notNull(),
+    /** Null: the answer carried a secret and was not stored. */
+    answer: jsonb("answer"),
+    createdAt: createdAt(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.apiKeyId, t.endpoint, t.key] }),
+    index("idempotency_scope").on(t.scopeId),
+    index("idempotency_age").on(t.createdAt),
+  ],
+);
+
+export const forgetReceipt = scopefloor.table(
+  "forget_receipt",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    /** What was asked for: tags, or the erased marker once those tags are themselves erased. */
+    target: jsonb("target").notNull(),
+    subtree: boolean("subtree").notNull(),
+    action: text("action").notNull(),
+    policy: text("policy").notNull(),
+    counts: jsonb("counts").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id] }), index("forget_receipt_id").on(t.id)],
+);
+
+/** When scopes were erased, by the hash that their lock has. No names, and kept for a day. */
+export const erasure = scopefloor.table(
+  "erasure",
+  {
+    id: uuid("id").primaryKey().default(sql`gen_random_uuid()`),
+    hash: bigint("hash", { mode: "bigint" }).notNull(),
+    at: time("at").notNull(),
+  },
+  (t) => [index("erasure_hash").on(t.hash, t.at)],
+);
+
+export const accessDenied = scopefloor.table(
+  "access_denied",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    floor: jsonb("floor").notNull(),
+    asked: jsonb("asked"),
+    onBehalfOf: text("on_behalf_of"),
+    route: text("route").notNull(),
+    reason: text("reason").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id] }), index("access_denied_recent").on(t.scopeId, t.createdAt)],
+);
+
+/** A public interface for SQL: columns are only ever added. Partitioned by month. */
+export const decisionTrace = scopefloor.table(
+  "decision_trace",
+  {
+    id: uuid("id").notNull(),
+    createdAt: createdAt(),
+    kind: text("kind").notNull(),
+    operation: text("operation").notNull(),
+    scopeId: scopeId(),
+    scope: jsonb("scope").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    principal: text("principal").notNull(),
+    onBehalfOf: uuid("on_behalf_of"),
+    sessionId: uuid("session_id"),
+    parentId: uuid("parent_id"),
+    query: text("query"),
+    tier: text("tier"),
+    tierReason: text("tier_reason"),
+    sources: jsonb("sources"),
+    candidates: integer("candidates"),
+    returned: integer("returned"),
+    provider: text("provider"),
+    model: text("model"),
+    inputTokens: integer("input_tokens").notNull().default(0),
+    outputTokens: integer("output_tokens").notNull().default(0),
+    embeddingTokens: integer("embedding_tokens").notNull().default(0),
+    totalTokens: integer("total_tokens")
+      .notNull()
+      .generatedAlwaysAs(sql`input_tokens + output_tokens + embedding_tokens`),
+    costUsd: numeric("cost_usd"),
+    durationMs: real("duration_ms").notNull(),
+    status: text("status").notNull(),
+    error: text("error"),
+    /** Where the token counts come from: the provider's usage, or the service's tokenizer. */
+    tokenSource: text("token_source"),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id, t.createdAt] }),
+    index("decision_trace_id").on(t.id),
+    index("decision_trace_recent").on(t.scopeId, t.createdAt),
+    index("decision_trace_time").on(t.createdAt),
+  ],
+);

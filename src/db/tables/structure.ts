@@ -1,0 +1,82 @@
+import { sql } from "drizzle-orm";
+import { foreignKey, index, jsonb, primaryKey, text, unique, uuid } from "drizzle-orm/pg-core";
+import { createdAt, scopefloor, scopeId, time } from "./columns.ts";
+
+/** Something with a name and a type that facts are about. */
+export const entity = scopefloor.table(
+  "entity",
+  {
+    scopeId: scopeId(),
+    id: uuid("id").notNull(),
+    type: text("type").notNull(),
+    name: text("name").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id] }),
+    index("entity_id").on(t.id),
+    unique("entity_name").on(t.scopeId, t.type, t.name),
+  ],
+);
+
+/**
+ * When a fact was true (`valid_…`, from what was observed) and when it was believed (`created_at` to
+ * `closed_at`). A newer value for the same key closes it; nothing is overwritten.
+ */
+const fact = () => ({
+  scopeId: scopeId(),
+  id: uuid("id").notNull(),
+  entityId: uuid("entity_id").notNull(),
+  key: text("key").notNull(),
+  category: text("category"),
+  validFrom: time("valid_from").notNull(),
+  validUntil: time("valid_until"),
+  supersededBy: uuid("superseded_by"),
+  closedAt: time("closed_at"),
+  sessionId: uuid("session_id"),
+  turnId: uuid("turn_id"),
+  apiKeyId: uuid("api_key_id").notNull(),
+  createdAt: createdAt(),
+  expiredAt: time("expired_at"),
+});
+
+export const attribute = scopefloor.table("attribute", { ...fact(), value: jsonb("value").notNull() }, (t) => [
+  primaryKey({ columns: [t.scopeId, t.id] }),
+  index("attribute_key").on(t.scopeId, t.entityId, t.key),
+  foreignKey({
+    columns: [t.scopeId, t.entityId],
+    foreignColumns: [entity.scopeId, entity.id],
+  }).onDelete("cascade"),
+]);
+
+export const relation = scopefloor.table("relation", { ...fact(), targetId: uuid("target_id").notNull() }, (t) => [
+  primaryKey({ columns: [t.scopeId, t.id] }),
+  index("relation_key").on(t.scopeId, t.entityId, t.key),
+  index("relation_target").on(t.scopeId, t.targetId),
+  foreignKey({
+    name: "relation_entity_fk",
+    columns: [t.scopeId, t.entityId],
+    foreignColumns: [entity.scopeId, entity.id],
+  }).onDelete("cascade"),
+  foreignKey({
+    name: "relation_target_fk",
+    columns: [t.scopeId, t.targetId],
+    foreignColumns: [entity.scopeId, entity.id],
+  }).onDelete("cascade"),
+]);
+
+/** The keyed store: one JSON value for a key at a scope. */
+export const memoryItem = scopefloor.table(
+  "memory_item",
+  {
+    scopeId: scopeId(),
+    key: text("key").notNull(),
+    id: uuid("id").notNull(),
+    value: jsonb("value").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+    updatedAt: time("updated_at").notNull().default(sql`now()`),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.key] })],
+);
