@@ -1,9 +1,10 @@
 /** Runs once: makes the migrated template that every test database is a copy of. */
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { build } from "esbuild";
+import { promisify } from "node:util";
 import postgres from "postgres";
 import type { TestProject } from "vitest/node";
 import { dumpEmbedded } from "../../src/db/embedded.ts";
@@ -16,9 +17,9 @@ declare module "vitest" {
     /** A file that PGlite loads, or undefined on PostgreSQL. */
     embeddedTemplate: string | undefined;
     /** The server's URL and the template database's name, or undefined when embedded. */
+    postgresTemplate: { url: string; name: string } | undefined;
     /** The built parser of documents. */
     parser: string;
-    postgresTemplate: { url: string; name: string } | undefined;
   }
 }
 
@@ -31,19 +32,8 @@ export const withDatabase = (url: string, name: string) => {
 /** The parser of documents as one file: from source each of its processes would compile it anew. */
 async function buildParser(project: TestProject): Promise<() => Promise<void>> {
   const folder = await mkdtemp(join(tmpdir(), "scopefloor-parser-"));
-  const outfile = join(folder, "parser.mjs");
-  const require = "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);";
-  await build({
-    entryPoints: ["src/documents/parsing/parser-process.ts"],
-    outfile,
-    bundle: true,
-    platform: "node",
-    target: "node20",
-    format: "esm",
-    banner: { js: require },
-    logLevel: "error",
-  });
-  project.provide("parser", outfile);
+  await promisify(execFile)("npm", ["run", "build:parser", "--", `--outdir=${folder}`]);
+  project.provide("parser", join(folder, "parser-process.js"));
   return () => rm(folder, { recursive: true });
 }
 
