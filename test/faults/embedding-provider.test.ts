@@ -62,6 +62,34 @@ describe("a provider that answers", () => {
     expect(found.trace.plan).toContain("exact vectors");
   });
 
+  test("may speak Ollama's protocol: its tokens and its failures are read in the same way", async () => {
+    const ollama = await startService({
+      models: { ...provider.models, embeddings: "ollama:scripted" },
+      worker: { backoffSeconds: 0.1 },
+    });
+    try {
+      const client = await ollama.mint("agent", { org: "ollama" });
+      await client.remember("The lighthouse keeper counts the ships.");
+      const found = await ask(client, "who counts ships");
+      expect(found.trace.tokens).toMatchObject({ embedding: 7, source: "provider" });
+      expect(found.trace.plan).toContain("exact vectors");
+      provider.behave("500");
+      await client.remember("The lamp burns all night.");
+      const later = await ask(client, "lamp night");
+      expect(later.hits[0]?.text).toBe("The lamp burns all night.");
+      expect(later.trace.plan).toContain("it answered 500");
+      provider.behave("ok");
+      await until("embedded", async () => {
+        const [row] = await ollama.database.sql(
+          "SELECT count(*)::int AS n FROM scopefloor.passage WHERE embedding IS NULL",
+        );
+        return row?.n === 0;
+      });
+    } finally {
+      await ollama.stop();
+    }
+  });
+
   test("without usage is counted by the tokenizer, and the trace says that", async () => {
     const client = await tenant();
     provider.behave("no usage");

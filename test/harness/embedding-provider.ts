@@ -18,7 +18,7 @@ export type Behaviour =
   | ((texts: readonly string[]) => Behaviour);
 
 export interface EmbeddingProvider {
-  /** OpenAI's shape, under the model's name `scripted`. */
+  /** OpenAI's shape, under the model's name `scripted`. The same server speaks Ollama's at `/api/embed`. */
   readonly models: ModelSettings;
   /** The same with another model's name, and so other vectors. */
   modelNamed(name: string): ModelSettings;
@@ -61,6 +61,8 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     const spoilt = vectors.map((vector) =>
       now === "wrong dimension" ? vector.slice(1) : now === "nan" ? [null, ...vector.slice(1)] : vector,
     );
+    if (request.url === "/api/embed")
+      return json(200, { model, embeddings: spoilt, prompt_eval_count: 7 * texts.length });
     json(200, {
       data: spoilt.map((embedding, index) => ({ object: "embedding", index, embedding })),
       model,
@@ -73,13 +75,14 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     answer(request, response).catch(() => response.destroy());
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+  const origin = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const modelNamed = (name: string): ModelSettings => ({
     ...LOCAL_MODELS,
     embeddings: `openai:${name}`,
     timeoutMs: 4_000,
     openaiApiKey: "test",
-    openaiBaseUrl: baseUrl,
+    openaiBaseUrl: `${origin}/v1`,
+    ollamaBaseUrl: origin,
   });
   const provider: EmbeddingProvider = {
     delayMs: 0,

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { enterJob } from "../../src/db/enter-job.ts";
 import { Queue } from "../../src/jobs/queue.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -34,6 +35,30 @@ test.runIf(onPostgres())(
       await service.database.sql("SELECT id, state, attempts, error, run_after > now() AS later FROM scopefloor.job"),
     ).toEqual([{ id: SECOND, state: "queued", attempts: 1, error: "it answered 500", later: true }]);
     expect(await queue.take(1)).toBeUndefined();
+  },
+);
+
+test.runIf(onPostgres())(
+  "a job whose transaction outlives its lease keeps its row, and holds up nobody else's",
+  async () => {
+    const queue = new Queue(service.database, 30);
+    await service.database.sql("DELETE FROM scopefloor.job");
+    const slow = await service.mint("agent", { org: "slow" });
+    const quick = await service.mint("agent", { org: "quick" });
+    await slow.upload("a long book", "book.txt");
+    const job = await queue.take(1);
+    if (job === undefined) throw new Error("no job");
+    await service.database.sql("UPDATE scopefloor.job SET leased_until = now() - interval '1 minute' WHERE id = $1", [
+      job.id,
+    ]);
+    await enterJob(service.database.worker, job, "default", async (tx) => {
+      await quick.upload("a note", "note.txt");
+      await queue.extend(job); // neither waits for the row that this transaction holds
+      expect(await queue.take(1)).toMatchObject({ kind: "document" });
+      expect(await queue.take(1)).toBeUndefined();
+      await tx.call("finish_job");
+    });
+    await service.database.sql("DELETE FROM scopefloor.job");
   },
 );
 
