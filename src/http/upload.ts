@@ -7,7 +7,7 @@ import { AppError, invalid } from "../errors.ts";
 import { parseJson } from "./body.ts";
 
 /** Bytes of an upload's file. */
-export const UPLOAD_LIMIT = 50 * 1024 * 1024;
+const UPLOAD_LIMIT = 50 * 1024 * 1024;
 const METADATA_LIMIT = 64 * 1024;
 
 /** A multipart body: its file on disk, and what its metadata says, not yet checked. */

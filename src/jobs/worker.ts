@@ -23,7 +23,7 @@ export interface WorkerOptions {
   readonly parser: ParserLimits;
 }
 
-export const WORKER_DEFAULTS: WorkerOptions = {
+const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 2,
   perFloor: 1,
   leaseSeconds: 30,

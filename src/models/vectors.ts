@@ -2,7 +2,7 @@
 export type VectorText = string & { readonly __vector: unique symbol };
 
 /** Models pad nothing: pgvector's halfvec holds up to 16,000 dimensions of half precision. */
-export const MOST_DIMENSIONS = 16_000;
+const MOST_DIMENSIONS = 16_000;
 /** Beyond it a half-precision number is infinite. */
 const LARGEST = 65_504;
 

@@ -21,7 +21,7 @@ export interface ChunkSize {
   readonly overlap: number;
 }
 
-export const CHUNK_SIZE: ChunkSize = { size: 1_000, overlap: 100 };
+const CHUNK_SIZE: ChunkSize = { size: 1_000, overlap: 100 };
 
 /** A section longer than this is cut first: the splitter takes one string's pieces into memory at once. */
 const MOST_AT_ONCE = 1_000_000;

@@ -15,7 +15,7 @@ export interface Extracted {
 }
 
 /** Characters of text that a document may come to. */
-export const MOST_CHARACTERS = 64 * 1024 * 1024;
+const MOST_CHARACTERS = 64 * 1024 * 1024;
 
 /** @throws UnreadableDocument */
 export async function extract(bytes: Uint8Array, type: MediaType): Promise<Extracted> {
@@ -82,7 +82,7 @@ function decode(bytes: Uint8Array): string {
 }
 
 /** ATX and setext headings outside of fenced code; the heading belongs to the section that it opens. */
-export function underHeadings(text: string): Extracted {
+function underHeadings(text: string): Extracted {
   const sections: Section[] = [];
   let title: string | null = null;
   let start = 0;
