@@ -188,13 +188,18 @@ export async function getDocument(tx: ScopedTransaction, id: string): Promise<Do
   return progress === undefined ? document : { ...document, progress };
 }
 
-/** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
-export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
+/** Takes a document's chunks out, with their vectors, postings and fingerprints. */
+export async function removeChunks(tx: ScopedTransaction, id: string): Promise<void> {
   // Postings first: a passage's own deletion would take them one by one.
   const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${id}::uuid)`;
   await tx.remove("posting", chunks);
   await tx.remove("chunk_band", chunks);
   await tx.remove("passage", sql`document_id = ${id}::uuid`);
+}
+
+/** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
+export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
+  await removeChunks(tx, id);
   const deleted = await tx.remove("document", sql`id = ${id}::uuid`);
   if (deleted === 0) throw notFound();
   await tx.call("drop_recalled_answers"); // they may hold its text
@@ -287,26 +292,4 @@ export async function forgetBytes(tx: ScopedTransaction, documents: readonly str
   await tx.remove("keyword", sql`document_id = ANY (${ids}::uuid[])`);
   const contentHash = sql`CASE WHEN version = ready_version THEN NULL ELSE content_hash END` as never;
   return tx.update("document", { contentHash, updatedAt: sql`now()` as never }, sql`id = ANY (${ids}::uuid[])`);
-}
-
-/**
- * Takes headings, titles and sources away that say a share of a query's content words: they are kept
- * with every chunk, or with the document.
- */
-export async function forgetNames(tx: ScopedTransaction, query: string, threshold: number): Promise<number> {
-  const asked = sql`tsvector_to_array(to_tsvector('english', ${query}))`;
-  const says = (text: SQL) => sql`
-    (SELECT count(*) FROM unnest(tsvector_to_array(to_tsvector('english', ${text}))) l WHERE l = ANY (${asked}))::float8
-      / greatest(1, cardinality(${asked})) >= greatest(${threshold}::float8, 0.01)`;
-  // A file's name is a title too: its words are joined by what is not white space.
-  const spaced = (column: SQL) => sql`translate(${column}, '_.-/', '    ')`;
-  const updatedAt = sql`now()` as never;
-  const sections = await tx.update("passage", { section: null }, sql`section IS NOT NULL AND ${says(sql`section`)}`);
-  const titles = await tx.update("document", { title: "untitled", updatedAt }, says(spaced(sql`title`)));
-  const sources = await tx.update(
-    "document",
-    { source: null, updatedAt },
-    sql`source IS NOT NULL AND ${says(spaced(sql`source`))}`,
-  );
-  return sections + titles + sources;
 }

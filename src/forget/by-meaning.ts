@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import { forgetBytes, forgetNames } from "../documents/documents.ts";
+import { forgetBytes } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
 import { NO_FILTER } from "../recall/filter.ts";
@@ -7,6 +7,7 @@ import { rankByBm25 } from "../recall/lexical.ts";
 import { fetchHits } from "../recall/passages.ts";
 import { rankByDistance } from "../recall/vector.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
+import { forgetNames } from "./names.ts";
 import { writeReceipt } from "./receipt.ts";
 import { type Match, matchUnranked } from "./unranked.ts";
 

@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { enterJob, JobGone, type TakenJob } from "../db/enter-job.ts";
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
-import type { DocumentStatus } from "../documents/documents.ts";
+import { type DocumentStatus, removeChunks } from "../documents/documents.ts";
 import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
 import type { Chunk } from "../documents/parsing/chunk.ts";
 import type { Keyword } from "../documents/parsing/keywords.ts";
@@ -17,8 +17,9 @@ import type { JobContext } from "./worker.ts";
 const BATCH = 500;
 
 /**
- * Takes one version of a document from its bytes to recall. Done twice it has one effect: everything
- * that recall sees is put in place by the last transaction, which also ends the job.
+ * Takes one version of a document from its bytes to recall. Done twice it has one effect: it begins by
+ * clearing what is there of the document, and its last transaction also ends the job. Of a next version
+ * that one transaction puts everything in the old one's place; a first one becomes recallable as it goes.
  *
  * @throws JobGone, or an error after which the job is tried again
  */
@@ -152,10 +153,7 @@ async function fail(deps: JobContext, job: TakenJob, reason: string): Promise<vo
 
 /** What recall showed of the version before leaves it in the transaction in which this one enters. */
 async function clear(tx: ScopedTransaction, job: TakenJob): Promise<void> {
-  const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${job.documentId}::uuid)`;
-  await tx.remove("posting", chunks);
-  await tx.remove("chunk_band", chunks);
-  await tx.remove("passage", sql`document_id = ${job.documentId}::uuid`);
+  if (job.documentId !== null) await removeChunks(tx, job.documentId);
   await tx.remove("keyword", sql`document_id = ${job.documentId}::uuid`);
   await tx.remove("document_content", sql`document_id = ${job.documentId}::uuid AND version < ${job.version}::int`);
 }

@@ -124,7 +124,7 @@ export async function countAll(texts: readonly string[]): Promise<number[]> {
   return counts;
 }
 
-export function* inBatches(texts: readonly string[]): Generator<string[]> {
+function* inBatches(texts: readonly string[]): Generator<string[]> {
   let batch: string[] = [];
   let characters = 0;
   for (const text of texts) {

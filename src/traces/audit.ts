@@ -1,4 +1,5 @@
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { ofCaller } from "./list.ts";
 
 /** Who did what, where and when: no text. */
 export interface AuditRow {
@@ -27,12 +28,11 @@ export interface AuditFilter {
 
 /** Newest first. An agent sees what its own key did. */
 export async function auditRows(tx: ScopedTransaction, filter: AuditFilter): Promise<AuditRow[]> {
-  const own = tx.entry.key.principal === "agent" ? sql`d.api_key_id = ${tx.entry.key.id}::uuid` : sql`true`;
   return tx.rows<AuditRow>(sql`
     SELECT d.id, d.created_at AS "createdAt", d.kind, d.operation, d.principal, d.api_key_id AS "keyId", d.on_behalf_of AS "onBehalfOf",
            d.scope, d.session_id AS "sessionId", d.status, d.returned, d.total_tokens AS "totalTokens"
     FROM ${tx.read("decision_trace", "d")}
-    WHERE ${own}
+    WHERE ${ofCaller(tx)}
       AND (${filter.principal ?? null}::text IS NULL OR d.principal = ${filter.principal ?? null})
       AND (${filter.key ?? null}::uuid IS NULL OR d.api_key_id = ${filter.key ?? null}::uuid)
       AND (${filter.kind ?? null}::text IS NULL OR d.kind = ${filter.kind ?? null})

@@ -46,7 +46,7 @@ function toTrace({ sources, input, output, embedding, total, ...row }: TraceRow)
 }
 
 /** An agent sees the traces of its own key; the second lock says so too. */
-function ofCaller(tx: ScopedTransaction): SQL {
+export function ofCaller(tx: ScopedTransaction): SQL {
   return tx.entry.key.principal === "agent" ? sql`d.api_key_id = ${tx.entry.key.id}::uuid` : sql`true`;
 }
 

@@ -35,6 +35,7 @@ import {
   writeSelector,
 } from "../wire.ts";
 import { listDemand } from "./demand.ts";
+import { elapsed } from "./elapsed.ts";
 import { hints, ignoredHints } from "./hints.ts";
 
 const id = z.object({ id: uuidText });
@@ -154,7 +155,7 @@ export const documentEndpoints = [
           vectorWeight: body.vectorWeight,
           hintsIgnored: ignoredHints(body),
         }),
-        queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
+        queryMs: elapsed(startedAt),
       }));
     },
   }),

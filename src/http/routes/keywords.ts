@@ -24,6 +24,7 @@ import {
   writeSelector,
 } from "../wire.ts";
 import { listDemand } from "./demand.ts";
+import { elapsed } from "./elapsed.ts";
 
 const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
@@ -78,7 +79,7 @@ export const keywordEndpoints = [
       const startedAt = performance.now();
       return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
         results: await searchKeywords(tx, { query: body.query, k: body.k ?? 10, threshold: body.threshold ?? 0 }),
-        queryMs: Math.round((performance.now() - startedAt) * 1000) / 1000,
+        queryMs: elapsed(startedAt),
       }));
     },
   }),

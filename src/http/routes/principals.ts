@@ -5,7 +5,7 @@ import { type ApiKey, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/k
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import * as answers from "../answers.ts";
-import { endpoint } from "../endpoint.ts";
+import { endpoint, type Request } from "../endpoint.ts";
 import { fields, querySelector, time, uuidText } from "../wire.ts";
 import { grantsOf } from "./grants.ts";
 
@@ -39,6 +39,18 @@ function verbsNamed(
 }
 
 const change = fields({ grants: grants.optional(), verbs: z.array(z.enum(VERBS)).optional() });
+
+/** @param keep the verbs that are left, of a key and of those that the body names */
+const changeGrants = (
+  enter: Request<unknown, unknown, unknown>["enter"],
+  id: string,
+  body: z.output<typeof change>,
+  keep: (key: ApiKey, named: readonly MemoryVerb[]) => readonly MemoryVerb[],
+) =>
+  enter({}, async (tx) => {
+    const key = await knownKey(tx, id);
+    return principalOf(await narrowKey(tx, id, keep(key, verbsNamed(body, key))));
+  });
 
 export const principalEndpoints = [
   endpoint({
@@ -100,13 +112,11 @@ export const principalEndpoints = [
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>
-      enter({}, async (tx) => {
-        const key = await knownKey(tx, params.id);
-        const wanted = verbsNamed(body, key);
+      changeGrants(enter, params.id, body, (key, wanted) => {
         const wider = wanted.filter((verb) => !key.verbs.includes(verb));
         if (wider.length > 0)
           throw unprocessable(`a key's grants can only narrow: it does not have ${wider.join(", ")}`);
-        return principalOf(await narrowKey(tx, params.id, wanted));
+        return wanted;
       }),
   }),
   endpoint({
@@ -119,16 +129,6 @@ export const principalEndpoints = [
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>
-      enter({}, async (tx) => {
-        const key = await knownKey(tx, params.id);
-        const without = verbsNamed(body, key);
-        return principalOf(
-          await narrowKey(
-            tx,
-            params.id,
-            key.verbs.filter((verb) => !without.includes(verb)),
-          ),
-        );
-      }),
+      changeGrants(enter, params.id, body, (key, without) => key.verbs.filter((verb) => !without.includes(verb))),
   }),
 ];

@@ -9,6 +9,7 @@ import { prepareQuery, recall, recallDirectly } from "../../recall/recall.ts";
 import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, k, labels, queryText, readSelector, scopeView, time, uuidText, viewOf } from "../wire.ts";
+import { elapsed } from "./elapsed.ts";
 import { hints, ignoredHints } from "./hints.ts";
 
 const DEFAULT_K = 10;
@@ -217,5 +218,3 @@ export const recallEndpoints = [
     },
   }),
 ];
-
-const elapsed = (startedAt: number) => Math.round((performance.now() - startedAt) * 1000) / 1000;
