@@ -1,5 +1,6 @@
 import { z } from "zod";
 import type { ModelSettings } from "./models/models.ts";
+import type { RerankerSettings } from "./models/reranker.ts";
 
 const databaseUrl = z
   .string()
@@ -39,6 +40,10 @@ const environment = z.object({
   OPENAI_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
   OLLAMA_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
   SCOPEFLOOR_MODEL_TIMEOUT_MS: z.coerce.number().int().min(1_000).max(600_000).default(60_000),
+  SCOPEFLOOR_RERANK_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
+  SCOPEFLOOR_RERANK_MODEL: z.string().min(1).max(200).optional(),
+  SCOPEFLOOR_RERANK_API_KEY: z.string().optional(),
+  SCOPEFLOOR_GRAPH_FROM: z.coerce.number().int().min(1_000).default(20_000),
   SCOPEFLOOR_JOBS: z.coerce.number().int().min(1).max(64).default(2),
   SCOPEFLOOR_LOG_LEVEL: z.enum(["fatal", "error", "warn", "info", "debug", "silent"]).default("info"),
 });
@@ -59,6 +64,10 @@ export interface Config {
   readonly managementKey: string | undefined;
   readonly role: "api" | "worker" | "all";
   readonly models: ModelSettings;
+  /** Unset: answers stand as recall ranks them. */
+  readonly reranker: RerankerSettings | undefined;
+  /** Passages of one model from which on a scope gets a vector graph of its own. */
+  readonly graphFrom: number;
   /** Jobs at work at the same time in this process. */
   readonly jobs: number;
   readonly logLevel: string;
@@ -106,6 +115,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
       openaiBaseUrl: v.OPENAI_BASE_URL,
       ollamaBaseUrl: v.OLLAMA_BASE_URL,
     },
+    reranker:
+      v.SCOPEFLOOR_RERANK_URL === undefined
+        ? undefined
+        : { url: v.SCOPEFLOOR_RERANK_URL, model: v.SCOPEFLOOR_RERANK_MODEL, apiKey: v.SCOPEFLOOR_RERANK_API_KEY },
+    graphFrom: v.SCOPEFLOOR_GRAPH_FROM,
     jobs: v.SCOPEFLOOR_JOBS,
     logLevel: v.SCOPEFLOOR_LOG_LEVEL,
   };

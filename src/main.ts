@@ -16,16 +16,17 @@ async function main(): Promise<void> {
   const log = createLog(config.logLevel);
   const database = await openDatabase(config);
   const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
-  const { context, models } = config;
+  const { context, models, reranker } = config;
   await prepareDatabase(database, { context, mayMigrate, log, models });
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
     : { from: "elsewhere" };
   if (database.warning !== undefined) log.warn(database.warning);
 
-  const housekeeping = config.role === "api" ? undefined : startHousekeeping(database, log);
+  const housekeeping =
+    config.role === "api" ? undefined : startHousekeeping(database, { log, graphFrom: config.graphFrom });
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
-  const service = await createService(database, { context, log, models, worker });
+  const service = await createService(database, { context, log, models, reranker, worker });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);
 

@@ -2,12 +2,14 @@ import type Koa from "koa";
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrate, migrationCheck } from "./db/migrate.ts";
+import { Turns } from "./db/turns.ts";
 import { createApp } from "./http/app.ts";
 import { createMetrics } from "./http/metrics.ts";
 import { queueDepth } from "./jobs/queue.ts";
 import { type RunningWorker, startWorker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
+import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
 
 export interface Service {
@@ -22,6 +24,8 @@ export interface ServiceOptions {
   readonly context: string;
   readonly log: Logger;
   readonly models?: ModelSettings;
+  /** Absent: answers stand as recall ranks them. */
+  readonly reranker?: RerankerSettings | undefined;
   /** Absent: another process is the worker. */
   readonly worker?: Partial<WorkerOptions>;
 }
@@ -53,7 +57,9 @@ export async function createService(database: Database, options: ServiceOptions)
     options.worker === undefined ? undefined : startWorker({ database, models, context, log }, options.worker);
   const app = createApp({
     database,
+    turns: new Turns(),
     models,
+    reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
     context,
     log,
     metrics: createMetrics(() => queueDepth(database)),

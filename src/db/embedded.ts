@@ -1,55 +1,28 @@
 import { PGlite, types } from "@electric-sql/pglite";
 import { vector } from "@electric-sql/pglite-pgvector";
-import { AppError } from "../errors.ts";
+import { FairQueue } from "./fair-queue.ts";
 import type { Database, Lease, Leases, Row } from "./lease.ts";
 import { asInstant } from "./postgres.ts";
 
 /** scopefloor is not in the search_path: a table can only be named with its schema. */
 const SESSION = "SET search_path = pg_catalog, public; SET TimeZone = 'UTC'";
 
-/** A queue longer than this is refused at its end. */
-const MOST_WAITING = 1_000;
-
 /** PGlite has one connection: one lease at a time, for all roles together. */
-class Turnstile {
-  #tail: Promise<void> = Promise.resolve();
-  closed = false;
-  #waiting = 0;
-
-  async enter(): Promise<() => void> {
-    if (this.closed) throw new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
-    if (this.#waiting >= MOST_WAITING)
-      throw new AppError("unavailable", "the embedded database is busy", { retryAfter: 1 });
-    this.#waiting++;
-    const before = this.#tail;
-    let leave = () => {};
-    this.#tail = new Promise((resolve) => {
-      leave = resolve;
-    });
-    await before;
-    this.#waiting--;
-    return leave;
-  }
-
-  async drained(): Promise<void> {
-    this.closed = true;
-    await this.#tail;
-  }
-}
+const oneAtATime = () => new FairQueue({ places: 1, waitMs: 60_000, mostWaiting: 1_000 });
 
 class EmbeddedLeases implements Leases {
   readonly #pg: PGlite;
-  readonly #turnstile: Turnstile;
+  readonly #queue: FairQueue;
   readonly #role: string | undefined;
 
-  constructor(pg: PGlite, turnstile: Turnstile, role?: string) {
+  constructor(pg: PGlite, queue: FairQueue, role?: string) {
     this.#pg = pg;
-    this.#turnstile = turnstile;
+    this.#queue = queue;
     this.#role = role;
   }
 
-  async acquire(): Promise<Lease> {
-    const leave = await this.#turnstile.enter();
+  async acquire(turn?: string): Promise<Lease> {
+    const leave = await this.#queue.enter(turn);
     let released = false;
     const query = async (text: string, params: readonly unknown[] = []): Promise<Row[]> => {
       if (released) throw new Error("the lease was released: its connection may be another transaction's by now");
@@ -80,7 +53,7 @@ class EmbeddedLeases implements Leases {
   }
 
   async close(): Promise<void> {
-    await this.#turnstile.drained();
+    await this.#queue.close();
   }
 }
 
@@ -108,16 +81,16 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
     },
   });
   await pg.exec(SESSION);
-  const turnstile = new Turnstile();
+  const queue = oneAtATime();
   return {
     kind: "embedded",
     warning: undefined,
-    app: new EmbeddedLeases(pg, turnstile, "scopefloor_app"),
-    worker: new EmbeddedLeases(pg, turnstile, "scopefloor_worker"),
-    owner: new EmbeddedLeases(pg, turnstile),
+    app: new EmbeddedLeases(pg, queue, "scopefloor_app"),
+    worker: new EmbeddedLeases(pg, queue, "scopefloor_worker"),
+    owner: new EmbeddedLeases(pg, queue),
     close: async () => {
       if (pg.closed) return;
-      await turnstile.drained();
+      await queue.close();
       await pg.close();
     },
   };
@@ -126,8 +99,8 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
 /** The embedded database as a file that {@link openEmbedded} can load: a migrated template for tests. */
 export async function dumpEmbedded(prepare: (database: Database) => Promise<void>): Promise<Blob> {
   const pg = await PGlite.create({ extensions: { vector } });
-  const turnstile = new Turnstile();
-  const owner = new EmbeddedLeases(pg, turnstile);
+  const queue = oneAtATime();
+  const owner = new EmbeddedLeases(pg, queue);
   await prepare({
     kind: "embedded",
     warning: undefined,

@@ -46,6 +46,7 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   write: answer.scopeId,
   settings: answer.settings,
   trace: { id: answer.scopeId, tags: scope },
+  recall: null,
 });
 
 async function enter(transaction: Transaction, job: TakenJob, context: string): Promise<Entry | undefined> {

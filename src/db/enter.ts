@@ -6,6 +6,7 @@ import type { Selector } from "../scope/selector.ts";
 import { isVisible, reachOf, type View } from "../scope/visibility.ts";
 import { inTransaction, type Leases, type Transaction } from "./lease.ts";
 import { ScopedTransaction } from "./scoped.ts";
+import type { Turns } from "./turns.ts";
 
 /** SHA-256 of a presented secret. */
 export type KeyHash = Uint8Array & { readonly __keyHash: unique symbol };
@@ -48,6 +49,8 @@ export interface Demand {
   readonly subtree?: boolean | undefined;
   /** Writing: open a deleted scope again. */
   readonly reopen?: boolean | undefined;
+  /** Recall: SHA-256 of the question, under which its answer may be cached. */
+  readonly question?: Uint8Array | undefined;
 }
 
 /** What an entered transaction is told besides: whose settings, and since when the request waits. */
@@ -56,6 +59,19 @@ export interface Circumstances {
   readonly context: string;
   /** performance.now() when the request arrived: a scope erased since then takes no write of it. */
   readonly arrivedAt: number;
+  /** Whose turns at the connections the keys use up; absent: all wait in one line. */
+  readonly turns?: Turns;
+}
+
+/** What a recall knows of the visible scopes before it begins (`scopefloor.recall_state`). */
+export interface RecallState {
+  /** Passages by embedding model; empty for subtrees too large to list. */
+  readonly counts: Readonly<Record<string, number>>;
+  /** Pairs of scope and model that have a graph of their own. */
+  readonly indexed: readonly (readonly [scopeId: number, embedderId: number])[];
+  /** Changes with every write in a visible scope; null: nothing is cached for such a view. */
+  readonly version: string | null;
+  readonly cached: { readonly given: unknown; readonly ageSeconds: number } | null;
 }
 
 /** What `scopefloor.enter` granted. */
@@ -82,6 +98,8 @@ export interface Entry {
   /** The Context's configuration. */
   readonly settings: Readonly<Record<string, unknown>>;
   readonly trace: { readonly id: number; readonly tags: Scope };
+  /** Only where a question was named. */
+  readonly recall: RecallState | null;
 }
 
 interface Refusal {
@@ -95,7 +113,7 @@ type Answer =
       readonly status: "unauthorized" | "forbidden" | "scope-floor" | "not-found" | "unprocessable" | "conflict";
       detail?: string;
     }
-  | (Omit<Entry, "read" | "floor" | "effective" | "trace"> & {
+  | (Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall"> & {
       readonly status: "ok";
       readonly floor: RawTags;
       readonly effective: RawTags | null;
@@ -138,8 +156,11 @@ export async function enterScope<T>(
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
-      return await inTransaction(leases, async (transaction) =>
-        work(new ScopedTransaction(transaction, await enter(transaction, caller, demand, circumstances))),
+      return await inTransaction(
+        leases,
+        async (transaction) =>
+          work(new ScopedTransaction(transaction, await enter(transaction, caller, demand, circumstances))),
+        circumstances.turns?.of(caller.keyHash),
       );
     } catch (error) {
       if (attempt < 5 && isTransient(error)) {
@@ -152,9 +173,13 @@ export async function enterScope<T>(
 }
 
 /** Whether the key is live and may use the verb; throws what {@link enterScope} would. */
-export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["verb"]): Promise<void> {
+export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["verb"], turns?: Turns): Promise<void> {
   try {
-    await inTransaction(leases, (transaction) => present(transaction, caller, { verb, mode: "check" }));
+    await inTransaction(
+      leases,
+      (transaction) => present(transaction, caller, { verb, mode: "check" }),
+      turns?.of(caller.keyHash),
+    );
   } catch (error) {
     throw await refusalOf(error, leases, caller, { verb, mode: "check" });
   }
@@ -209,9 +234,20 @@ async function enter(
   demand: Demand,
   circumstances: Circumstances,
 ): Promise<Entry> {
-  const answer = await present(transaction, caller, demand, circumstances);
+  // In the same round trip: each reads the ticket that entering leaves, and nothing where it is refused.
+  const entering = present(transaction, caller, demand, circumstances);
+  const state =
+    demand.question === undefined ? null : first<RecallState>(transaction, "recall_state($1)", [demand.question]);
+  const { turns } = circumstances;
+  const turn =
+    turns === undefined || turns.of(caller.keyHash) !== undefined ? null : first<string>(transaction, "my_turn()", []);
+  for (const sent of [state, turn]) sent?.catch(() => undefined); // entering's failure is told first
+  const answer = await entering;
+  const known = await turn;
+  if (known !== null) turns?.learn(caller.keyHash, known);
   const entry: Entry = {
     ...answer,
+    recall: await state,
     floor: scopeFromDatabase(answer.floor),
     effective: answer.effective && scopeFromDatabase(answer.effective),
     trace: { id: answer.trace.id, tags: scopeFromDatabase(answer.trace.tags) },
@@ -222,6 +258,11 @@ async function enter(
   };
   checkAgainstFloor(entry, demand);
   return entry;
+}
+
+async function first<T>(transaction: Transaction, call: string, params: readonly unknown[]): Promise<T | null> {
+  const [row] = await transaction.query(`SELECT scopefloor.${call} AS result`, params);
+  return (row?.result ?? null) as T | null;
 }
 
 /**

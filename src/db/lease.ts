@@ -13,8 +13,13 @@ export interface Lease {
 }
 
 export interface Leases {
-  /** Waits for a free connection, but not without end: then throws `unavailable`. */
-  acquire(): Promise<Lease>;
+  /**
+   * Waits for a free connection, but not without end.
+   *
+   * @param turn whose turn it uses up; turns are shared fairly (src/db/fair-queue.ts)
+   * @throws AppError `rate-limited` behind too much of the same, `unavailable` behind others
+   */
+  acquire(turn?: string): Promise<Lease>;
   /** Waits for the leases that are out, then closes. */
   close(): Promise<void>;
 }
@@ -39,8 +44,12 @@ export interface Transaction {
 }
 
 /** Runs work inside one transaction: commits what it returns, rolls back what it throws. */
-export async function inTransaction<T>(leases: Leases, work: (transaction: Transaction) => Promise<T>): Promise<T> {
-  const lease = await leases.acquire();
+export async function inTransaction<T>(
+  leases: Leases,
+  work: (transaction: Transaction) => Promise<T>,
+  turn?: string,
+): Promise<T> {
+  const lease = await leases.acquire(turn);
   const sent: Promise<unknown>[] = [];
   const send = (text: string, params?: readonly unknown[]) => {
     const answer = lease.query(text, params);

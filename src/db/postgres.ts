@@ -1,5 +1,6 @@
 import postgres from "postgres";
 import { AppError } from "../errors.ts";
+import { FairQueue } from "./fair-queue.ts";
 import type { Lease, Leases, Row } from "./lease.ts";
 
 export interface PostgresLeasesOptions {
@@ -152,76 +153,37 @@ class PostgresLease implements Lease {
   }
 }
 
-/** Leases over postgres.js: a set of single-connection clients, handed out first come, first served. */
+/** Leases over postgres.js: a set of single-connection clients, handed out by a fair queue. */
 export class PostgresLeases implements Leases {
   readonly #options: PostgresLeasesOptions;
+  readonly #queue: FairQueue;
   readonly #idle: Client[] = [];
-  readonly #waiting: { give: (client: Client) => void; fail: (error: Error) => void }[] = [];
-  #out = 0;
-  #closing: (() => void) | undefined;
 
   constructor(options: PostgresLeasesOptions) {
     this.#options = options;
+    this.#queue = new FairQueue({ places: options.size, waitMs: options.timeoutMs });
   }
 
-  async acquire(): Promise<Lease> {
-    const client = await this.#take();
-    return new PostgresLease(client, this.#options, (usable) => this.#giveBack(client, usable));
-  }
-
-  #take(): Client | Promise<Client> {
-    if (this.#closing) throw new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
-    for (let client = this.#idle.pop(); client; client = this.#idle.pop()) {
-      if (client.closed) {
-        discard(client);
-      } else {
-        this.#out++;
-        return client;
-      }
-    }
-    if (this.#out < this.#options.size) {
-      this.#out++;
-      return connect(this.#options);
-    }
-    return new Promise((resolve, reject) => {
-      const waiter = {
-        give: (client: Client) => {
-          clearTimeout(timer);
-          resolve(client);
-        },
-        fail: (error: Error) => {
-          clearTimeout(timer);
-          reject(error);
-        },
-      };
-      const timer = setTimeout(() => {
-        this.#waiting.splice(this.#waiting.indexOf(waiter), 1);
-        reject(new AppError("unavailable", "all database connections are busy", { retryAfter: 1 }));
-      }, this.#options.timeoutMs);
-      this.#waiting.push(waiter);
+  async acquire(turn?: string): Promise<Lease> {
+    const leave = await this.#queue.enter(turn);
+    const client = this.#idleClient() ?? connect(this.#options);
+    return new PostgresLease(client, this.#options, (usable) => {
+      if (usable) this.#idle.push(client);
+      else discard(client);
+      leave();
     });
   }
 
-  #giveBack(client: Client, usable: boolean): void {
-    if (!usable) discard(client);
-    const next = this.#waiting.shift();
-    if (next) {
-      next.give(usable ? client : connect(this.#options));
-      return;
+  #idleClient(): Client | undefined {
+    for (let client = this.#idle.pop(); client; client = this.#idle.pop()) {
+      if (!client.closed) return client;
+      discard(client);
     }
-    this.#out--;
-    if (usable) this.#idle.push(client);
-    if (this.#out === 0) this.#closing?.();
+    return undefined;
   }
 
   async close(): Promise<void> {
-    for (const waiter of this.#waiting.splice(0)) {
-      waiter.fail(new AppError("unavailable", "the service is stopping", { retryAfter: 1 }));
-    }
-    await new Promise<void>((resolve) => {
-      this.#closing = resolve;
-      if (this.#out === 0) resolve();
-    });
+    await this.#queue.close();
     await Promise.all(this.#idle.splice(0).map((client) => client.sql.end({ timeout: 5 })));
   }
 }

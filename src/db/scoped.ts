@@ -44,6 +44,7 @@ const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
 /** Definer functions that the application's role, or inside a job the worker's, may call. Each checks the ticket by itself. */
 type DefinerFunction =
   | "add_document"
+  | "cache_answer"
   | "claim_idempotency"
   | "configure_context"
   | "context_created_at"
@@ -153,6 +154,25 @@ export class ScopedTransaction {
   async remove(table: ScopedTable, where: SQL): Promise<number> {
     this.#refuseForeignTables(where);
     return this.#count(sql`DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})`);
+  }
+
+  /**
+   * Lets the statements of this transaction that follow use a scope's own graph: it is a partial
+   * index, which a plan for bound values finds only when it is made for those very values.
+   *
+   * @param width candidates that a walk through the graph keeps (hnsw.ef_search, at most 1,000)
+   */
+  walkGraphs(width: number): void {
+    this.#transaction.send("SET LOCAL plan_cache_mode = force_custom_plan");
+    this.#transaction.send(`SET LOCAL hnsw.ef_search = ${Math.min(1_000, Math.max(1, Math.round(width)))}`);
+    // What a filter takes away is looked for further on.
+    this.#transaction.send("SET LOCAL hnsw.iterative_scan = strict_order");
+  }
+
+  /** Sends a call of a definer function in one go with the commit. */
+  sendCall(name: DefinerFunction, ...args: readonly unknown[]): void {
+    const query = this.#dialect.sqlToQuery(sql`SELECT ${this.#invocation(name, args)}`);
+    this.#transaction.send(query.sql, query.params);
   }
 
   /** Calls a definer function; gives what it returns, as JSON. */

@@ -194,7 +194,7 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise
   const [lexical, ...byModel] = await Promise.all([
     rankByBm25(tx, request.query, filter, MOST),
     ...request.prepared.vectors.map(async ({ embedder, vector }) =>
-      (await rankByDistance(tx, embedder.id, vector, filter, MOST)).map((c) => ({
+      (await rankByDistance(tx, embedder, vector, filter, MOST)).ranking.map((c) => ({
         ...c,
         isNear: 1 - c.score < embedder.nearDistance,
       })),

@@ -22,10 +22,10 @@ export const ERASURE = {
     "turn",
     "session",
   ],
-  /** By `scopefloor.retire_scopes`: text out, numbers kept. */
-  redact: ["idempotency", "decision_trace", "access_denied", "forget_receipt", "api_key", "job"],
+  /** By `scopefloor.retire_scopes` and `drop_recalled_answers`: text out, numbers kept. */
+  redact: ["idempotency", "response_cache", "decision_trace", "access_denied", "forget_receipt", "api_key", "job"],
   /** Numbers only; the deletions above bring them to zero. */
-  keep: ["scope_counter"],
+  keep: ["scope_counter", "vector_index"],
 } as const;
 
 export interface ErasedSubtree {

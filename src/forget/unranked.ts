@@ -5,7 +5,7 @@ import { scopeFromDatabase } from "../scope/scope.ts";
 import { lexemesOf, shareOf } from "./share.ts";
 
 /** What a forget found: a passage, or something that recall does not rank. */
-export type Match = Omit<Hit, "source"> & { readonly source: Hit["source"] | "item" };
+export type Match = Omit<Hit, "source" | "scopeId"> & { readonly source: Hit["source"] | "item" };
 
 interface Row {
   readonly id: string;

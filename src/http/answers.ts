@@ -33,6 +33,7 @@ const recallTrace = object({
   scope: tags,
   tokens,
   plan: z.string(),
+  savedTokens: count.optional(),
   hiddenByView: z.literal(true).optional(),
   hintsIgnored: z.array(z.string()).optional(),
 });
@@ -54,7 +55,11 @@ export const query = object({
   queryMs: z.number(),
   trace: recallTrace,
 });
-export const context = object({ context: z.string(), tier: z.enum(["hybrid", "full_context"]), queryMs: z.number() });
+export const context = object({
+  context: z.string(),
+  tier: z.enum(["cache", "hybrid", "full_context"]),
+  queryMs: z.number(),
+});
 export const sessionContext = object({ context: z.string() });
 
 const storedTriple = object({
@@ -224,6 +229,7 @@ export const trace = object({
   queryText: z.string().nullable(),
   resolutionTier: z.string().nullable(),
   tierReason: z.string().nullable(),
+  plan: z.string().nullable(),
   latencyMs: z.number(),
   cached: z.boolean(),
   status: z.string(),
@@ -238,6 +244,7 @@ export const traceStats = object({
   byTier: counts,
   totalTokens: z.number(),
   averageLatencyMs: z.number().nullable(),
+  cache: object({ hits: count, hitRate: z.number().nullable(), savedTokens: z.number() }),
 });
 export const audit = object({
   rows: z.array(
@@ -338,6 +345,7 @@ export const contextDescription = object({
   config: object({
     fullContextTokens: count,
     contextTokens: count,
+    cacheSeconds: count,
     models: object({ embeddings: z.string(), chat: z.null() }),
   }),
   createdAt: time,

@@ -3,9 +3,12 @@ import Koa from "koa";
 import type { Logger } from "pino";
 import type { KeyHash } from "../db/enter.ts";
 import type { Database } from "../db/lease.ts";
+import type { Turns } from "../db/turns.ts";
 import { notFound } from "../errors.ts";
 import type { Models } from "../models/models.ts";
+import type { Reranker } from "../models/reranker.ts";
 import type { Readiness } from "../readiness.ts";
+import type { RecallDeps } from "../recall/recall.ts";
 import { runEndpoint } from "./endpoint.ts";
 import type { Metrics } from "./metrics.ts";
 import { problems } from "./problem.ts";
@@ -15,7 +18,9 @@ import { operationRoutes } from "./routes/operation.ts";
 /** Everything that the request path needs. Nothing here listens or reads the environment. */
 export interface Deps {
   readonly database: Database;
+  readonly turns: Turns;
   readonly models: Models;
+  readonly reranker: Reranker | undefined;
   /** The Context's id in URLs. */
   readonly context: string;
   readonly log: Logger;
@@ -28,6 +33,13 @@ export interface Deps {
   readonly isServing: () => boolean;
   readonly readiness: () => Promise<Readiness>;
 }
+
+/** What recall needs of it. */
+export const recallDeps = ({ models, reranker, metrics }: Deps): RecallDeps => ({
+  models,
+  reranker,
+  onCache: (isHit) => metrics.observeCache(isHit),
+});
 
 /** The HTTP application, without a listener. */
 export function createApp(deps: Deps): Koa {

@@ -144,7 +144,8 @@ async function answer(
     respond(ctx, { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) });
   } catch (error) {
     // Whoever may not come in at all is told that before what is wrong with the request.
-    if (error instanceof AppError && !progress.checked) await checkCaller(deps.database.app, caller, spec.verb);
+    if (error instanceof AppError && !progress.checked)
+      await checkCaller(deps.database.app, caller, spec.verb, deps.turns);
     throw error;
   } finally {
     await progress.upload?.file.discard();
@@ -172,7 +173,7 @@ async function readRequest(
   const declared = ctx.get("transfer-encoding") ? Number.POSITIVE_INFINITY : Number(ctx.get("content-length") || 0);
   if (spec.upload || (spec.body !== undefined && declared > UNCHECKED_BYTES)) {
     progress.checked = true;
-    await checkCaller(deps.database.app, caller, spec.verb);
+    await checkCaller(deps.database.app, caller, spec.verb, deps.turns);
   }
   const checkedParams = parseParams(spec.params, params);
   const query = parseInput(spec.query, queryOf(ctx), "query");
@@ -185,7 +186,7 @@ async function readRequest(
     ? progress.upload.metadata
     : spec.body && (parseJson(raw, ctx.get("content-type")) ?? {});
   const body = spec.body === undefined ? refuseBody(raw) : parseInput(spec.body, input, "body");
-  const circumstances = { context: deps.context, arrivedAt };
+  const circumstances = { context: deps.context, arrivedAt, turns: deps.turns };
   const idempotency = idempotencyOf(spec, ctx, progress.upload?.digest ?? raw);
   return {
     deps,

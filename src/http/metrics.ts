@@ -1,9 +1,11 @@
-import { collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import type { QueueDepth } from "../jobs/queue.ts";
 
 /** What a monitor may know: routes, times and numbers, no tenant's names or text. */
 export interface Metrics {
   observeRequest(method: string, route: string, status: number, seconds: number): void;
+  /** A question that the cache could have answered, and whether it did. */
+  observeCache(isHit: boolean): void;
   /** Prometheus' text format. */
   render(): Promise<string>;
   readonly contentType: string;
@@ -20,6 +22,12 @@ export function createMetrics(depth: () => Promise<readonly QueueDepth[]>): Metr
     buckets: [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
     registers: [register],
   });
+  const cache = new Counter({
+    name: "scopefloor_cache_questions_total",
+    help: "Questions that the cache could have answered, by whether it did.",
+    labelNames: ["result"],
+    registers: [register],
+  });
   const jobs = new Gauge({
     name: "scopefloor_jobs",
     help: "Jobs in the queue, by kind and state.",
@@ -34,6 +42,7 @@ export function createMetrics(depth: () => Promise<readonly QueueDepth[]>): Metr
   });
   return {
     observeRequest: (method, route, status, seconds) => requests.observe({ method, route, status }, seconds),
+    observeCache: (isHit) => cache.inc({ result: isHit ? "hit" : "miss" }),
     render: async () => {
       jobs.reset();
       oldest.reset();

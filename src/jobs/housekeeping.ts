@@ -1,7 +1,14 @@
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/lease.ts";
+import { keepGraphs } from "./vector-graphs.ts";
 
 const EVERY_MS = 60_000;
+
+export interface HousekeepingOptions {
+  readonly log: Logger;
+  /** Passages of one model from which on a scope gets a graph of its own. */
+  readonly graphFrom: number;
+}
 
 /** Folds counters, drops old idempotency answers and makes the coming months' partitions. */
 export async function keepHouse(database: Database, now: Date): Promise<void> {
@@ -19,12 +26,16 @@ export async function keepHouse(database: Database, now: Date): Promise<void> {
 }
 
 /** The worker's round, until it is stopped; a failed round is logged and the next one tries again. */
-export function startHousekeeping(database: Database, log: Logger): { stop(): Promise<void> } {
+export function startHousekeeping(
+  database: Database,
+  { log, graphFrom }: HousekeepingOptions,
+): { stop(): Promise<void> } {
   let stopped = false;
   let timer: NodeJS.Timeout | undefined;
   let round: Promise<void> = Promise.resolve();
   const run = () => {
     round = keepHouse(database, new Date())
+      .then(() => keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped }))
       .catch((error: unknown) => {
         if (!stopped)
           log.error({ error: (error as Error).name, code: (error as { code?: string }).code }, "housekeeping failed");

@@ -85,6 +85,7 @@ const finish = (tx: ScopedTransaction) => tx.call<void>("finish_job");
 
 interface Version {
   readonly id: string;
+  readonly title: string;
   readonly labels: readonly string[];
   readonly observedAt: string;
   readonly mimeType: MediaType;
@@ -97,7 +98,7 @@ interface Version {
  */
 const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
   tx.row<Version>(sql`
-    SELECT o.id, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.ready_version AS "readyVersion"
+    SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.ready_version AS "readyVersion"
     FROM ${tx.read("document", "o")} WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int FOR SHARE`);
 
 async function start(
@@ -185,6 +186,7 @@ async function storeChunks(
       charStart,
       charEnd,
       duplicateOf: duplicates.get(id) ?? null,
+      heading: [document.title, section ?? ""].join(" "),
     })),
   );
   await storeBands(

@@ -10,12 +10,16 @@ interface AnyPassage {
   /** Null where the model finds nothing in the text, or has not looked at it yet. */
   readonly embedding: VectorText | null;
   readonly observedAt: string;
+  /** What stands above the text, such as a document's title: its words find it too, and count twice. */
+  readonly heading?: string;
 }
 
 export interface TurnPassage extends AnyPassage {
   readonly kind: "turn";
   readonly sessionId: string;
   readonly turnId: string;
+  /** Its place in the session. */
+  readonly position: number;
   /** Who said it. */
   readonly role: string;
   readonly category: string | null;
@@ -86,11 +90,11 @@ export async function storePassages(
     [...COLUMNS.map(([column]) => column), "api_key_id", "labels", "lexemes", "embedding", "embedder_id"],
     sql`
       SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
-             (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', p.text)) l),
+             (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', concat_ws(' ', p.text, p.heading, p.heading))) l),
              p.embedding::halfvec, ${embedderId}::int
-      FROM jsonb_to_recordset(${json(passages)}) AS p(${RECORD}, labels jsonb, embedding text)`,
+      FROM jsonb_to_recordset(${json(passages)}) AS p(${RECORD}, labels jsonb, embedding text, heading text)`,
   );
-  const words = json(passages.map((p) => ({ id: p.id, text: p.text })));
+  const words = json(passages.map(({ id, text, heading = "" }) => ({ id, text: `${text} ${heading} ${heading}` })));
   await tx.insertFrom(
     "posting",
     ["lexeme", "passage_id", "tf", "lexemes"],

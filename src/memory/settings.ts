@@ -10,14 +10,21 @@ export const contextSettings = {
   fullContextTokens: z.int().min(100).max(1_000_000).optional(),
   /** Default of `maxTokens` in a context block. */
   contextTokens: z.int().min(100).max(1_000_000).optional(),
+  /** How old an answer from the cache may be; 0: there is no cache. */
+  cacheSeconds: z.int().min(0).max(86_400).optional(),
 };
 
 export interface ContextSettings {
   readonly fullContextTokens: number;
   readonly contextTokens: number;
+  readonly cacheSeconds: number;
 }
 
-export const DEFAULT_SETTINGS: ContextSettings = { fullContextTokens: 8_000, contextTokens: 2_000 };
+export const DEFAULT_SETTINGS: ContextSettings = {
+  fullContextTokens: 8_000,
+  contextTokens: 2_000,
+  cacheSeconds: 3_600,
+};
 
 interface ContextFacts {
   readonly context: string;

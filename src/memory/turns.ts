@@ -86,11 +86,12 @@ export async function insertTurns(
   await storePassages(
     tx,
     embedded === undefined ? null : models.current.id,
-    rows.map(({ id, passageId, role, content, labels, category, tokens, observedAt }, i) => ({
+    rows.map(({ id, passageId, seq, role, content, labels, category, tokens, observedAt }, i) => ({
       id: passageId,
       kind: "turn",
       sessionId,
       turnId: id,
+      position: seq,
       role,
       text: content,
       labels,

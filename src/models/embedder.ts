@@ -28,6 +28,8 @@ export interface Embedder {
   readonly nearDistance: number;
   /** Whether it answers over a network, so that it may be slow or down. */
   readonly isRemote: boolean;
+  /** Length of its vectors; undefined only where it is not known yet. */
+  readonly dimensions: number | undefined;
   /** @throws ModelUnavailable */
   embed(texts: readonly string[], options?: EmbedOptions): Promise<Embedded>;
 }
@@ -47,15 +49,16 @@ const BATCH_CHARACTERS = 200_000;
 const FAILURES = 3;
 const PAUSE_MS = 2_000;
 
-export interface EmbedderFacts extends Pick<Embedder, "id" | "provider" | "model" | "nearDistance" | "isRemote"> {
-  readonly dimensions: number | undefined;
+export interface EmbedderFacts
+  extends Pick<Embedder, "id" | "provider" | "model" | "nearDistance" | "isRemote" | "dimensions"> {
   /** How long a call may take where nobody waits for it. */
   readonly patienceMs: number;
 }
 
 /** A LangChain model as the service uses it: in batches, under a deadline, its vectors checked. */
 export function overLangChain(embeddings: EmbeddingsInterface, facts: EmbedderFacts): Embedder {
-  const { dimensions, patienceMs, ...known } = facts;
+  const { patienceMs, ...known } = facts;
+  const { dimensions } = facts;
   let pausedUntil = 0;
   let failures = 0;
 

@@ -125,6 +125,11 @@ export class Models {
     return models;
   }
 
+  /** Whether a query has to wait for a network. */
+  get areRemote(): boolean {
+    return this.#inUse.some((embedder) => embedder.isRemote);
+  }
+
   /** The vectors of a query. A model that does not answer in time is left out, and named. */
   async embedQuery(query: string): Promise<QueryVectors> {
     await this.#refreshIfDue();

@@ -1,5 +1,6 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
 import type { Candidate } from "./candidate.ts";
+import type { WordHit, WordHits } from "./conversation.ts";
 import { narrowing, type PassageFilter } from "./filter.ts";
 
 /** Okapi BM25's parameters, with the defaults of Robertson & Zaragoza (2009). */
@@ -10,7 +11,12 @@ export interface Bm25Parameters {
 export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75 };
 
 /** Scores are summed as integers of 1e-9, so that no change of plan changes their last digits. */
-const SCALE = 1e9;
+export const SCALE = 1e9;
+
+/** Frequencies travel packed, four bits each, of so many lexemes, the rarest: 52 bits, which a double holds exactly. */
+const PACKED_LEXEMES = 13;
+const BITS = 4;
+const MOST = 2 ** BITS - 1;
 
 /**
  * The best passages by BM25, with idf = ln(1 + (N − df + ½) / (df + ½)) as in Lucene. N, df and the
@@ -19,19 +25,76 @@ const SCALE = 1e9;
  * `@@` on a GIN index would be no help: it is not leakproof, so row security keeps PostgreSQL from
  * using the index. Here everything is equality on `posting`, an index-only scan.
  */
-export async function rankByBm25(
+export function rankByBm25(
   tx: ScopedTransaction,
   query: string,
   filter: PassageFilter,
   limit: number,
-  { k1, b }: Bm25Parameters = BM25_DEFAULTS,
+  parameters: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<Candidate[]> {
+  return tx.rows<Candidate>(sql`
+    ${scoredHits(tx, query, filter, limit, parameters, sql``)}
+    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score FROM best b ORDER BY b.score DESC, b.passage_id`);
+}
+
+/** The same ranking with what {@link rankInContext} asks of each passage. */
+export async function findByWords(
+  tx: ScopedTransaction,
+  query: string,
+  filter: PassageFilter,
+  limit: number,
+  parameters: Bm25Parameters = BM25_DEFAULTS,
+): Promise<WordHits> {
+  const packed = sql`, sum(CASE WHEN r.place < ${PACKED_LEXEMES}::int THEN least(h.tf, ${MOST}::int)::bigint << (${BITS}::int * r.place) ELSE 0 END)::float8 AS packed`;
+  const rows = await tx.rows<WordHitRow>(sql`
+    ${scoredHits(tx, query, filter, limit, parameters, packed)}
+    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at AS "observedAt",
+           p.session_id AS "sessionId", CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
+           CASE WHEN p.kind = 'turn' THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker,
+           -- Once is enough.
+           CASE WHEN row_number() OVER (ORDER BY b.score DESC, b.passage_id) = 1
+             THEN (SELECT jsonb_agg(jsonb_build_object('idf', r.idf, 'share', r.df / size.n) ORDER BY r.place)
+                   FROM rarity r, size WHERE r.place < ${PACKED_LEXEMES}::int) END AS lexemes
+    FROM best b
+    JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id
+    LEFT JOIN ${tx.read("session", "s")} ON s.scope_id = p.scope_id AND s.id = p.session_id
+    ORDER BY b.score DESC, b.passage_id`);
+  const lexemes = rows[0]?.lexemes ?? [];
+  return {
+    lexemes,
+    hits: rows.map(({ packed, lexemes: _, ...row }) => ({ ...row, frequencies: unpack(packed, lexemes.length) })),
+  };
+}
+
+interface WordHitRow extends Omit<WordHit, "frequencies"> {
+  readonly packed: number;
+  readonly lexemes: WordHits["lexemes"] | null;
+}
+
+function unpack(packed: number, lexemes: number): number[] {
+  let rest = packed;
+  return Array.from({ length: lexemes }, () => {
+    const tf = rest % (MOST + 1);
+    rest = Math.floor(rest / (MOST + 1));
+    return tf;
+  });
+}
+
+/** CTEs up to `best`: the passages that share a lexeme with the query, the best `limit` of them. */
+function scoredHits(
+  tx: ScopedTransaction,
+  query: string,
+  filter: PassageFilter,
+  limit: number,
+  { k1, b }: Bm25Parameters,
+  more: SQL,
+): SQL {
   const narrowed = narrowing(tx, filter);
   const join =
     narrowed === undefined
       ? sql``
       : sql`JOIN ${tx.read("passage", "p")} ON p.scope_id = h.scope_id AND p.id = h.passage_id AND ${narrowed}`;
-  return tx.rows<Candidate>(sql`
+  return sql`
     WITH size AS MATERIALIZED (
       SELECT greatest(sum(c.passages), 1)::float8 AS n, greatest(sum(c.lexemes), 1)::float8 / greatest(sum(c.passages), 1) AS mean
       FROM ${tx.read("scope_counter", "c")}),
@@ -39,11 +102,14 @@ export async function rankByBm25(
       SELECT o.scope_id, o.passage_id, o.lexeme, o.tf, o.lexemes FROM ${tx.read("posting", "o")}
       WHERE o.lexeme = ANY (tsvector_to_array(to_tsvector('english', ${query})))),
     rarity AS MATERIALIZED (
-      SELECT lexeme, ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS idf FROM hit, size GROUP BY lexeme, n)
-    SELECT h.passage_id AS id, h.scope_id AS "scopeId",
-           sum((${SCALE}::float8 * r.idf * h.tf * (${k1}::float8 + 1)
-                / (h.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * h.lexemes / size.mean)))::bigint)::float8 / ${SCALE}::float8 AS score
-    FROM hit h JOIN rarity r USING (lexeme) CROSS JOIN size ${join}
-    GROUP BY h.passage_id, h.scope_id
-    ORDER BY score DESC, id LIMIT ${limit}`);
+      SELECT lexeme, count(*) AS df, ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS idf,
+             (row_number() OVER (ORDER BY count(*), lexeme) - 1)::int AS place
+      FROM hit, size GROUP BY lexeme, n),
+    best AS MATERIALIZED (
+      SELECT h.passage_id, h.scope_id, max(h.lexemes) AS words,
+             sum((${SCALE}::float8 * r.idf * h.tf * (${k1}::float8 + 1)
+                  / (h.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * h.lexemes / size.mean)))::bigint)::float8 / ${SCALE}::float8 AS score${more}
+      FROM hit h JOIN rarity r USING (lexeme) CROSS JOIN size ${join}
+      GROUP BY h.passage_id, h.scope_id
+      ORDER BY score DESC, h.passage_id LIMIT ${limit})`;
 }

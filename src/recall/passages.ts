@@ -6,6 +6,7 @@ import { andNarrowed, type PassageFilter } from "./filter.ts";
 /** A passage as recall shows it. */
 export interface Hit {
   readonly id: string;
+  readonly scopeId: number;
   readonly source: "memory_chunk" | "chunk" | "attribute";
   readonly text: string;
   readonly score: number;
@@ -58,8 +59,8 @@ async function toHits(
     for (const { id, tags } of found) scopes.set(id, scopeFromDatabase(tags));
   }
   return rows.flatMap((row) => {
-    const { kind, scopeId, ...rest } = row;
-    const scope = scopes.get(scopeId);
+    const { kind, ...rest } = row;
+    const scope = scopes.get(row.scopeId);
     return scope === undefined
       ? []
       : [{ ...rest, source: SOURCES[kind] ?? "chunk", scope, score: score(row) } as const];

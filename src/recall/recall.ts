@@ -1,15 +1,24 @@
+import type { Demand } from "../db/enter.ts";
 import type { ScopedTransaction } from "../db/scoped.ts";
 import type { Moment } from "../memory/entities.ts";
+import { settingsOf } from "../memory/settings.ts";
 import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
-import { recordTrace, spentOn, type TraceSummary } from "../traces/record.ts";
+import type { Reranker } from "../models/reranker.ts";
+import { recordTrace, spentOn, type TraceFields, type TraceSummary } from "../traces/record.ts";
+import { answerFromCache, keepAnswer } from "./cache.ts";
 import { answerDirectly, type TypedQuestion } from "./direct.ts";
-import { type Mode, type SearchRequest, type SearchResult, search } from "./search.ts";
+import { fetchHits, type Hit } from "./passages.ts";
+import { questionDigest } from "./question.ts";
+import { rerankHits } from "./rerank.ts";
+import { type Mode, type SearchRequest, type SearchResult, search, type Tier } from "./search.ts";
 
 /** A query's vectors are made before the transaction opens. */
 export const prepareQuery = (models: Models, query: string, mode: Mode): Promise<QueryVectors> =>
   mode === "bm25" ? Promise.resolve(NO_VECTORS) : models.embedQuery(query);
 
-export interface Recalled extends SearchResult {
+export interface Recalled {
+  readonly tier: Tier | "cache";
+  readonly hits: readonly Hit[];
   readonly trace: TraceSummary & {
     readonly resolutionTier: string;
     readonly tierReason: string;
@@ -17,10 +26,19 @@ export interface Recalled extends SearchResult {
     readonly topScores: readonly number[];
     readonly scope: Record<string, string>;
     readonly plan: string;
+    readonly savedTokens?: number;
     readonly hiddenByView?: true;
     readonly hintsIgnored?: readonly string[];
   };
 }
+
+export interface RecallAbout {
+  readonly operation: "query" | "context" | "documents_query";
+  readonly hintsIgnored?: readonly string[];
+  readonly sessionId?: string | undefined;
+}
+
+type Request = Omit<SearchRequest, "prepared" | "fullContextTokens">;
 
 /** Searches and records the trace of it, in the same transaction. */
 export async function recall(
@@ -28,28 +46,150 @@ export async function recall(
   models: Models,
   prepared: QueryVectors,
   request: Omit<SearchRequest, "prepared">,
-  about: {
-    readonly operation: "query" | "context" | "documents_query";
-    readonly hintsIgnored?: readonly string[];
-    readonly sessionId?: string | undefined;
-  },
+  about: RecallAbout,
 ): Promise<Recalled> {
-  const result = await search(tx, { ...request, prepared });
+  return conclude(tx, request.query, await search(tx, { ...request, prepared }), about, spending(models, prepared));
+}
+
+/** What a recall needs of the service. */
+export interface RecallDeps {
+  readonly models: Models;
+  readonly reranker: Reranker | undefined;
+  /** Told of each question that the cache could have answered. */
+  readonly onCache: (isHit: boolean) => void;
+}
+
+type Enter = <T>(demand: Pick<Demand, "question">, work: (tx: ScopedTransaction) => Promise<T>) => Promise<T>;
+
+/** Leaves the transaction, with all that it claimed, for a model: none is awaited while one is open. */
+class Leave extends Error {
+  readonly found: SearchResult | undefined;
+  constructor(found?: SearchResult) {
+    super("left the transaction for a model");
+    this.found = found;
+  }
+}
+
+/** Passages that a reranker sees. */
+const RERANKED = 50;
+
+/**
+ * Recall through the tiers below `direct`: the cache, then hybrid or full_context, then the reranker
+ * where there is one. `enter` opens a transaction for the caller; with models over a network there
+ * are several, and what was found is read anew in the last one.
+ */
+export async function recallThroughTiers<T>(
+  enter: Enter,
+  deps: RecallDeps,
+  request: Request,
+  about: RecallAbout,
+  shape: (tx: ScopedTransaction, recalled: Recalled) => Promise<T> | T,
+): Promise<T> {
+  const { models, reranker } = deps;
+  const question = questionDigest({ ...request, fullContextTokens: 0 }, [
+    models.current.id,
+    reranker?.settings.model ?? "",
+    reranker === undefined ? "" : "reranked",
+  ]);
+  let prepared: QueryVectors | undefined;
+  let version: string | null | undefined;
+  const isSlow = request.mode !== "bm25" && models.areRemote;
+  if (!isSlow) prepared = await prepareQuery(models, request.query, request.mode);
+
+  const attempt = () =>
+    enter({ question }, async (tx) => {
+      const cached = await answerFromCache(tx);
+      if (cached !== undefined) {
+        deps.onCache(true);
+        return shape(tx, await conclude(tx, request.query, cached, about, { savedTokens: cached.savedTokens }));
+      }
+      if (prepared === undefined) throw new Leave();
+      const { fullContextTokens } = settingsOf(tx);
+      version = tx.entry.recall?.version;
+      const k = reranker === undefined ? request.k : Math.max(request.k, RERANKED);
+      const found = await search(tx, { ...request, k, prepared, fullContextTokens });
+      if (reranker !== undefined && found.hits.length > 1) throw new Leave(found);
+      return shape(tx, await finish(tx, found, prepared));
+    });
+  const finish = (tx: ScopedTransaction, found: SearchResult, vectors: QueryVectors, isWhole = true) => {
+    if (question !== undefined && typeof version === "string") {
+      deps.onCache(false);
+      // What a model was missing for is not the answer that the next one should have.
+      if (isWhole && vectors.unavailable === undefined) keepAnswer(tx, question, version, found, vectors.tokens);
+    }
+    return conclude(tx, request.query, found, about, spending(models, vectors));
+  };
+
+  let found: SearchResult;
+  try {
+    return await attempt();
+  } catch (error) {
+    if (!(error instanceof Leave)) throw error;
+    if (error.found === undefined) {
+      prepared = await prepareQuery(models, request.query, request.mode);
+      try {
+        return await attempt();
+      } catch (second) {
+        if (!(second instanceof Leave) || second.found === undefined) throw second;
+        found = second.found;
+      }
+    } else found = error.found;
+  }
+  return rerankAndFinish(enter, { question, reranker, request, found }, async (tx, reranked, isWhole, spent) => {
+    if (spent !== undefined) recordTrace(tx, spent);
+    return shape(tx, await finish(tx, reranked, prepared ?? NO_VECTORS, isWhole));
+  });
+}
+
+async function rerankAndFinish<T>(
+  enter: Enter,
+  about: {
+    readonly question: Uint8Array | undefined;
+    readonly reranker: Reranker | undefined;
+    readonly request: Request;
+    readonly found: SearchResult;
+  },
+  finish: (tx: ScopedTransaction, found: SearchResult, isWhole: boolean, spent: TraceFields | undefined) => Promise<T>,
+): Promise<T> {
+  const { question, reranker, request, found } = about;
+  if (reranker === undefined) throw new Error("there is no reranker to leave the transaction for");
+  const order = await rerankHits(reranker, request.query, found.hits);
+  return enter({ question }, async (tx) => {
+    // Forgotten meanwhile: not there any more.
+    const hits = await fetchHits(tx, order.candidates.slice(0, request.k));
+    const plan = `${found.plan}; ${order.note}`;
+    return finish(tx, { ...found, plan, hits }, order.isRanked, order.spent);
+  });
+}
+
+/** What an answer cost, or did not have to, for its trace. */
+const spending = (models: Models, prepared: QueryVectors) =>
+  prepared.tokens > 0 ? spentOn(models.current, prepared) : {};
+
+async function conclude(
+  tx: ScopedTransaction,
+  query: string,
+  result: Omit<SearchResult, "tier"> & { readonly tier: Tier | "cache" },
+  about: RecallAbout,
+  spent: Partial<TraceFields>,
+): Promise<Recalled> {
   const hiddenByView = result.hits.length === 0 && (await tx.call<boolean>("hides_scopes"));
   const summary = recordTrace(tx, {
     kind: "retrieval",
     operation: about.operation,
-    query: request.query,
+    query,
     tier: result.tier,
     tierReason: result.tierReason,
+    plan: result.plan,
     sources: result.hits.map((hit) => hit.id),
     candidates: result.candidates,
     returned: result.hits.length,
     sessionId: about.sessionId ?? null,
-    ...(prepared.tokens > 0 ? spentOn(models.current, prepared) : {}),
+    ...spent,
   });
   return {
-    ...result,
+    tier: result.tier,
+    hits: result.hits,
     trace: {
       ...summary,
       resolutionTier: result.tier,
@@ -58,6 +198,7 @@ export async function recall(
       topScores: result.hits.slice(0, 5).map((hit) => hit.score),
       scope: tx.entry.trace.tags,
       plan: result.plan,
+      ...(spent.savedTokens === undefined ? {} : { savedTokens: spent.savedTokens }),
       ...(hiddenByView ? { hiddenByView: true } : {}),
       ...(about.hintsIgnored && about.hintsIgnored.length > 0 ? { hintsIgnored: about.hintsIgnored } : {}),
     },

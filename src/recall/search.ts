@@ -3,16 +3,19 @@ import type { QueryVectors } from "../models/models.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 import { foldDuplicates } from "./fold.ts";
-import { fuseByRank } from "./fuse.ts";
+import { fuseByRank, fuseByScore } from "./fuse.ts";
 import { rankByBm25 } from "./lexical.ts";
 import { fetchHits, type Hit, recentHits } from "./passages.ts";
-import { rankByDistance } from "./vector.ts";
+import { type Nearest, rankByDistance } from "./vector.ts";
+import { rankByWords } from "./words.ts";
 
 export type Mode = "hybrid" | "vector" | "bm25";
 export type Tier = "hybrid" | "full_context";
 
 /** Candidates of each ranking that go into the fusion. */
 const POOL = 256;
+/** The built-in embedder's say beside the words'. */
+const SPELLING_SHARE = 0.1;
 /** Passages fetched at once while duplicates are folded away, in multiples of k. */
 const SPARE = 2;
 
@@ -31,7 +34,7 @@ export interface SearchRequest {
   readonly leastScore?: number | undefined;
 }
 
-/** How rankings are put together; absent: alike, with k = 60. */
+/** How rankings are put together; absent: as suits the models, with k = 60. */
 export interface Fusion {
   readonly rrfK?: number | undefined;
   /** 0 to 1: the vectors' share; the words have the rest. */
@@ -54,19 +57,26 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
   const { query, filter, mode, prepared, k } = request;
   // All are on their way before any answers: one round trip on a server.
   const [lexical, ...nearest] = await Promise.all([
-    mode === "vector" ? [] : rankByBm25(tx, query, filter, POOL),
+    mode === "vector" ? [] : (mode === "bm25" ? rankByBm25 : rankByWords)(tx, query, filter, POOL),
     ...(mode === "bm25" ? [] : prepared.vectors).map(({ embedder, vector }) =>
-      rankByDistance(tx, embedder.id, vector, filter, POOL),
+      rankByDistance(tx, embedder, vector, filter, POOL),
     ),
   ]);
   const { leastScore } = request;
-  const fused = await fuse(mode, lexical, nearest, request.fusion ?? {});
+  const fused = await fuse(
+    mode,
+    lexical,
+    nearest.map(({ ranking }) => ranking),
+    prepared,
+    request.fusion ?? {},
+  );
   const ranked = leastScore === undefined ? fused : fused.filter(({ score }) => score >= leastScore);
-  const plan = planText(tx, mode, prepared);
+  const plan = planText(tx, mode, prepared, nearest);
 
   // An explicit mode is answered by that mode alone.
   const isNear = nearest.some(
-    ([best], i) => best !== undefined && 1 - best.score < (prepared.vectors[i]?.embedder.nearDistance ?? 0),
+    ({ ranking: [best] }, i) =>
+      best !== undefined && 1 - best.score < (prepared.vectors[i]?.embedder.nearDistance ?? 0),
   );
   const credible = lexical.length > 0 || isNear;
   if (mode === "hybrid" && !credible && leastScore !== undefined) {
@@ -106,19 +116,27 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
   };
 }
 
+/**
+ * The built-in embedder knows spelling, which the words' own ranking knows better: it has a small say
+ * (docs/retrieval.md). What a model knows is another thing than words, and ranks alike.
+ */
 async function fuse(
   mode: Mode,
   lexical: readonly Candidate[],
   nearest: readonly (readonly Candidate[])[],
-  { rrfK, vectorWeight = 0.5, expand }: Fusion,
+  { vectors }: QueryVectors,
+  { rrfK, vectorWeight, expand }: Fusion,
 ): Promise<readonly Candidate[]> {
   if (mode === "bm25") return lexical;
   if (mode === "vector" && nearest.length === 1) return nearest[0] ?? [];
   const rankings = [lexical, ...nearest];
-  const weights = [2 * (1 - vectorWeight), ...nearest.map(() => 2 * vectorWeight)];
-  const ranked = fuseByRank(rankings, { k: rrfK, weights });
-  if (expand === undefined) return ranked;
-  return fuseByRank([...rankings, await expand(ranked)], { k: rrfK, weights: [...weights, 1] });
+  const byScore =
+    rrfK === undefined && vectorWeight === undefined && vectors.every(({ embedder }) => !embedder.isRemote);
+  const share = vectorWeight ?? 0.5;
+  const ranked = byScore
+    ? fuseByScore(rankings, [1, ...nearest.map(() => SPELLING_SHARE)])
+    : fuseByRank(rankings, { k: rrfK, weights: [2 * (1 - share), ...nearest.map(() => 2 * share)] });
+  return expand === undefined ? ranked : fuseByRank([ranked, await expand(ranked)], { k: rrfK, weights: [2, 1] });
 }
 
 /** The best k without near-duplicates: as much of the ranking as it takes. */
@@ -130,15 +148,21 @@ async function fetchFolded(tx: ScopedTransaction, ranked: readonly Candidate[], 
   return hits;
 }
 
-function planText(tx: ScopedTransaction, mode: Mode, { vectors, unavailable }: QueryVectors): string {
+function planText(
+  tx: ScopedTransaction,
+  mode: Mode,
+  { vectors, unavailable }: QueryVectors,
+  nearest: readonly Nearest[],
+): string {
   const { scopes, trees } = tx.entry.read;
   const own = trees.length > 0 ? "large subtrees" : `${scopes.size} scope${scopes.size === 1 ? "" : "s"}`;
   const where = tx.entry.general && !scopes.has(0) ? `${own} and general knowledge` : own;
-  const models = vectors.length > 1 ? `exact vectors of ${vectors.length} models` : "exact vectors";
   const nothing = unavailable === undefined ? "the model finds nothing in the query" : unavailable;
   const ways = [
-    ...(mode === "vector" ? [] : ["bm25 on the scopes' own statistics"]),
-    ...(mode === "bm25" ? [] : [vectors.length > 0 ? models : `no vector (${nothing})`]),
+    ...(mode === "vector"
+      ? []
+      : [mode === "bm25" ? "bm25 on the scopes' own statistics" : "bm25 on the scopes' own statistics, in context"]),
+    ...(mode === "bm25" ? [] : vectors.length > 0 ? nearest.map(({ plan }) => plan) : [`no vector (${nothing})`]),
     ...(mode !== "bm25" && vectors.length > 0 && unavailable !== undefined
       ? [`one model left out (${unavailable})`]
       : []),

@@ -10,6 +10,7 @@ export interface Trace {
   readonly queryText: string | null;
   readonly resolutionTier: string | null;
   readonly tierReason: string | null;
+  readonly plan: string | null;
   readonly latencyMs: number;
   readonly cached: boolean;
   readonly status: string;
@@ -33,7 +34,7 @@ interface TraceRow extends Omit<Trace, "tokens" | "cached" | "retrievals"> {
 
 const COLUMNS = sql`
   d.id, d.created_at AS "createdAt", d.kind, d.operation, d.scope, d.query AS "queryText", d.tier AS "resolutionTier",
-  d.tier_reason AS "tierReason", d.duration_ms AS "latencyMs", d.status, d.session_id AS "sessionId", d.sources,
+  d.tier_reason AS "tierReason", d.plan, d.duration_ms AS "latencyMs", d.status, d.session_id AS "sessionId", d.sources,
   d.input_tokens AS input, d.output_tokens AS output, d.embedding_tokens AS embedding, d.total_tokens AS total`;
 
 function toTrace({ sources, input, output, embedding, total, ...row }: TraceRow): Trace {
@@ -83,6 +84,8 @@ export interface TraceStats {
   readonly byTier: Record<string, number>;
   readonly totalTokens: number;
   readonly averageLatencyMs: number | null;
+  /** Of the recalls below the direct tier: how many the cache answered, and what they did not spend again. */
+  readonly cache: { readonly hits: number; readonly hitRate: number | null; readonly savedTokens: number };
 }
 
 /** Over the same traces that {@link listTraces} shows. */
@@ -93,20 +96,33 @@ export async function traceStats(tx: ScopedTransaction): Promise<TraceStats> {
     calls: number;
     tokens: number;
     ms: number;
+    saved: number;
   }>(sql`
-    SELECT d.operation, d.tier, count(*)::int AS calls, sum(d.total_tokens)::float8 AS tokens, sum(d.duration_ms)::float8 AS ms
+    SELECT d.operation, d.tier, count(*)::int AS calls, sum(d.total_tokens)::float8 AS tokens, sum(d.duration_ms)::float8 AS ms,
+           sum(d.saved_tokens)::float8 AS saved
     FROM ${tx.read("decision_trace", "d")} WHERE ${ofCaller(tx)} GROUP BY d.operation, d.tier ORDER BY d.operation, d.tier`);
   const byOperation: Record<string, number> = {};
   const byTier: Record<string, number> = {};
   let total = 0;
   let totalTokens = 0;
   let ms = 0;
+  let savedTokens = 0;
   for (const group of groups) {
     byOperation[group.operation] = (byOperation[group.operation] ?? 0) + group.calls;
     if (group.tier !== null) byTier[group.tier] = (byTier[group.tier] ?? 0) + group.calls;
     total += group.calls;
     totalTokens += group.tokens;
     ms += group.ms;
+    savedTokens += group.saved;
   }
-  return { total, byOperation, byTier, totalTokens, averageLatencyMs: total === 0 ? null : ms / total };
+  const hits = byTier.cache ?? 0;
+  const asked = hits + (byTier.hybrid ?? 0) + (byTier.full_context ?? 0);
+  return {
+    total,
+    byOperation,
+    byTier,
+    totalTokens,
+    averageLatencyMs: total === 0 ? null : ms / total,
+    cache: { hits, hitRate: asked === 0 ? null : hits / asked, savedTokens },
+  };
 }

@@ -21,6 +21,8 @@ export interface TraceFields
         | "outputTokens"
         | "embeddingTokens"
         | "tokenSource"
+        | "savedTokens"
+        | "plan"
       >
     > {
   /** Ids that the answer was made of. */

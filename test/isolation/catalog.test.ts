@@ -16,8 +16,11 @@ const UNSCOPED = ["context", "embedder", "erasure", "job_turn", "migration", "sc
 const DEFINERS = {
   scopefloor_app: [
     "caller",
+    "cache_answer",
     "caller_principal",
     "claim_idempotency",
+    "my_turn",
+    "recall_state",
     "add_document",
     "deletes",
     "embedders_in_use",
@@ -70,10 +73,12 @@ const DEFINERS = {
     "extend_job",
     "finish_job",
     "fold_counters",
+    "note_vector_index",
     "postpone_job",
     "purge_old",
     "recover_jobs",
     "take_job",
+    "vector_index_work",
   ],
   nobody: [
     "count_passages",

@@ -7,6 +7,8 @@ let corpus = 0;
 
 beforeAll(async () => {
   service = await startService();
+  // What is compared here is what the rankings give.
+  await service.operator.call("PATCH", "/contexts/default", { config: { cacheSeconds: 0 } });
 });
 afterAll(() => service.stop());
 

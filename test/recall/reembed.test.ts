@@ -54,7 +54,7 @@ test("a model changes while recall goes on: old and new vectors stand side by si
       "A second dome of the observatory is being built.",
       "The observatory opens its dome at dusk.",
     ]);
-    expect(side.trace.plan).toContain("exact vectors of 2 models");
+    expect(side.trace.plan).toContain("exact vectors of 1 + exact vectors of 1 over");
     const ordered = await call<{ pending: number; model: string }>(before.operator.key, "/contexts/default/reembed", {
       scope: "org/moving",
     });

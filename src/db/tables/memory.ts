@@ -1,5 +1,16 @@
 import { sql } from "drizzle-orm";
-import { foreignKey, index, integer, jsonb, primaryKey, smallint, text, unique, uuid } from "drizzle-orm/pg-core";
+import {
+  boolean,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  primaryKey,
+  smallint,
+  text,
+  unique,
+  uuid,
+} from "drizzle-orm/pg-core";
 import { createdAt, halfvec, scopefloor, scopeId, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
@@ -71,9 +82,10 @@ export const passage = scopefloor.table(
     observedAt: time("observed_at").notNull(),
     createdAt: createdAt(),
     expiredAt: time("expired_at"),
-    /** Of a chunk: its document, its place in it, and offsets in UTF-16 units of the extracted text. */
-    documentId: uuid("document_id"),
+    /** Its place in its session or document. */
     position: integer("position"),
+    /** Of a chunk: its document, and offsets in UTF-16 units of the extracted text. */
+    documentId: uuid("document_id"),
     section: text("section"),
     charStart: integer("char_start"),
     charEnd: integer("char_end"),
@@ -86,6 +98,7 @@ export const passage = scopefloor.table(
     index("passage_recent").on(t.scopeId, t.observedAt),
     index("passage_turn").on(t.scopeId, t.turnId),
     index("passage_document").on(t.scopeId, t.documentId, t.position),
+    index("passage_session").on(t.scopeId, t.sessionId, t.position),
     foreignKey({
       columns: [t.scopeId, t.documentId],
       foreignColumns: [document.scopeId, document.id],
@@ -106,6 +119,22 @@ export const posting = scopefloor.table("posting", {
   /** The passage's length, repeated here so that ranking is an index-only scan. */
   lexemes: integer("lexemes").notNull(),
 });
+
+/**
+ * The graphs that large scopes have of their own, one for each model (src/jobs/vector-graphs.ts).
+ * Only a note for the planner: where the index itself is missing, the same statement is exact.
+ */
+export const vectorIndex = scopefloor.table(
+  "vector_index",
+  {
+    scopeId: scopeId(),
+    embedderId: integer("embedder_id").notNull(),
+    /** False while it is built: until then answers are exact. */
+    ready: boolean("ready").notNull().default(false),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.embedderId] })],
+);
 
 /** Parts of chunks' fingerprints: near-duplicates share at least one (src/documents/parsing/fingerprint.ts). */
 export const chunkBand = scopefloor.table(

@@ -67,6 +67,25 @@ export const idempotency = scopefloor.table(
   ],
 );
 
+/**
+ * Answers of recall by question: ids and scores, no text, so that what comes out of it has to be
+ * read under both locks like anything else. Reached through definer functions alone.
+ */
+export const responseCache = scopefloor.table(
+  "response_cache",
+  {
+    /** Where the recall's trace stands. */
+    scopeId: scopeId(),
+    /** SHA-256 of the question as the service compares it, and of all that narrows it. */
+    digest: bytea("digest").notNull(),
+    /** The visible scopes with the number of the last change in each, and the key's policy. */
+    version: text("version").notNull(),
+    answer: jsonb("answer").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.digest] }), index("response_cache_age").on(t.createdAt)],
+);
+
 export const forgetReceipt = scopefloor.table(
   "forget_receipt",
   {
@@ -146,6 +165,10 @@ export const decisionTrace = scopefloor.table(
     error: text("error"),
     /** Where the token counts come from: the provider's usage, or the service's tokenizer. */
     tokenSource: text("token_source"),
+    /** What an answer from the cache did not have to spend again. */
+    savedTokens: integer("saved_tokens").notNull().default(0),
+    /** How retrieval went, and why in this way. */
+    plan: text("plan"),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.createdAt] }),

@@ -1,5 +1,5 @@
 import { sql } from "drizzle-orm";
-import { bigint, index, integer, jsonb, primaryKey, text, uuid } from "drizzle-orm/pg-core";
+import { bigint, index, integer, jsonb, numeric, primaryKey, text, uuid } from "drizzle-orm/pg-core";
 import { createdAt, scopefloor, scopeId, time } from "./columns.ts";
 
 /** The dictionary of scopes. Id 0 is general knowledge, `{}`. */
@@ -30,6 +30,8 @@ export const scopeCounter = scopefloor.table(
     tokens: bigint("tokens", { mode: "number" }).notNull(),
     lexemes: bigint("lexemes", { mode: "number" }).notNull(),
     bytes: bigint("bytes", { mode: "number" }).notNull(),
+    /** A number of its own for each delta; a scope's sum only grows, so it tells whether anything has changed. */
+    change: numeric("change").notNull().default(sql`nextval('scopefloor.change_number')`),
   },
   (t) => [primaryKey({ columns: [t.scopeId, t.id] })],
 );

@@ -5,8 +5,9 @@ import { contextBlock } from "../../recall/context-block.ts";
 import { parseTypedQuestion, type TypedQuestion } from "../../recall/direct.ts";
 import { NO_FILTER, type PassageFilter } from "../../recall/filter.ts";
 import type { Hit } from "../../recall/passages.ts";
-import { prepareQuery, recall, recallDirectly } from "../../recall/recall.ts";
+import { recallDirectly, recallThroughTiers } from "../../recall/recall.ts";
 import * as answers from "../answers.ts";
+import { recallDeps } from "../app.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, k, labels, queryText, readSelector, scopeView, time, uuidText, viewOf } from "../wire.ts";
 import { elapsed } from "./elapsed.ts";
@@ -141,36 +142,26 @@ export const recallEndpoints = [
         }
         if (direct !== undefined) return direct;
       }
-      const prepared = await prepareQuery(deps.models, body.query, mode);
-      return enter(demandOf(body), async (tx) => {
-        const { fullContextTokens } = settingsOf(tx);
-        const { tier, hits, trace } = await recall(
-          tx,
-          deps.models,
-          prepared,
-          {
-            query: body.query,
-            k: body.k ?? DEFAULT_K,
-            mode,
-            filter: filterOf(body),
-            includeDuplicates: body.includeDuplicates ?? false,
-            fullContextTokens,
-          },
-          {
-            operation: "query",
-            sessionId: body.sessionId,
-            hintsIgnored: ignoredHints(body),
-          },
-        );
-        return {
+      return recallThroughTiers(
+        (demand, work) => enter({ ...demandOf(body), ...demand }, work),
+        recallDeps(deps),
+        {
+          query: body.query,
+          k: body.k ?? DEFAULT_K,
+          mode,
+          filter: filterOf(body),
+          includeDuplicates: body.includeDuplicates ?? false,
+        },
+        { operation: "query", sessionId: body.sessionId, hintsIgnored: ignoredHints(body) },
+        (_, { tier, hits, trace }) => ({
           tier,
           classificationKind: "open",
           hits: hits.map(hitOf),
           seedEntities: [],
           queryMs: elapsed(startedAt),
           trace,
-        };
-      });
+        }),
+      );
     },
   }),
   endpoint({
@@ -192,29 +183,23 @@ export const recallEndpoints = [
     }),
     handle: async ({ enter, body, deps }) => {
       const startedAt = performance.now();
-      const prepared = await prepareQuery(deps.models, body.query, "hybrid");
-      return enter(demandOf(body), async (tx) => {
-        const settings = settingsOf(tx);
-        const { hits, tier } = await recall(
-          tx,
-          deps.models,
-          prepared,
-          {
-            query: body.query,
-            k: body.k ?? DEFAULT_K,
-            mode: "hybrid",
-            filter: { ...NO_FILTER, labels: body.labels ?? [] },
-            includeDuplicates: false,
-            fullContextTokens: settings.fullContextTokens,
-          },
-          { operation: "context" },
-        );
-        return {
-          context: contextBlock(hits, body.maxTokens ?? settings.contextTokens),
+      return recallThroughTiers(
+        (demand, work) => enter({ ...demandOf(body), ...demand }, work),
+        recallDeps(deps),
+        {
+          query: body.query,
+          k: body.k ?? DEFAULT_K,
+          mode: "hybrid",
+          filter: { ...NO_FILTER, labels: body.labels ?? [] },
+          includeDuplicates: false,
+        },
+        { operation: "context" },
+        (tx, { hits, tier }) => ({
+          context: contextBlock(hits, body.maxTokens ?? settingsOf(tx).contextTokens),
           tier,
           queryMs: elapsed(startedAt),
-        };
-      });
+        }),
+      );
     },
   }),
 ];

@@ -3,9 +3,10 @@ import { invalid } from "../../errors.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
 import { settingsOf } from "../../memory/settings.ts";
 import { NO_FILTER } from "../../recall/filter.ts";
-import { prepareQuery, recall } from "../../recall/recall.ts";
+import { recallThroughTiers } from "../../recall/recall.ts";
 import { sessionContext } from "../../recall/session-context.ts";
 import * as answers from "../answers.ts";
+import { recallDeps } from "../app.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, limitAndOffset, querySelector, queryText, scopeView, uuidText, writeSelector } from "../wire.ts";
 import { listDemand } from "./demand.ts";
@@ -91,18 +92,13 @@ export const sessionEndpoints = [
     handle: async ({ enter, look, params, body, deps }) => {
       // What is remembered beside a session is what its own scope may see.
       const { scope } = await look((tx) => getSession(tx, params.id));
-      const prepared = await prepareQuery(deps.models, body.query, "hybrid");
-      return enter({ selector: [{ tags: scope, subtree: false }], view: "strict" }, async (tx) => {
-        const { contextTokens, fullContextTokens } = settingsOf(tx);
-        const { hits } = await recall(
-          tx,
-          deps.models,
-          prepared,
-          { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false, fullContextTokens },
-          { operation: "context", sessionId: params.id },
-        );
-        return { context: await sessionContext(tx, params.id, hits, contextTokens) };
-      });
+      return recallThroughTiers(
+        (demand, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...demand }, work),
+        recallDeps(deps),
+        { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false },
+        { operation: "context", sessionId: params.id },
+        async (tx, { hits }) => ({ context: await sessionContext(tx, params.id, hits, settingsOf(tx).contextTokens) }),
+      );
     },
   }),
 ];

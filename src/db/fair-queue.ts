@@ -1,0 +1,150 @@
+import { AppError } from "../errors.ts";
+
+export interface FairQueueOptions {
+  /** How many may be inside at a time. */
+  readonly places: number;
+  /** How long one waits, in ms. */
+  readonly waitMs: number;
+  /** How many of one group may wait; more are refused at once. */
+  readonly mostWaiting?: number;
+}
+
+interface Waiter {
+  give(): void;
+  fail(error: Error): void;
+}
+
+interface Group {
+  inside: number;
+  readonly waiting: Waiter[];
+  /** The number of the place that it was last given: the lowest has waited longest. */
+  lastServed: number;
+  lastSeenAt: number;
+}
+
+/** Requests of nobody known yet: a key that has not been looked at, the service's own small errands. */
+const NOBODY = "";
+/** A group that was heard of so lately counts as present. */
+const PRESENT_MS = 1_000;
+
+/**
+ * Places that groups share: a free one goes to the group that has the fewest, and among those to the
+ * one that was served longest ago. However many requests one group sends, it never has all places:
+ * alone it has all but an eighth, beside others half of them, so that who comes next waits neither for
+ * its transactions to end nor, on a small machine, for its statements.
+ */
+export class FairQueue {
+  readonly #places: number;
+  readonly #waitMs: number;
+  readonly #mostWaiting: number;
+  readonly #groups = new Map<string, Group>();
+  #inside = 0;
+  #served = 0;
+  #closing: (() => void) | undefined;
+  #isClosed = false;
+
+  constructor({ places, waitMs, mostWaiting = places * 16 }: FairQueueOptions) {
+    this.#places = places;
+    this.#waitMs = waitMs;
+    this.#mostWaiting = mostWaiting;
+  }
+
+  /**
+   * Waits for a place; gives the way to leave it.
+   *
+   * @throws AppError `rate-limited` when the wait is for the group's own requests, `unavailable` when
+   *   it is for others' or the queue is closed
+   */
+  async enter(name: string = NOBODY): Promise<() => void> {
+    if (this.#isClosed) throw stopping();
+    const group = this.#groups.get(name) ?? { inside: 0, waiting: [], lastServed: 0, lastSeenAt: 0 };
+    this.#groups.set(name, group);
+    group.lastSeenAt = performance.now();
+    if (group.waiting.length >= this.#mostWaiting) throw name === NOBODY ? busy() : tooMany();
+    await new Promise<void>((resolve, reject) => {
+      const timer = setTimeout(() => {
+        group.waiting.splice(group.waiting.indexOf(waiter), 1);
+        reject(name !== NOBODY && group.inside > 0 ? tooMany() : busy());
+      }, this.#waitMs);
+      const waiter: Waiter = {
+        give: () => {
+          clearTimeout(timer);
+          resolve();
+        },
+        fail: (error) => {
+          clearTimeout(timer);
+          reject(error);
+        },
+      };
+      group.waiting.push(waiter);
+      this.#serve();
+    });
+    let isInside = true;
+    return () => {
+      if (!isInside) return;
+      isInside = false;
+      this.#inside--;
+      group.inside--;
+      this.#serve();
+      if (this.#inside === 0) this.#closing?.();
+    };
+  }
+
+  /** Refuses those who wait, and resolves when those inside have left. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    for (const { waiting } of this.#groups.values()) for (const waiter of waiting.splice(0)) waiter.fail(stopping());
+    await new Promise<void>((resolve) => {
+      this.#closing = resolve;
+      if (this.#inside === 0) resolve();
+    });
+  }
+
+  #serve(): void {
+    while (this.#inside < this.#places) {
+      const next = this.#next();
+      const waiter = next?.waiting.shift();
+      if (next === undefined || waiter === undefined) return;
+      this.#inside++;
+      next.inside++;
+      next.lastServed = ++this.#served;
+      waiter.give();
+    }
+  }
+
+  #next(): Group | undefined {
+    const now = performance.now();
+    let present = 0;
+    for (const [name, group] of this.#groups) {
+      if (group.inside > 0 || group.waiting.length > 0) present++;
+      else if (now - group.lastSeenAt >= PRESENT_MS) this.#groups.delete(name);
+      else if (name !== NOBODY) present++;
+    }
+    const most = this.#most(present);
+    let best: Group | undefined;
+    for (const group of this.#groups.values()) {
+      if (group.waiting.length === 0 || group.inside >= most) continue;
+      if (
+        best === undefined ||
+        group.inside < best.inside ||
+        (group.inside === best.inside && group.lastServed < best.lastServed)
+      ) {
+        best = group;
+      }
+    }
+    return best;
+  }
+
+  /** Places of one group at most. */
+  #most(present: number): number {
+    const most = present > 1 ? Math.floor(this.#places / 2) : this.#places - Math.ceil(this.#places / 8);
+    return Math.max(1, most);
+  }
+}
+
+const stopping = () => new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
+const busy = () => new AppError("unavailable", "all database connections are busy", { retryAfter: 1 });
+const tooMany = () =>
+  new AppError("rate-limited", "too many requests of this tenant are under way; send fewer at a time", {
+    retryAfter: 1,
+  });

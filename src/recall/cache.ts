@@ -1,0 +1,71 @@
+import { json, type ScopedTransaction } from "../db/scoped.ts";
+import { settingsOf } from "../memory/settings.ts";
+import { fetchHits } from "./passages.ts";
+import type { SearchResult, Tier } from "./search.ts";
+
+/** What is kept of an answer: which passages, in which order, and how they were found. No text. */
+interface Kept {
+  readonly tier: Tier;
+  readonly plan: string;
+  readonly candidates: number;
+  readonly hits: readonly (readonly [id: string, scopeId: number, score: number])[];
+  /** Model tokens that finding it took. */
+  readonly tokens: number;
+  /** The Context's budget at the time. */
+  readonly fullContextTokens: number;
+}
+
+export interface Cached extends Omit<SearchResult, "tier"> {
+  readonly tier: "cache";
+  readonly savedTokens: number;
+}
+
+/**
+ * The cache tier: the answer that the same question had, while nothing in the visible scopes has
+ * changed. Its passages are read anew under both locks; should one be missing, there is no answer.
+ */
+export async function answerFromCache(tx: ScopedTransaction): Promise<Cached | undefined> {
+  const cached = tx.entry.recall?.cached;
+  const { cacheSeconds, fullContextTokens } = settingsOf(tx);
+  if (!cached || cached.ageSeconds > cacheSeconds) return undefined;
+  const kept = cached.given as Kept;
+  if (kept.fullContextTokens !== fullContextTokens) return undefined;
+  const hits = await fetchHits(
+    tx,
+    kept.hits.map(([id, scopeId, score]) => ({ id, scopeId, score })),
+  );
+  if (hits.length !== kept.hits.length) return undefined;
+  return {
+    tier: "cache",
+    tierReason: `the same question was answered ${Math.round(cached.ageSeconds)} s ago by ${kept.tier}, and nothing visible has changed since`,
+    plan: `cached; then: ${kept.plan}`,
+    hits,
+    candidates: kept.candidates,
+    savedTokens: kept.tokens,
+  };
+}
+
+/**
+ * Keeps an answer for the next one who asks the same, in one go with the commit.
+ *
+ * @param version of the visible scopes, from before the search began
+ */
+export function keepAnswer(
+  tx: ScopedTransaction,
+  question: Uint8Array,
+  version: string,
+  found: SearchResult,
+  tokens: number,
+): void {
+  const { cacheSeconds, fullContextTokens } = settingsOf(tx);
+  if (cacheSeconds === 0) return;
+  const kept: Kept = {
+    tier: found.tier,
+    plan: found.plan,
+    candidates: found.candidates,
+    hits: found.hits.map(({ id, scopeId, score }) => [id, scopeId, score]),
+    tokens,
+    fullContextTokens,
+  };
+  tx.sendCall("cache_answer", question, version, json(kept));
+}
