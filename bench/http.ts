@@ -7,7 +7,7 @@ import { Agent, request } from "node:http";
 import postgres from "postgres";
 import { LexicalEmbeddings } from "../src/models/lexical-embeddings.ts";
 import { type Load, load, round, table } from "./measure.ts";
-import { benchDatabase, startBuilt, temporaryFolder } from "./service.ts";
+import { type BenchService, benchDatabase, clientOf, mintAgent, startBuilt, temporaryFolder } from "./service.ts";
 import { randomText, seeded } from "./text.ts";
 
 const TENANTS = 50;
@@ -25,7 +25,7 @@ export default async function http(): Promise<Record<string, unknown>> {
   });
   try {
     const random = seeded(7700);
-    const keys = await seed(service.url, service.managementKey, random);
+    const keys = await seed(service, random);
     const queries = Array.from({ length: 200 }, () => randomText(random, 5));
     const sql = postgres(database.url, { max: 1, fetch_types: false, onnotice: () => undefined });
     await sql`VACUUM ANALYZE`;
@@ -96,26 +96,16 @@ export default async function http(): Promise<Record<string, unknown>> {
   }
 }
 
-async function seed(url: string, managementKey: string, random: () => number): Promise<string[]> {
-  const post = async <T>(path: string, key: string, body: unknown): Promise<T> => {
-    const answer = await fetch(url + path, {
-      method: "POST",
-      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-      body: JSON.stringify(body),
-    });
-    if (!answer.ok) throw new Error(`${path} answered ${answer.status}: ${await answer.text()}`);
-    return (await answer.json()) as T;
-  };
+async function seed(service: BenchService, random: () => number): Promise<string[]> {
+  // The cache would answer what is asked a second time: here every question is searched for.
+  await clientOf(service.url, service.managementKey)("PATCH", "/contexts/default", { config: { cacheSeconds: 0 } });
   const keys: string[] = [];
   for (let tenant = 0; tenant < TENANTS; tenant++) {
-    const { key } = await post<{ key: string }>("/contexts/default/keys", managementKey, {
-      name: `tenant ${tenant}`,
-      principal: "agent",
-      scopeFloor: { org: `tenant-${tenant}` },
-    });
+    const key = await mintAgent(service, `tenant ${tenant}`, { org: `tenant-${tenant}` });
+    const call = clientOf(service.url, key);
     for (let stored = 0; stored < PASSAGES; stored += 500) {
       const messages = Array.from({ length: 500 }, () => ({ role: "user", content: randomText(random, 30) }));
-      await post("/default/facts/batch", key, { messages });
+      await call("POST", "/default/facts/batch", { messages });
     }
     keys.push(key);
   }

@@ -1,7 +1,16 @@
 /** npm run bench -- <name>: prints a table for people and, last, one line `RESULT {json}`. */
 const benches: Record<string, () => Promise<Record<string, unknown>>> = {
-  upload: async () => (await import("./upload.ts")).default(),
+  sizes: async () => (await import("./sizes.ts")).default(),
+  tenants: async () => (await import("./tenants.ts")).default(),
+  growth: async () => (await import("./growth.ts")).default(),
+  peer: async () => (await import("./peer.ts")).default(),
+  lexical: async () => (await import("./lexical.ts")).default(),
+  ingest: async () => (await import("./ingest.ts")).default(),
+  neighbour: async () => (await import("./neighbour.ts")).default(),
   http: async () => (await import("./http.ts")).default(),
+  quality: async () => (await import("./quality.ts")).default(),
+  embedded: async () => (await import("./embedded.ts")).default(),
+  upload: async () => (await import("./upload.ts")).default(),
 };
 
 const name = process.argv[2] ?? "";

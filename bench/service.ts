@@ -110,3 +110,30 @@ export async function temporaryFolder(): Promise<{ path: string; remove(): Promi
   const path = await mkdtemp(join(tmpdir(), "scopefloor-bench-"));
   return { path, remove: () => rm(path, { recursive: true, force: true }) };
 }
+
+/** Calls of one key; anything but success throws. */
+export function clientOf(url: string, key: string) {
+  return async <T>(method: string, path: string, body?: unknown): Promise<T> => {
+    const answer = await fetch(url + path, {
+      method,
+      headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    });
+    if (!answer.ok) throw new Error(`${method} ${path} answered ${answer.status}: ${await answer.text()}`);
+    return (await answer.json()) as T;
+  };
+}
+
+export async function mintAgent(
+  service: BenchService,
+  name: string,
+  scopeFloor: Record<string, string>,
+): Promise<string> {
+  const call = clientOf(service.url, service.managementKey);
+  const minted = await call<{ key: string }>("POST", "/contexts/default/keys", {
+    name,
+    principal: "agent",
+    scopeFloor,
+  });
+  return minted.key;
+}

@@ -9,7 +9,7 @@ import { parseDocument } from "../src/documents/parsing/parser.ts";
 import { LexicalEmbeddings } from "../src/models/lexical-embeddings.ts";
 import { docxOf, htmlOf, markdownOf, pdfOf, type Section } from "../test/harness/files.ts";
 import { load, quantile, round, table } from "./measure.ts";
-import { benchDatabase, startBuilt, startBuiltWorker, temporaryFolder } from "./service.ts";
+import { benchDatabase, mintAgent, startBuilt, startBuiltWorker, temporaryFolder } from "./service.ts";
 import { randomText, seeded } from "./text.ts";
 
 const JOBS = 2;
@@ -86,16 +86,8 @@ export default async function upload(): Promise<Record<string, unknown>> {
     for (const pid of await childrenOf(worker.pid)) parserMb = Math.max(parserMb, await peakMb(pid));
   }, 50);
   try {
-    const headers = { authorization: `Bearer ${api.managementKey}` };
     const keys: string[] = [];
-    for (let i = 0; i < 4; i++) {
-      const minted = await fetch(`${api.url}/contexts/default/keys`, {
-        method: "POST",
-        headers: { ...headers, "content-type": "application/json" },
-        body: JSON.stringify({ name: `tenant ${i}`, principal: "agent", scopeFloor: { org: `tenant-${i}` } }),
-      });
-      keys.push(((await minted.json()) as { key: string }).key);
-    }
+    for (let i = 0; i < 4; i++) keys.push(await mintAgent(api, `tenant ${i}`, { org: `tenant-${i}` }));
     const startedAt = performance.now();
     const sent = await load(files.length, UPLOADERS, async (i) => {
       const form = new FormData();

@@ -3,6 +3,9 @@ import type { Embedder, VectorText } from "../models/embedder.ts";
 import type { Candidate } from "./candidate.ts";
 import { andNarrowed, type PassageFilter } from "./filter.ts";
 
+/** Candidates that a walk keeps, however few are asked for: docs/performance.md. */
+const LEAST_WIDTH = 200;
+
 export interface Nearest {
   /** Nearest first; the score is 1 − cosine distance. */
   readonly ranking: Candidate[];
@@ -30,11 +33,11 @@ export async function rankByDistance(
   const size = known === undefined ? "" : ` of ${known}`;
   if (indexed.length === 0 || embedder.dimensions === undefined) {
     return {
-      ranking: await exactly(tx, embedder.id, vector, filter, limit, sql`true`),
+      ranking: await exactly(tx, embedder.id, vector, filter, limit, undefined),
       plan: `exact vectors${size}`,
     };
   }
-  tx.walkGraphs(limit);
+  tx.walkGraphs(Math.max(limit, LEAST_WIDTH));
   const others = restOf(tx, indexed);
   const [rest, ...walks] = await Promise.all([
     others === undefined ? [] : exactly(tx, embedder.id, vector, filter, limit, others),
@@ -71,13 +74,15 @@ const exactly = (
   vector: VectorText,
   filter: PassageFilter,
   limit: number,
-  within: SQL,
+  within: SQL | undefined,
 ): Promise<Candidate[]> =>
+  // The vector is bound once: reading it a second time would take as long as comparing it with a hundred others.
   tx.rows<Candidate>(sql`
-    SELECT p.id, p.scope_id AS "scopeId", 1 - (p.embedding <=> ${vector}::halfvec) AS score
-    FROM ${tx.read("passage", "p")}
-    WHERE ${within} AND p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
-    ORDER BY p.embedding <=> ${vector}::halfvec, p.id LIMIT ${limit}`);
+    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
+      SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> ${vector}::halfvec AS distance
+      FROM ${tx.read("passage", "p")}
+      WHERE ${within === undefined ? sql`` : sql`${within} AND `}p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      ORDER BY distance, p.id LIMIT ${limit}) n`);
 
 /** The expression of the index is the cast to the model's dimension; ties are put in order afterwards. */
 function walk(
@@ -90,8 +95,9 @@ function walk(
 ): Promise<Candidate[]> {
   const sized = sql.raw(`halfvec(${Math.round(dimensions)})`);
   return tx.rows<Candidate>(sql`
-    SELECT p.id, p.scope_id AS "scopeId", 1 - (p.embedding::${sized} <=> ${vector}::${sized}) AS score
-    FROM ${tx.read("passage", "p")}
-    WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.expired_at IS NULL${andNarrowed(tx, filter)}
-    ORDER BY p.embedding::${sized} <=> ${vector}::${sized} LIMIT ${limit}`);
+    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
+      SELECT p.id, p.scope_id AS "scopeId", p.embedding::${sized} <=> ${vector}::${sized} AS distance
+      FROM ${tx.read("passage", "p")}
+      WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      ORDER BY distance LIMIT ${limit}) n`);
 }

@@ -8,6 +8,7 @@ import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
 import { type ModelSettings, registerModel } from "../../src/models/models.ts";
+import type { RerankerSettings } from "../../src/models/reranker.ts";
 import { createService } from "../../src/service.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
@@ -69,6 +70,7 @@ export interface ServiceSettings {
   /** With a worker in the same process. */
   readonly worker?: Partial<WorkerOptions>;
   readonly models?: ModelSettings;
+  readonly reranker?: RerankerSettings;
 }
 
 /** The service on a database of its own, listening on loopback until it is stopped. */
@@ -84,6 +86,7 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
     context: "default",
     log: createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
+    ...(options.reranker === undefined ? {} : { reranker: options.reranker }),
     ...(options.worker === undefined
       ? {}
       : { worker: { pollMs: 50, parser: { ...PARSER_LIMITS, entry: inject("parser") }, ...options.worker } }),

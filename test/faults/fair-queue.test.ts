@@ -1,0 +1,110 @@
+import { afterEach, describe, expect, test } from "vitest";
+import { FairQueue } from "../../src/db/fair-queue.ts";
+import { onPostgres } from "../harness/database.ts";
+import { startService, type TestService } from "../harness/service.ts";
+
+const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+describe("a fair queue", () => {
+  test("never gives one group all places, alone or beside others", async () => {
+    const queue = new FairQueue({ places: 8, waitMs: 1_000 });
+    let inside = 0;
+    for (let i = 0; i < 20; i++) {
+      queue.enter("loud").then(
+        () => inside++,
+        () => undefined, // still waiting when the test ends
+      );
+    }
+    await settled();
+    expect(inside).toBe(7);
+    const leave = await queue.enter("quiet");
+    leave();
+    expect(inside).toBe(7);
+  });
+
+  test("serves the group with the fewest places next, and takes turns among equals", async () => {
+    const queue = new FairQueue({ places: 2, waitMs: 1_000 });
+    const order: string[] = [];
+    const leaves: (() => void)[] = [];
+    const come = (name: string) =>
+      queue.enter(name).then((leave) => {
+        order.push(name);
+        leaves.push(leave);
+      });
+    for (let i = 0; i < 5; i++) come("a");
+    await settled();
+    come("b");
+    come("c");
+    come("b");
+    await settled();
+    for (let i = 0; i < 7; i++) {
+      leaves.shift()?.();
+      await settled();
+    }
+    expect(order).toHaveLength(8);
+    expect(order.slice(0, 3)).toEqual(["a", "b", "c"]);
+    expect(order.filter((name) => name === "a")).toHaveLength(5);
+  });
+
+  test("waits so long and no longer: 429 behind one's own requests, 503 behind others'", async () => {
+    const queue = new FairQueue({ places: 1, waitMs: 30, mostWaiting: 1 });
+    await queue.enter("a");
+    const own = queue.enter("a");
+    await expect(queue.enter("a")).rejects.toMatchObject({ status: 429, retryAfter: 1 });
+    await expect(queue.enter("b")).rejects.toMatchObject({ status: 503, retryAfter: 1 });
+    await expect(own).rejects.toMatchObject({ status: 429, retryAfter: 1 });
+  });
+
+  test("a place that is left twice is left once; closing refuses who waits and waits for who is inside", async () => {
+    const queue = new FairQueue({ places: 1, waitMs: 1_000 });
+    const leave = await queue.enter("a");
+    const waiting = queue.enter("b");
+    const closed = queue.close();
+    await expect(waiting).rejects.toMatchObject({ status: 503 });
+    leave();
+    leave();
+    await closed;
+    await expect(queue.enter("c")).rejects.toMatchObject({ status: 503 });
+  });
+});
+
+describe.runIf(onPostgres())("a tenant's flood", () => {
+  let service: TestService;
+  afterEach(() => service.stop());
+
+  test("does not take the connections of others; its own excess is 429 with Retry-After", async () => {
+    service = await startService({ connections: 4, timeoutMs: 1_500 });
+    const loud = await service.mint("agent", { org: "loud" });
+    const keys = await Promise.all([1, 2, 3].map(() => loud.post<{ key: string }>("/keys", {})));
+    const minted = keys.map(({ body }) => service.client(body.key));
+    const quiet = await service.mint("agent", { org: "quiet" });
+    await Promise.all([loud, quiet, ...minted].map((client) => client.remember("The kettle is on.")));
+    // Whoever looks at this session waits for the lock: the flood's transactions do not end.
+    const { body } = await loud.post<{ id: string }>("/sessions", {});
+    const blocker = await service.database.owner.acquire();
+    await blocker.query("BEGIN");
+    await blocker.query(`SELECT 1 FROM scopefloor.session WHERE id = '${body.id}' FOR UPDATE`);
+    try {
+      // Keys that it mints are the same tenant's.
+      const flood = Array.from({ length: 90 }, (_, i) =>
+        [loud, ...minted][i % 4]?.post("/facts", { text: `flood ${i}`, session_id: i % 4 === 0 ? body.id : undefined }),
+      );
+      for (const sent of flood) sent?.catch(() => undefined); // looked at below
+      const stuck = Array.from({ length: 8 }, () => loud.post("/facts", { text: "stuck", session_id: body.id }));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      for (let i = 0; i < 5; i++) {
+        expect((await quiet.post("/query", { query: "kettle" })).status).toBe(200);
+      }
+      const answers = await Promise.all([...flood, ...stuck]);
+      const refused = answers.filter((answer) => answer?.status === 429);
+      expect(refused.length).toBeGreaterThan(0);
+      for (const answer of refused) {
+        expect(answer?.headers.get("retry-after")).toBe("1");
+        expect(answer?.body).toMatchObject({ type: "https://scopefloor.dev/errors/rate-limited", retryAfter: 1 });
+      }
+    } finally {
+      await blocker.query("ROLLBACK");
+      await blocker.release();
+    }
+  });
+});
