@@ -1,5 +1,6 @@
 import type Koa from "koa";
 import type { Logger } from "pino";
+import { FairQueue } from "./db/fair-queue.ts";
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrate, migrationCheck } from "./db/migrate.ts";
 import { Turns } from "./db/turns.ts";
@@ -11,6 +12,9 @@ import { KeyTouches } from "./keys/touch.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
+
+/** At 16 MiB each at most. */
+const LARGE_BODIES = 8;
 
 export interface Service {
   readonly app: Koa;
@@ -58,6 +62,7 @@ export async function createService(database: Database, options: ServiceOptions)
   const app = createApp({
     database,
     turns: new Turns(),
+    intake: new FairQueue({ places: LARGE_BODIES, waitMs: 30_000 }),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
     context,

@@ -30,7 +30,7 @@ const PRESENT_MS = 1_000;
 /**
  * Places that groups share: a free one goes to the group that has the fewest, and among those to the
  * one that was served longest ago. However many requests one group sends, it never has all places:
- * alone it has all but an eighth, beside others half of them, so that who comes next waits neither for
+ * alone it has all but an eighth, beside others a quarter, so that who comes next waits neither for
  * its transactions to end nor, on a small machine, for its statements.
  */
 export class FairQueue {
@@ -137,7 +137,7 @@ export class FairQueue {
 
   /** Places of one group at most. */
   #most(present: number): number {
-    const most = present > 1 ? Math.floor(this.#places / 2) : this.#places - Math.ceil(this.#places / 8);
+    const most = present > 1 ? Math.floor(this.#places / 4) : this.#places - Math.ceil(this.#places / 8);
     return Math.max(1, most);
   }
 }

@@ -13,13 +13,13 @@ export interface VectorGraph {
 /** Numbers only: no tenant's name is in the catalog. */
 const nameOf = ({ scopeId, embedderId }: VectorGraph) => `passage_graph_${Number(scopeId)}_${Number(embedderId)}`;
 
-/** Builds the graph while others write; not inside a transaction. */
+/** Builds the graph while others write; not inside a transaction. Its parameters: docs/performance.md. */
 export async function createGraph(owner: Lease, graph: VectorGraph): Promise<void> {
   // One that a crash left half built is there, and invalid.
   await dropGraph(owner, graph);
   await owner.query(`
     CREATE INDEX CONCURRENTLY ${nameOf(graph)} ON scopefloor.passage
-    USING hnsw ((embedding::halfvec(${Number(graph.dimensions)})) halfvec_cosine_ops)
+    USING hnsw ((embedding::halfvec(${Number(graph.dimensions)})) halfvec_cosine_ops) WITH (m = 16, ef_construction = 200)
     WHERE scope_id = ${Number(graph.scopeId)} AND embedder_id = ${Number(graph.embedderId)}`);
 }
 

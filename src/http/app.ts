@@ -2,6 +2,7 @@ import Router from "@koa/router";
 import Koa from "koa";
 import type { Logger } from "pino";
 import type { KeyHash } from "../db/enter.ts";
+import type { FairQueue } from "../db/fair-queue.ts";
 import type { Database } from "../db/lease.ts";
 import type { Turns } from "../db/turns.ts";
 import { notFound } from "../errors.ts";
@@ -19,6 +20,8 @@ import { operationRoutes } from "./routes/operation.ts";
 export interface Deps {
   readonly database: Database;
   readonly turns: Turns;
+  /** Large bodies that are in memory at a time; the others wait unread, which holds their senders back. */
+  readonly intake: FairQueue;
   readonly models: Models;
   readonly reranker: Reranker | undefined;
   /** The Context's id in URLs. */

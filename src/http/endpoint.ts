@@ -92,6 +92,8 @@ export function endpoint<P, Q, B>(spec: EndpointSpec<P, Q, B>): Endpoint {
   };
 }
 
+/** From this size on a body waits for its turn before it is read: so many at a time are in memory (`Deps.intake`). */
+const LARGE_BYTES = 256 * 1024;
 /** Up to this size a body is read and prepared before the key is looked at, in the same transaction as the work. */
 const UNCHECKED_BYTES = 16 * 1024;
 
@@ -131,7 +133,7 @@ async function answer(
   params: Record<string, string>,
   caller: Caller,
 ): Promise<void> {
-  const progress: Progress = { checked: false, upload: undefined };
+  const progress: Progress = { checked: false, upload: undefined, leaveIntake: undefined };
   try {
     const request = await readRequest(spec, deps, ctx, params, caller, progress);
     const body = await spec.handle(request);
@@ -148,6 +150,7 @@ async function answer(
       await checkCaller(deps.database.app, caller, spec.verb, deps.turns);
     throw error;
   } finally {
+    progress.leaveIntake?.();
     await progress.upload?.file.discard();
   }
 }
@@ -158,6 +161,8 @@ interface Progress {
   checked: boolean;
   /** On disk, until the request has ended. */
   upload: Upload | undefined;
+  /** Of a large body: lets the next one in. */
+  leaveIntake: (() => void) | undefined;
 }
 
 async function readRequest(
@@ -174,6 +179,9 @@ async function readRequest(
   if (spec.upload || (spec.body !== undefined && declared > UNCHECKED_BYTES)) {
     progress.checked = true;
     await checkCaller(deps.database.app, caller, spec.verb, deps.turns);
+  }
+  if (!spec.upload && spec.body !== undefined && declared > LARGE_BYTES) {
+    progress.leaveIntake = await deps.intake.enter(deps.turns.of(caller.keyHash));
   }
   const checkedParams = parseParams(spec.params, params);
   const query = parseInput(spec.query, queryOf(ctx), "query");

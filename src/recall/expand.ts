@@ -28,15 +28,15 @@ export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Pr
     WITH feedback AS (
       SELECT f.id, f.score FROM unnest(${list(feedback.map(({ id }) => id))}::uuid[], ${list(feedback.map(({ score }) => score))}::float8[]) AS f(id, score)),
     vocabulary AS MATERIALIZED (
-      SELECT o.lexeme, sum((${SCALE}::float8 * f.score * o.tf / o.lexemes)::bigint) AS weight FROM feedback f
+      SELECT o.lexeme, sum(round(${SCALE}::float8 * f.score * o.tf / o.lexemes)) AS weight FROM feedback f
       JOIN ${tx.read("posting", "o")} ON o.passage_id = f.id
       WHERE o.scope_id = ANY (${scopesOf(feedback)}::int[])
       GROUP BY o.lexeme ORDER BY weight DESC, o.lexeme LIMIT ${TERMS}),
     size AS MATERIALIZED (
       SELECT sum(v.weight) AS weights FROM vocabulary v)
     SELECT o.passage_id AS id,
-           sum((${SCALE}::float8 * v.weight / size.weights * o.tf * (${k1}::float8 + 1)
-                / (o.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * o.lexemes / ${meanOf(alone)}::float8)))::bigint)::float8 / ${SCALE}::float8 AS score
+           sum(round(${SCALE}::float8 * v.weight / size.weights * o.tf * (${k1}::float8 + 1)
+                / (o.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * o.lexemes / ${meanOf(alone)}::float8)))) / ${SCALE}::float8 AS score
     FROM size, vocabulary v JOIN ${tx.read("posting", "o")} USING (lexeme)
     WHERE o.scope_id = ANY (${scopesOf(alone)}::int[]) AND o.passage_id = ANY (${list(alone.map(({ id }) => id))}::uuid[])
     GROUP BY o.passage_id`);

@@ -10,7 +10,7 @@ export interface Bm25Parameters {
 }
 export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75 };
 
-/** Scores are summed as integers of 1e-9, so that no change of plan changes their last digits. */
+/** Scores are summed as whole numbers of 1e-9, which a double adds exactly: no change of plan changes their last digits. */
 export const SCALE = 1e9;
 
 /** Frequencies travel packed, four bits each, of so many lexemes, the rarest: 52 bits, which a double holds exactly. */
@@ -45,7 +45,7 @@ export async function findByWords(
   limit: number,
   parameters: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<WordHits> {
-  const packed = sql`, sum(CASE WHEN r.place < ${PACKED_LEXEMES}::int THEN least(h.tf, ${MOST}::int)::bigint << (${BITS}::int * r.place) ELSE 0 END)::float8 AS packed`;
+  const packed = sql`, max(h.lexemes) AS words, sum(least(h.tf, ${MOST}::int) * r.unit) AS packed`;
   const rows = await tx.rows<WordHitRow>(sql`
     ${scoredHits(tx, query, filter, limit, parameters, packed)}
     SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at AS "observedAt",
@@ -80,7 +80,11 @@ function unpack(packed: number, lexemes: number): number[] {
   });
 }
 
-/** CTEs up to `best`: the passages that share a lexeme with the query, the best `limit` of them. */
+/**
+ * CTEs up to `best`: the passages that share a lexeme with the query, the best `limit` of them. The
+ * postings are read twice, to count and to score: keeping them in between cost more than reading
+ * an index again (docs/performance.md).
+ */
 function scoredHits(
   tx: ScopedTransaction,
   query: string,
@@ -96,20 +100,19 @@ function scoredHits(
       : sql`JOIN ${tx.read("passage", "p")} ON p.scope_id = h.scope_id AND p.id = h.passage_id AND ${narrowed}`;
   return sql`
     WITH size AS MATERIALIZED (
-      SELECT greatest(sum(c.passages), 1)::float8 AS n, greatest(sum(c.lexemes), 1)::float8 / greatest(sum(c.passages), 1) AS mean
-      FROM ${tx.read("scope_counter", "c")}),
-    hit AS MATERIALIZED (
-      SELECT o.scope_id, o.passage_id, o.lexeme, o.tf, o.lexemes FROM ${tx.read("posting", "o")}
-      WHERE o.lexeme = ANY (tsvector_to_array(to_tsvector('english', ${query})))),
+      SELECT s.n, ${k1}::float8 * (1 - ${b}::float8) AS base, ${k1}::float8 * ${b}::float8 / s.mean AS slope
+      FROM (SELECT greatest(sum(c.passages), 1)::float8 AS n, greatest(sum(c.lexemes), 1)::float8 / greatest(sum(c.passages), 1) AS mean
+            FROM ${tx.read("scope_counter", "c")}) s),
     rarity AS MATERIALIZED (
-      SELECT lexeme, count(*) AS df, ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS idf,
-             (row_number() OVER (ORDER BY count(*), lexeme) - 1)::int AS place
-      FROM hit, size GROUP BY lexeme, n),
+      SELECT t.*, ${SCALE}::float8 * t.idf * (${k1}::float8 + 1) AS weight,
+             CASE WHEN t.place < ${PACKED_LEXEMES}::int THEN ${MOST + 1}::float8 ^ t.place ELSE 0 END AS unit
+      FROM (SELECT d.lexeme, d.df, ln(1 + (size.n - d.df + 0.5) / (d.df + 0.5)) AS idf, (row_number() OVER (ORDER BY d.df, d.lexeme) - 1)::int AS place
+            FROM size, unnest(tsvector_to_array(to_tsvector('english', ${query}))) AS asked(lexeme),
+              LATERAL (SELECT asked.lexeme, count(*)::float8 AS df FROM ${tx.read("posting", "o")} WHERE o.lexeme = asked.lexeme) d
+            WHERE d.df > 0) t),
     best AS MATERIALIZED (
-      SELECT h.passage_id, h.scope_id, max(h.lexemes) AS words,
-             sum((${SCALE}::float8 * r.idf * h.tf * (${k1}::float8 + 1)
-                  / (h.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * h.lexemes / size.mean)))::bigint)::float8 / ${SCALE}::float8 AS score${more}
-      FROM hit h JOIN rarity r USING (lexeme) CROSS JOIN size ${join}
+      SELECT h.passage_id, h.scope_id, sum(round(r.weight * h.tf / (h.tf + size.base + size.slope * h.lexemes))) / ${SCALE}::float8 AS score${more}
+      FROM size, rarity r JOIN ${tx.read("posting", "h")} ON h.lexeme = r.lexeme ${join}
       GROUP BY h.passage_id, h.scope_id
       ORDER BY score DESC, h.passage_id LIMIT ${limit})`;
 }

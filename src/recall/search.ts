@@ -16,6 +16,8 @@ export type Tier = "hybrid" | "full_context";
 const POOL = 256;
 /** The built-in embedder's say beside the words'. */
 const SPELLING_SHARE = 0.1;
+/** Turns that only their neighbours brought in are looked up so far down at least. */
+const LOOKED_UP = 20;
 /** Passages fetched at once while duplicates are folded away, in multiples of k. */
 const SPARE = 2;
 
@@ -55,23 +57,33 @@ export interface SearchResult {
 /** Resolves a query through the tiers, inside one entered transaction. */
 export async function search(tx: ScopedTransaction, request: SearchRequest): Promise<SearchResult> {
   const { query, filter, mode, prepared, k } = request;
-  // All are on their way before any answers: one round trip on a server.
-  const [lexical, ...nearest] = await Promise.all([
-    mode === "vector" ? [] : (mode === "bm25" ? rankByBm25 : rankByWords)(tx, query, filter, POOL),
-    ...(mode === "bm25" ? [] : prepared.vectors).map(({ embedder, vector }) =>
-      rankByDistance(tx, embedder, vector, filter, POOL),
-    ),
-  ]);
-  const { leastScore } = request;
-  const fused = await fuse(
-    mode,
-    lexical,
-    nearest.map(({ ranking }) => ranking),
-    prepared,
-    request.fusion ?? {},
-  );
+  const findWords = () =>
+    mode === "bm25"
+      ? rankByBm25(tx, query, filter, POOL)
+      : rankByWords(tx, query, filter, Math.max(LOOKED_UP, k * SPARE));
+  const findVectors = () =>
+    Promise.all(prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, POOL)));
+  const isSpelling = prepared.vectors.every(({ embedder }) => !embedder.isRemote);
+  const { leastScore, fusion } = request;
+  let lexical: readonly Candidate[];
+  let nearest: readonly Nearest[];
+  let isEnough = false;
+  if (mode === "hybrid" && isSpelling && fusion?.vectorWeight === undefined && fusion?.rrfK === undefined) {
+    // What the built-in embedder knows is the words' spelling: it helps where words find too little,
+    // and is not worth the time where they do not (docs/retrieval.md).
+    lexical = await findWords();
+    isEnough = lexical.length >= k;
+    nearest = isEnough ? [] : await findVectors();
+  } else {
+    // Both are on their way before either answers: one round trip on a server.
+    [lexical, nearest] = await Promise.all([
+      mode === "vector" ? [] : findWords(),
+      mode === "bm25" ? [] : findVectors(),
+    ]);
+  }
+  const fused = await fuse(mode, lexical, nearest, isSpelling, fusion ?? {});
   const ranked = leastScore === undefined ? fused : fused.filter(({ score }) => score >= leastScore);
-  const plan = planText(tx, mode, prepared, nearest);
+  const plan = planText(tx, mode, prepared, nearest, isEnough);
 
   // An explicit mode is answered by that mode alone.
   const isNear = nearest.some(
@@ -117,25 +129,25 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
 }
 
 /**
- * The built-in embedder knows spelling, which the words' own ranking knows better: it has a small say
- * (docs/retrieval.md). What a model knows is another thing than words, and ranks alike.
+ * The built-in embedder knows spelling, which the words' own ranking knows better: it has a small say.
+ * What a model knows is another thing than words, and ranks alike.
  */
 async function fuse(
   mode: Mode,
   lexical: readonly Candidate[],
-  nearest: readonly (readonly Candidate[])[],
-  { vectors }: QueryVectors,
+  nearest: readonly Nearest[],
+  isSpelling: boolean,
   { rrfK, vectorWeight, expand }: Fusion,
 ): Promise<readonly Candidate[]> {
+  const byDistance = nearest.map(({ ranking }) => ranking);
   if (mode === "bm25") return lexical;
-  if (mode === "vector" && nearest.length === 1) return nearest[0] ?? [];
-  const rankings = [lexical, ...nearest];
-  const byScore =
-    rrfK === undefined && vectorWeight === undefined && vectors.every(({ embedder }) => !embedder.isRemote);
+  if (mode === "vector" && byDistance.length === 1) return byDistance[0] ?? [];
+  const rankings = [lexical, ...byDistance];
   const share = vectorWeight ?? 0.5;
-  const ranked = byScore
-    ? fuseByScore(rankings, [1, ...nearest.map(() => SPELLING_SHARE)])
-    : fuseByRank(rankings, { k: rrfK, weights: [2 * (1 - share), ...nearest.map(() => 2 * share)] });
+  const ranked =
+    isSpelling && rrfK === undefined && vectorWeight === undefined
+      ? fuseByScore(rankings, [1, ...byDistance.map(() => SPELLING_SHARE)])
+      : fuseByRank(rankings, { k: rrfK, weights: [2 * (1 - share), ...byDistance.map(() => 2 * share)] });
   return expand === undefined ? ranked : fuseByRank([ranked, await expand(ranked)], { k: rrfK, weights: [2, 1] });
 }
 
@@ -153,6 +165,7 @@ function planText(
   mode: Mode,
   { vectors, unavailable }: QueryVectors,
   nearest: readonly Nearest[],
+  isEnough: boolean,
 ): string {
   const { scopes, trees } = tx.entry.read;
   const own = trees.length > 0 ? "large subtrees" : `${scopes.size} scope${scopes.size === 1 ? "" : "s"}`;
@@ -162,10 +175,14 @@ function planText(
     ...(mode === "vector"
       ? []
       : [mode === "bm25" ? "bm25 on the scopes' own statistics" : "bm25 on the scopes' own statistics, in context"]),
-    ...(mode === "bm25" ? [] : vectors.length > 0 ? nearest.map(({ plan }) => plan) : [`no vector (${nothing})`]),
+    ...(mode === "bm25" || isEnough
+      ? []
+      : vectors.length > 0
+        ? nearest.map(({ plan }) => plan)
+        : [`no vector (${nothing})`]),
     ...(mode !== "bm25" && vectors.length > 0 && unavailable !== undefined
       ? [`one model left out (${unavailable})`]
       : []),
   ];
-  return `${ways.join(" + ")} over ${where}`;
+  return `${ways.join(" + ")}${isEnough ? " (enough without the built-in embedder)" : ""} over ${where}`;
 }

@@ -4,7 +4,7 @@ import type { Candidate } from "./candidate.ts";
 import { andNarrowed, type PassageFilter } from "./filter.ts";
 
 /** Candidates that a walk keeps, however few are asked for: docs/performance.md. */
-const LEAST_WIDTH = 200;
+const LEAST_WIDTH = 400;
 
 export interface Nearest {
   /** Nearest first; the score is 1 − cosine distance. */

@@ -5,27 +5,33 @@ import { expandFromBest } from "./expand.ts";
 import { andNarrowed, type PassageFilter } from "./filter.ts";
 import { findByWords } from "./lexical.ts";
 
-/** How far down turns are looked up that only their neighbours brought in. */
-const LOOKED_UP = 100;
+/** Passages that BM25 finds for the ranking in context; more of them change nothing that is seen (docs/retrieval.md). */
+const POOL = 128;
 
 /**
  * The lexical ranking of hybrid recall: BM25 finds, query expansion and the conversation around each
  * turn rank. (Mode bm25 is BM25 alone.)
+ *
+ * @param depth how far down turns are looked up that only their neighbours brought in
  */
 export async function rankByWords(
   tx: ScopedTransaction,
   query: string,
   filter: PassageFilter,
-  limit: number,
+  depth: number,
 ): Promise<Candidate[]> {
-  const found = await findByWords(tx, query, filter, limit);
-  const placed = rankInContext(await expandFromBest(tx, found), query);
-  return lookUp(tx, placed.slice(0, limit), filter);
+  const found = await findByWords(tx, query, filter, POOL);
+  return lookUp(tx, rankInContext(await expandFromBest(tx, found), query), filter, depth);
 }
 
 /** Gives the turns that are known by their place their ids; those that are not there, or not to be found, drop out. */
-async function lookUp(tx: ScopedTransaction, placed: readonly Placed[], filter: PassageFilter): Promise<Candidate[]> {
-  const places = placed.slice(0, LOOKED_UP).flatMap(({ place }) => (place === undefined ? [] : [place]));
+async function lookUp(
+  tx: ScopedTransaction,
+  placed: readonly Placed[],
+  filter: PassageFilter,
+  depth: number,
+): Promise<Candidate[]> {
+  const places = placed.slice(0, depth).flatMap(({ place }) => (place === undefined ? [] : [place]));
   const rows =
     places.length === 0
       ? []

@@ -26,11 +26,15 @@ describe("a fair queue", () => {
     const queue = new FairQueue({ places: 2, waitMs: 1_000 });
     const order: string[] = [];
     const leaves: (() => void)[] = [];
-    const come = (name: string) =>
-      queue.enter(name).then((leave) => {
-        order.push(name);
-        leaves.push(leave);
-      });
+    const come = (name: string) => {
+      queue.enter(name).then(
+        (leave) => {
+          order.push(name);
+          leaves.push(leave);
+        },
+        () => undefined,
+      );
+    };
     for (let i = 0; i < 5; i++) come("a");
     await settled();
     come("b");
@@ -50,6 +54,7 @@ describe("a fair queue", () => {
     const queue = new FairQueue({ places: 1, waitMs: 30, mostWaiting: 1 });
     await queue.enter("a");
     const own = queue.enter("a");
+    own.catch(() => undefined); // looked at below
     await expect(queue.enter("a")).rejects.toMatchObject({ status: 429, retryAfter: 1 });
     await expect(queue.enter("b")).rejects.toMatchObject({ status: 503, retryAfter: 1 });
     await expect(own).rejects.toMatchObject({ status: 429, retryAfter: 1 });
@@ -106,5 +111,33 @@ describe.runIf(onPostgres())("a tenant's flood", () => {
       await blocker.query("ROLLBACK");
       await blocker.release();
     }
+  });
+});
+
+describe("large bodies", () => {
+  let service: TestService;
+  afterEach(() => service.stop());
+
+  test("wait unread for their turn, so that memory does not grow with their number, and all are stored", async () => {
+    service = await startService({ timeoutMs: 30_000 });
+    const client = await service.mint("agent", { org: "bulk" });
+    await client.remember("first");
+    const messages = Array.from({ length: 10 }, (_, i) => ({
+      role: "user",
+      content: `${i} ${"grain ".repeat(6_000)}`,
+    }));
+    const before = process.memoryUsage().rss;
+    let most = before;
+    const watching = setInterval(() => {
+      most = Math.max(most, process.memoryUsage().rss);
+    }, 20);
+    const answers = await Promise.all(
+      Array.from({ length: 24 }, () => client.post("/facts/batch", { messages: messages.slice(0, 8) })),
+    );
+    clearInterval(watching);
+    expect(answers.map((answer) => answer.status)).toEqual(answers.map(() => 200));
+    expect((most - before) / 2 ** 20).toBeLessThan(400);
+    const [row] = await service.database.sql("SELECT count(*)::int AS n FROM scopefloor.turn");
+    expect(row?.n).toBe(24 * 8 + 1);
   });
 });
