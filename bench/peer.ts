@@ -1,6 +1,6 @@
 /**
  * The same rows and questions here and in LangChain's PGVectorStore with its metadata filter, on the
- * same server: ten tenants in one store, ten nearest of one of them, four questions at a time.
+ * same server: a hundred tenants in one store, the ten nearest of one of them, four questions at a time.
  */
 import type { VectorText } from "../src/models/embedder.ts";
 import { NO_FILTER } from "../src/recall/filter.ts";
@@ -11,7 +11,7 @@ import { openPeer } from "./peer-store.ts";
 import { benchStore, clusteredVectors, vectorText } from "./store.ts";
 import { seeded } from "./text.ts";
 
-const TENANTS = 10;
+const TENANTS = 100;
 const QUESTIONS = 50;
 const WIDTH = 4;
 
