@@ -48,7 +48,7 @@ export async function findByWords(
   const packed = sql`, max(h.lexemes) AS words, sum(least(h.tf, ${MOST}::int) * r.unit) AS packed`;
   const rows = await tx.rows<WordHitRow>(sql`
     ${scoredHits(tx, query, filter, limit, parameters, packed)}
-    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at AS "observedAt",
+    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at::text AS "observedAt",
            p.session_id AS "sessionId", CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
            CASE WHEN p.kind = 'turn' THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker,
            -- Once is enough.
