@@ -31,7 +31,7 @@ async function measure(orgs: number): Promise<Figures> {
       subtree: await timeEach(400, ask({ scopeView: "subtree" })),
       provisioning: await timeEach(100, async (i) => {
         const org = { org: `new-${i}-${Math.floor(random() * 1e9)}` };
-        await clientOf(service.url, await mintAgent(service, JSON.stringify(org), org))("POST", "/default/query", {
+        await clientOf(service.url, await mintAgent(service, org.org, org))("POST", "/default/query", {
           query: "first question",
         });
       }),

@@ -12,6 +12,7 @@ import type { RerankerSettings } from "../../src/models/reranker.ts";
 import { createService } from "../../src/service.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
+import { proving } from "./statement-proof.ts";
 
 export interface Answer<T = Record<string, unknown>> {
   readonly status: number;
@@ -82,7 +83,8 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
   const secret = newSecret("management");
   const operatorId = uuid();
   await database.sql("SELECT scopefloor.set_first_key($1, $2)", [operatorId, hashSecret(secret)]);
-  const service = await createService(database, {
+  const proven = proving(database);
+  const service = await createService(proven, {
     context: "default",
     log: createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
@@ -115,6 +117,7 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
       await new Promise((resolve) => server.close(resolve));
       await service.settled();
       await database.drop();
+      await proven.assertProven();
     },
   };
 }

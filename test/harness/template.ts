@@ -1,16 +1,18 @@
 /** Runs once: makes the migrated template that every test database is a copy of. */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import postgres from "postgres";
+import type { ProvidedContext } from "vitest";
 import type { TestProject } from "vitest/node";
 import { dumpEmbedded } from "../../src/db/embedded.ts";
 import { openPostgres } from "../../src/db/open.ts";
 import { createLog } from "../../src/log.ts";
 import { prepareDatabase } from "../../src/service.ts";
+import { checkPlans, type SentStatement } from "./plans.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
@@ -20,8 +22,12 @@ declare module "vitest" {
     postgresTemplate: { url: string; name: string } | undefined;
     /** The built parser of documents. */
     parser: string;
+    /** A folder for the statements that were sent (statement-proof.ts). */
+    statements: string;
   }
 }
+
+type PostgresTemplate = NonNullable<ProvidedContext["postgresTemplate"]>;
 
 export const withDatabase = (url: string, name: string) => {
   const changed = new URL(url);
@@ -39,14 +45,37 @@ async function buildParser(project: TestProject): Promise<() => Promise<void>> {
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
   const removeParser = await buildParser(project);
-  const removeTemplate = await makeTemplate(project);
+  const { postgres, remove: removeTemplate } = await makeTemplate(project);
+  const checkStatements = await collectStatements(project, postgres);
   return async () => {
     await removeParser();
+    // Vitest only prints what fails here.
+    await checkStatements().catch((error: unknown) => {
+      process.stderr.write(`${(error as Error).message}\n`);
+      process.exitCode = 1;
+    });
     await removeTemplate();
   };
 }
 
-async function makeTemplate(project: TestProject): Promise<() => Promise<void>> {
+/** When the suite is done, the plans of what it sent are looked at too, and it is said how many there were. */
+async function collectStatements(project: TestProject, database?: PostgresTemplate): Promise<() => Promise<void>> {
+  const folder = await mkdtemp(join(tmpdir(), "scopefloor-statements-"));
+  project.provide("statements", folder);
+  return async () => {
+    const files = await Promise.all((await readdir(folder)).map((name) => readFile(join(folder, name), "utf8")));
+    const lines = new Set(files.flatMap((file) => file.split("\n").filter(Boolean)));
+    await rm(folder, { recursive: true });
+    const statements = [...lines].map((line) => JSON.parse(line) as SentStatement);
+    const plans = database === undefined ? 0 : await checkPlans(database, statements);
+    const seen = plans === 0 ? "" : `, and both locks seen in ${plans} plans`;
+    process.stdout.write(`${statements.length} distinct statements of the service were proven${seen}\n`);
+  };
+}
+
+async function makeTemplate(
+  project: TestProject,
+): Promise<{ postgres?: PostgresTemplate; remove: () => Promise<void> }> {
   const url = process.env.TEST_DATABASE_URL;
   if (url === undefined) {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-template-"));
@@ -57,7 +86,7 @@ async function makeTemplate(project: TestProject): Promise<() => Promise<void>> 
     await writeFile(file, Buffer.from(await dump.arrayBuffer()));
     project.provide("embeddedTemplate", file);
     project.provide("postgresTemplate", undefined);
-    return () => rm(folder, { recursive: true });
+    return { remove: () => rm(folder, { recursive: true }) };
   }
   const name = `scopefloor_template_${randomBytes(4).toString("hex")}`;
   const admin = postgres(url, { max: 1, onnotice: () => undefined });
@@ -67,8 +96,11 @@ async function makeTemplate(project: TestProject): Promise<() => Promise<void>> 
   await database.close();
   project.provide("embeddedTemplate", undefined);
   project.provide("postgresTemplate", { url, name });
-  return async () => {
-    await admin.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
-    await admin.end();
+  return {
+    postgres: { url, name },
+    remove: async () => {
+      await admin.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
+      await admin.end();
+    },
   };
 }

@@ -1,0 +1,285 @@
+/**
+ * The statement proof: what the service sends is parsed with PostgreSQL's own grammar, and each
+ * reference to a table must carry the visible scopes in its own query level, bound to values that
+ * the database granted in that very transaction.
+ */
+import { appendFile } from "node:fs/promises";
+import { join } from "node:path";
+import { loadModule, parseSync } from "libpg-query";
+import { inject } from "vitest";
+import type { Database, Lease, Leases, Row } from "../../src/db/lease.ts";
+
+/** Tables that may be read without a scope, and why. */
+const UNSCOPED: Readonly<Record<string, string>> = {
+  embedder: "names and sizes of models; no tenant's data",
+};
+
+/** Settings that a statement may change for its own transaction: how to plan, never who. */
+const SETTINGS = /^(plan_cache_mode|hnsw\.(ef_search|iterative_scan))$/;
+
+/** Functions that read or write past the statement itself. */
+const FORBIDDEN_FUNCTION = /^(pg_|lo_|dblink|set_config|current_setting|nextval|setval|currval)|_to_xml/;
+
+/** What a statement's parameters must hold for the proof to be complete. */
+export interface Bound {
+  readonly parameter: number;
+  /** `ids`: scopes granted to be read; `id`: the scope granted to be written; `tree`: the tags of a granted subtree. */
+  readonly as: "ids" | "id" | "tree";
+}
+
+export interface Proof {
+  readonly violations: readonly string[];
+  readonly bound: readonly Bound[];
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: the syntax tree is plain JSON; what is not there fails the proof.
+type Node = any;
+
+await loadModule();
+
+const proofs = new Map<string, Proof>();
+
+/** Proves one statement by its text alone. */
+export function prove(text: string): Proof {
+  const known = proofs.get(text);
+  if (known !== undefined) return known;
+  const proof = new Prover(text).prove();
+  proofs.set(text, proof);
+  return proof;
+}
+
+class Prover {
+  readonly #text: string;
+  readonly #violations: string[] = [];
+  readonly #bound: Bound[] = [];
+  readonly #guarded = new Set<Node>();
+  readonly #ctes = new Set<string>();
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  prove(): Proof {
+    let tree: Node;
+    try {
+      tree = parseSync(this.#text);
+    } catch (error) {
+      return { violations: [`cannot be parsed: ${(error as Error).message}`], bound: [] };
+    }
+    if (tree.stmts?.length !== 1) this.#violations.push("is not exactly one statement");
+    const statement = tree.stmts?.[0]?.stmt ?? {};
+    const [kind] = Object.keys(statement);
+    if (kind === "VariableSetStmt") {
+      const { is_local, name = "" } = statement.VariableSetStmt;
+      if (is_local !== true || !SETTINGS.test(name)) this.#violations.push(`sets ${name}`);
+    } else if (kind === "TransactionStmt") {
+      // BEGIN, COMMIT, ROLLBACK name no table.
+    } else if (["SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt"].includes(kind ?? "")) {
+      this.#visit(statement, (node) => {
+        if (node.CommonTableExpr) this.#ctes.add(node.CommonTableExpr.ctename);
+      });
+      this.#visit(statement, (node) => this.#guard(node));
+      this.#visit(statement, (node) => this.#judge(node));
+    } else {
+      this.#violations.push(`is of another kind: ${kind}`);
+    }
+    return { violations: this.#violations, bound: this.#bound };
+  }
+
+  #visit(node: Node, see: (node: Node) => void): void {
+    if (typeof node !== "object" || node === null) return;
+    see(node);
+    for (const child of Object.values(node)) this.#visit(child, see);
+  }
+
+  /** Marks the references that stand alone in a query level whose WHERE, at its root, binds the scope. */
+  #guard({ SelectStmt, UpdateStmt, DeleteStmt, InsertStmt }: Node): void {
+    if (SelectStmt?.fromClause?.length === 1 && SelectStmt.fromClause[0].RangeVar) {
+      this.#guardBy(SelectStmt.whereClause, SelectStmt.fromClause[0].RangeVar);
+    }
+    for (const change of [UpdateStmt, DeleteStmt]) {
+      if (change) this.#guardBy(change.whereClause, change.relation);
+    }
+    const set = (UpdateStmt?.targetList ?? []).map((target: Node) => target.ResTarget.name);
+    if (set.includes("scope_id")) this.#violations.push("moves rows to another scope");
+    if (InsertStmt) this.#guardInsertion(InsertStmt);
+  }
+
+  #guardBy(where: Node, table: Node): void {
+    const conditions = where?.BoolExpr?.boolop === "AND_EXPR" ? where.BoolExpr.args : [where];
+    const column = table.relname === "scope" ? "id" : "scope_id";
+    const bound = conditions.map((condition: Node) => this.#scopeCondition(condition, column)).find(Boolean);
+    if (bound === undefined) return;
+    this.#guarded.add(table);
+    this.#bound.push(...bound);
+  }
+
+  /** The parameters of a condition that is true for bound scopes alone; undefined for any other. */
+  #scopeCondition(condition: Node, column: string): Bound[] | undefined {
+    const { A_Expr, SubLink, BoolExpr } = condition ?? {};
+    if (BoolExpr?.boolop === "OR_EXPR") {
+      const arms = BoolExpr.args.map((arm: Node) => this.#scopeCondition(arm, column));
+      return arms.every(Boolean) ? arms.flat() : undefined;
+    }
+    if (A_Expr && columnOf(A_Expr.lexpr) === column && A_Expr.name?.[0]?.String?.sval === "=") {
+      const parameter = parameterOf(A_Expr.rexpr, "int4");
+      if (parameter === undefined) return undefined;
+      if (A_Expr.kind === "AEXPR_OP_ANY") return [{ parameter, as: "ids" }];
+      if (A_Expr.kind === "AEXPR_OP") return [{ parameter, as: "id" }];
+    }
+    if (
+      SubLink?.subLinkType === "ANY_SUBLINK" &&
+      SubLink.operName === undefined &&
+      columnOf(SubLink.testexpr) === column
+    ) {
+      return this.#subtree(SubLink.subselect?.SelectStmt);
+    }
+    return undefined;
+  }
+
+  /** `SELECT below.id FROM scopefloor.scope AS below WHERE below.tags @> $n::jsonb` and nothing else. */
+  #subtree(select: Node): Bound[] | undefined {
+    const table = select?.fromClause?.length === 1 ? select.fromClause[0].RangeVar : undefined;
+    const condition = select?.whereClause?.A_Expr;
+    const target = select?.targetList?.length === 1 ? columnOf(select.targetList[0].ResTarget?.val) : undefined;
+    if (table?.relname !== "scope" || target !== "id" || condition?.name?.[0]?.String?.sval !== "@>") return undefined;
+    const parameter = parameterOf(condition.rexpr, "jsonb");
+    if (columnOf(condition.lexpr) !== "tags" || parameter === undefined) return undefined;
+    this.#guarded.add(table);
+    return [{ parameter, as: "tree" }];
+  }
+
+  /** Every row that is inserted names its scope by a parameter. */
+  #guardInsertion({ relation, cols = [], selectStmt, onConflictClause }: Node): void {
+    const at = cols.findIndex((column: Node) => column.ResTarget.name === "scope_id");
+    const select = selectStmt?.SelectStmt ?? {};
+    const lists = select.valuesLists?.map((list: Node) => list.List.items) ?? [
+      (select.targetList ?? []).map((target: Node) => target.ResTarget.val),
+    ];
+    const parameters = lists.map((values: Node[]) => parameterOf(values[at]));
+    // A star before the scope would shift what stands in its place.
+    const isPlain = select.op === undefined || select.op === "SETOP_NONE";
+    const isShifted = lists.some((values: Node[]) => values.slice(0, at).some((value) => hasStar(value)));
+    if (at < 0 || !isPlain || isShifted || parameters.includes(undefined)) return;
+    if (onConflictClause) this.#violations.push("answers a conflict, which may be with a row that is not visible");
+    this.#guarded.add(relation);
+    for (const parameter of new Set<number>(parameters)) this.#bound.push({ parameter, as: "id" });
+  }
+
+  #judge(node: Node): void {
+    const table = node.RangeVar ?? (node.relname !== undefined && node.relpersistence !== undefined ? node : undefined);
+    if (table !== undefined && node.RangeVar === undefined) this.#judgeTable(table);
+    if (node.FuncCall) this.#judgeCall(node.FuncCall.funcname.map((part: Node) => part.String.sval));
+    if (node.intoClause) this.#violations.push("makes a table");
+  }
+
+  #judgeTable(table: Node): void {
+    const { schemaname, relname } = table;
+    if (schemaname === undefined) {
+      if (!this.#ctes.has(relname)) this.#violations.push(`names ${relname} without a schema`);
+    } else if (schemaname !== "scopefloor") {
+      this.#violations.push(`reads ${schemaname}.${relname}`);
+    } else if (!this.#guarded.has(table) && UNSCOPED[relname] === undefined) {
+      this.#violations.push(`reaches ${relname} without the visible scopes in its own query level`);
+    }
+  }
+
+  #judgeCall(name: readonly string[]): void {
+    const [schema, own] = name.length > 1 ? [name[0], name[1]] : [undefined, name[0]];
+    if (schema !== undefined && schema !== "scopefloor" && schema !== "pg_catalog") {
+      this.#violations.push(`calls ${name.join(".")}`);
+    }
+    if (schema !== "scopefloor" && FORBIDDEN_FUNCTION.test(own ?? "")) this.#violations.push(`calls ${own}`);
+  }
+}
+
+const columnOf = (node: Node): string | undefined => node?.ColumnRef?.fields?.at(-1)?.String?.sval;
+
+const hasStar = (node: Node): boolean => node?.ColumnRef?.fields?.some((field: Node) => field.A_Star) ?? false;
+
+/** The number of a parameter, with a cast to `type` where one is asked for. */
+function parameterOf(node: Node, type?: string): number | undefined {
+  if (type === undefined && node?.ParamRef) return node.ParamRef.number;
+  const name = node?.TypeCast?.typeName?.names?.at(-1)?.String?.sval;
+  if (type !== undefined && name !== type) return undefined;
+  return node?.TypeCast?.arg?.ParamRef?.number;
+}
+
+/** What the database granted in the transaction that is open. */
+interface Granted {
+  readonly ids: ReadonlySet<number>;
+  readonly writes: ReadonlySet<number>;
+  readonly trees: ReadonlySet<string>;
+}
+
+const NOTHING: Granted = { ids: new Set(), writes: new Set(), trees: new Set() };
+
+const canonical = (tags: object) => JSON.stringify(Object.entries(tags).sort(([a], [b]) => (a < b ? -1 : 1)));
+
+function grantedBy(answer: Node): Granted {
+  if (answer?.status !== "ok") return NOTHING;
+  const write: number[] = [answer.write, answer.scopeId].filter((id) => typeof id === "number");
+  const ids = [...Object.keys(answer.read?.scopes ?? {}).map(Number), ...(answer.general ? [0] : []), ...write];
+  const traced = typeof answer.trace?.id === "number" ? [answer.trace.id] : [];
+  return {
+    ids: new Set(ids),
+    writes: new Set([...write, ...traced]),
+    trees: new Set((answer.read?.trees ?? []).map(canonical)),
+  };
+}
+
+function outOfBounds(bound: readonly Bound[], params: readonly unknown[], granted: Granted): string[] {
+  return bound.flatMap(({ parameter, as }) => {
+    const value = params[parameter - 1];
+    if (as === "tree") {
+      const tags = typeof value === "string" ? JSON.parse(value) : value;
+      return granted.trees.has(canonical(tags as object)) ? [] : [`$${parameter} is no granted subtree`];
+    }
+    const ids =
+      as === "id" ? [Number(value)] : String(value).replace(/[{}]/g, "").split(",").filter(Boolean).map(Number);
+    const allowed = as === "id" ? granted.writes : granted.ids;
+    return ids.every((id) => allowed.has(id)) ? [] : [`$${parameter} holds a scope that was not granted`];
+  });
+}
+
+/** A database whose every statement is proven as it is sent. */
+export interface ProvenDatabase extends Database {
+  /** @throws when a statement was not proven */
+  assertProven(): Promise<void>;
+}
+
+export function proving(database: Database): ProvenDatabase {
+  const seen = new Map<string, "app" | "worker">();
+  const violations = new Set<string>();
+  const watch = (leases: Leases, role: "app" | "worker"): Leases => ({
+    close: () => leases.close(),
+    acquire: async (turn) => watchLease(await leases.acquire(turn), role),
+  });
+  const watchLease = (lease: Lease, role: "app" | "worker"): Lease => {
+    let granted = NOTHING;
+    return {
+      release: () => lease.release(),
+      query: async (text, params = []): Promise<Row[]> => {
+        seen.set(text, role);
+        const proof = prove(text);
+        for (const violation of [...proof.violations, ...outOfBounds(proof.bound, params, granted)]) {
+          violations.add(`${violation}: ${text}`);
+        }
+        const rows = await lease.query(text, params);
+        if (/scopefloor\.enter(_job)?\(/.test(text)) granted = grantedBy(rows[0]?.answer);
+        return rows;
+      },
+    };
+  };
+  return {
+    ...database,
+    app: watch(database.app, "app"),
+    worker: watch(database.worker, "worker"),
+    assertProven: async () => {
+      const lines = [...seen].map(([text, role]) => JSON.stringify({ role, text }));
+      if (lines.length > 0)
+        await appendFile(join(inject("statements"), `${process.pid}.jsonl`), `${lines.join("\n")}\n`);
+      if (violations.size > 0) throw new Error(`not proven:\n${[...violations].join("\n")}`);
+    },
+  };
+}

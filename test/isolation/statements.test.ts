@@ -1,0 +1,159 @@
+import { describe, expect, test } from "vitest";
+import { onPostgres } from "../harness/database.ts";
+import { checkPlans } from "../harness/plans.ts";
+import { startService } from "../harness/service.ts";
+import { prove, proving } from "../harness/statement-proof.ts";
+
+/**
+ * The statement proof (threats 15, 24, 35). Every test that starts the service proves what it sends
+ * when the service stops; these are the proof's own controls.
+ */
+const visible = (table: string, alias: string) =>
+  `(SELECT * FROM "scopefloor"."${table}" WHERE "scope_id" = ANY ($1::int[])) AS "${alias}"`;
+const tree = `"scope_id" IN (SELECT below.id FROM "scopefloor"."scope" AS below WHERE below.tags @> $2::jsonb)`;
+
+describe("the statement proof accepts", () => {
+  test.each([
+    ["the builder's reference", `SELECT p.id FROM ${visible("passage", "p")} WHERE p.text = $2 OR true`],
+    [
+      "references that are joined",
+      `SELECT 1 FROM ${visible("turn", "t")} LEFT JOIN ${visible("passage", "p")} ON true`,
+    ],
+    [
+      "both arms of a recursion",
+      `WITH RECURSIVE w AS (SELECT p.id FROM ${visible("passage", "p")} UNION ALL SELECT q.id FROM w JOIN ${visible("passage", "q")} ON q.id = w.id) SELECT * FROM w`,
+    ],
+    [
+      "a subtree by its tags",
+      `SELECT * FROM (SELECT * FROM "scopefloor"."passage" WHERE ("scope_id" = ANY ($1::int[]) OR ${tree})) AS p`,
+    ],
+    [
+      "a change",
+      `UPDATE "scopefloor"."passage" SET "expired_at" = $2 WHERE "scope_id" = ANY ($1::int[]) AND (false OR true)`,
+    ],
+    ["an insertion of values", `INSERT INTO "scopefloor"."turn" ("id", "scope_id") VALUES ($1, $2), ($3, $2)`],
+    [
+      "an insertion of rows",
+      `INSERT INTO "scopefloor"."turn" ("scope_id", "id") SELECT $1::int, chosen.* FROM (SELECT 1) AS chosen`,
+    ],
+    ["a definer function", "SELECT to_jsonb(scopefloor.usage($1)) AS result"],
+    ["models, which are no tenant's", "SELECT id FROM scopefloor.embedder WHERE name = $1"],
+    ["how to plan", "SET LOCAL plan_cache_mode = force_custom_plan"],
+  ])("%s", (_, text) => {
+    expect(prove(text).violations).toEqual([]);
+  });
+});
+
+describe("the statement proof refuses", () => {
+  test.each([
+    ["no predicate", `SELECT * FROM "scopefloor"."passage"`],
+    ["a predicate with an OR beside it", `SELECT * FROM scopefloor.passage WHERE scope_id = ANY ($1::int[]) OR true`],
+    ["a predicate that is negated", `SELECT * FROM scopefloor.passage WHERE NOT (scope_id = ANY ($1::int[]))`],
+    ["another operator", `SELECT * FROM scopefloor.passage WHERE scope_id <> ANY ($1::int[])`],
+    ["an ordering", `SELECT * FROM scopefloor.passage WHERE scope_id >= ANY ($1::int[])`],
+    ["another column", `SELECT * FROM scopefloor.passage WHERE embedder_id = ANY ($1::int[])`],
+    ["a literal", `SELECT * FROM scopefloor.passage WHERE scope_id = ANY ('{1,2}'::int[])`],
+    ["a column beside the column", `SELECT * FROM scopefloor.passage p WHERE scope_id = p.scope_id`],
+    [
+      "the predicate in the outer level",
+      `SELECT * FROM (SELECT * FROM scopefloor.passage) p WHERE p.scope_id = ANY ($1::int[])`,
+    ],
+    [
+      "the predicate in a join's ON",
+      `SELECT * FROM scopefloor.turn t LEFT JOIN scopefloor.passage p ON p.scope_id = ANY ($1::int[])`,
+    ],
+    [
+      "a WHERE over two tables",
+      `SELECT * FROM scopefloor.turn t, scopefloor.passage p WHERE p.scope_id = ANY ($1::int[])`,
+    ],
+    [
+      "one arm of a recursion",
+      `WITH RECURSIVE w AS (SELECT p.id FROM ${visible("passage", "p")} UNION ALL SELECT q.id FROM w JOIN scopefloor.passage q ON q.id = w.id) SELECT * FROM w`,
+    ],
+    ["one arm of a union", `SELECT id FROM ${visible("passage", "p")} UNION SELECT id FROM scopefloor.passage`],
+    ["a subquery in the select list", `SELECT (SELECT count(*) FROM scopefloor.turn) FROM ${visible("passage", "p")}`],
+    [
+      "a lateral",
+      `SELECT * FROM ${visible("turn", "t")}, LATERAL (SELECT * FROM scopefloor.passage x WHERE x.turn_id = t.id) p`,
+    ],
+    ["an EXISTS", `SELECT 1 WHERE EXISTS (SELECT 1 FROM scopefloor.turn)`],
+    ["a name without a schema", "SELECT * FROM passage"],
+    ["the catalog", "SELECT * FROM pg_catalog.pg_stats"],
+    [
+      "a subtree without a bound",
+      `SELECT * FROM scopefloor.passage WHERE scope_id IN (SELECT id FROM scopefloor.scope)`,
+    ],
+    [
+      "a subtree's complement",
+      `SELECT * FROM scopefloor.passage WHERE scope_id NOT IN (SELECT below.id FROM scopefloor.scope AS below WHERE below.tags @> $1::jsonb)`,
+    ],
+    ["an unscoped delete", `DELETE FROM scopefloor.passage WHERE id = $1`],
+    ["an unscoped update", `UPDATE scopefloor.passage SET text = $1 WHERE id = $2`],
+    ["a row moved", `UPDATE scopefloor.passage SET scope_id = $2 WHERE scope_id = ANY ($1::int[])`],
+    [
+      "an update from another table",
+      `UPDATE scopefloor.passage SET text = t.content FROM scopefloor.turn t WHERE scope_id = ANY ($1::int[])`,
+    ],
+    ["an insertion without a scope", `INSERT INTO scopefloor.turn (id) VALUES ($1)`],
+    ["an insertion of one bound row of two", `INSERT INTO scopefloor.turn (scope_id) VALUES ($1), (7)`],
+    ["an insertion behind a star", `INSERT INTO scopefloor.turn (id, scope_id) SELECT c.*, $1::int FROM (SELECT 1) c`],
+    [
+      "an insertion from a table",
+      `INSERT INTO scopefloor.turn (scope_id, id) SELECT $1::int, t.id FROM scopefloor.turn t`,
+    ],
+    ["a conflict", `INSERT INTO scopefloor.turn (scope_id) VALUES ($1) ON CONFLICT DO NOTHING`],
+    ["query_to_xml", "SELECT query_to_xml('SELECT 1', true, false, '')"],
+    ["set_config", "SELECT set_config('role', 'postgres', false)"],
+    ["a large object", "SELECT lo_import('/etc/passwd')"],
+    ["a setting of the session", "SET plan_cache_mode = auto"],
+    ["a role", "SET LOCAL ROLE postgres"],
+    ["two statements", "SELECT 1; SELECT 2"],
+    ["what is no SQL", "SELEKT 1"],
+    ["a table made", "SELECT 1 INTO public.x"],
+    ["other commands", "TRUNCATE scopefloor.turn"],
+    ["a copy", "COPY scopefloor.turn TO STDOUT"],
+  ])("%s", (_, text) => {
+    expect(prove(text).violations).not.toEqual([]);
+  });
+});
+
+test("a scope that was not granted in this transaction is no proof, nor one of the transaction before", async () => {
+  const service = await startService();
+  try {
+    const proven = proving(service.database);
+    const lease = await proven.app.acquire();
+    await lease.query("BEGIN");
+    await lease.query(
+      `SELECT count(*) FROM (SELECT * FROM "scopefloor"."turn" WHERE "scope_id" = ANY ($1::int[])) AS t`,
+      ["{1}"],
+    );
+    await lease.query("ROLLBACK");
+    await lease.release();
+    await expect(proven.assertProven()).rejects.toThrow(/holds a scope that was not granted/);
+  } finally {
+    await service.stop();
+  }
+});
+
+describe.runIf(onPostgres())("the look at the plans", () => {
+  const guarded = `SELECT t.id FROM ${visible("turn", "t")}`;
+
+  test("misses neither lock when it is not there, and no other", async () => {
+    const service = await startService();
+    const look = (text: string) => {
+      const url = new URL(service.database.url ?? "");
+      return checkPlans({ url: url.toString(), name: url.pathname.slice(1) }, [{ role: "app", text }]);
+    };
+    try {
+      await expect(look(guarded)).resolves.toBe(1);
+      await expect(look("SELECT t.id FROM scopefloor.turn t WHERE t.seq = $1")).rejects.toThrow(/no visible scopes/);
+      await expect(
+        look(`${guarded} WHERE EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.turn_id = t.id)`),
+      ).rejects.toThrow(/passage as p: no visible scopes/);
+      await service.database.sql("ALTER TABLE scopefloor.turn DISABLE ROW LEVEL SECURITY");
+      await expect(look(guarded)).rejects.toThrow(/turn as turn: no policy/);
+    } finally {
+      await service.stop();
+    }
+  });
+});
