@@ -62,6 +62,8 @@ export interface TestService {
   readonly operator: Client;
   client(key: string, id?: string): Client;
   mint(principal: Principal, scopeFloor: object, more?: object): Promise<Client>;
+  /** Ends it and starts it anew on the same database; this one is of no use any more. */
+  restart(): Promise<TestService>;
   stop(): Promise<void>;
 }
 
@@ -83,6 +85,15 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
   const secret = newSecret("management");
   const operatorId = uuid();
   await database.sql("SELECT scopefloor.set_first_key($1, $2)", [operatorId, hashSecret(secret)]);
+  return serve(database, { id: operatorId, secret }, options);
+}
+
+/** The service over a database that is there, under the operator's key. */
+async function serve(
+  database: TestDatabase,
+  first: { id: string; secret: string },
+  options: ServiceSettings,
+): Promise<TestService> {
   const proven = proving(database);
   const service = await createService(proven, {
     context: "default",
@@ -96,7 +107,13 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
   const server: Server = createServer(service.app.callback());
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
-  const operator = clientOf(url, secret, operatorId);
+  const operator = clientOf(url, first.secret, first.id);
+  const end = async () => {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+    await service.settled();
+    await proven.assertProven();
+  };
   return {
     database,
     url,
@@ -112,12 +129,12 @@ export async function startService(options: ServiceSettings = {}): Promise<TestS
       if (minted.status !== 201) throw new Error(`minting failed: ${minted.text}`);
       return clientOf(url, minted.body.key, minted.body.id);
     },
+    restart: async () => {
+      await end();
+      return serve(database, first, options);
+    },
     stop: async () => {
-      server.closeAllConnections();
-      await new Promise((resolve) => server.close(resolve));
-      await service.settled();
-      await database.drop();
-      await proven.assertProven();
+      await end().finally(() => database.drop());
     },
   };
 }

@@ -1,0 +1,39 @@
+import { expect, test } from "vitest";
+import { onPostgres } from "../harness/database.ts";
+import { startService, type TestService } from "../harness/service.ts";
+import { runModel } from "../model/model.ts";
+
+/** Seeds that once found a difference, and one that is new each day. */
+const SEEDS = [1, 2];
+const commands = Number(process.env.SCOPEFLOOR_MODEL_COMMANDS ?? 300);
+const more = process.env.SCOPEFLOOR_MODEL_SEED;
+
+test.each(more === undefined ? SEEDS : [Number(more)])(
+  "random commands do what the scope algebra says, and nothing else (seed %i)",
+  { timeout: 0 },
+  async (seed) => {
+    let service: TestService = await startService({ worker: {} });
+    try {
+      const counts = await runModel({
+        seed,
+        commands,
+        service: () => service,
+        restart: async () => {
+          service = await service.restart();
+        },
+        killConnection: onPostgres() ? () => killOne(service) : undefined,
+      });
+      // A run in which nothing was found would prove nothing.
+      expect(counts["rows recalled"]).toBeGreaterThan(commands / 2);
+      if (process.env.SCOPEFLOOR_MODEL_COMMANDS !== undefined) process.stdout.write(`${JSON.stringify(counts)}\n`);
+    } finally {
+      await service.stop();
+    }
+  },
+);
+
+async function killOne(service: TestService): Promise<void> {
+  await service.database.sql(`
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IN ('scopefloor', 'scopefloor worker') ORDER BY random() LIMIT 1`);
+}

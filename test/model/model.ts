@@ -1,0 +1,525 @@
+/** Random commands against the service and the oracle; the first difference ends the run. */
+import type { Client, TestService } from "../harness/service.ts";
+import {
+  type Caller,
+  contradicts,
+  isGeneral,
+  isSame,
+  type Key,
+  Oracle,
+  type Principal,
+  type Stored,
+  type Tags,
+  type Verb,
+  type View,
+} from "./oracle.ts";
+import { Random, type Weighted } from "./random.ts";
+
+/** Scopes with near-miss names: a prefix, another case, a number that begins with another. */
+const SCOPES: readonly Tags[] = [
+  { org: "acme" },
+  { org: "acme-corp" },
+  { org: "ACME" },
+  { org: "acme", user: "1" },
+  { org: "acme", user: "10" },
+  { org: "acme-corp", user: "1" },
+  { org: "acme", user: "1", agent: "planner" },
+  { user: "1" },
+];
+const ASKED: readonly Tags[] = [{}, ...SCOPES, { user: "10" }, { agent: "planner" }, { org: "globex" }];
+const VERBS: readonly Verb[] = ["memory:read", "memory:write", "memory:forget"];
+/** Every stored text has it, and nothing but texts. */
+const SHARED = "ledger";
+const MOST_ROWS = 40;
+
+export interface ModelOptions {
+  readonly seed: number;
+  readonly commands: number;
+  /** Ends one of the application's connections from outside; absent where there is none. */
+  readonly killConnection?: (() => Promise<void>) | undefined;
+  /** Starts the service anew on the same database. */
+  readonly restart: () => Promise<void>;
+  /** The service at present. */
+  readonly service: () => TestService;
+}
+
+/** Runs the commands; gives how many of each kind were run. */
+export async function runModel(options: ModelOptions): Promise<Record<string, number>> {
+  const model = new Model(options);
+  await model.open();
+  for (let n = 0; n < options.commands; n++) {
+    try {
+      await model.step();
+    } catch (error) {
+      throw new Error(`seed ${options.seed}, command ${n} (${model.last}): ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  }
+  return model.counts;
+}
+
+interface Wire {
+  readonly status: number;
+  readonly body: Record<string, unknown>;
+}
+
+class Model {
+  readonly counts: Record<string, number> = {};
+  last = "";
+  readonly #options: ModelOptions;
+  readonly #random: Random;
+  readonly #oracle = new Oracle();
+  #names = 0;
+
+  constructor(options: ModelOptions) {
+    this.#options = options;
+    this.#random = new Random(options.seed);
+  }
+
+  async open(): Promise<void> {
+    const { operator } = this.#options.service();
+    this.#oracle.keys.push({
+      id: operator.id,
+      secret: operator.key,
+      principal: "management",
+      floor: {},
+      verbs: VERBS,
+      parent: undefined,
+      revoked: false,
+    });
+    for (const floor of SCOPES) await this.#mint(this.#oracle.keys[0] as Key, "agent", floor, VERBS);
+  }
+
+  readonly #commands: readonly Weighted<readonly [name: string, run: () => Promise<void>]>[] = [
+    { weight: 4, value: ["mint", () => this.#mintAny()] },
+    { weight: 3, value: ["delegate", () => this.#delegate()] },
+    { weight: 2, value: ["revoke", () => this.#revoke()] },
+    { weight: 22, value: ["write", () => this.#write()] },
+    { weight: 5, value: ["write into a session", () => this.#writeIntoSession()] },
+    { weight: 4, value: ["batch", () => this.#batch()] },
+    { weight: 5, value: ["item", () => this.#item()] },
+    { weight: 3, value: ["triple", () => this.#triple()] },
+    { weight: 1, value: ["upload", () => this.#upload()] },
+    { weight: 30, value: ["recall", () => this.#recall()] },
+    { weight: 8, value: ["read by id", () => this.#readById()] },
+    { weight: 6, value: ["list", () => this.#list()] },
+    { weight: 4, value: ["read an item", () => this.#readItem()] },
+    { weight: 3, value: ["forget by meaning", () => this.#forgetByMeaning()] },
+    { weight: 3, value: ["forget a scope", () => this.#forgetScope()] },
+    { weight: 1, value: ["kill", () => this.#kill()] },
+    { weight: 0.3, value: ["restart", () => this.#options.restart()] },
+  ];
+
+  async step(): Promise<void> {
+    const [name, run] = this.#random.weighted(this.#commands);
+    this.last = name;
+    this.#count(name, 1);
+    await run();
+    // Recall answers 50 at most: what is known stays below that.
+    if (this.#oracle.stored.length > MOST_ROWS) await this.#forgetOldest();
+  }
+
+  #count(name: string, by: number): void {
+    this.counts[name] = (this.counts[name] ?? 0) + by;
+  }
+
+  // -- Who calls ------------------------------------------------------------------------------
+
+  #client(key: Key): Client {
+    return this.#options.service().client(key.secret, key.id);
+  }
+
+  /** Sends; once more when a killed connection was in the way of a request that may be repeated. */
+  async #send(key: Key, method: string, path: string, body?: unknown, behalf?: Key): Promise<Wire> {
+    const options = behalf === undefined ? {} : { headers: { "x-spectron-on-behalf-of": behalf.id } };
+    for (let attempt = 0; ; attempt++) {
+      const answer = await this.#client(key).call(method, path, body, options);
+      if (answer.status === 503 && attempt < 5) continue;
+      return { status: answer.status, body: (answer.body ?? {}) as Record<string, unknown> };
+    }
+  }
+
+  #someKey(): Key {
+    // Ended keys are asked too: they are 401 for whatever they ask.
+    return this.#random.chance(0.03) ? this.#random.pick(this.#oracle.keys) : this.#random.pick(this.#oracle.live());
+  }
+
+  #someBehalf(): Key | undefined {
+    return this.#random.chance(0.1) ? this.#random.pick(this.#oracle.keys) : undefined;
+  }
+
+  /** The caller, or the status with which it is refused before anything else. */
+  #enter(key: Key, behalf: Key | undefined): Caller | number {
+    if (this.#oracle.isEnded(key)) return 401;
+    return this.#oracle.callerOf(key, behalf) ?? 403;
+  }
+
+  // -- Keys -----------------------------------------------------------------------------------
+
+  async #mint(by: Key, principal: Principal, floor: Tags, verbs: readonly Verb[]): Promise<number> {
+    const { status, body } = await this.#send(by, "POST", "/contexts/default/keys", {
+      name: `key ${this.#names++}`,
+      principal,
+      scopeFloor: floor,
+      verbs,
+    });
+    if (status === 201) this.#learnKey(body, by, principal);
+    return status;
+  }
+
+  #learnKey(body: Record<string, unknown>, parent: Key, principal: Principal): void {
+    const floor = body.scopeFloor as Tags;
+    same(
+      "a child's floor holds its parent's",
+      Object.entries(parent.floor).every(([d, v]) => floor[d] === v),
+      true,
+    );
+    same(
+      "a child's verbs are its parent's",
+      (body.verbs as Verb[]).every((verb) => parent.verbs.includes(verb)),
+      true,
+    );
+    this.#oracle.keys.push({
+      id: body.id as string,
+      secret: body.key as string,
+      principal,
+      floor,
+      verbs: body.verbs as Verb[],
+      parent,
+      revoked: false,
+    });
+  }
+
+  async #mintAny(): Promise<void> {
+    const by = this.#someKey();
+    const principal = this.#random.pick<Principal>(["agent", "agent", "agent", "supervisor", "management"]);
+    const floor = this.#random.pick(SCOPES);
+    const verbs = this.#random.chance(0.3) ? [this.#random.pick(by.verbs)] : by.verbs;
+    const status = await this.#mint(by, principal, floor, verbs);
+    if (this.#oracle.isEnded(by)) return same("minting by an ended key", status, 401);
+    if (by.principal !== "management") return same("minting without management", status, 403);
+    same("minting", status, contradicts(floor, by.floor) ? 403 : 201);
+  }
+
+  async #delegate(): Promise<void> {
+    const by = this.#someKey();
+    const floor = this.#random.pick(ASKED);
+    const verbs = this.#random.chance(0.5) ? [this.#random.pick(by.verbs)] : by.verbs;
+    const { status, body } = await this.#send(by, "POST", "/keys", {
+      name: `own ${this.#names++}`,
+      scopeFloor: floor,
+      verbs,
+    });
+    if (this.#oracle.isEnded(by)) return same("delegating by an ended key", status, 401);
+    if (by.principal === "supervisor") return;
+    if (contradicts(floor, by.floor)) return same("delegating beyond the floor", status, 403);
+    if (status !== 201) return;
+    const me = await this.#client({ ...by, secret: body.key as string }).get<Record<string, unknown>>("/me");
+    this.#learnKey(
+      { id: body.id, key: body.key, scopeFloor: me.body.scopeFloor, verbs: me.body.verbs },
+      by,
+      me.body.kind as Principal,
+    );
+  }
+
+  async #revoke(): Promise<void> {
+    const operator = this.#oracle.keys[0] as Key;
+    const agents = this.#oracle.live().filter((key) => key !== operator);
+    if (agents.length < 6) return;
+    const key = this.#random.pick(agents);
+    same("revoking", (await this.#send(operator, "DELETE", `/contexts/default/keys/${key.id}`)).status, 204);
+    key.revoked = true;
+    same("a revoked key", (await this.#send(key, "GET", "/me")).status, 401);
+  }
+
+  // -- Writing --------------------------------------------------------------------------------
+
+  #text(): { canary: string; text: string } {
+    const canary = this.#random.word(12);
+    return { canary, text: `${SHARED} ${canary} ${this.#random.word(5)} ${this.#random.word(6)}` };
+  }
+
+  /** The status that a write must have, and where its rows go. */
+  #writeAt(key: Key, behalf: Key | undefined, asked: Tags | undefined): { status: number; at: Tags } {
+    const caller = this.#enter(key, behalf);
+    if (typeof caller === "number") return { status: caller, at: {} };
+    const admitted = this.#oracle.admits(caller, "memory:write");
+    if (admitted !== 200) return { status: admitted, at: {} };
+    if (contradicts(asked ?? {}, caller.floor)) return { status: 403, at: {} };
+    return { status: 200, at: { ...asked, ...caller.floor } };
+  }
+
+  async #write(): Promise<void> {
+    const [key, behalf] = [this.#someKey(), this.#someBehalf()];
+    const asked = this.#random.chance(0.6) ? this.#random.pick(ASKED) : undefined;
+    const { canary, text } = this.#text();
+    const { status, body } = await this.#send(key, "POST", "/facts", { text, ...(asked && { scopes: asked }) }, behalf);
+    const expected = this.#writeAt(key, behalf, asked);
+    same("writing", status, expected.status);
+    if (status !== 200) return;
+    const id = body.sessionId as string;
+    this.#oracle.sessions.push({ id, scope: expected.at, owner: key });
+    this.#oracle.stored.push({ canary, kind: "turn", scope: expected.at, id });
+  }
+
+  async #writeIntoSession(): Promise<void> {
+    if (this.#oracle.sessions.length === 0) return;
+    const [key, session] = [this.#someKey(), this.#random.pick(this.#oracle.sessions)];
+    const { canary, text } = this.#text();
+    const { status } = await this.#send(key, "POST", "/facts", { text, session_id: session.id });
+    const { status: admitted } = this.#writeAt(key, undefined, undefined);
+    if (admitted !== 200) return same("writing into a session", status, admitted);
+    const isReached =
+      Object.entries(key.floor).every(([d, v]) => session.scope[d] === v) &&
+      (!isGeneral(session.scope) || isGeneral(key.floor));
+    if (!isReached || !this.#oracle.sessions.includes(session)) return same("a session out of reach", status, 404);
+    if (key.principal === "agent" && session.owner !== key) return same("another key's session", status, 403);
+    same("writing into a session", status, 200);
+    this.#oracle.stored.push({ canary, kind: "turn", scope: session.scope, id: session.id });
+  }
+
+  async #batch(): Promise<void> {
+    const key = this.#someKey();
+    const asked = this.#random.pick(ASKED);
+    const texts = [this.#text(), this.#text(), this.#text()];
+    const messages = texts.map(({ text }) => ({ role: "user", content: text }));
+    const { status, body } = await this.#send(key, "POST", "/facts/batch", { messages, scopes: asked });
+    const expected = this.#writeAt(key, undefined, asked);
+    same("writing a batch", status, expected.status);
+    if (status !== 200) return;
+    const id = body.sessionId as string;
+    this.#oracle.sessions.push({ id, scope: expected.at, owner: key });
+    for (const { canary } of texts) this.#oracle.stored.push({ canary, kind: "turn", scope: expected.at, id });
+  }
+
+  async #item(): Promise<void> {
+    const [key, name] = [this.#someKey(), `item-${this.#random.below(4)}`];
+    const asked = this.#random.pick(ASKED);
+    const { canary, text } = this.#text();
+    const { status } = await this.#send(key, "PUT", `/memory/${name}`, { value: text, scopes: asked });
+    const expected = this.#writeAt(key, undefined, asked);
+    same("setting an item", status, expected.status);
+    if (status !== 200) return;
+    this.#remove((row) => row.kind === "item" && row.id === name && isSame(row.scope, expected.at));
+    this.#oracle.stored.push({ canary, kind: "item", scope: expected.at, id: name });
+  }
+
+  async #triple(): Promise<void> {
+    const [key, asked] = [this.#someKey(), this.#random.pick(ASKED)];
+    const { canary, text } = this.#text();
+    const triples = [{ entity: { type: "Thing", name: `thing ${canary}` }, key: "note", value: text }];
+    const { status, body } = await this.#send(key, "POST", "/facts", { infer: "triples", triples, scopes: asked });
+    const expected = this.#writeAt(key, undefined, asked);
+    same("writing a triple", status, expected.status);
+    if (status !== 200) return;
+    const id = body.sessionId as string;
+    this.#oracle.sessions.push({ id, scope: expected.at, owner: key });
+    this.#oracle.stored.push({ canary, kind: "fact", scope: expected.at, id: `thing ${canary}` });
+  }
+
+  async #upload(): Promise<void> {
+    const [key, asked] = [this.#someKey(), this.#random.pick(ASKED)];
+    const { canary, text } = this.#text();
+    const client = this.#client(key);
+    const { status, body } = await client.upload(text, "note.txt", { title: SHARED, scopes: asked });
+    const expected = this.#writeAt(key, undefined, asked);
+    same("uploading", status, expected.status === 200 ? 202 : expected.status);
+    if (status !== 202) return;
+    await this.#client(this.#oracle.keys[0] as Key).processed(body.id);
+    this.#oracle.stored.push({ canary, kind: "document", scope: expected.at, id: body.id });
+  }
+
+  // -- Reading --------------------------------------------------------------------------------
+
+  async #recall(): Promise<void> {
+    const [key, behalf] = [this.#someKey(), this.#someBehalf()];
+    const clauses = this.#random.chance(0.3)
+      ? undefined
+      : Array.from({ length: this.#random.below(3) }, () => this.#random.pick(ASKED));
+    const view = this.#random.pick<View>(["strict", "subtree"]);
+    const mode = this.#random.pick(["hybrid", "vector", "bm25"]);
+    const lens = clauses?.map((clause) => Object.entries(clause).map(([d, v]) => `${d}/${v}`));
+    const { status, body } = await this.#send(
+      key,
+      "POST",
+      "/query",
+      { query: SHARED, k: 50, mode, includeDuplicates: true, scopeView: view, ...(lens && { lens }) },
+      behalf,
+    );
+    const caller = this.#enter(key, behalf);
+    if (typeof caller === "number") return same("recall", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:read");
+    if (admitted !== 200) return same("recall", status, admitted);
+    if (clauses?.some((clause) => contradicts(clause, caller.floor)))
+      return same("recall beyond the floor", status, 403);
+    same("recall", status, 200);
+    const expected = this.#oracle.stored.filter(
+      (row) => row.kind !== "item" && this.#oracle.reads(caller, clauses, view, row.scope, true),
+    );
+    this.#count("rows recalled", expected.length);
+    sameCanaries(
+      `recall in mode ${mode}, view ${view}, of ${JSON.stringify(clauses)} under ${JSON.stringify(caller.floor)}`,
+      (body.hits as { text: string }[]).map(({ text }) => text),
+      expected,
+    );
+  }
+
+  async #readById(): Promise<void> {
+    const [key, behalf] = [this.#someKey(), this.#someBehalf()];
+    const rows = this.#oracle.stored.filter((row) => row.kind === "turn" || row.kind === "document");
+    if (rows.length === 0) return;
+    const row = this.#random.pick(rows);
+    const path = row.kind === "document" ? `/documents/${row.id}/chunks` : `/sessions/${row.id}/turns?limit=500`;
+    const { status, body } = await this.#send(key, "GET", path, undefined, behalf);
+    const caller = this.#enter(key, behalf);
+    if (typeof caller === "number")
+      return same(`reading ${path} by id, ${JSON.stringify([key, behalf, row])}`, status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:read");
+    if (admitted !== 200)
+      return same(
+        `reading ${path} by id, ${JSON.stringify([key.floor, key.verbs, key.principal, behalf, row])}`,
+        status,
+        admitted,
+      );
+    const isSeen = this.#oracle.readsById(caller, row.scope, row.kind === "document");
+    same(`reading ${row.kind} by id`, status, isSeen ? 200 : 404);
+    const isShown = JSON.stringify(body).includes(row.canary);
+    same(`reading ${row.kind} by id shows it`, isShown, isSeen);
+  }
+
+  async #list(): Promise<void> {
+    const key = this.#someKey();
+    const caller = this.#enter(key, undefined);
+    const ids: string[] = [];
+    for (let offset = 0; ; offset += 7) {
+      const { status, body } = await this.#send(key, "GET", `/sessions?limit=7&offset=${offset}`);
+      if (typeof caller === "number") return same("listing", status, caller);
+      const admitted = this.#oracle.admits(caller, "memory:read");
+      if (admitted !== 200) return same("listing", status, admitted);
+      const page = body.sessions as { id: string }[];
+      ids.push(...page.map(({ id }) => id));
+      if (page.length < 7) break;
+    }
+    if (typeof caller === "number") return;
+    const expected = this.#oracle.sessions.filter(({ scope }) => this.#oracle.readsById(caller, scope, false));
+    same(
+      "the sessions listed, page by page",
+      ids.sort().join(),
+      expected
+        .map(({ id }) => id)
+        .sort()
+        .join(),
+    );
+  }
+
+  /** The value of the narrowest visible scope; of several that are as narrow, any. */
+  async #readItem(): Promise<void> {
+    const [key, name, asked] = [this.#someKey(), `item-${this.#random.below(4)}`, this.#random.pick(ASKED)];
+    const { status, body } = await this.#send(
+      key,
+      "GET",
+      `/memory/${name}?lens=${encodeURIComponent(JSON.stringify(asked))}`,
+    );
+    const caller = this.#enter(key, undefined);
+    if (typeof caller === "number") return same("reading an item", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:read");
+    if (admitted !== 200) return same("reading an item", status, admitted);
+    if (contradicts(asked, caller.floor)) return same("reading an item beyond the floor", status, 403);
+    const seen = this.#oracle.stored.filter(
+      (row) => row.kind === "item" && row.id === name && this.#oracle.reads(caller, [asked], "strict", row.scope, true),
+    );
+    same("reading an item", status, seen.length === 0 ? 404 : 200);
+    const depth = (row: Stored) => Object.keys(row.scope).length;
+    const narrowest = seen.filter((row) => depth(row) === Math.max(...seen.map(depth)));
+    const shown = seen.filter(({ canary }) => JSON.stringify(body).includes(canary));
+    same("an item shows one value", shown.length, Math.min(seen.length, 1));
+    same(
+      "an item shows the narrowest value",
+      shown.every((row) => narrowest.includes(row)),
+      true,
+    );
+  }
+
+  // -- Forgetting -----------------------------------------------------------------------------
+
+  async #forgetByMeaning(): Promise<void> {
+    const rows = this.#oracle.stored.filter((row) => row.kind !== "item");
+    if (rows.length === 0) return;
+    const [key, row, subtree] = [this.#someKey(), this.#random.pick(rows), this.#random.chance(0.5)];
+    const purge = this.#random.chance(0.5);
+    const caller = this.#enter(key, undefined);
+    const { status } = await this.#send(key, "POST", "/forget", { query: row.canary, subtree, purge });
+    if (typeof caller === "number") return same("forgetting", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:forget", true);
+    if (admitted !== 200) return same("forgetting", status, admitted);
+    if (isGeneral(caller.floor)) return same("forgetting everything without a word", status, 422);
+    same("forgetting", status, 200);
+    if (this.#oracle.forgets(caller.floor, subtree, row.scope)) this.#remove((other) => other === row);
+  }
+
+  async #forgetScope(): Promise<void> {
+    const [key, asked] = [this.#someKey(), this.#random.pick(ASKED)];
+    if (isGeneral(key.floor) && isGeneral(asked)) return;
+    const caller = this.#enter(key, undefined);
+    const path = Object.entries(asked).flat().join("/");
+    const { status } = await this.#send(key, "POST", "/scopes/forget", path === "" ? {} : { path });
+    if (typeof caller === "number") return same("forgetting a scope", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:forget");
+    if (admitted !== 200) return same("forgetting a scope", status, admitted);
+    if (contradicts(asked, caller.floor)) return same("forgetting beyond the floor", status, 403);
+    same("forgetting a scope", status, 200);
+    const effective = { ...asked, ...caller.floor };
+    this.#remove((row) => this.#oracle.forgets(effective, true, row.scope));
+    this.#endSessions((scope) => this.#oracle.forgets(effective, true, scope));
+  }
+
+  /** Keeps the store small, and general knowledge with it. */
+  async #forgetOldest(): Promise<void> {
+    const scope = (this.#oracle.stored[0] as Stored).scope;
+    const operator = this.#oracle.keys[0] as Key;
+    if (isGeneral(scope)) {
+      const row = this.#oracle.stored[0] as Stored;
+      const { status } = await this.#send(operator, "POST", "/forget", {
+        query: row.canary,
+        purge: true,
+        confirm: "{}",
+      });
+      same("forgetting general knowledge", status, 200);
+      return this.#remove((other) => other === row);
+    }
+    const path = Object.entries(scope).flat().join("/");
+    same("forgetting the oldest", (await this.#send(operator, "POST", "/scopes/forget", { path })).status, 200);
+    this.#remove((row) => this.#oracle.forgets(scope, true, row.scope));
+    this.#endSessions((at) => this.#oracle.forgets(scope, true, at));
+  }
+
+  #remove(isGone: (row: Stored) => boolean): void {
+    this.#oracle.stored = this.#oracle.stored.filter((row) => !isGone(row));
+  }
+
+  #endSessions(isGone: (scope: Tags) => boolean): void {
+    const kept = this.#oracle.sessions.filter(({ scope }) => !isGone(scope));
+    this.#oracle.sessions.splice(0, this.#oracle.sessions.length, ...kept);
+  }
+
+  async #kill(): Promise<void> {
+    await this.#options.killConnection?.();
+  }
+}
+
+function same(what: string, actual: unknown, expected: unknown): void {
+  if (actual !== expected) throw new Error(`${what}: ${String(actual)} instead of ${String(expected)}`);
+}
+
+function sameCanaries(what: string, texts: readonly string[], expected: readonly Stored[]): void {
+  const found = texts.map((text) => /ledger (\w{12})\b/.exec(text)?.[1] ?? text).sort();
+  same(
+    what,
+    found.join(),
+    expected
+      .map(({ canary }) => canary)
+      .sort()
+      .join(),
+  );
+}
