@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
+import { mutantPlugin } from "./test/mutants/apply.ts";
 
 export default defineConfig({
+  plugins: mutantPlugin(),
   test: {
     include: ["test/**/*.test.ts"],
     globalSetup: "test/harness/template.ts",

@@ -9,9 +9,11 @@ import postgres from "postgres";
 import type { ProvidedContext } from "vitest";
 import type { TestProject } from "vitest/node";
 import { dumpEmbedded } from "../../src/db/embedded.ts";
+import type { Database } from "../../src/db/lease.ts";
 import { openPostgres } from "../../src/db/open.ts";
 import { createLog } from "../../src/log.ts";
 import { prepareDatabase } from "../../src/service.ts";
+import { mutateDatabase } from "../mutants/apply.ts";
 import { checkPlans, type SentStatement } from "./plans.ts";
 
 declare module "vitest" {
@@ -73,15 +75,18 @@ async function collectStatements(project: TestProject, database?: PostgresTempla
   };
 }
 
+async function prepare(database: Database): Promise<void> {
+  await prepareDatabase(database, { context: "default", mayMigrate: true, log: createLog("silent") });
+  await mutateDatabase(database);
+}
+
 async function makeTemplate(
   project: TestProject,
 ): Promise<{ postgres?: PostgresTemplate; remove: () => Promise<void> }> {
   const url = process.env.TEST_DATABASE_URL;
   if (url === undefined) {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-template-"));
-    const dump = await dumpEmbedded((database) =>
-      prepareDatabase(database, { context: "default", mayMigrate: true, log: createLog("silent") }),
-    );
+    const dump = await dumpEmbedded(prepare);
     const file = join(folder, "template.tar");
     await writeFile(file, Buffer.from(await dump.arrayBuffer()));
     project.provide("embeddedTemplate", file);
@@ -92,7 +97,7 @@ async function makeTemplate(
   const admin = postgres(url, { max: 1, onnotice: () => undefined });
   await admin.unsafe(`CREATE DATABASE ${name}`);
   const database = openPostgres({ app: withDatabase(url, name), connections: 2, timeoutMs: 30_000 });
-  await prepareDatabase(database, { context: "default", mayMigrate: true, log: createLog("silent") });
+  await prepare(database);
   await database.close();
   project.provide("embeddedTemplate", undefined);
   project.provide("postgresTemplate", { url, name });

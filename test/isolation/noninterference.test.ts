@@ -1,0 +1,32 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startService, type TestService } from "../harness/service.ts";
+import { runPair, STEPS, type World } from "../model/pair.ts";
+import { Random } from "../model/random.ts";
+
+/** 100 and more: `npm run soak -- noninterference`. */
+const pairs = Number(process.env.SCOPEFLOOR_PAIRS ?? 6);
+const seed = Number(process.env.SCOPEFLOOR_SEED ?? 1);
+
+let services: readonly [TestService, TestService];
+
+beforeAll(async () => {
+  services = await Promise.all([startService({ worker: {} }), startService({ worker: {} })]);
+});
+afterAll(() => Promise.all(services.map((service) => service.stop())));
+
+test(`no tenant's answers depend on who else is there: ${pairs} pairs of runs (threats 2, 3, 7, 13)`, {
+  timeout: 0,
+}, async () => {
+  const others = [new Random(seed), new Random(seed + 1)] as const;
+  let steps = 0;
+  for (let pair = 0; pair < pairs; pair++) {
+    // By turns each is the busy one, so that both fill up, and differently.
+    const world = (at: 0 | 1): World => ({
+      service: services[at],
+      others: others[at],
+      traffic: pair % 2 === at ? 2 : 0,
+    });
+    steps += await runPair(seed * 100_000 + pair, [world(0), world(1)]);
+  }
+  expect(steps).toBe(pairs * STEPS);
+});

@@ -1,0 +1,195 @@
+/**
+ * Noninterference: a tenant's script is run in two worlds that differ in everybody else, and every
+ * answer that it gets must be the same, byte for byte, but for ids, times and durations.
+ */
+import type { Client, TestService } from "../harness/service.ts";
+import { Random } from "./random.ts";
+
+/** Requests of one tenant's script. */
+export const STEPS = 14;
+
+const WORDS = "harbour ledger quarry orchard foundry lantern vineyard granite copper meadow signal barrel".split(" ");
+const NEAR_MISSES = ["", "0", "-corp", ".", "a"];
+const LISTS = [
+  "/me",
+  "/keys",
+  "/sessions",
+  "/documents",
+  "/documents/keywords",
+  "/entities",
+  "/memory",
+  "/profile",
+  "/state",
+  "/scopes",
+  "/traces",
+  "/traces/stats",
+  "/audit",
+  "/usage",
+  "/principals",
+];
+
+const sentence = (random: Random) => Array.from({ length: 3 + random.below(6) }, () => random.pick(WORDS)).join(" ");
+
+/** Answers with what may differ taken out: ids by their order of appearance, times, durations. */
+export class Normaliser {
+  readonly #ids = new Map<string, string>();
+
+  text(answer: string): string {
+    return answer
+      .replace(/sf_(agent|mgmt|sup)_\w+/g, "<secret>")
+      .replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, (id) => {
+        const name = this.#ids.get(id) ?? `<id ${this.#ids.size}>`;
+        this.#ids.set(id, name);
+        return name;
+      })
+      .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "<time>")
+      .replace(/"(\w*(Ms|Latency|latency\w*|ms))":[\d.]+/g, '"$1":0')
+      .replace(/"requestId":"[^"]*"/g, "");
+  }
+}
+
+/** One world: the service, its operator, and everybody who is not the tenant that is looked at. */
+export interface World {
+  readonly service: TestService;
+  /** What the others do; each world has its own seed. */
+  readonly others: Random;
+  /** Requests of others beside each of the tenant's. */
+  readonly traffic: number;
+}
+
+/** Runs one tenant's script in both worlds; throws at the first answer that differs. */
+export async function runPair(seed: number, worlds: readonly [World, World]): Promise<number> {
+  const name = `t${seed}`;
+  const players = await Promise.all(
+    worlds.map(async (world) => ({
+      world,
+      client: await mintAt(world.service, `${name} agent`, { org: name }),
+      rival: await mintAt(world.service, `${name} rival`, { org: `${name}${world.others.pick(NEAR_MISSES)}x` }),
+      normaliser: new Normaliser(),
+      memory: { texts: [] as string[], sessions: [] as string[], documents: [] as string[] },
+    })),
+  );
+  for (let step = 0; step < STEPS; step++) {
+    const answers = await Promise.all(
+      players.map(async ({ world, client, rival, normaliser, memory }) => {
+        // The same choices in both worlds: a stream of this step's own.
+        const random = new Random(seed * 1_000 + step);
+        const beside = Array.from({ length: world.traffic }, () => disturb(world.others, rival, memory.texts));
+        const answer = await act(random, client, memory);
+        await Promise.all(beside);
+        return normaliser.text(answer);
+      }),
+    );
+    if (answers[0] !== answers[1]) {
+      throw new Error(`pair ${seed}, step ${step}: the others made a difference\n${answers.join("\n")}`);
+    }
+  }
+  return STEPS;
+}
+
+async function mintAt(service: TestService, name: string, scopeFloor: object): Promise<Client> {
+  const { status, body, text } = await service.operator.post<{ id: string; key: string }>("/contexts/default/keys", {
+    name,
+    principal: "agent",
+    scopeFloor,
+  });
+  if (status !== 201) throw new Error(text);
+  return service.client(body.key, body.id);
+}
+
+interface Memory {
+  readonly texts: string[];
+  readonly sessions: string[];
+  readonly documents: string[];
+}
+
+/** One request of the tenant that is looked at; gives the whole answer as text. */
+async function act(random: Random, client: Client, memory: Memory): Promise<string> {
+  const text = sentence(random);
+  const asked = random.chance(0.4) ? { scopes: { user: random.pick(["1", "10"]) } } : {};
+  const told = async (answer: Promise<{ status: number; text: string }>) => {
+    const { status, text: body } = await answer;
+    return `${status} ${body}`;
+  };
+  return random.weighted([
+    {
+      weight: 6,
+      value: async () => {
+        memory.texts.push(text);
+        return told(client.post("/facts", { text, ...asked, labels: [`kind=${random.pick(WORDS)}`] }));
+      },
+    },
+    {
+      weight: 2,
+      value: () =>
+        told(
+          client.post("/facts/batch", {
+            messages: [text, `${text} again`].map((content) => ({ role: "user", content })),
+            ...asked,
+          }),
+        ),
+    },
+    {
+      weight: 1,
+      value: () =>
+        told(
+          client.post("/facts", {
+            infer: "triples",
+            triples: [{ entity: { type: "Thing", name: random.pick(WORDS) }, key: "note", value: text }],
+            ...asked,
+          }),
+        ),
+    },
+    { weight: 1, value: () => told(client.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text, ...asked })) },
+    {
+      weight: 0.7,
+      value: async () => {
+        const { status, body, text: answer } = await client.upload(text, "note.txt", { title: random.pick(WORDS) });
+        const done = status === 202 ? await client.processed(body.id) : {};
+        return `${status} ${answer} ${JSON.stringify(done)}`;
+      },
+    },
+    {
+      weight: 8,
+      value: () =>
+        told(
+          client.post("/query", {
+            query: text,
+            mode: random.pick(["hybrid", "vector", "bm25"]),
+            scopeView: random.pick(["strict", "subtree"]),
+            k: 1 + random.below(50),
+            includeDuplicates: random.chance(0.5),
+          }),
+        ),
+    },
+    { weight: 1, value: () => told(client.post("/context", { query: text })) },
+    {
+      weight: 1,
+      value: () => told(client.post("/documents/query", { query: text, mode: random.pick(["hybrid", "bm25"]) })),
+    },
+    { weight: 6, value: () => told(client.get(random.pick(LISTS))) },
+    { weight: 1, value: () => told(client.post("/forget", { query: text, dryRun: random.chance(0.5) })) },
+    { weight: 0.3, value: () => told(client.post("/scopes/forget", {})) },
+  ])();
+}
+
+/** One request of somebody else: alike in every way but the scope. */
+async function disturb(random: Random, rival: Client, texts: readonly string[]): Promise<void> {
+  // What the tenant itself has said, often: a copy must make no difference either.
+  const text = texts.length > 0 && random.chance(0.5) ? random.pick(texts) : sentence(random);
+  await random.weighted<() => Promise<unknown>>([
+    { weight: 4, value: () => rival.post("/facts", { text }) },
+    {
+      weight: 2,
+      value: () =>
+        rival.post("/facts/batch", {
+          messages: Array.from({ length: 8 }, () => ({ role: "user", content: sentence(random) })),
+        }),
+    },
+    { weight: 3, value: () => rival.post("/query", { query: text, k: 50 }) },
+    { weight: 0.5, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
+    { weight: 1, value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text }) },
+    { weight: 0.5, value: () => rival.post("/forget", { query: text, purge: true }) },
+    { weight: 0.3, value: () => rival.post("/scopes/forget", {}) },
+  ])();
+}

@@ -1,0 +1,508 @@
+// biome-ignore-all lint/suspicious/noTemplateCurlyInString: pieces of source text
+/**
+ * Ways to break isolation by hand, each of which a test has to notice. They exist for tests alone:
+ * `npm run soak -- mutants` puts one at a time into a copy of the code in memory, or into the test
+ * database, and runs the tests that must fail.
+ */
+
+interface AnyMutant {
+  readonly name: string;
+  /** Test files of which one must fail. */
+  readonly tests: readonly string[];
+}
+
+/** A piece of a source file, exactly once there, said in another way. */
+export interface SourceMutant extends AnyMutant {
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+/** A piece of a database function, at least once there, said in another way. */
+export interface FunctionMutant extends AnyMutant {
+  readonly function: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+/** What an owner could do to the database by mistake. */
+export interface DatabaseMutant extends AnyMutant {
+  readonly sql: string;
+}
+
+export type Mutant = SourceMutant | FunctionMutant | DatabaseMutant;
+
+const ISOLATION = "test/isolation";
+const BUILDER = `${ISOLATION}/builder.test.ts`;
+const SECOND = `${ISOLATION}/second-lock.test.ts`;
+const VISIBILITY = `${ISOLATION}/visibility.test.ts`;
+const MODEL = `${ISOLATION}/model.test.ts`;
+const PAIRS = `${ISOLATION}/noninterference.test.ts`;
+const CATALOG = `${ISOLATION}/catalog.test.ts`;
+const KEYS = "test/http/keys.test.ts";
+const CACHE = "test/recall/cache.test.ts";
+const FORGET = "test/forget/forget.test.ts";
+const LEASE = "test/faults/lease.test.ts";
+const SCOPE = "test/scope/scope.test.ts";
+const SCOPED = "src/db/scoped.ts";
+const ENTER = "src/db/enter.ts";
+
+export const MUTANTS: readonly Mutant[] = [
+  // -- The first lock: the builder.
+  {
+    name: "a reference without its predicate",
+    file: SCOPED,
+    from: "sql`(SELECT * FROM ${scopedTables[table]} WHERE ${this.#visible(table)}) AS",
+    to: "sql`(SELECT * FROM ${scopedTables[table]}) AS",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "a reference whose predicate has an OR beside it",
+    file: SCOPED,
+    from: "WHERE ${this.#visible(table)}) AS",
+    to: "WHERE ${this.#visible(table)} OR true) AS",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "an update without its predicate",
+    file: SCOPED,
+    from: "WHERE ${this.#modifiable(table)} AND (${where})`);\n  }\n\n  /** Deletes",
+    to: "WHERE (${where})`);\n  }\n\n  /** Deletes",
+    tests: [BUILDER, FORGET],
+  },
+  {
+    name: "a delete without its predicate",
+    file: SCOPED,
+    from: "DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})",
+    to: "DELETE FROM ${scopedTables[table]} WHERE (${where})",
+    tests: [FORGET],
+  },
+  {
+    name: "a delete whose own OR escapes the predicate",
+    file: SCOPED,
+    from: "DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})",
+    to: "DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND ${where}",
+    tests: [BUILDER],
+  },
+  {
+    name: "a change that reaches a scope which was not granted",
+    file: SCOPED,
+    from: 'return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys()]);',
+    to: 'return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys(), 77]);',
+    tests: [FORGET],
+  },
+  {
+    name: "rows that go to the first scope that may be read, not to the one that may be written",
+    file: SCOPED,
+    from: ": this.entry.write;",
+    to: ": ([...this.entry.read.scopes.keys()][0] ?? this.entry.write);",
+    tests: [MODEL],
+  },
+  {
+    name: "statements that may name tables by themselves",
+    file: SCOPED,
+    from: 'if (/scopefloor|pg_catalog|information_schema|\\bpg_|U&"/i.test(this.#spelled(statement))) {',
+    to: 'if (/scopefloor/.test("")) {',
+    tests: [BUILDER],
+  },
+  {
+    name: "a drizzle table let through",
+    file: SCOPED,
+    from: "if (is(chunk, PgTable) || is(chunk, Column)) throw",
+    to: "if (is(chunk, Column)) throw",
+    tests: [BUILDER],
+  },
+  {
+    name: "a subtree of any tags",
+    file: SCOPED,
+    from: "WHERE below.tags @> ${json(tags)})`",
+    to: "WHERE below.tags @> ${json({ ...tags, org: undefined })})`",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "what the database resolved is not checked against the floor",
+    file: ENTER,
+    from: "if (!isExpected) throw",
+    to: "if (!isExpected && floor === undefined) throw",
+    tests: [BUILDER],
+  },
+  {
+    name: "the request's scopes are not handed to the database",
+    file: ENTER,
+    from: "clauses: demand.selector ?? null,",
+    to: "clauses: null,",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "acting on behalf of another is ignored",
+    file: ENTER,
+    from: "    demand.view ?? null,\n    caller.onBehalfOf ?? null,",
+    to: "    demand.view ?? null,\n    null,",
+    tests: [KEYS],
+  },
+  {
+    name: "the view is ignored",
+    file: ENTER,
+    from: "    demand.view ?? null,\n    caller.onBehalfOf ?? null,",
+    to: '    "subtree",\n    caller.onBehalfOf ?? null,',
+    tests: [VISIBILITY],
+  },
+  {
+    name: "refusals are not recorded",
+    file: ENTER,
+    from: 'if (refusal.status !== "forbidden" && refusal.status !== "scope-floor") return;',
+    to: 'if (refusal.status !== "forbidden") return;',
+    tests: [VISIBILITY],
+  },
+  // -- The scope algebra.
+  {
+    name: "values that are prefixes of one another are the same (threat 33)",
+    file: "src/scope/scope.ts",
+    from: "Object.hasOwn(whole, dimension) && whole[dimension] === value",
+    to: 'Object.hasOwn(whole, dimension) && (whole[dimension] ?? "").startsWith(value)',
+    tests: [SCOPE],
+  },
+  {
+    name: "values in any alphabet (threat 20)",
+    file: "src/scope/scope.ts",
+    from: "const VALUE = /^[A-Za-z0-9]",
+    to: "const VALUE = /^[\\p{L}A-Za-z0-9]",
+    tests: [SCOPE],
+  },
+  {
+    name: "an empty value (threats 10, 34)",
+    file: "src/scope/scope.ts",
+    from: "const VALUE = /^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,127}$/;",
+    to: "const VALUE = /^[A-Za-z0-9._:@|+~-]{0,127}$/;",
+    tests: [SCOPE],
+  },
+  {
+    name: "values trimmed (threat 20)",
+    file: "src/scope/scope.ts",
+    from: 'if (typeof value !== "string" || !VALUE.test(value)) {',
+    to: 'if (typeof value !== "string" || !VALUE.test(value.trim())) {',
+    tests: [SCOPE],
+  },
+  {
+    name: "two values for one dimension: the last one counts (threat 21)",
+    file: "src/scope/scope.ts",
+    from: "if (earlier !== undefined && earlier !== value) {",
+    to: 'if (earlier !== undefined && earlier === "") {',
+    tests: [SCOPE],
+  },
+  {
+    name: "an empty list means everything (threat 34)",
+    file: "src/scope/selector.ts",
+    from: "  if (input === undefined || input === null) return undefined;\n  const clauses",
+    to: "  if (input === undefined || input === null || (Array.isArray(input) && input.length === 0)) return undefined;\n  const clauses",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "a request that contradicts the floor is merged",
+    file: "src/scope/scope.ts",
+    from: "return clash ? undefined : inOrder(",
+    to: "return clash && tagsOf(floor).length > 8 ? undefined : inOrder(",
+    tests: [SCOPE],
+  },
+  // -- Connections.
+  {
+    name: "a lease that can be used after its release",
+    file: "src/db/postgres.ts",
+    from: "if (this.#released) throw new Error(",
+    to: "if (this.#released && this.#aborted) throw new Error(",
+    tests: [LEASE],
+  },
+  {
+    name: "a broken connection goes back among the others (threat 9)",
+    file: "src/db/postgres.ts",
+    from: "if (this.#client.closed || this.#aborted) return this.#done(false);",
+    to: "if (this.#client.closed || this.#aborted) return this.#done(true);",
+    tests: [LEASE],
+  },
+  {
+    name: "a connection that keeps its settings (threat 9)",
+    file: "src/db/postgres.ts",
+    from: '  "RESET ALL",\n',
+    to: "",
+    tests: [LEASE],
+  },
+  {
+    name: "a connection with a planted statement goes on (threat 9)",
+    file: "src/db/postgres.ts",
+    from: "this.#done(!this.#client.closed && results.at(-1)?.length === 0);",
+    to: "this.#done(!this.#client.closed && results.length > 0);",
+    tests: [LEASE],
+  },
+  {
+    name: "the embedded database without its role",
+    file: "src/db/embedded.ts",
+    from: "await this.#pg.exec(`BEGIN; SET LOCAL ROLE ${this.#role}`);",
+    to: "await this.#pg.exec(`BEGIN`);",
+    tests: [SECOND, BUILDER],
+  },
+  // -- The cache tier.
+  {
+    name: "cached answers for whoever asks the same, with other narrowing (threat 1)",
+    file: "src/recall/question.ts",
+    from: "const asked = [normalise(query), narrowed,",
+    to: "const asked = [normalise(query), narrowed.length > 99,",
+    tests: [CACHE],
+  },
+  {
+    name: "cached answers under any policy of any key (threat 1)",
+    function: "cache_key",
+    from: "jsonb_build_array(t->'floor', t->'on_behalf_of', t->'principal', t->'verbs', t->'content', t->'general')",
+    to: "jsonb_build_array(t->'content')",
+    tests: [CACHE],
+  },
+  {
+    name: "cached answers of every scope (threat 1)",
+    function: "recall_state",
+    from: "WHERE r.scope_id = (t->'trace'->>'id')::int AND r.digest",
+    to: "WHERE r.digest",
+    tests: [CACHE, PAIRS],
+  },
+  {
+    name: "cached answers after a write",
+    function: "recall_state",
+    from: "AND r.version = seen",
+    to: "",
+    tests: [CACHE],
+  },
+  // -- The second lock: policies, privileges, roles.
+  {
+    name: "row security off on passages",
+    sql: "ALTER TABLE scopefloor.passage DISABLE ROW LEVEL SECURITY",
+    tests: [SECOND],
+  },
+  { name: "row security off on turns", sql: "ALTER TABLE scopefloor.turn DISABLE ROW LEVEL SECURITY", tests: [SECOND] },
+  {
+    name: "row security off on traces",
+    sql: "ALTER TABLE scopefloor.decision_trace DISABLE ROW LEVEL SECURITY",
+    tests: [CATALOG],
+  },
+  {
+    name: "row security not forced on the owner",
+    sql: "ALTER TABLE scopefloor.passage NO FORCE ROW LEVEL SECURITY",
+    tests: [CATALOG],
+  },
+  {
+    name: "every passage may be read",
+    sql: "ALTER POLICY read ON scopefloor.passage USING (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "every session may be read",
+    sql: "ALTER POLICY read ON scopefloor.session USING (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "the dictionary of all tenants may be read",
+    sql: "ALTER POLICY read ON scopefloor.scope USING (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "passages may be written anywhere",
+    sql: "ALTER POLICY write ON scopefloor.passage WITH CHECK (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "passages may be changed anywhere",
+    sql: "ALTER POLICY change ON scopefloor.passage USING (true) WITH CHECK (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "passages may be removed anywhere",
+    sql: "ALTER POLICY remove ON scopefloor.passage USING (true)",
+    tests: [SECOND],
+  },
+  {
+    name: "a policy added beside the others",
+    sql: "CREATE POLICY more ON scopefloor.turn FOR SELECT TO scopefloor_app USING (true)",
+    tests: [SECOND, CATALOG],
+  },
+  {
+    name: "keys may be read as a table",
+    sql: "GRANT SELECT ON scopefloor.api_key TO scopefloor_app; CREATE POLICY all_keys ON scopefloor.api_key FOR SELECT TO scopefloor_app USING (true)",
+    tests: [SECOND, CATALOG],
+  },
+  {
+    name: "rows may be moved to another scope",
+    sql: "GRANT UPDATE (scope_id) ON scopefloor.passage TO scopefloor_app",
+    tests: [SECOND, CATALOG],
+  },
+  { name: "tables may be emptied", sql: "GRANT TRUNCATE ON scopefloor.turn TO scopefloor_app", tests: [CATALOG] },
+  {
+    name: "the tickets' secret may be read",
+    sql: "GRANT SELECT ON scopefloor.ticket_secret TO scopefloor_app; CREATE POLICY secrets ON scopefloor.ticket_secret FOR SELECT TO scopefloor_app USING (true)",
+    tests: [SECOND, CATALOG],
+  },
+  {
+    name: "a definer function that is on no list (threat 32)",
+    sql: "CREATE FUNCTION scopefloor.peek() RETURNS SETOF scopefloor.turn LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS 'SELECT * FROM scopefloor.turn'; GRANT EXECUTE ON FUNCTION scopefloor.peek() TO scopefloor_app",
+    tests: [CATALOG],
+  },
+  {
+    name: "a view with its owner's rights (threat 32)",
+    sql: "CREATE VIEW scopefloor.all_turns AS SELECT * FROM scopefloor.turn; GRANT SELECT ON scopefloor.all_turns TO scopefloor_app",
+    tests: [CATALOG],
+  },
+  {
+    name: "documents are the same in any scope (threat 3)",
+    sql: "CREATE UNIQUE INDEX document_anywhere ON scopefloor.document (content_hash)",
+    tests: [CATALOG],
+  },
+  {
+    name: "an edge may go from scope to scope (threat 14)",
+    sql: "ALTER TABLE scopefloor.posting ADD CONSTRAINT loose UNIQUE (passage_id, lexeme)",
+    tests: [CATALOG],
+  },
+  // -- The second lock: entering.
+  {
+    name: "revoked keys enter (threat 30)",
+    function: "live_key",
+    from: "AND a.revoked_at IS NULL",
+    to: "",
+    tests: [KEYS],
+  },
+  {
+    name: "expired keys enter",
+    function: "live_key",
+    from: "AND (a.expires_at IS NULL OR a.expires_at > clock_timestamp())",
+    to: "",
+    tests: [KEYS],
+  },
+  {
+    name: "a ticket's signature is not checked (threat 10)",
+    function: "ticket",
+    from: "<> encode(",
+    to: "= encode(sha256('x') || ",
+    tests: [SECOND],
+  },
+  {
+    name: "a ticket works in another transaction (threat 9)",
+    function: "ticket",
+    from: "OR (payload->>'began')::numeric <> extract(epoch FROM transaction_timestamp())",
+    to: "",
+    tests: [SECOND],
+  },
+  {
+    name: "a ticket never expires",
+    function: "ticket",
+    from: "IF (payload->>'until')::numeric < extract(epoch FROM clock_timestamp()) THEN",
+    to: "IF false THEN",
+    tests: [SECOND],
+  },
+  {
+    name: "a request may contradict the floor",
+    function: "enter",
+    from: "IF scopefloor.contradicts(floor, clause->'tags') THEN",
+    to: "IF false THEN",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "the request's tags win over the floor's",
+    function: "enter",
+    from: "effective := floor || (clause->'tags');",
+    to: "effective := clause->'tags';",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "verbs are not checked",
+    function: "enter",
+    from: "NOT verb = ANY (verbs)",
+    to: "false",
+    tests: [KEYS, MODEL],
+  },
+  {
+    name: "supervisors write",
+    function: "enter",
+    from: "'supervisor' IN (k.principal, other.principal)",
+    to: "false",
+    tests: [MODEL, KEYS, VISIBILITY],
+  },
+  {
+    name: "acting on behalf of a key that has nothing in common",
+    function: "enter",
+    from: "NOT scopefloor.are_related(floor, other.floor)",
+    to: "false",
+    tests: [KEYS],
+  },
+  {
+    name: "acting on behalf keeps the caller's own verbs",
+    function: "enter",
+    from: "verbs := ARRAY(SELECT unnest(verbs) INTERSECT SELECT unnest(other.verbs) ORDER BY 1);",
+    to: "",
+    tests: [KEYS],
+  },
+  {
+    name: "agents write into each other's sessions",
+    function: "enter",
+    from: "k.principal = 'agent' AND own_session.api_key_id <> k.id",
+    to: "false",
+    tests: [MODEL, SECOND],
+  },
+  {
+    name: "a session out of reach may be written into",
+    function: "enter",
+    from: "WHERE s.id = (requested->>'session')::uuid AND d.tags @> floor\n      AND (s.scope_id <> 0 OR floor = '{}');",
+    to: "WHERE s.id = (requested->>'session')::uuid;",
+    tests: [MODEL],
+  },
+  {
+    name: "a strict view that goes below E",
+    function: "enter",
+    from: "exact := exact || scopefloor.scopes_between(floor, effective);",
+    to: "trees := trees || effective;",
+    tests: [VISIBILITY],
+  },
+  {
+    name: "general rows are among an agent's own",
+    function: "enter",
+    from: "IF floor <> '{}' THEN\n    ids := array_remove(ids, 0);\n  END IF;",
+    to: "ids := ids || 0;",
+    tests: [MODEL, VISIBILITY],
+  },
+  {
+    name: "a minted key may have more verbs (threat 29)",
+    function: "mint_key",
+    from: "NOT coalesce(asked_verbs, parent_verbs) <@ parent_verbs",
+    to: "false",
+    tests: [KEYS],
+  },
+  {
+    name: "a minted key may leave its parent's floor (threat 29)",
+    function: "mint_key",
+    from: "child_floor := child_floor || (t->'floor');",
+    to: "",
+    tests: [KEYS],
+  },
+  {
+    name: "a trace may be recorded for anyone",
+    function: "may_record",
+    from: "(t->'trace'->>'id')::int = at_scope AND t->'trace'->'tags' = tags\n                  AND",
+    to: "",
+    tests: [SECOND],
+  },
+  {
+    name: "jobs go on in a scope that was erased (threats 11, 18)",
+    function: "enter_job",
+    from: "OR s.epoch <> j.epoch",
+    to: "",
+    tests: ["test/jobs/queue.test.ts", FORGET],
+  },
+  {
+    name: "a write begun before an erasure lands after it (threat 18)",
+    function: "enter",
+    from: "scopefloor.was_erased(trace_tags, began)",
+    to: "false",
+    tests: [FORGET],
+  },
+  {
+    name: "idempotency keys collide between keys (threat 4)",
+    function: "stored_answer",
+    from: "i.api_key_id = scopefloor.caller() AND ",
+    to: "",
+    tests: ["test/http/idempotency.test.ts"],
+  },
+];

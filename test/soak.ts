@@ -1,0 +1,50 @@
+/**
+ * `npm run soak -- <name>`: the long forms of tests, on PostgreSQL or with `--embedded` on PGlite.
+ * Each prints one line `RESULT {json}` at its end and exits with 1 when something was found.
+ */
+import { spawn } from "node:child_process";
+
+interface Soak {
+  readonly file: string;
+  /** The environment variable that says how much, the option's name, and how much in full. */
+  readonly size: readonly [variable: string, option: string, full: number];
+}
+
+const SOAKS: Readonly<Record<string, Soak>> = {
+  model: { file: "test/isolation/model.test.ts", size: ["SCOPEFLOOR_MODEL_COMMANDS", "commands", 1_000_000] },
+  noninterference: { file: "test/isolation/noninterference.test.ts", size: ["SCOPEFLOOR_PAIRS", "pairs", 20_000] },
+};
+
+const [name = "", ...options] = process.argv.slice(2);
+const given = (option: string) => options.find((one) => one.startsWith(`--${option}=`))?.slice(option.length + 3);
+
+const environment = { ...process.env };
+if (options.includes("--embedded")) delete environment.TEST_DATABASE_URL;
+
+const run = (script: readonly string[]) =>
+  new Promise<number>((resolve) => {
+    spawn(process.execPath, script, { stdio: "inherit", env: environment }).once("exit", (code) => resolve(code ?? 1));
+  });
+
+if (name === "mutants") {
+  const only = given("only");
+  process.exitCode = await run(["--import", "tsx", "test/mutants/run.ts", ...(only === undefined ? [] : [only])]);
+} else {
+  const soak = SOAKS[name];
+  if (soak === undefined) {
+    process.stderr.write(`usage: npm run soak -- <${[...Object.keys(SOAKS), "mutants"].join("|")}> [--embedded]\n`);
+    process.exit(1);
+  }
+  const [variable, option, full] = soak.size;
+  const size = Number(given(option) ?? full);
+  const seed = given("seed") ?? String(Date.now() % 1_000_000);
+  Object.assign(environment, { [variable]: String(size), SCOPEFLOOR_SEED: seed });
+  const began = performance.now();
+  const code = await run(["node_modules/vitest/vitest.mjs", "run", soak.file]);
+  const seconds = Math.round((performance.now() - began) / 1000);
+  const database = environment.TEST_DATABASE_URL === undefined ? "embedded" : "postgres";
+  process.stdout.write(
+    `RESULT ${JSON.stringify({ soak: name, database, [option]: size, seed, seconds, passed: code === 0 })}\n`,
+  );
+  process.exitCode = code;
+}
