@@ -8,6 +8,7 @@ import { type ScopedTransaction, sql } from "../../src/db/scoped.ts";
 import { passage } from "../../src/db/tables/memory.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
+import { proving } from "../harness/statement-proof.ts";
 
 let service: TestService;
 let acme: Client;
@@ -94,8 +95,9 @@ describe("the scoped builder", () => {
   test("an update's or delete's own OR stays inside the predicate", async () => {
     const foreign = await service.mint("agent", { org: "globex" });
     await foreign.remember("globex text");
+    const proven = proving(service.database);
     const changed = await enterScope(
-      service.database.app,
+      proven.app,
       caller(acme),
       { verb: "memory:forget", mode: "forget" },
       async (tx) => [
@@ -105,6 +107,8 @@ describe("the scoped builder", () => {
     );
     expect(changed).toEqual([1, 1]);
     expect(await foreign.recall("globex text")).toEqual(["globex text"]);
+    // The second lock alone would have kept the other tenant's rows too.
+    await proven.assertProven();
   });
 
   test("refuses a scope that the database resolved outside the floor", async () => {

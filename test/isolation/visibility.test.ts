@@ -86,6 +86,23 @@ describe("what a recall reaches under the floor org=acme", () => {
     });
   });
 
+  test("a subtree too large to list goes by its tags, and holds the same rows", async () => {
+    const [large, near] = [
+      await service.mint("agent", { org: "large" }),
+      await service.mint("agent", { org: "large1" }),
+    ];
+    await near.remember("shared knowledge, canary near", { scopes: "user/u7" });
+    await large.remember("shared knowledge, canary own");
+    await large.remember("shared knowledge, canary below", { scopes: "user/u7" });
+    await service.database.sql(`
+      INSERT INTO scopefloor.scope (tags) SELECT jsonb_build_object('org', 'large', 'user', 'u' || n) FROM generate_series(10, 400) n`);
+    expect(await seen(large, { scopeView: "subtree" })).toEqual(["below", "general", "own"]);
+    expect(await seen(large)).toEqual(["general", "own"]);
+    const { body } = await large.get<{ sessions: { scopes: string[][] }[] }>("/sessions");
+    expect(body.sessions.map(({ scopes }) => scopes[0]?.[0]).sort()).toEqual(["org/large", "org/large/user/u7"]);
+    for (const client of [large, near]) expect((await client.post("/scopes/forget")).status).toBe(200);
+  });
+
   test("a floor is a minimum: a deeper floor does not see the org's own rows", async () => {
     const deep = await service.mint("agent", { org: "acme", user: "alice" });
     expect(await seen(deep)).toEqual(["acmealice", "general"]);

@@ -17,6 +17,14 @@ interface Report {
   }[];
 }
 
+/** Most run embedded, where a test starts faster; some are about a server. */
+function environmentFor({ on, name }: Mutant): NodeJS.ProcessEnv {
+  const { TEST_DATABASE_URL, ...rest } = process.env;
+  if (on !== "postgres") return rest;
+  if (TEST_DATABASE_URL === undefined) throw new Error(`${name}: this one takes TEST_DATABASE_URL`);
+  return { ...rest, TEST_DATABASE_URL };
+}
+
 /** The test that has failed; undefined: the mutant survives. */
 async function killerOf(mutant: Mutant, folder: string): Promise<string | undefined> {
   const file = join(folder, "report.json");
@@ -24,7 +32,7 @@ async function killerOf(mutant: Mutant, folder: string): Promise<string | undefi
   const child = spawn(
     process.execPath,
     ["node_modules/vitest/vitest.mjs", "run", "--bail=1", "--reporter=json", `--outputFile=${file}`, ...mutant.tests],
-    { env: { ...process.env, SCOPEFLOOR_MUTANT: mutant.name }, stdio: ["ignore", "pipe", "pipe"] },
+    { env: { ...environmentFor(mutant), SCOPEFLOOR_MUTANT: mutant.name }, stdio: ["ignore", "pipe", "pipe"] },
   );
   let output = "";
   child.stdout.on("data", (data) => (output += data));

@@ -221,6 +221,17 @@ describe("the algebra", () => {
     expect(reach && isVisible(GENERAL, reach, true)).toBe(false);
   });
 
+  test.each([
+    ["acme", "acme-corp"],
+    ["acme", "acme.corp"],
+    ["acme", "ACME"],
+    ["1", "10"],
+  ])("%s and %s are other values, whichever holds the other (threat 33)", (a, b) => {
+    const [one, other] = [parseScope({ org: a }), parseScope({ org: b })];
+    expect([holds(one, other), holds(other, one), sameScope(one, other)]).toEqual([false, false, false]);
+    expect(merge(one, other)).toBeUndefined();
+  });
+
   test("sameness is of tags, not of spelling", () => {
     expect(sameScope(parseScope({ a: "1", b: "2" }), parseScope({ b: "2", a: "1" }))).toBe(true);
   });
