@@ -323,6 +323,24 @@ describe("a raw handle inside acme's transaction", () => {
     expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(own, acme.id))))).toBe("done");
   });
 
+  test("no table takes a row at another scope, or a general one, under a ticket for writing", async () => {
+    const [other] = await service.database.sql(`SELECT id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`);
+    const tables = await service.database.sql(`
+      SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p')
+        AND has_any_column_privilege('scopefloor_app', c.oid, 'INSERT') ORDER BY 1`);
+    expect(tables.length).toBeGreaterThan(8);
+    for (const { name } of tables) {
+      for (const scope of [other?.id, 0]) {
+        const insert = (lease: Transaction) =>
+          lease.query(`INSERT INTO scopefloor.${name} (scope_id) VALUES (${scope})`);
+        // The policy speaks before any constraint does.
+        expect(await attempt(within(acme, "memory:write", { mode: "write" }, insert)), `${name} at ${scope}`).toBe(
+          PERMISSION,
+        );
+      }
+    }
+  });
+
   test("a trace cannot be made up: not for another key, scope or principal", async () => {
     const trace = (scope: string, key: string, principal: string) =>
       `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, duration_ms, status)
