@@ -198,6 +198,24 @@ describe("tickets", () => {
     expect(rows).toEqual([]);
   });
 
+  test("one's own, altered in its own transaction, raises: only the signature stands against that", async () => {
+    const [other] = await service.database.sql(`SELECT id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`);
+    const altered = (change: (payload: Record<string, unknown>) => object) =>
+      attempt(
+        within(acme, "memory:read", { mode: "select" }, async (lease) => {
+          const [row] = await lease.query("SELECT current_setting('scopefloor.ticket') AS ticket");
+          const [head, body] = [/^[^{]*/, /\{.*/].map((part) => part.exec(row?.ticket as string)?.[0] ?? "");
+          await plant(lease, head + JSON.stringify(change(JSON.parse(body ?? ""))));
+          return lease.query("SELECT * FROM scopefloor.passage");
+        }),
+      );
+    const reads = { ids: [other?.id], trees: [], all: false };
+    expect(await altered((payload) => ({ ...payload, read: reads }))).toBe(PERMISSION);
+    expect(await altered((payload) => ({ ...payload, read: { ...reads, all: true } }))).toBe(PERMISSION);
+    expect(await altered((payload) => ({ ...payload, modify: reads, mode: "modify" }))).toBe(PERMISSION);
+    expect(await altered((payload) => ({ ...payload, until: 9_999_999_999 }))).toBe(PERMISSION);
+  });
+
   test("an expired one raises instead of deleting nothing and calling it a success", async () => {
     // As the owner, who alone can sign; then in the application's role, in the same transaction.
     const inOwn = (secondsLeft: number) =>
