@@ -317,6 +317,22 @@ describe("X-Spectron-On-Behalf-Of", () => {
     expect((await parent.call("GET", "/keys", undefined, behalf(narrow.id))).body).toEqual([]);
   });
 
+  test("a supervisor writes and forgets nothing, by itself or by whoever acts on its behalf", async () => {
+    const supervisor = await service.mint("supervisor", { org: "behalf" });
+    const broker = await service.mint("agent", { org: "behalf" });
+    for (const [path, body] of [
+      ["/facts", { text: "x" }],
+      ["/facts/batch", { messages: [{ role: "user", content: "x" }] }],
+      ["/sessions", {}],
+      ["/forget", { query: "x" }],
+      ["/scopes/forget", {}],
+    ] as const) {
+      expect((await supervisor.post(path, body)).status, path).toBe(403);
+      expect((await broker.post(path, body, behalf(supervisor.id))).status, path).toBe(403);
+    }
+    expect((await supervisor.post("/query", { query: "x" })).status).toBe(200);
+  });
+
   test("a floor without a tag in common is 403 too: the answer would tell its tags", async () => {
     const broker = await service.mint("agent", { org: "behalf" });
     const foreign = await service.mint("agent", { customer: "bigcorp", user: "ceo" });
