@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { enterScope } from "../../src/db/enter.ts";
 import { ERASURE } from "../../src/forget/subtree.ts";
+import { hashSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -364,6 +366,23 @@ describe("racing an erasure (threat 18)", () => {
 
   test("nothing lands after the receipt: writes, new sub-scopes and traces begun before or beside it", async () => {
     for (let round = 0; round < 25; round++) expect(await race(`race-${round}`)).toEqual([]);
+  });
+
+  test("a write that arrived before it and begins after it is refused (threat 18)", async () => {
+    const writer = await service.mint("agent", { org: "arrived" });
+    await writer.remember("already there");
+    const arrivedAt = performance.now();
+    expect((await writer.post("/scopes/forget")).status).toBe(200);
+    const write = (at: number) =>
+      enterScope(
+        service.database.app,
+        { keyHash: hashSecret(writer.key), onBehalfOf: undefined, route: "test", operation: "test" },
+        { verb: "memory:write", mode: "write" },
+        async (tx) => tx.entry.write,
+        { context: "default", arrivedAt: at },
+      );
+    await expect(write(arrivedAt)).rejects.toThrow(/erased while this write was under way/);
+    await expect(write(performance.now())).resolves.toEqual(expect.any(Number));
   });
 
   test("an operator's recall beside it leaves no stored answer with the text", async () => {

@@ -506,9 +506,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "idempotency keys collide between keys (threat 4)",
-    function: "stored_answer",
-    from: "i.api_key_id = scopefloor.caller() AND ",
-    to: "",
+    sql: "CREATE UNIQUE INDEX idempotency_anywhere ON scopefloor.idempotency (endpoint, key)",
     tests: ["test/http/idempotency.test.ts"],
   },
 ];
