@@ -216,11 +216,11 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [LEASE],
   },
   {
-    name: "a broken connection goes back among the others (threat 9)",
+    name: "a lease goes on after its connection has closed (threat 9)",
     file: "src/db/postgres.ts",
     on: "postgres",
-    from: "if (this.#client.closed || this.#aborted) return this.#done(false);",
-    to: "if (this.#client.closed || this.#aborted) return this.#done(true);",
+    from: "if (this.#client.closed) throw lost();",
+    to: "",
     tests: [LEASE],
   },
   {
