@@ -167,7 +167,7 @@ export async function enterScope<T>(
         await setTimeout(attempt * 10 * Math.random());
         continue;
       }
-      throw await refusalOf(error, leases, caller, demand);
+      throw await refusalOf(error, leases, caller, demand, circumstances.turns);
     }
   }
 }
@@ -181,21 +181,27 @@ export async function checkCaller(leases: Leases, caller: Caller, verb: Demand["
       turns?.of(caller.keyHash),
     );
   } catch (error) {
-    throw await refusalOf(error, leases, caller, { verb, mode: "check" });
+    throw await refusalOf(error, leases, caller, { verb, mode: "check" }, turns);
   }
 }
 
 /** The error to answer with; a refusal of a known key is recorded first. */
-async function refusalOf(error: unknown, leases: Leases, caller: Caller, demand: Demand): Promise<unknown> {
+async function refusalOf(
+  error: unknown,
+  leases: Leases,
+  caller: Caller,
+  demand: Demand,
+  turns: Turns | undefined,
+): Promise<unknown> {
   if (error instanceof AppError) {
     // Refused by a function that looked further than enter could.
-    await recordDenial(leases, caller, demand, { status: error.slug, detail: error.message });
+    await recordDenial(leases, caller, demand, { status: error.slug, detail: error.message }, turns);
     return error;
   }
   if (!(error instanceof Refused)) return error;
   const { status, detail } = error.refusal;
   if (status === "unauthorized") return unauthorized();
-  await recordDenial(leases, caller, demand, error.refusal);
+  await recordDenial(leases, caller, demand, error.refusal, turns);
   return status === "not-found" ? notFound() : new AppError(status, detail);
 }
 
@@ -297,18 +303,28 @@ function checkAgainstFloor(entry: Entry, demand: Demand): void {
   if (!isExpected) throw new Error("scopefloor.enter resolved a scope outside the key's floor or the request");
 }
 
-async function recordDenial(leases: Leases, caller: Caller, demand: Demand, refusal: Refusal): Promise<void> {
+/** A denial uses up the turn of whoever was denied. */
+async function recordDenial(
+  leases: Leases,
+  caller: Caller,
+  demand: Demand,
+  refusal: Refusal,
+  turns: Turns | undefined,
+): Promise<void> {
   if (refusal.status !== "forbidden" && refusal.status !== "scope-floor") return;
-  await inTransaction(leases, (transaction) =>
-    transaction.query("SELECT scopefloor.record_denial($1, $2, $3, $4, $5, $6, $7, $8)", [
-      caller.keyHash,
-      uuid(),
-      uuid(),
-      caller.route,
-      caller.operation,
-      JSON.stringify(demand.selector ?? null),
-      caller.onBehalfOf ?? null,
-      refusal.detail,
-    ]),
+  await inTransaction(
+    leases,
+    (transaction) =>
+      transaction.query("SELECT scopefloor.record_denial($1, $2, $3, $4, $5, $6, $7, $8)", [
+        caller.keyHash,
+        uuid(),
+        uuid(),
+        caller.route,
+        caller.operation,
+        JSON.stringify(demand.selector ?? null),
+        caller.onBehalfOf ?? null,
+        refusal.detail,
+      ]),
+    turns?.of(caller.keyHash),
   );
 }

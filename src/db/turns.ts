@@ -4,7 +4,7 @@ const MOST_KEYS = 100_000;
 
 /**
  * Whose turn each key uses up at the connections, as the database has said when it first came in: the
- * hash of the uppermost floor above it (`scopefloor.turn_of`), so that minting keys wins nothing.
+ * hash of the first tag of the uppermost floor above it (`scopefloor.turn_of`), so that minting keys wins nothing.
  */
 export class Turns {
   readonly #byKey = new Map<string, string>();
@@ -15,7 +15,9 @@ export class Turns {
   }
 
   learn(keyHash: KeyHash, turn: string): void {
-    if (this.#byKey.size >= MOST_KEYS) this.#byKey.clear();
+    // The oldest goes, and waits once more among the strangers.
+    const [oldest] = this.#byKey.keys();
+    if (this.#byKey.size >= MOST_KEYS && oldest !== undefined) this.#byKey.delete(oldest);
     this.#byKey.set(nameOf(keyHash), turn);
   }
 }

@@ -52,13 +52,23 @@ export function startHousekeeping(
   let stopped = false;
   let timer: NodeJS.Timeout | undefined;
   let round: Promise<void> = Promise.resolve();
+  let building: Promise<void> | undefined;
+  const failed = (error: unknown) => {
+    if (stopped) return;
+    const { name, code } = error as Error & { code?: string };
+    log.error({ error: name, code }, "housekeeping failed");
+  };
   const run = () => {
     round = keepHouse(database, new Date())
-      .then(() => keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped }))
-      .catch((error: unknown) => {
-        if (!stopped)
-          log.error({ error: (error as Error).name, code: (error as { code?: string }).code }, "housekeeping failed");
+      .then(() => {
+        // In a round of its own: a build takes minutes.
+        building ??= keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped })
+          .catch(failed)
+          .finally(() => {
+            building = undefined;
+          });
       })
+      .catch(failed)
       .finally(() => {
         if (!stopped) timer = setTimeout(run, EVERY_MS);
       });
@@ -69,6 +79,7 @@ export function startHousekeeping(
       stopped = true;
       clearTimeout(timer);
       await round;
+      await building;
     },
   };
 }

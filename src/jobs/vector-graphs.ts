@@ -42,18 +42,24 @@ export interface GraphOptions {
  */
 export async function keepGraphs(database: Database, options: GraphOptions): Promise<void> {
   if (database.kind === "embedded") return;
-  const todo = (await inTransaction(database.worker, (worker) =>
-    worker.query("SELECT * FROM scopefloor.vector_index_work($1, $2)", [options.least, options.most ?? MOST]),
-  )) as unknown as Work[];
-  if (todo.length === 0) return;
+  const look = async () =>
+    (await inTransaction(database.worker, (worker) =>
+      worker.query("SELECT * FROM scopefloor.vector_index_work($1, $2)", [options.least, options.most ?? MOST]),
+    )) as unknown as Work[];
+  if ((await look()).length === 0) return;
   const owner = await database.owner.acquire();
   try {
     const [lock] = await owner.query(`SELECT pg_try_advisory_lock(${LOCK}) AS held`);
     if (lock?.held !== true) return;
     await limitBuilds(owner);
-    for (const work of todo) {
+    // Looked at again: another worker may have been at it until now.
+    for (const work of await look()) {
       if (options.isStopped()) return;
-      await (work.work === "build" ? build : drop)(database, owner, work, options.log);
+      // One that fails keeps no other from its graph; the next round tries it again.
+      await (work.work === "build" ? build : drop)(database, owner, work, options.log).catch((error: unknown) => {
+        const { name, code } = error as Error & { code?: string };
+        options.log.error({ scopeId: work.scope_id, work: work.work, error: name, code }, "vector graph failed");
+      });
     }
   } finally {
     await owner.release();
@@ -69,9 +75,10 @@ async function build(database: Database, owner: Lease, work: Work, log: Logger):
 }
 
 async function drop(database: Database, owner: Lease, work: Work, log: Logger): Promise<void> {
-  // The planner goes back to exact answers first.
-  await note(database, work, "gone");
+  // The planner goes back to exact answers first; that it is to go is known until it has gone.
+  await note(database, work, "building");
   await dropGraph(owner, graphOf(work));
+  await note(database, work, "gone");
   log.info({ scopeId: work.scope_id }, "vector graph dropped");
 }
 

@@ -18,7 +18,12 @@ export interface Reranked {
 const REQUEST_MS = 3_000;
 /** After a failure recall goes on without it for a moment. */
 const PAUSE_MS = 2_000;
+/** Bytes. */
 const ANSWER_LIMIT = 1_000_000;
+/** Texts of one request: what Text Embeddings Inference takes by default. A text's score does not depend on the others. */
+const BATCH = 32;
+
+type Shape = "documents" | "texts";
 
 const score = z.object({ index: z.int().min(0), relevance_score: z.number().optional(), score: z.number().optional() });
 const answer = z.union([
@@ -36,7 +41,7 @@ const answer = z.union([
  */
 export class Reranker {
   readonly settings: RerankerSettings;
-  #shape: "documents" | "texts" = "documents";
+  #shape: Shape = "documents";
   #pausedUntil = 0;
 
   constructor(settings: RerankerSettings) {
@@ -47,29 +52,40 @@ export class Reranker {
   async rerank(query: string, texts: readonly string[]): Promise<Reranked> {
     if (performance.now() < this.#pausedUntil) throw new ModelUnavailable("the reranker failed a moment ago");
     try {
-      return await this.#ask(query, texts);
+      const batches = [];
+      for (let at = 0; at < texts.length; at += BATCH) batches.push(this.#ask(query, texts.slice(at, at + BATCH)));
+      const answers = await Promise.all(batches);
+      const scores = answers.flatMap((given) => given.scores);
+      if (scores.every((given) => given === undefined)) throw new ModelUnavailable("the reranker gave no scores");
+      const tokens = answers.reduce<number | undefined>(
+        (sum, given) => (sum === undefined || given.tokens === undefined ? undefined : sum + given.tokens),
+        0,
+      );
+      return { scores, tokens };
     } catch (error) {
-      this.#pausedUntil = performance.now() + PAUSE_MS;
+      // What one tenant's texts have caused is no reason to leave the others without it.
       if (error instanceof ModelUnavailable) throw error;
+      this.#pausedUntil = performance.now() + PAUSE_MS;
       const reason = (error as Error).name === "TimeoutError" ? "did not answer in time" : "could not be reached";
       throw new ModelUnavailable(`the reranker ${reason}`, { cause: error });
     }
   }
 
   async #ask(query: string, texts: readonly string[]): Promise<Reranked> {
-    let response = await this.#post(query, texts);
-    if ((response.status === 400 || response.status === 422) && this.#shape === "documents") {
+    const shape = this.#shape;
+    let response = await this.#post(query, texts, shape);
+    if ((response.status === 400 || response.status === 422) && shape === "documents") {
       await response.body?.cancel();
-      this.#shape = "texts";
-      response = await this.#post(query, texts);
-      if (!response.ok) this.#shape = "documents";
+      response = await this.#post(query, texts, "texts");
+      if (response.ok) this.#shape = "texts";
     }
     if (!response.ok) {
       await response.body?.cancel();
+      if (response.status >= 500 || response.status === 429) this.#pausedUntil = performance.now() + PAUSE_MS;
       throw new ModelUnavailable(`the reranker answered ${response.status}`);
     }
-    const body = await response.text();
-    if (body.length > ANSWER_LIMIT) throw new ModelUnavailable("the reranker's answer is too long");
+    const body = await readAtMost(response, ANSWER_LIMIT);
+    if (body === undefined) throw new ModelUnavailable("the reranker's answer is too long");
     const parsed = answer.safeParse(parseJson(body));
     if (!parsed.success) throw new ModelUnavailable("the reranker gave no scores");
     const results = Array.isArray(parsed.data) ? parsed.data : parsed.data.results;
@@ -77,14 +93,13 @@ export class Reranker {
     for (const { index, relevance_score, score: bare } of results) {
       if (index < scores.length) scores[index] = relevance_score ?? bare;
     }
-    if (scores.every((given) => given === undefined)) throw new ModelUnavailable("the reranker gave no scores");
     return { scores, tokens: Array.isArray(parsed.data) ? undefined : parsed.data.usage?.total_tokens };
   }
 
-  #post(query: string, texts: readonly string[]): Promise<Response> {
+  #post(query: string, texts: readonly string[], shape: Shape): Promise<Response> {
     const { url, model, apiKey } = this.settings;
     const body =
-      this.#shape === "documents"
+      shape === "documents"
         ? { model, query, documents: texts, top_n: texts.length }
         : { query, texts, truncate: true };
     return fetch(url, {
@@ -98,6 +113,18 @@ export class Reranker {
       redirect: "error",
     });
   }
+}
+
+/** Undefined: there is more than that, which is not read. */
+async function readAtMost(response: Response, bytes: number): Promise<string | undefined> {
+  const parts: Uint8Array[] = [];
+  let size = 0;
+  for await (const part of response.body ?? []) {
+    size += part.byteLength;
+    if (size > bytes) return undefined; // leaving the loop cancels the body
+    parts.push(part);
+  }
+  return Buffer.concat(parts).toString("utf8");
 }
 
 function parseJson(text: string): unknown {

@@ -1,14 +1,17 @@
 import { createHash } from "node:crypto";
 import type { SearchRequest } from "./search.ts";
 
-/** Differences in case, spacing, Unicode form and the marks at the end make no other question. */
-const normalise = (query: string) =>
-  query
-    .normalize("NFKC")
-    .toLowerCase()
-    .replace(/\s+/g, " ")
-    .trim()
-    .replace(/[\s?!.]+$/, "");
+/**
+ * Spacing, Unicode form, the first letter's case and the marks at the end make no other question. The
+ * case of others does: names are known by it.
+ */
+function normalise(query: string): string {
+  const text = query.normalize("NFKC").replace(/\s+/g, " ").trim();
+  // Not by a pattern: one for the end of a string tries every place of a long run of marks.
+  let end = text.length;
+  while (end > 0 && " ?!.".includes(text.charAt(end - 1))) end--;
+  return text.charAt(0).toLowerCase() + text.slice(1, Math.max(end, 1));
+}
 
 /**
  * SHA-256 under which the answer to a question is cached: the question, all that narrows it, and what

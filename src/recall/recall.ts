@@ -85,11 +85,12 @@ export async function recallThroughTiers<T>(
   about: RecallAbout,
   shape: (tx: ScopedTransaction, recalled: Recalled) => Promise<T> | T,
 ): Promise<T> {
-  const { models, reranker } = deps;
+  const { models } = deps;
+  // An explicit mode is answered by that mode alone.
+  const reranker = request.mode === "hybrid" ? deps.reranker : undefined;
   const question = questionDigest({ ...request, fullContextTokens: 0 }, [
     models.current.id,
-    reranker?.settings.model ?? "",
-    reranker === undefined ? "" : "reranked",
+    ...(reranker === undefined ? [] : ["reranked", reranker.settings.url, reranker.settings.model ?? ""]),
   ]);
   let prepared: QueryVectors | undefined;
   let version: string | null | undefined;
@@ -108,8 +109,8 @@ export async function recallThroughTiers<T>(
       version = tx.entry.recall?.version;
       const k = reranker === undefined ? request.k : Math.max(request.k, RERANKED);
       const found = await search(tx, { ...request, k, prepared, fullContextTokens });
-      if (reranker !== undefined && found.hits.length > 1) throw new Leave(found);
-      return shape(tx, await finish(tx, found, prepared));
+      if (reranker !== undefined && found.tier === "hybrid" && found.hits.length > 1) throw new Leave(found);
+      return shape(tx, await finish(tx, { ...found, hits: found.hits.slice(0, request.k) }, prepared));
     });
   const finish = (tx: ScopedTransaction, found: SearchResult, vectors: QueryVectors, isWhole = true) => {
     if (question !== undefined && typeof version === "string") {

@@ -24,11 +24,13 @@ export async function rerankHits(reranker: Reranker, query: string, hits: readon
       hits.map(({ text }) => text),
     );
     const counted = tokens ?? hits.reduce((sum, hit) => sum + hit.tokens, countTokens(query) * hits.length);
+    // One that the model left out stands below all that it has ranked.
+    const lowest = Math.min(...scores.filter((score) => score !== undefined));
     return {
       candidates: asFound
         .map((candidate, i) => ({ ...candidate, place: i, given: scores[i] }))
         .sort((a, b) => (b.given ?? -Infinity) - (a.given ?? -Infinity) || a.place - b.place)
-        .map(({ given, place: _, ...candidate }) => ({ ...candidate, score: given ?? 0 })),
+        .map(({ given, place: _, ...candidate }) => ({ ...candidate, score: given ?? lowest })),
       isRanked: true,
       note: `the best ${hits.length} by the reranker`,
       spent: {

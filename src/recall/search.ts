@@ -63,7 +63,7 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
       : rankByWords(tx, query, filter, Math.max(LOOKED_UP, k * SPARE));
   const findVectors = () =>
     Promise.all(prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, POOL)));
-  const isSpelling = prepared.vectors.every(({ embedder }) => !embedder.isRemote);
+  const isSpelling = prepared.vectors.length > 0 && prepared.vectors.every(({ embedder }) => !embedder.isRemote);
   const { leastScore, fusion } = request;
   let lexical: readonly Candidate[];
   let nearest: readonly Nearest[];

@@ -98,6 +98,6 @@ function walk(
     SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
       SELECT p.id, p.scope_id AS "scopeId", p.embedding::${sized} <=> ${vector}::${sized} AS distance
       FROM ${tx.read("passage", "p")}
-      WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
       ORDER BY distance LIMIT ${limit}) n`);
 }

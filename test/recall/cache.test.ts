@@ -1,4 +1,8 @@
+import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { enterScope } from "../../src/db/enter.ts";
+import { json } from "../../src/db/scoped.ts";
+import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -28,7 +32,7 @@ describe("the cache tier", () => {
     const client = await tenant("The lighthouse keeper is called Ines.", "The harbour opens at six.");
     const first = await ask(client, "Who keeps the lighthouse?");
     expect(first.tier).toBe("hybrid");
-    const second = await ask(client, "  who keeps the  LIGHTHOUSE");
+    const second = await ask(client, "  who keeps the  lighthouse");
     expect(second).toMatchObject({ tier: "cache", hits: first.hits, trace: { resolutionTier: "cache" } });
     expect(second.trace.tokens.total).toBe(0);
     expect(second.trace.savedTokens).toBe(first.trace.tokens.total);
@@ -56,6 +60,39 @@ describe("the cache tier", () => {
     expect((await ask(client, "mill C")).tier).not.toBe("cache");
     expect((await ask(client, "mill C#")).tier).not.toBe("cache");
     expect((await ask(client, "mill rye")).tier).toBe("cache");
+  });
+
+  test("is kept while others forget, and stores nothing once something visible has changed", async () => {
+    const client = await tenant("The mill grinds barley.");
+    // A dimension of its own: its scope neither holds this one nor contradicts it.
+    const other = await service.mint("agent", { team: "forgetful" });
+    await other.remember("The mill grinds oats.");
+    await ask(client, "mill barley");
+    expect((await other.post("/forget", { query: "oats", purge: true })).status).toBe(200);
+    expect((await other.post("/scopes/forget")).status).toBe(200);
+    expect((await ask(client, "mill barley")).tier).toBe("cache");
+
+    const question = createHash("sha256").update("late").digest();
+    const stored = async (version: (now: string) => string) => {
+      await enterScope(
+        service.database.app,
+        { keyHash: hashSecret(client.key), onBehalfOf: undefined, route: "test", operation: "test" },
+        { verb: "memory:read", mode: "select", question },
+        (tx) => tx.call("cache_answer", question, version(tx.entry.recall?.version ?? ""), json({ hits: [] })),
+      );
+      return (await service.database.sql("SELECT 1 FROM scopefloor.response_cache WHERE answer = '{\"hits\": []}'"))
+        .length;
+    };
+    expect(await stored((now) => `${now}0`)).toBe(0);
+    expect(await stored((now) => now)).toBe(1);
+  });
+
+  test("takes a question of nothing but marks in its stride", async () => {
+    const client = await tenant("The mill grinds wheat.");
+    const began = performance.now();
+    expect((await client.post("/query", { query: `${"…".repeat(7_999)}a` })).status).toBe(200);
+    expect((await client.post("/query", { query: "?".repeat(8_000) })).status).toBe(200);
+    expect(performance.now() - began).toBeLessThan(5_000);
   });
 
   test("is passed by after a write anywhere in the visible scopes, general knowledge included", async () => {

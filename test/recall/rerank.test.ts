@@ -3,7 +3,7 @@ import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
-type Behaviour = "cohere" | "tei" | "500" | "garbage" | "hang" | "partial";
+type Behaviour = "cohere" | "tei" | "500" | "400" | "garbage" | "hang" | "partial";
 
 let server: Server;
 let service: TestService;
@@ -28,6 +28,7 @@ beforeAll(async () => {
     const documents = (body.documents ?? body.texts) as string[];
     if (behaviour === "hang") return;
     if (behaviour === "500") return send(500, { error: "canary-provider" });
+    if (behaviour === "400") return send(400, { error: "one of these texts is too long" });
     if (behaviour === "garbage") return send(200, "<html>");
     if (behaviour === "tei")
       return body.texts === undefined ? send(422, { error: "missing field texts" }) : send(200, byLength(documents));
@@ -105,6 +106,38 @@ describe("a reranker", () => {
     behaviour = "partial";
     const answer = await ask(await tenant());
     expect(answer.hits).toHaveLength(3);
+    const scores = answer.hits.map(({ score }) => score);
+    expect(scores).toEqual([...scores].sort((a, b) => b - a));
+  });
+
+  test("that refuses one tenant's texts ranks the next one's", async () => {
+    behaviour = "400";
+    expect((await ask(await tenant())).trace.plan).toContain("not reranked");
+    behaviour = "cohere";
+    expect((await ask(await tenant())).trace.plan).toContain("by the reranker");
+  });
+
+  test("takes many texts in parts, and none of an explicit mode", async () => {
+    const client = await tenant();
+    const messages = Array.from({ length: 60 }, (_, i) => ({
+      role: "user",
+      content: `kiln number ${i} ${"x".repeat(i)}`,
+    }));
+    await client.post("/facts/batch", { messages });
+    asked = [];
+    const { body } = await client.post<{ hits: { text: string }[] }>("/query", {
+      query: "kiln",
+      k: 50,
+      includeDuplicates: true,
+    });
+    expect(body.hits).toHaveLength(50);
+    const sizes = asked.map(({ documents, texts }) => ((documents ?? texts) as string[]).length);
+    expect(sizes.sort()).toEqual([18, 32]);
+    asked = [];
+    for (const mode of ["bm25", "vector"]) {
+      expect((await client.post("/query", { query: "kiln", mode })).status).toBe(200);
+    }
+    expect(asked).toEqual([]);
   });
 
   test("that hangs is waited for no longer than three seconds, with no transaction open", async () => {
