@@ -132,12 +132,12 @@ describe("large bodies", () => {
       most = Math.max(most, process.memoryUsage().rss);
     }, 20);
     const answers = await Promise.all(
-      Array.from({ length: 24 }, () => client.post("/facts/batch", { messages: messages.slice(0, 8) })),
+      Array.from({ length: 12 }, () => client.post("/facts/batch", { messages: messages.slice(0, 8) })),
     );
     clearInterval(watching);
     expect(answers.map((answer) => answer.status)).toEqual(answers.map(() => 200));
     expect((most - before) / 2 ** 20).toBeLessThan(400);
     const [row] = await service.database.sql("SELECT count(*)::int AS n FROM scopefloor.turn");
-    expect(row?.n).toBe(24 * 8 + 1);
+    expect(row?.n).toBe(12 * 8 + 1);
   });
 });
