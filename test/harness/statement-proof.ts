@@ -8,11 +8,7 @@ import { join } from "node:path";
 import { loadModule, parseSync } from "libpg-query";
 import { inject } from "vitest";
 import type { Database, Lease, Leases, Row } from "../../src/db/lease.ts";
-
-/** Tables that may be read without a scope, and why. */
-const UNSCOPED: Readonly<Record<string, string>> = {
-  embedder: "names and sizes of models; no tenant's data",
-};
+import { UNSCOPED } from "./plans.ts";
 
 /** Settings that a statement may change for its own transaction: how to plan, never who. */
 const SETTINGS = /^(plan_cache_mode|hnsw\.(ef_search|iterative_scan))$/;
@@ -167,8 +163,8 @@ class Prover {
   }
 
   #judge(node: Node): void {
-    const table = node.RangeVar ?? (node.relname !== undefined && node.relpersistence !== undefined ? node : undefined);
-    if (table !== undefined && node.RangeVar === undefined) this.#judgeTable(table);
+    // A table reference stands under its own name in a FROM, and bare as the target of a change.
+    if (node.relname !== undefined && node.relpersistence !== undefined) this.#judgeTable(node);
     if (node.FuncCall) this.#judgeCall(node.FuncCall.funcname.map((part: Node) => part.String.sval));
     if (node.intoClause) this.#violations.push("makes a table");
   }

@@ -69,7 +69,7 @@ async function collectStatements(project: TestProject, database?: PostgresTempla
     const lines = new Set(files.flatMap((file) => file.split("\n").filter(Boolean)));
     await rm(folder, { recursive: true });
     const statements = [...lines].map((line) => JSON.parse(line) as SentStatement);
-    const plans = database === undefined ? 0 : await checkPlans(database, statements);
+    const plans = database === undefined ? 0 : await checkPlans(withDatabase(database.url, database.name), statements);
     const seen = plans === 0 ? "" : `, and both locks seen in ${plans} plans`;
     process.stdout.write(`${statements.length} distinct statements of the service were proven${seen}\n`);
   };

@@ -140,13 +140,15 @@ describe.runIf(onPostgres())("the look at the plans", () => {
 
   test("misses neither lock when it is not there, and no other", async () => {
     const service = await startService();
-    const look = (text: string) => {
-      const url = new URL(service.database.url ?? "");
-      return checkPlans({ url: url.toString(), name: url.pathname.slice(1) }, [{ role: "app", text }]);
-    };
+    const look = (text: string) => checkPlans(service.database.url ?? "", [{ role: "app", text }]);
     try {
       await expect(look(guarded)).resolves.toBe(1);
       await expect(look("SELECT t.id FROM scopefloor.turn t WHERE t.seq = $1")).rejects.toThrow(/no visible scopes/);
+      // A condition on the row's own id is not one on its scope.
+      await expect(look("SELECT t.id FROM scopefloor.turn t WHERE t.id = $1")).rejects.toThrow(/no visible scopes/);
+      await expect(look("SELECT t.id FROM scopefloor.turn t WHERE t.id = ANY ($1)")).rejects.toThrow(
+        /no visible scopes/,
+      );
       await expect(
         look(`${guarded} WHERE EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.turn_id = t.id)`),
       ).rejects.toThrow(/passage as p: no visible scopes/);
