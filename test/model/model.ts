@@ -5,6 +5,7 @@ import {
   contradicts,
   isGeneral,
   isSame,
+  isWithin,
   type Key,
   Oracle,
   type Principal,
@@ -31,6 +32,8 @@ const VERBS: readonly Verb[] = ["memory:read", "memory:write", "memory:forget"];
 /** Every stored text has it, and nothing but texts. */
 const SHARED = "ledger";
 const MOST_ROWS = 40;
+
+const pathOf = (tags: Tags) => Object.entries(tags).flat().join("/");
 
 export interface ModelOptions {
   readonly seed: number;
@@ -170,11 +173,7 @@ class Model {
 
   #learnKey(body: Record<string, unknown>, parent: Key, principal: Principal): void {
     const floor = body.scopeFloor as Tags;
-    same(
-      "a child's floor holds its parent's",
-      Object.entries(parent.floor).every(([d, v]) => floor[d] === v),
-      true,
-    );
+    same("a child's floor holds its parent's", isWithin(floor, parent.floor), true);
     same(
       "a child's verbs are its parent's",
       (body.verbs as Verb[]).every((verb) => parent.verbs.includes(verb)),
@@ -270,9 +269,7 @@ class Model {
     const { status } = await this.#send(key, "POST", "/facts", { text, session_id: session.id });
     const { status: admitted } = this.#writeAt(key, undefined, undefined);
     if (admitted !== 200) return same("writing into a session", status, admitted);
-    const isReached =
-      Object.entries(key.floor).every(([d, v]) => session.scope[d] === v) &&
-      (!isGeneral(session.scope) || isGeneral(key.floor));
+    const isReached = isWithin(session.scope, key.floor);
     if (!isReached || !this.#oracle.sessions.includes(session)) return same("a session out of reach", status, 404);
     if (key.principal === "agent" && session.owner !== key) return same("another key's session", status, 403);
     same("writing into a session", status, 200);
@@ -373,15 +370,9 @@ class Model {
     const path = row.kind === "document" ? `/documents/${row.id}/chunks` : `/sessions/${row.id}/turns?limit=500`;
     const { status, body } = await this.#send(key, "GET", path, undefined, behalf);
     const caller = this.#enter(key, behalf);
-    if (typeof caller === "number")
-      return same(`reading ${path} by id, ${JSON.stringify([key, behalf, row])}`, status, caller);
+    if (typeof caller === "number") return same("reading by id", status, caller);
     const admitted = this.#oracle.admits(caller, "memory:read");
-    if (admitted !== 200)
-      return same(
-        `reading ${path} by id, ${JSON.stringify([key.floor, key.verbs, key.principal, behalf, row])}`,
-        status,
-        admitted,
-      );
+    if (admitted !== 200) return same("reading by id", status, admitted);
     const isSeen = this.#oracle.readsById(caller, row.scope, row.kind === "document");
     same(`reading ${row.kind} by id`, status, isSeen ? 200 : 404);
     const isShown = JSON.stringify(body).includes(row.canary);
@@ -462,7 +453,7 @@ class Model {
     const [key, asked] = [this.#someKey(), this.#random.pick(ASKED)];
     if (isGeneral(key.floor) && isGeneral(asked)) return;
     const caller = this.#enter(key, undefined);
-    const path = Object.entries(asked).flat().join("/");
+    const path = pathOf(asked);
     const { status } = await this.#send(key, "POST", "/scopes/forget", path === "" ? {} : { path });
     if (typeof caller === "number") return same("forgetting a scope", status, caller);
     const admitted = this.#oracle.admits(caller, "memory:forget");
@@ -488,7 +479,7 @@ class Model {
       same("forgetting general knowledge", status, 200);
       return this.#remove((other) => other === row);
     }
-    const path = Object.entries(scope).flat().join("/");
+    const path = pathOf(scope);
     same("forgetting the oldest", (await this.#send(operator, "POST", "/scopes/forget", { path })).status, 200);
     this.#remove((row) => this.#oracle.forgets(scope, true, row.scope));
     this.#endSessions((at) => this.#oracle.forgets(scope, true, at));

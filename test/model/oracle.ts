@@ -100,9 +100,7 @@ export class Oracle {
   }
 
   readsById(caller: Caller, row: Tags, isKnowledge: boolean): boolean {
-    return isWithin(row, caller.floor) && (!isGeneral(row) || isKnowledge || isGeneral(caller.floor))
-      ? true
-      : isGeneral(row) && isKnowledge;
+    return isWithin(row, caller.floor) || (isGeneral(row) && isKnowledge);
   }
 
   forgets(effective: Tags, subtree: boolean, row: Tags): boolean {
