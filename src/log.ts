@@ -21,3 +21,9 @@ export function createLog(level: string): Logger {
     ],
   });
 }
+
+/** What a log line says of an error: its message may quote a row. */
+export function failureOf(error: unknown): { readonly error: string | undefined; readonly code: unknown } {
+  const { name, code } = error as { name?: string; code?: unknown };
+  return { error: name, code };
+}

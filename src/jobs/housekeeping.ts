@@ -1,5 +1,6 @@
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/lease.ts";
+import { failureOf } from "../log.ts";
 import { keepGraphs } from "./vector-graphs.ts";
 
 const EVERY_MS = 60_000;
@@ -54,9 +55,7 @@ export function startHousekeeping(
   let round: Promise<void> = Promise.resolve();
   let building: Promise<void> | undefined;
   const failed = (error: unknown) => {
-    if (stopped) return;
-    const { name, code } = error as Error & { code?: string };
-    log.error({ error: name, code }, "housekeeping failed");
+    if (!stopped) log.error(failureOf(error), "housekeeping failed");
   };
   const run = () => {
     round = keepHouse(database, new Date())

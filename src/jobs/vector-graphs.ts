@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import { type Database, inTransaction, type Lease } from "../db/lease.ts";
 import { createGraph, dropGraph, limitBuilds } from "../db/vector-graph.ts";
+import { failureOf } from "../log.ts";
 
 /**
  * Graphs on the one table `passage`. Every statement locks every index of its table: 1,000 of them cost
@@ -57,8 +58,7 @@ export async function keepGraphs(database: Database, options: GraphOptions): Pro
       if (options.isStopped()) return;
       // One that fails keeps no other from its graph; the next round tries it again.
       await (work.work === "build" ? build : drop)(database, owner, work, options.log).catch((error: unknown) => {
-        const { name, code } = error as Error & { code?: string };
-        options.log.error({ scopeId: work.scope_id, work: work.work, error: name, code }, "vector graph failed");
+        options.log.error({ scopeId: work.scope_id, work: work.work, ...failureOf(error) }, "vector graph failed");
       });
     }
   } finally {

@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { JobGone, type TakenJob } from "../db/enter-job.ts";
 import type { Database } from "../db/lease.ts";
 import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
+import { failureOf } from "../log.ts";
 import type { Models } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { embedPassages } from "./embed-passages.ts";
@@ -139,11 +140,9 @@ export function startWorker(
     await queue.postpone(job, reason, seconds, giveUp).catch(() => undefined); // then its lease runs out
   };
 
-  /** Name, code and place: a message may quote a row. */
   const logFailure = (what: string, error: unknown, more: object = {}) => {
-    const { name, code } = error as { name?: string; code?: unknown };
     const reason = error instanceof ModelUnavailable ? error.message : undefined;
-    deps.log.warn({ ...more, error: name, code, reason }, what);
+    deps.log.warn({ ...more, ...failureOf(error), reason }, what);
   };
 
   if (deps.database.kind === "embedded") {
