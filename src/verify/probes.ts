@@ -59,11 +59,13 @@ class Caller {
 interface Stage {
   readonly attacker: Caller;
   readonly victim: Caller;
+  /** With a key that was never minted. */
+  readonly stranger: Caller;
   readonly victimTags: Record<string, string>;
   readonly attackerTags: Record<string, string>;
-  /** Words that only the victim's rows hold. The attacker never says them: whatever shows one is a leak. */
+  /** Words that only the victim's rows hold, until the attacker uploads the file that one is in. */
   readonly canaries: readonly string[];
-  readonly ids: Readonly<Record<"session" | "turn" | "document" | "trace", string>>;
+  readonly ids: Readonly<Record<"session" | "document" | "trace", string>>;
   readonly itemKey: string;
   readonly uploaded: () => FormData;
   /** Mints a key below the attacker's floor, which goes away with the rest. */
@@ -338,7 +340,12 @@ const PROBES: readonly Probe[] = [
       const before = await short.call("GET", "/me");
       await stage.revoke(short);
       const after = await short.call("GET", "/me");
-      return [...expectStatus("the key", before, 200), ...expectStatus("the revoked key", after, 401)];
+      const none = await stage.stranger.call("GET", "/me");
+      return [
+        ...expectStatus("the key", before, 200),
+        ...expectStatus("the revoked key", after, 401),
+        ...expectStatus("a key that is none", none, 401),
+      ];
     },
   },
 ];
@@ -373,7 +380,8 @@ export async function runProbes(target: ProbeTarget): Promise<{ findings: Findin
   const findings: Finding[] = [];
   let failure: unknown;
   try {
-    const stage = await setTheStage({ mint, revoke, mark, context: target.context, made });
+    const stranger = new Caller(target, `sf_agent_${mark}`, "", count);
+    const stage = await setTheStage({ mint, revoke, stranger, mark, context: target.context, made });
     for (const { name, threats, run } of PROBES) {
       const before = requests;
       const problems = await run(stage).catch((error: unknown) => [
@@ -398,13 +406,14 @@ export async function runProbes(target: ProbeTarget): Promise<{ findings: Findin
 interface StageHands {
   readonly mint: (tags: Record<string, string>) => Promise<Caller>;
   readonly revoke: (caller: Caller) => Promise<void>;
+  readonly stranger: Caller;
   readonly mark: string;
   readonly context: string;
   readonly made: readonly { readonly tags: Record<string, string> }[];
 }
 
 /** Two tenants by a dimension of their own, which no floor has; one of them stores a secret in every way there is. */
-async function setTheStage({ mint, revoke, mark, context, made }: StageHands): Promise<Stage> {
+async function setTheStage({ mint, revoke, stranger, mark, context, made }: StageHands): Promise<Stage> {
   const words = Array.from({ length: 5 }, (_, i) => `canary${mark}${"vwxyz"[i]}`);
   const [turn, document, item, fact, batch] = words as [string, string, string, string, string];
   const victim = await mint({ verify: `${mark}-a` });
@@ -434,12 +443,12 @@ async function setTheStage({ mint, revoke, mark, context, made }: StageHands): P
   return {
     attacker,
     victim,
+    stranger,
     victimTags: made[0]?.tags ?? {},
     attackerTags: made[1]?.tags ?? {},
     canaries: words,
     ids: {
       session: stored.body.sessionId as string,
-      turn: stored.body.turnId as string,
       document: upload.body.id as string,
       trace: (asked.body.trace as { traceId: string }).traceId,
     },
