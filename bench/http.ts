@@ -76,7 +76,7 @@ export default async function http(): Promise<Record<string, unknown>> {
     );
     const ratios = { oneAtATime: round(httpOne.p50 / bareOne.p50), sixteenAtATime: round(httpMany.p50 / bareMany.p50) };
     process.stdout.write(
-      `\np50 ratio HTTP / bare SQL: ${ratios.oneAtATime} one at a time, ${ratios.sixteenAtATime} with ${CONNECTIONS} at a time (aim 2.5)\n` +
+      `\np50 ratio HTTP / bare SQL: ${ratios.oneAtATime} one at a time, ${ratios.sixteenAtATime} with ${CONNECTIONS} at a time (aim 2)\n` +
         `resident memory ${round(residentMb, 0)} MB (aim 300); warm embedded start to the first answer ${round(warmEmbeddedMs / 1000)} s (aim 4)\n`,
     );
     return {
