@@ -112,11 +112,19 @@ export async function recallThroughTiers<T>(
       if (reranker !== undefined && found.tier === "hybrid" && found.hits.length > 1) throw new Leave(found);
       return shape(tx, await finish(tx, { ...found, hits: found.hits.slice(0, request.k) }, prepared));
     });
-  const finish = (tx: ScopedTransaction, found: SearchResult, vectors: QueryVectors, isWhole = true) => {
+  const finish = (
+    tx: ScopedTransaction,
+    found: SearchResult,
+    vectors: QueryVectors,
+    isWhole = true,
+    rankTokens = 0,
+  ) => {
     if (question !== undefined && typeof version === "string") {
       deps.onCache(false);
       // What a model was missing for is not the answer that the next one should have.
-      if (isWhole && vectors.unavailable === undefined) keepAnswer(tx, question, version, found, vectors.tokens);
+      if (isWhole && vectors.unavailable === undefined) {
+        keepAnswer(tx, question, version, found, vectors.tokens + rankTokens);
+      }
     }
     return conclude(tx, request.query, found, about, spending(models, vectors));
   };
@@ -138,7 +146,7 @@ export async function recallThroughTiers<T>(
   }
   return rerankAndFinish(enter, { question, reranker, request, found }, async (tx, reranked, isWhole, spent) => {
     if (spent !== undefined) recordTrace(tx, spent);
-    return shape(tx, await finish(tx, reranked, prepared ?? NO_VECTORS, isWhole));
+    return shape(tx, await finish(tx, reranked, prepared ?? NO_VECTORS, isWhole, spent?.inputTokens));
   });
 }
 

@@ -509,4 +509,19 @@ export const MUTANTS: readonly Mutant[] = [
     sql: "CREATE UNIQUE INDEX idempotency_anywhere ON scopefloor.idempotency (endpoint, key)",
     tests: ["test/http/idempotency.test.ts"],
   },
+  {
+    name: "an answer is kept although something visible has changed",
+    function: "cache_answer",
+    from: "IF scopefloor.version_of(ids) IS DISTINCT FROM seen THEN\n    RETURN;\n  END IF;",
+    to: "",
+    tests: [CACHE],
+  },
+  {
+    name: "an answer is kept beside a forget (threat 18)",
+    on: "postgres",
+    function: "cache_answer",
+    from: "IF NOT pg_try_advisory_xact_lock_shared(7700, 2) THEN",
+    to: "IF false THEN",
+    tests: [CACHE],
+  },
 ];

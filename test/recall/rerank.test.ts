@@ -62,7 +62,7 @@ const tenant = async () => {
 
 interface Answer {
   hits: { text: string; score: number }[];
-  trace: { plan: string };
+  trace: { plan: string; tokens: { total: number } };
 }
 const ask = async (client: Client) => (await client.post<Answer>("/query", { query: "kiln" })).body;
 
@@ -101,6 +101,25 @@ describe("a reranker", () => {
       await rested();
     },
   );
+
+  test("is not asked again for an answer from the cache, whose trace says what both models' tokens would be", async () => {
+    const config = (cacheSeconds: number) =>
+      service.operator.call("PATCH", "/contexts/default", { config: { cacheSeconds } });
+    const client = await tenant();
+    await config(60);
+    try {
+      const first = await ask(client);
+      asked = [];
+      const { body } = await client.post<{ tier: string; hits: unknown; trace: { savedTokens: number } }>("/query", {
+        query: "kiln",
+      });
+      expect(body).toMatchObject({ tier: "cache", hits: first.hits });
+      expect(asked).toHaveLength(0);
+      expect(body.trace.savedTokens).toBe(77 + first.trace.tokens.total);
+    } finally {
+      await config(0);
+    }
+  });
 
   test("that leaves texts out has them last, in their old order", async () => {
     behaviour = "partial";
