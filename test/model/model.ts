@@ -133,13 +133,17 @@ class Model {
     return this.#options.service().client(key.secret, key.id);
   }
 
-  /** Sends; once more when a killed connection was in the way of a request that may be repeated. */
   async #send(key: Key, method: string, path: string, body?: unknown, behalf?: Key): Promise<Wire> {
     const options = behalf === undefined ? {} : { headers: { "x-spectron-on-behalf-of": behalf.id } };
+    const answer = await this.#again(() => this.#client(key).call(method, path, body, options));
+    return { status: answer.status, body: (answer.body ?? {}) as Record<string, unknown> };
+  }
+
+  /** Once more when a killed connection was in the way: 503 says that nothing was done. */
+  async #again<T extends { readonly status: number }>(send: () => Promise<T>): Promise<T> {
     for (let attempt = 0; ; attempt++) {
-      const answer = await this.#client(key).call(method, path, body, options);
-      if (answer.status === 503 && attempt < 5) continue;
-      return { status: answer.status, body: (answer.body ?? {}) as Record<string, unknown> };
+      const answer = await send();
+      if (answer.status !== 503 || attempt === 5) return answer;
     }
   }
 
@@ -319,7 +323,7 @@ class Model {
     const [key, asked] = [this.#someKey(), this.#random.pick(ASKED)];
     const { canary, text } = this.#text();
     const client = this.#client(key);
-    const { status, body } = await client.upload(text, "note.txt", { title: SHARED, scopes: asked });
+    const { status, body } = await this.#again(() => client.upload(text, "note.txt", { title: SHARED, scopes: asked }));
     const expected = this.#writeAt(key, undefined, asked);
     same("uploading", status, expected.status === 200 ? 202 : expected.status);
     if (status !== 202) return;
