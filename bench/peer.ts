@@ -60,7 +60,7 @@ export default async function peer(): Promise<Record<string, unknown>> {
         store.read(`tenant-${i % TENANTS}`, async (tx) => {
           const { ranking } = await rankByDistance(
             tx,
-            { id: embedderId, dimensions: 384 },
+            { id: embedderId, dimensions: 384, isDense: true },
             texts[i] as VectorText,
             NO_FILTER,
             10,

@@ -115,7 +115,7 @@ export default async function sizes(): Promise<Record<string, unknown>> {
           const at = performance.now();
           const nearest = await rankByDistance(
             tx,
-            { id: embedderId, dimensions },
+            { id: embedderId, dimensions, isDense: true },
             queries[i] as VectorText,
             NO_FILTER,
             K,
@@ -128,7 +128,13 @@ export default async function sizes(): Promise<Record<string, unknown>> {
       await timeEach(QUERIES, (i) =>
         store.read(name, async (tx) => {
           const at = performance.now();
-          await rankByDistance(tx, { id: embedderId, dimensions }, queries[i] as VectorText, NO_FILTER, 256);
+          await rankByDistance(
+            tx,
+            { id: embedderId, dimensions, isDense: true },
+            queries[i] as VectorText,
+            NO_FILTER,
+            256,
+          );
           pool[i] = performance.now() - at;
         }),
       );

@@ -90,11 +90,11 @@ export async function benchStore(): Promise<BenchStore> {
   };
 }
 
-/** COPY in binary form, without triggers; then the counters, as the triggers would have left them. */
+/** COPY in binary form, without triggers; codes and counters are as the triggers would have left them. */
 async function copyPassages(sql: postgres.Sql, rows: Iterable<BenchRow>): Promise<void> {
   await sql`SET session_replication_role = replica`;
   const stream = await sql`
-    COPY scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, observed_at)
+    COPY scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, code, observed_at)
     FROM STDIN (FORMAT binary)`.writable();
   const header = Buffer.alloc(19);
   header.write("PGCOPY\n\xff\r\n\0", "latin1");
@@ -129,6 +129,7 @@ function tuple({ scopeId, embedderId, vector }: BenchRow, n: number): Buffer {
     int4(8),
     int4(embedderId),
     halfvec(vector),
+    signs(vector),
     Buffer.alloc(8),
   ];
   const size = 2 + fields.reduce((sum, field) => sum + 4 + field.length, 0);
@@ -159,6 +160,14 @@ function halfvec(vector: Float32Array): Buffer {
     const half = exponent <= 0 ? 0 : (exponent << 10) | ((x >>> 13) & 0x3ff);
     out.writeUInt16BE(((x >>> 16) & 0x8000) | half, 4 + i * 2);
   }
+  return out;
+}
+
+/** PostgreSQL's binary form of bits: their number, then the bits, the first one highest. */
+function signs(vector: Float32Array): Buffer {
+  const out = Buffer.alloc(4 + Math.ceil(vector.length / 8));
+  out.writeInt32BE(vector.length, 0);
+  for (const [i, x] of vector.entries()) if (x > 0) out[4 + (i >> 3)] = (out[4 + (i >> 3)] ?? 0) | (0x80 >> (i & 7));
   return out;
 }
 

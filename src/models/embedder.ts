@@ -28,6 +28,8 @@ export interface Embedder {
   readonly nearDistance: number;
   /** Whether it answers over a network, so that it may be slow or down. */
   readonly isRemote: boolean;
+  /** Whether the signs of its vectors' components tell texts apart, as a provider's model's do. */
+  readonly isDense: boolean;
   /** Length of its vectors; undefined only where it is not known yet. */
   readonly dimensions: number | undefined;
   /** @throws ModelUnavailable */
@@ -50,7 +52,7 @@ const FAILURES = 3;
 const PAUSE_MS = 2_000;
 
 export interface EmbedderFacts
-  extends Pick<Embedder, "id" | "provider" | "model" | "nearDistance" | "isRemote" | "dimensions"> {
+  extends Pick<Embedder, "id" | "provider" | "model" | "nearDistance" | "isRemote" | "isDense" | "dimensions"> {
   /** How long a call may take where nobody waits for it. */
   readonly patienceMs: number;
 }

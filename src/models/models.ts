@@ -113,7 +113,7 @@ export class Models {
   static async open(database: Database, settings: ModelSettings, log: Logger): Promise<Models> {
     const row = rowOf(settings);
     const [known] = await inTransaction(database.app, (app) =>
-      app.query("SELECT id, name, dimensions, near_distance FROM scopefloor.embedder WHERE name = $1", [row]),
+      app.query("SELECT id, name, dimensions, near_distance, is_dense FROM scopefloor.embedder WHERE name = $1", [row]),
     );
     if (known === undefined) {
       throw new Error(
@@ -179,7 +179,7 @@ export class Models {
     this.#refreshAt = performance.now() + REFRESH_MS;
     const rows = await inTransaction(this.#database.app, (app) =>
       app.query(
-        "SELECT e.id, e.name, e.dimensions, e.near_distance FROM scopefloor.embedder e JOIN scopefloor.embedders_in_use() u USING (id) ORDER BY e.id",
+        "SELECT e.id, e.name, e.dimensions, e.near_distance, e.is_dense FROM scopefloor.embedder e JOIN scopefloor.embedders_in_use() u USING (id) ORDER BY e.id",
       ),
     );
     const others = await Promise.all(
@@ -212,6 +212,7 @@ async function embedderOf(row: Row, settings: ModelSettings): Promise<Embedder> 
     model: name.model,
     nearDistance: row.near_distance as number,
     isRemote,
+    isDense: row.is_dense as boolean,
     dimensions: row.dimensions as number,
     patienceMs: settings.timeoutMs,
   });

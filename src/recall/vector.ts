@@ -1,10 +1,17 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
 import type { Embedder, VectorText } from "../models/embedder.ts";
 import type { Candidate } from "./candidate.ts";
-import { andNarrowed, type PassageFilter } from "./filter.ts";
+import { andNarrowed, narrowing, type PassageFilter } from "./filter.ts";
 
 /** Candidates that a walk keeps, however few are asked for: docs/performance.md. */
 const LEAST_WIDTH = 400;
+
+/**
+ * Where a dense model's vectors are ranked by their signs first, and the best by those compared as a
+ * whole: in the middle, where all would take longer and a graph is not worth its build. How many are
+ * compared, and what of the exact ranking they hold: docs/performance.md.
+ */
+const CODES = { from: 2_000, upTo: 20_000, least: LEAST_WIDTH, timesAsked: 3, shareOfRows: 0.04 };
 
 export interface Nearest {
   /** Nearest first; the score is 1 − cosine distance. */
@@ -23,7 +30,7 @@ export interface Nearest {
  */
 export async function rankByDistance(
   tx: ScopedTransaction,
-  embedder: Pick<Embedder, "id" | "dimensions">,
+  embedder: Pick<Embedder, "id" | "dimensions" | "isDense">,
   vector: VectorText,
   filter: PassageFilter,
   limit: number,
@@ -32,6 +39,19 @@ export async function rankByDistance(
   const known = tx.entry.recall?.counts[embedder.id];
   const size = known === undefined ? "" : ` of ${known}`;
   if (indexed.length === 0 || embedder.dimensions === undefined) {
+    if (
+      embedder.isDense &&
+      narrowing(tx, filter) === undefined &&
+      known !== undefined &&
+      known >= CODES.from &&
+      known <= CODES.upTo
+    ) {
+      const width = Math.max(CODES.least, limit * CODES.timesAsked, Math.round(known * CODES.shareOfRows));
+      return {
+        ranking: await byCodes(tx, embedder.id, vector, limit, width),
+        plan: `exact vectors of the ${width} nearest by their codes${size}`,
+      };
+    }
     return {
       ranking: await exactly(tx, embedder.id, vector, filter, limit, undefined),
       plan: `exact vectors${size}`,
@@ -82,6 +102,25 @@ const exactly = (
       SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> ${vector}::halfvec AS distance
       FROM ${tx.read("passage", "p")}
       WHERE ${within === undefined ? sql`` : sql`${within} AND `}p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      ORDER BY distance, p.id LIMIT ${limit}) n`);
+
+/** The codes come out of `passage_code` alone; a row of a dense model that has a vector has a code. */
+const byCodes = (
+  tx: ScopedTransaction,
+  embedderId: number,
+  vector: VectorText,
+  limit: number,
+  width: number,
+): Promise<Candidate[]> =>
+  tx.rows<Candidate>(sql`
+    WITH asked AS MATERIALIZED (SELECT q.vector, binary_quantize(q.vector) AS code FROM (SELECT ${vector}::halfvec AS vector OFFSET 0) q)
+    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
+      SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> (SELECT a.vector FROM asked a) AS distance
+      FROM (
+        SELECT c.scope_id, c.id FROM ${tx.read("passage", "c")}
+        WHERE c.embedder_id = ${embedderId}::int AND c.expired_at IS NULL AND c.code IS NOT NULL
+        ORDER BY c.code <~> (SELECT a.code FROM asked a), c.id LIMIT ${width}) near
+      JOIN ${tx.read("passage", "p")} ON p.scope_id = near.scope_id AND p.id = near.id
       ORDER BY distance, p.id LIMIT ${limit}) n`);
 
 /** The expression of the index is the cast to the model's dimension; ties are put in order afterwards. */

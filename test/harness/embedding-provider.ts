@@ -20,13 +20,29 @@ export type Behaviour =
 export interface EmbeddingProvider {
   /** OpenAI's shape, under the model's name `scripted`. The same server speaks Ollama's at `/api/embed`. */
   readonly models: ModelSettings;
-  /** The same with another model's name, and so other vectors. */
+  /** The same with another model's name, and so other vectors; `dense` gives 256 components of which hardly any is 0. */
   modelNamed(name: string): ModelSettings;
   readonly calls: { texts: string[]; at: number }[];
   behave(behaviour: Behaviour): void;
   /** Before each answer. */
   delayMs: number;
   stop(): Promise<void>;
+}
+
+const DENSE = 256;
+
+/** A random projection: about the same cosines, with hardly a component that is 0. */
+function densely(vector: readonly number[]): number[] {
+  const dense = new Array<number>(DENSE).fill(0);
+  for (const [i, x] of vector.entries()) {
+    if (x === 0) continue;
+    let state = (i + 1) * 0x9e3779b9;
+    for (let j = 0; j < DENSE; j++) {
+      state = Math.imul(state ^ (state >>> 15), 0x2c1b3c6d) + 0x297a2d39;
+      dense[j] = (dense[j] ?? 0) + ((state >>> 31) & 1 ? x : -x);
+    }
+  }
+  return dense;
 }
 
 /** A provider of embeddings over real HTTP, which does what the test says. */
@@ -54,10 +70,9 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     if (now === "400") return json(400, { error: { message: "I do not like this text" } });
     if (now === "garbage") return json(200, '{"data": [{"embedding": [0.1, ');
     const shift = model === "other" ? 1 : 0;
-    const vectors = (await embeddings.embedDocuments(texts)).map((vector) => [
-      ...vector.slice(shift),
-      ...vector.slice(0, shift),
-    ]);
+    const vectors = (await embeddings.embedDocuments(texts)).map((vector) =>
+      model === "dense" ? densely(vector) : [...vector.slice(shift), ...vector.slice(0, shift)],
+    );
     const spoilt = vectors.map((vector) =>
       now === "wrong dimension" ? vector.slice(1) : now === "nan" ? [null, ...vector.slice(1)] : vector,
     );

@@ -59,6 +59,13 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [VISIBILITY],
   },
   {
+    name: "codes of everyone, and vectors of the visible scopes",
+    file: "src/recall/vector.ts",
+    from: 'SELECT c.scope_id, c.id FROM ${tx.read("passage", "c")}',
+    to: 'SELECT c.scope_id, c.id FROM ${sql.raw("scopef" + "loor.passage")} c',
+    tests: ["test/recall/codes.test.ts"],
+  },
+  {
     name: "a reference whose predicate has an OR beside it",
     file: SCOPED,
     from: "WHERE ${this.#visible(table)}) AS",

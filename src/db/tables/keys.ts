@@ -50,5 +50,7 @@ export const embedder = scopefloor.table("embedder", {
   dimensions: integer("dimensions").notNull(),
   /** Cosine distance below which two texts are about the same thing, measured when the model was registered. */
   nearDistance: real("near_distance").notNull().default(0.5),
+  /** Whether its vectors' components are rarely 0, so that their signs tell them apart: a provider's model. */
+  isDense: boolean("is_dense").generatedAlwaysAs(sql`name LIKE '%:%'`),
   createdAt: createdAt(),
 });

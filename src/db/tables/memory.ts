@@ -11,7 +11,7 @@ import {
   unique,
   uuid,
 } from "drizzle-orm/pg-core";
-import { createdAt, halfvec, scopefloor, scopeId, time } from "./columns.ts";
+import { createdAt, halfvec, scopefloor, scopeId, signs, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
 export const session = scopefloor.table(
@@ -79,6 +79,8 @@ export const passage = scopefloor.table(
     embedding: halfvec("embedding"),
     /** The model that has looked at the text, also where it found nothing in it; null: none yet. */
     embedderId: integer("embedder_id"),
+    /** Of a dense model's vector, set by a trigger; in an index of its own (`0019_vector_codes.sql`). */
+    code: signs("code"),
     observedAt: time("observed_at").notNull(),
     createdAt: createdAt(),
     expiredAt: time("expired_at"),
