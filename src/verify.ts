@@ -1,17 +1,22 @@
 #!/usr/bin/env node
 /**
  * `scopefloor verify`: attacks a live deployment as one tenant would another, and with the owner's
- * database URL audits its catalog. Prints a table; exits with 1 when anything was found.
+ * database URL audits its catalog and its audit chain. Prints a table; exits with 1 when anything was
+ * found.
  */
 import { parseArgs } from "node:util";
 import { openPostgres } from "./db/open.ts";
 import { auditCatalog, type Finding } from "./verify/catalog.ts";
+import { auditChain, type ChainHead, type ChainState } from "./verify/chain.ts";
 import { runProbes } from "./verify/probes.ts";
+import { reportOf } from "./verify/report.ts";
 
 const USAGE = `usage: scopefloor-verify [--url http://127.0.0.1:7700/api/v1] [--context default] [--json]
+                         [--anchor 12:5f…]
 
 SCOPEFLOOR_KEY        a management key (needed)
-DATABASE_OWNER_URL    the owner's database URL: the catalog is audited too`;
+DATABASE_OWNER_URL    the owner's database URL: the catalog and the audit chain are checked too
+--anchor              the audit chain's last batch as an earlier run gave it: it has to be there still`;
 
 async function main(): Promise<number> {
   const { values } = parseArgs({
@@ -19,6 +24,7 @@ async function main(): Promise<number> {
       url: { type: "string", default: "http://127.0.0.1:7700/api/v1" },
       context: { type: "string", default: "default" },
       json: { type: "boolean", default: false },
+      anchor: { type: "string" },
       help: { type: "boolean", default: false },
     },
   });
@@ -28,30 +34,59 @@ async function main(): Promise<number> {
     return values.help ? 0 : 2;
   }
   const began = new Date();
+  const anchor = values.anchor === undefined ? undefined : parseAnchor(values.anchor);
   const { findings, requests } = await runProbes({
     url: values.url.replace(/\/$/, ""),
     context: values.context,
     managementKey: key,
   });
-  const catalog = await catalogOf(process.env.DATABASE_OWNER_URL);
-  const all = [...findings, ...catalog];
-  const failed = all.filter(({ problems }) => problems.length > 0).length;
+  const owned = await checkDatabase(process.env.DATABASE_OWNER_URL, anchor);
+  const report = reportOf(began, requests, [...findings, ...owned.findings], owned.chain);
   if (values.json) {
-    process.stdout.write(`${JSON.stringify({ at: began.toISOString(), requests, failed, findings: all }, null, 2)}\n`);
-  } else {
-    for (const finding of all) process.stdout.write(lineOf(finding));
-    process.stdout.write(`\n${all.length - failed} of ${all.length} checks hold; ${requests} requests\n`);
-    if (catalog.length === 0) process.stdout.write("the catalog was not audited: set DATABASE_OWNER_URL\n");
+    process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+    return report.failed === 0 ? 0 : 1;
   }
-  return failed === 0 ? 0 : 1;
+  for (const finding of report.findings) process.stdout.write(lineOf(finding));
+  const all = report.findings.length;
+  process.stdout.write(`\n${all - report.failed} of ${all} checks hold; ${requests} requests\n`);
+  process.stdout.write(
+    report.chain === null
+      ? "the catalog and the audit chain were not checked: set DATABASE_OWNER_URL\n"
+      : `${headLine(report.chain)}\n`,
+  );
+  return report.failed === 0 ? 0 : 1;
 }
 
-async function catalogOf(url: string | undefined): Promise<Finding[]> {
-  if (url === undefined) return [];
-  const database = openPostgres({ app: url, connections: 1, timeoutMs: 30_000 });
+const headLine = ({ head, unsealed }: ChainState) =>
+  `${head === null ? "nothing is sealed into the audit chain yet" : `the audit chain's last batch is ${head.batch}:${head.hash}`}; ${unsealed} entries wait to be sealed`;
+
+function parseAnchor(text: string): ChainHead {
+  const [, batch, hash] = /^(\d{1,15}):([0-9a-f]{64})$/.exec(text) ?? [];
+  if (batch === undefined || hash === undefined) throw new Error("--anchor is <batch>:<64 hex digits>");
+  return { batch: Number(batch), hash };
+}
+
+async function checkDatabase(
+  url: string | undefined,
+  anchor: ChainHead | undefined,
+): Promise<{ findings: readonly Finding[]; chain: ChainState | null }> {
+  if (url === undefined) return { findings: [], chain: null };
+  const database = openPostgres({ app: url, connections: 1, timeoutMs: 600_000 });
   const lease = await database.owner.acquire();
+  const ask = async <T>(call: string, params: readonly unknown[]) => {
+    const [row] = await lease.query(`SELECT ${call} AS answer`, params);
+    return row?.answer as T;
+  };
   try {
-    return await auditCatalog((text, params) => lease.query(text, params));
+    const catalog = await auditCatalog((text, params) => lease.query(text, params));
+    const { findings, chain } = await auditChain(
+      {
+        sealed: (first, upto) => ask("scopefloor.check_audit($1, $2)", [first, upto]),
+        unchained: (since) => ask("scopefloor.check_unchained($1)", [since]),
+      },
+      { anchor },
+    );
+    return { findings: [...catalog, ...findings], chain };
   } finally {
     await lease.release();
     await database.close();

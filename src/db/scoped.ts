@@ -44,6 +44,7 @@ const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
 /** Definer functions that the application's role, or inside a job the worker's, may call. Each checks the ticket by itself. */
 type DefinerFunction =
   | "add_document"
+  | "audit_evidence"
   | "cache_answer"
   | "claim_idempotency"
   | "configure_context"

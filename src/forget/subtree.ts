@@ -23,7 +23,16 @@ export const ERASURE = {
     "session",
   ],
   /** By `scopefloor.retire_scopes` and `drop_recalled_answers`: text out, numbers kept. */
-  redact: ["idempotency", "response_cache", "decision_trace", "access_denied", "forget_receipt", "api_key", "job"],
+  redact: [
+    "idempotency",
+    "response_cache",
+    "decision_trace",
+    "access_denied",
+    "forget_receipt",
+    "audit_entry",
+    "api_key",
+    "job",
+  ],
   /** Numbers only; the deletions above bring them to zero. */
   keep: ["scope_counter", "vector_index"],
 } as const;

@@ -407,3 +407,19 @@ export const keys = object({
   ),
   ...page,
 });
+
+export const auditReport = object({
+  version: z.string(),
+  at: time,
+  requests: count,
+  failed: count,
+  findings: z.array(
+    object({ check: z.string(), threats: z.array(count), looked: count, problems: z.array(z.string()) }),
+  ),
+  chain: object({
+    head: object({ batch: count, hash: z.string() }).nullable(),
+    entries: count,
+    unsealed: count,
+    checkedFrom: count,
+  }).nullable(),
+});

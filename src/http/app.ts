@@ -35,6 +35,8 @@ export interface Deps {
   /** Whether the process still takes work: false while it drains. */
   readonly isServing: () => boolean;
   readonly readiness: () => Promise<Readiness>;
+  /** The whole application, for requests that the service makes to itself. */
+  readonly callback: ReturnType<Koa["callback"]>;
 }
 
 /** What recall needs of it. */
@@ -45,8 +47,9 @@ export const recallDeps = ({ models, reranker, metrics }: Deps): RecallDeps => (
 });
 
 /** The HTTP application, without a listener. */
-export function createApp(deps: Deps): Koa {
+export function createApp(parts: Omit<Deps, "callback">): Koa {
   const app = new Koa();
+  const deps: Deps = { ...parts, callback: (request, response) => app.callback()(request, response) };
   app.silent = true; // errors are rendered and logged in problems()
   app.use(requestLog(deps.log, deps.metrics));
   app.use(problems(deps.log));

@@ -4,7 +4,7 @@ import type { z } from "zod";
 import { type Caller, checkCaller, type Demand, enterScope, unauthorized } from "../db/enter.ts";
 import type { ScopedTransaction } from "../db/scoped.ts";
 import { AppError, invalid, notFound } from "../errors.ts";
-import { hashFromHeader } from "../keys/secret.ts";
+import { bearerOf, hashFromHeader } from "../keys/secret.ts";
 import type { Deps } from "./app.ts";
 import { JSON_LIMIT, parseJson, readBody, refuseUnstorable } from "./body.ts";
 import { idempotencyOf, onlyOnce, Replay, replayStored, type StoredAnswer } from "./idempotency.ts";
@@ -20,6 +20,8 @@ export interface Request<P, Q, B> {
   readonly body: B;
   /** Only where the endpoint takes one. */
   readonly upload: Upload;
+  /** The caller's own secret: for requests that the service makes in the caller's name, and nothing else. */
+  readonly bearer: string;
   /**
    * Runs work in one entered transaction and gives its answer. With an `Idempotency-Key` the answer
    * is stored in that same transaction, so `work` returns the response's body itself.
@@ -203,6 +205,7 @@ async function readRequest(
     body: body as never,
     // Endpoints that take no upload never look at it.
     upload: progress.upload as Upload,
+    bearer: bearerOf(ctx.get("authorization")),
     look: (work) => {
       progress.checked = true;
       return enterScope(deps.database.app, caller, { verb: spec.verb, mode: "id" }, work, circumstances);

@@ -5,18 +5,22 @@ import { keepGraphs } from "./vector-graphs.ts";
 
 const EVERY_MS = 60_000;
 
+/** Entries of the audit chain in one batch: few enough to be sealed, and later checked, in a second. */
+const SEALED_AT_ONCE = 5_000;
+
 export interface HousekeepingOptions {
   readonly log: Logger;
   /** Passages of one model from which on a scope gets a graph of its own. */
   readonly graphFrom: number;
 }
 
-/** Folds counters, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
+/** Folds counters, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
 export async function keepHouse(database: Database, now: Date): Promise<void> {
   await inTransaction(database.worker, async (worker) => {
     await worker.query("SELECT scopefloor.fold_counters()");
     await worker.query("SELECT scopefloor.purge_old()");
   });
+  await sealAudit(database);
   for (const ahead of [0, 1]) {
     const month = new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + ahead, 1)).toISOString().slice(0, 10);
     // DDL: the owner's connection, which reads no content.
@@ -25,6 +29,16 @@ export async function keepHouse(database: Database, now: Date): Promise<void> {
     );
   }
   if (database.kind === "embedded") await vacuumGrown(database);
+}
+
+/** Gives what is new in the audit chain its place there. */
+export async function sealAudit(database: Database): Promise<void> {
+  for (let sealed = SEALED_AT_ONCE; sealed === SEALED_AT_ONCE; ) {
+    const [row] = await inTransaction(database.worker, (worker) =>
+      worker.query("SELECT scopefloor.seal_audit($1) AS sealed", [SEALED_AT_ONCE]),
+    );
+    sealed = row?.sealed as number;
+  }
 }
 
 /**

@@ -31,6 +31,9 @@ export function hashSecret(secret: string): KeyHash {
   return createHash("sha256").update(secret).digest() as Uint8Array as KeyHash;
 }
 
+/** The secret in an `Authorization` header, or what stands in its place there. */
+export const bearerOf = (header: string): string => header.replace(/^Bearer /i, "");
+
 /**
  * The hash of the secret in an `Authorization` header; undefined where there can be no key in it.
  * The checksum is for secret scanners and clients: here every key takes the same path, the look-up.

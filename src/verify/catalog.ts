@@ -24,6 +24,7 @@ interface Check {
 
 /** Tables without scope_id. */
 const UNSCOPED: Readonly<Record<string, string>> = {
+  audit_batch: "hashes of hashes, numbers and times: the audit chain",
   context: "the deployment's configuration",
   embedder: "names and sizes of models",
   erasure: "hashes of what was erased, so that nothing of it lands later",
@@ -37,6 +38,7 @@ const UNSCOPED: Readonly<Record<string, string>> = {
 const DEFINERS = {
   scopefloor_app: [
     "add_document",
+    "audit_evidence",
     "cache_answer",
     "caller",
     "caller_principal",
@@ -97,16 +99,20 @@ const DEFINERS = {
     "postpone_job",
     "purge_old",
     "recover_jobs",
+    "seal_audit",
     "take_job",
     "vector_index_work",
   ],
   nobody: [
+    "check_audit",
+    "check_unchained",
     "count_passages",
     "descends_from",
     "ensure_context",
     "ensure_embedder",
     "ensure_entity",
     "ensure_scope",
+    "erase_audited",
     "has_first_key",
     "hold_scope",
     "ids_in",
@@ -114,6 +120,7 @@ const DEFINERS = {
     "key_ticket",
     "live_key",
     "named_key",
+    "note_audit",
     "recover_first_key",
     "register_embedder",
     "requeue_job",
@@ -165,8 +172,8 @@ const CHECKS: readonly Check[] = [
     run: async (query) => {
       const rows = await query(`
         SELECT c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
-               EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'scope_id' AND a.attnotnull) AS scoped
-        FROM pg_class c WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f') ORDER BY 1`);
+               EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'scope_id' AND a.attnotnull) AS scoped
+        FROM pg_catalog.pg_class c WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f') ORDER BY 1`);
       const problems = rows.flatMap(({ name, scoped, enabled, forced }) => [
         ...(scoped || UNSCOPED[String(name)] !== undefined ? [] : [`${name} has no scope_id`]),
         ...((enabled && forced) || name === "migration" ? [] : [`${name} does not force row security`]),
@@ -181,18 +188,18 @@ const CHECKS: readonly Check[] = [
       run: async (query) => {
         const rows = await query(
           `SELECT c.relname AS name, p.privilege, EXISTS (
-             SELECT 1 FROM pg_policies y WHERE y.schemaname = 'scopefloor' AND y.tablename = c.relname AND y.cmd = p.privilege
+             SELECT 1 FROM pg_catalog.pg_policies y WHERE y.schemaname = 'scopefloor' AND y.tablename = c.relname AND y.cmd = p.privilege
                AND y.roles <@ '{scopefloor_app,scopefloor_worker}' AND $1 = ANY (y.roles)) AS policed
-           FROM pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p(privilege)
+           FROM pg_catalog.pg_class c, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) p(privilege)
            WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname <> 'migration'
              AND (has_table_privilege($1::name, c.oid, p.privilege) OR (p.privilege = 'UPDATE' AND has_any_column_privilege($1::name, c.oid, 'UPDATE')))`,
           [role],
         );
         const excess = await query(
-          `SELECT c.relname || ' ' || p.privilege AS what FROM pg_class c, unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) p(privilege)
+          `SELECT c.relname || ' ' || p.privilege AS what FROM pg_catalog.pg_class c, unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) p(privilege)
            WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND has_table_privilege($1::name, c.oid, p.privilege)
            UNION ALL
-           SELECT a.attrelid::regclass || ' UPDATE (scope_id)' FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+           SELECT a.attrelid::regclass || ' UPDATE (scope_id)' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
            WHERE c.relnamespace = 'scopefloor'::regnamespace AND a.attname = 'scope_id' AND c.relkind IN ('r', 'p')
              AND has_column_privilege($1::name, a.attrelid, a.attnum, 'UPDATE')`,
           [role],
@@ -210,7 +217,7 @@ const CHECKS: readonly Check[] = [
     run: async (query) => {
       const rows = await query(`
         SELECT tablename || '.' || policyname AS name, tablename || ' ' || cmd || ' ' || role AS place, cmd, qual, with_check
-        FROM pg_policies, unnest(roles) AS role WHERE schemaname = 'scopefloor' AND role <> 'scopefloor_definer' ORDER BY 1, 2`);
+        FROM pg_catalog.pg_policies, unnest(roles) AS role WHERE schemaname = 'scopefloor' AND role <> 'scopefloor_definer' ORDER BY 1, 2`);
       const seen = new Map<string, string>();
       const problems = rows.flatMap(({ name, place, cmd, qual, with_check }) => {
         const own = String(name);
@@ -234,13 +241,13 @@ const CHECKS: readonly Check[] = [
     run: async (query) => {
       const uniques = await query(`
         SELECT c.relname AS name, array_to_string(ARRAY(
-            SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)), ',') AS columns
-        FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+            SELECT a.attname FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)), ',') AS columns
+        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
         WHERE c.relnamespace = 'scopefloor'::regnamespace AND i.indisunique`);
       const foreign = await query(`
         SELECT conname AS name, EXISTS (
-          SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) AND a.attname = 'scope_id') AS scoped
-        FROM pg_constraint c WHERE contype = 'f' AND connamespace = 'scopefloor'::regnamespace`);
+          SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) AND a.attname = 'scope_id') AS scoped
+        FROM pg_catalog.pg_constraint c WHERE contype = 'f' AND connamespace = 'scopefloor'::regnamespace`);
       const open = uniques
         .filter(
           ({ name, columns }) =>
@@ -264,7 +271,7 @@ const CHECKS: readonly Check[] = [
                has_function_privilege('scopefloor_app', p.oid, 'EXECUTE') AS app,
                has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE') AS worker,
                has_function_privilege('scopefloor_report', p.oid, 'EXECUTE') AS report
-        FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.prosecdef ORDER BY 1`);
+        FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.prosecdef ORDER BY 1`);
       const listed: readonly string[] = Object.values(DEFINERS).flat();
       const [forApp, forWorker]: readonly (readonly string[])[] = [
         DEFINERS.scopefloor_app,
@@ -296,9 +303,9 @@ const CHECKS: readonly Check[] = [
     run: async (query) => {
       const roles = await query(`
         SELECT rolname AS name, rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolcanlogin OR rolreplication AS mighty,
-               EXISTS (SELECT 1 FROM pg_class c WHERE c.relowner = r.oid) AS owns,
-               EXISTS (SELECT 1 FROM pg_auth_members m WHERE m.member = r.oid) AND rolname <> 'scopefloor_definer' AS member
-        FROM pg_roles r WHERE rolname = ANY ('{scopefloor_app,scopefloor_worker,scopefloor_report,scopefloor_definer}')`);
+               EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.relowner = r.oid) AS owns,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_auth_members m WHERE m.member = r.oid) AND rolname <> 'scopefloor_definer' AS member
+        FROM pg_catalog.pg_roles r WHERE rolname = ANY ('{scopefloor_app,scopefloor_worker,scopefloor_report,scopefloor_definer}')`);
       const problems = roles.flatMap(({ name, mighty, owns, member }) => [
         ...(mighty ? [`${name} can log in, bypass or make roles`] : []),
         ...(owns ? [`${name} owns a table`] : []),
@@ -317,7 +324,7 @@ const CHECKS: readonly Check[] = [
       const rows = await query(`
         SELECT relname AS name, relkind = 'v' AND NOT coalesce(reloptions::text LIKE '%security_invoker=true%', false) AS owned,
                EXISTS (SELECT 1 FROM aclexplode(c.relacl) a WHERE a.grantee = 0) AS loose
-        FROM pg_class c WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')`);
+        FROM pg_catalog.pg_class c WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')`);
       const problems = rows.flatMap(({ name, owned, loose }) => [
         ...(owned ? [`the view ${name} runs with its owner's rights`] : []),
         ...(loose ? [`${name} is granted to everyone`] : []),

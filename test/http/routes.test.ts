@@ -30,6 +30,7 @@ const expected: Record<string, Expectation> = {
   "get /contexts/{ctx}": manages,
   "patch /contexts/{ctx}": { ...manages, body: { config: {} } },
   "get /contexts/{ctx}/usage": manages,
+  "get /contexts/{ctx}/audit-report": manages,
   "get /contexts/{ctx}/denied": manages,
   "get /contexts/{ctx}/receipts": manages,
   "get /contexts/{ctx}/receipts/{id}": { ...manages, names: "receipt" },

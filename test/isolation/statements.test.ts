@@ -78,7 +78,9 @@ describe("the statement proof refuses", () => {
     ],
     ["an EXISTS", `SELECT 1 WHERE EXISTS (SELECT 1 FROM scopefloor.turn)`],
     ["a name without a schema", "SELECT * FROM passage"],
-    ["the catalog", "SELECT * FROM pg_catalog.pg_stats"],
+    ["the catalog's statistics", "SELECT * FROM pg_catalog.pg_stats"],
+    ["the catalog beside a table", "SELECT 1 FROM pg_catalog.pg_class, scopefloor.turn"],
+    ["a file, by way of the catalog", "SELECT pg_read_file('x') FROM pg_catalog.pg_class"],
     [
       "a subtree without a bound",
       `SELECT * FROM scopefloor.passage WHERE scope_id IN (SELECT id FROM scopefloor.scope)`,

@@ -177,3 +177,37 @@ export const decisionTrace = scopefloor.table(
     index("decision_trace_time").on(t.createdAt),
   ],
 );
+
+/**
+ * The audit chain's entries, one for each trace, refused attempt and receipt, and one for each
+ * erasure of such a row's text. Written by triggers, sealed by the worker (`0020_audit_chain.sql`).
+ */
+export const auditEntry = scopefloor.table(
+  "audit_entry",
+  {
+    scopeId: scopeId(),
+    /** `trace`, `denial` or `receipt`; with ` erased` behind it where the entry is for the erasure of that one's text. */
+    source: text("source").notNull(),
+    id: uuid("id").notNull(),
+    /** Null: not sealed yet. */
+    batch: bigint("batch", { mode: "number" }),
+    /** SHA-256 of what never changes in the row, and of `textHash`. */
+    leaf: bytea("leaf").notNull(),
+    /** SHA-256 of the salt and of the row's text and tags, which an erasure takes away. */
+    textHash: bytea("text_hash").notNull(),
+    /** Null once the text was erased: nothing can be guessed from the hash any more. */
+    salt: bytea("salt"),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.source, t.id] }), index("audit_entry_batch").on(t.batch)],
+);
+
+/** The chain itself: each batch's hash holds the one before. Hashes and numbers only. */
+export const auditBatch = scopefloor.table("audit_batch", {
+  n: bigint("n", { mode: "number" }).primaryKey(),
+  entries: integer("entries").notNull(),
+  /** SHA-256 of the leaves, by source and id. */
+  digest: bytea("digest").notNull(),
+  /** SHA-256 of the hash of the batch before, and of this row's other columns. */
+  hash: bytea("hash").notNull(),
+  sealedAt: time("sealed_at").notNull(),
+});

@@ -1,4 +1,5 @@
 import type { Endpoint } from "../endpoint.ts";
+import { auditReportEndpoints } from "./audit-report.ts";
 import { contextEndpoints } from "./contexts.ts";
 import { documentEndpoints } from "./documents.ts";
 import { factEndpoints } from "./facts.ts";
@@ -18,6 +19,7 @@ import { traceEndpoints } from "./traces.ts";
 /** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
 export const endpoints: readonly Endpoint[] = [
   ...contextEndpoints,
+  ...auditReportEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

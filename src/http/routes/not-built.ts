@@ -46,7 +46,6 @@ const NOT_BUILT: readonly (readonly [Endpoint["method"], string, Demand["verb"],
   ["post", "/contexts/{ctx}/export", "manage", "export is not built yet"],
   ["get", "/contexts/{ctx}/import", "manage", "import is not built yet"],
   ["post", "/contexts/{ctx}/import", "manage", "import is not built yet"],
-  ["get", "/contexts/{ctx}/audit-report", "manage", "the audit report is not built yet"],
 ];
 
 export const notBuiltEndpoints: readonly Endpoint[] = NOT_BUILT.map(([method, path, verb, why]) =>

@@ -1,0 +1,68 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { inTransaction } from "../../db/lease.ts";
+import { sql } from "../../db/scoped.ts";
+import { AppError } from "../../errors.ts";
+import { tagsOf } from "../../scope/scope.ts";
+import { auditCatalog } from "../../verify/catalog.ts";
+import { auditChain } from "../../verify/chain.ts";
+import { runProbes } from "../../verify/probes.ts";
+import { reportOf } from "../../verify/report.ts";
+import * as answers from "../answers.ts";
+import type { Deps } from "../app.ts";
+import { type Endpoint, endpoint } from "../endpoint.ts";
+
+/** Of the chain, so that a request ends; `scopefloor-verify` checks all of it. */
+const CHAIN_MS = 10_000;
+const DAY_MS = 86_400_000;
+
+/** Processes that are at it: the probes are load. */
+const atWork = new WeakSet<Deps>();
+
+export const auditReportEndpoints: readonly Endpoint[] = [
+  endpoint({
+    method: "get",
+    path: "/contexts/{ctx}/audit-report",
+    verb: "manage",
+    operation: "audit_report",
+    summary: "Evidence for an auditor: the catalog, attacks on this very service, the audit chain",
+    answer: answers.auditReport,
+    handle: async ({ deps, enter, bearer }) => {
+      const began = new Date();
+      const isOperator = await enter({}, async (tx) => tagsOf(tx.entry.floor).length === 0);
+      if (atWork.has(deps)) throw new AppError("rate-limited", "an audit report is being made", { retryAfter: 10 });
+      atWork.add(deps);
+      try {
+        const catalog = await inTransaction(deps.database.app, ({ query }) => auditCatalog(query));
+        const { findings, requests } = await underAttack(deps, (url) =>
+          runProbes({ url, context: deps.context, managementKey: bearer }),
+        );
+        const ask = <T>(first: number | null, upto: number | null, since: string | null) =>
+          enter({}, (tx) =>
+            tx.call<T>("audit_evidence", sql`${first}::bigint`, sql`${upto}::bigint`, sql`${since}::timestamptz`),
+          );
+        const audited = isOperator
+          ? await auditChain(
+              { sealed: (first, upto) => ask(first, upto, null), unchained: (since) => ask(null, null, since) },
+              { since: new Date(began.getTime() - DAY_MS).toISOString(), withinMs: CHAIN_MS },
+            )
+          : { findings: [], chain: null };
+        return reportOf(began, requests, [...findings, ...catalog, ...audited.findings], audited.chain);
+      } finally {
+        atWork.delete(deps);
+      }
+    },
+  }),
+];
+
+/** The same application on a port of its own, which only this machine reaches, as long as the work takes. */
+async function underAttack<T>(deps: Deps, work: (url: string) => Promise<T>): Promise<T> {
+  const server = createServer(deps.callback);
+  await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
+  try {
+    return await work(`http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`);
+  } finally {
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+  }
+}

@@ -1,0 +1,205 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { sealAudit } from "../../src/jobs/housekeeping.ts";
+import { auditChain, type ChainOptions } from "../../src/verify/chain.ts";
+import { type Client, startService, type TestService } from "../harness/service.ts";
+
+let service: TestService;
+let agent: Client;
+let other: Client;
+
+type Query = TestService["database"]["sql"];
+
+const audit = (options: ChainOptions = {}, query: Query = service.database.sql) => {
+  const answer = async <T>(call: string, params: readonly unknown[]) =>
+    (await query(`SELECT ${call} AS answer`, params))[0]?.answer as T;
+  return auditChain(
+    {
+      sealed: (first, upto) => answer("scopefloor.check_audit($1, $2)", [first, upto]),
+      unchained: (since) => answer("scopefloor.check_unchained($1)", [since]),
+    },
+    options,
+  );
+};
+const problems = async (options: ChainOptions = {}, query: Query = service.database.sql) =>
+  (await audit(options, query)).findings.flatMap((finding) => finding.problems);
+const seal = () => sealAudit(service.database);
+
+/** Changes rows as an owner could, without the triggers, and looks for problems; nothing of it stays. */
+async function afterTampering(statement: string): Promise<string[]> {
+  const lease = await service.database.owner.acquire();
+  const query: Query = (text, params) => lease.query(text, params);
+  try {
+    await query("BEGIN");
+    await query("SET LOCAL session_replication_role = replica");
+    await query(statement);
+    return await problems({}, query);
+  } finally {
+    await query("ROLLBACK");
+    await lease.release();
+  }
+}
+
+beforeAll(async () => {
+  service = await startService();
+  agent = await service.mint("agent", { org: "acme", user: "ann" });
+  other = await service.mint("agent", { org: "globex" });
+  for (const client of [agent, other]) {
+    await client.remember("the harbour master keeps the ledger");
+    await client.recall("harbour");
+    await client.post("/query", { query: "harbour", lens: { org: "initech" } });
+    await client.post("/forget", { query: "harbour" });
+  }
+  await seal();
+});
+afterAll(() => service.stop());
+
+describe("the audit chain", () => {
+  test("holds each trace, refused attempt and receipt, and stands its check", async () => {
+    const { findings, chain } = await audit();
+    expect(findings.flatMap((finding) => finding.problems)).toEqual([]);
+    const [row] = await service.database.sql(`
+      SELECT (SELECT count(*) FROM scopefloor.decision_trace) + (SELECT count(*) FROM scopefloor.access_denied)
+           + (SELECT count(*) FROM scopefloor.forget_receipt) AS n`);
+    expect(chain).toMatchObject({ entries: Number(row?.n), unsealed: 0, checkedFrom: 1 });
+    expect(Number(row?.n)).toBeGreaterThan(9);
+  });
+
+  const TRACE = "(SELECT id FROM scopefloor.decision_trace WHERE query IS NOT NULL ORDER BY id LIMIT 1)";
+  test.each([
+    ["decision_trace", `UPDATE scopefloor.decision_trace SET input_tokens = 7 WHERE id = ${TRACE}`, "was altered"],
+    [
+      "decision_trace",
+      `UPDATE scopefloor.decision_trace SET query = 'another' WHERE id = ${TRACE}`,
+      "had its text altered",
+    ],
+    ["decision_trace", `UPDATE scopefloor.decision_trace SET query = NULL WHERE id = ${TRACE}`, "had its text altered"],
+    [
+      "decision_trace",
+      `UPDATE scopefloor.decision_trace SET scope = '{"org": "x"}' WHERE id = ${TRACE}`,
+      "had its text altered",
+    ],
+    ["decision_trace", `DELETE FROM scopefloor.decision_trace WHERE id = ${TRACE}`, "was removed"],
+    [
+      "decision_trace",
+      `UPDATE scopefloor.decision_trace SET id = gen_random_uuid() WHERE id = ${TRACE}`,
+      "is not in the chain",
+    ],
+    ["access_denied", "DELETE FROM scopefloor.access_denied", "was removed"],
+    ["access_denied", "UPDATE scopefloor.access_denied SET reason = 'none'", "was altered"],
+    ["forget_receipt", "UPDATE scopefloor.forget_receipt SET counts = '{}'", "was altered"],
+    ["forget_receipt", `UPDATE scopefloor.forget_receipt SET target = '{"org": "x"}'`, "had its text altered"],
+    ["audit_entry", "DELETE FROM scopefloor.audit_entry WHERE source = 'denial'", "entries of batch 1 were altered"],
+    [
+      "audit_entry",
+      `UPDATE scopefloor.audit_entry SET salt = NULL WHERE id = ${TRACE}`,
+      "lost its salt without an erasure",
+    ],
+    ["audit_batch", "UPDATE scopefloor.audit_batch SET sealed_at = now()", "batch 1 does not follow"],
+    ["audit_batch", "UPDATE scopefloor.audit_batch SET n = n + 1", "batch 1 is missing"],
+  ])("finds what was done to %s by hand: %s", async (_, statement, problem) => {
+    expect((await afterTampering(statement)).join("; ")).toContain(problem);
+    expect(await problems()).toEqual([]);
+  });
+
+  test("of which the last batches were cut off still tells, from a batch that was noted down", async () => {
+    const { chain } = await audit();
+    if (chain.head === null) throw new Error("nothing is sealed");
+    expect(await problems({ anchor: chain.head })).toEqual([]);
+    expect(await problems({ anchor: { ...chain.head, hash: "0".repeat(64) } })).toHaveLength(1);
+    expect(await problems({ anchor: { batch: chain.head.batch + 1, hash: chain.head.hash } })).toHaveLength(1);
+  });
+
+  test("seals what came since into a batch that follows", async () => {
+    const before = (await audit()).chain;
+    await other.recall("ledger");
+    expect((await audit()).chain.unsealed).toBe(1);
+    await seal();
+    const after = (await audit()).chain;
+    expect(after).toMatchObject({ unsealed: 0, entries: before.entries + 1 });
+    expect(after.head?.batch).toBe((before.head?.batch ?? 0) + 1);
+    await seal();
+    expect((await audit()).chain.head).toEqual(after.head);
+  });
+});
+
+describe("an erasure", () => {
+  beforeEach(seal);
+
+  test("takes the salts with the text, and the chain stays whole", async () => {
+    const salts = async () =>
+      (await service.database.sql("SELECT id, salt IS NULL AS gone FROM scopefloor.audit_entry WHERE source = 'trace'"))
+        .filter((row) => row.gone)
+        .map((row) => row.id);
+    expect(await salts()).toEqual([]);
+    await service.operator.post("/scopes/forget", { path: "org/globex" });
+    expect(await problems()).toEqual([]);
+    await seal();
+    expect(await problems()).toEqual([]);
+    const gone = await salts();
+    expect(gone.length).toBeGreaterThan(1);
+    // Neither the text nor the tags can be guessed any more: their hash is of a salt that is nowhere.
+    const [row] = await service.database.sql(
+      "SELECT count(*) AS n FROM scopefloor.audit_entry WHERE salt IS NULL AND source NOT LIKE '% erased'",
+    );
+    const [erased] = await service.database.sql(
+      "SELECT count(*) AS n FROM scopefloor.audit_entry WHERE source LIKE '% erased'",
+    );
+    expect(row?.n).toBe(erased?.n);
+  });
+
+  test("cannot be followed by another text", async () => {
+    const found = await afterTampering(
+      "UPDATE scopefloor.decision_trace SET query = 'planted' WHERE id IN (SELECT id FROM scopefloor.audit_entry WHERE source = 'trace' AND salt IS NULL)",
+    );
+    expect(found.join("; ")).toContain("was given text after its erasure");
+  });
+});
+
+describe("the audit report", () => {
+  interface Report {
+    failed: number;
+    requests: number;
+    findings: { check: string; looked: number; problems: string[] }[];
+    chain: { head: { batch: number; hash: string } | null; entries: number } | null;
+    version: string;
+  }
+  const report = (client: Client) => client.call<Report>("GET", "/contexts/default/audit-report");
+
+  test("gives an operator catalog, probes and chain, and leaves nothing behind", async () => {
+    await seal();
+    const { status, body } = await report(service.operator);
+    expect(status).toBe(200);
+    expect(body.findings.flatMap((finding) => finding.problems)).toEqual([]);
+    expect(body).toMatchObject({ failed: 0, version: expect.stringMatching(/^\d+\.\d+\.\d+$/) });
+    expect(body.findings.length).toBeGreaterThan(20);
+    expect(body.requests).toBeGreaterThan(50);
+    expect(body.chain?.entries).toBeGreaterThan(10);
+    expect(await service.database.sql("SELECT tags FROM scopefloor.scope WHERE tags ? 'verify'")).toEqual([]);
+    await seal();
+    expect(await problems()).toEqual([]);
+  });
+
+  test("says what was altered (the control)", async () => {
+    await service.database.sql("ALTER TABLE scopefloor.turn NO FORCE ROW LEVEL SECURITY");
+    await service.database.sql("UPDATE scopefloor.decision_trace SET returned = 99 WHERE operation = 'query'");
+    const { body } = await report(service.operator);
+    await service.database.sql("ALTER TABLE scopefloor.turn FORCE ROW LEVEL SECURITY");
+    expect(body.failed).toBe(2);
+    expect(body.findings.flatMap((finding) => finding.problems).join("; ")).toMatch(
+      /turn does not force row security.*was altered/,
+    );
+  });
+
+  test("gives a tenant's administrator no chain, whose length tells of the others", async () => {
+    const admin = await service.mint("management", { org: "acme" });
+    const { status, body } = await report(admin);
+    expect(status).toBe(200);
+    expect(body.chain).toBeNull();
+    expect(body.findings.map((finding) => finding.check).join()).not.toContain("chain");
+  });
+
+  test("is made one at a time", async () => {
+    const answers = await Promise.all([report(service.operator), report(service.operator)]);
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, 429]);
+  });
+});
