@@ -265,6 +265,16 @@ describe("erasing a scope subtree", () => {
     expect((await tenant.get("/scopes")).text).not.toContain(canary);
   });
 
+  test("takes the names of scopes that were only asked about, also where a live key keeps the floor", async () => {
+    const name = `zoe${counter}`;
+    await tenant.post("/query", { query: "anything", lens: `user/${name}` });
+    const named = () =>
+      service.database.sql("SELECT 1 FROM scopefloor.decision_trace WHERE scope::text LIKE $1", [`%${name}%`]);
+    expect(await named()).toHaveLength(1);
+    await tenant.post("/scopes/forget");
+    expect(await named()).toEqual([]);
+  });
+
   test("takes refused attempts to name it, and ends its expired keys for good", async () => {
     const org = `ended-${counter}`;
     const reader = await service.mint("agent", { org }, { verbs: ["memory:read"] });
