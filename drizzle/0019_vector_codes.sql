@@ -5,10 +5,10 @@ ALTER TABLE scopefloor.passage ALTER code SET STATISTICS 0;
 -- A code follows its vector whoever writes it, so that none is missing beside a version of the service
 -- that knows nothing of codes.
 CREATE FUNCTION scopefloor.set_code() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
 BEGIN
   NEW.code := CASE WHEN NEW.embedding IS NOT NULL AND (SELECT e.is_dense FROM scopefloor.embedder e WHERE e.id = NEW.embedder_id)
-    THEN public.binary_quantize(NEW.embedding) END;
+    THEN binary_quantize(NEW.embedding) END;
   RETURN NEW;
 END $$;
 --> statement-breakpoint

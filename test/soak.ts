@@ -5,14 +5,19 @@
 import { spawn } from "node:child_process";
 
 interface Soak {
-  readonly file: string;
+  readonly files: readonly string[];
   /** The environment variable that says how much, the option's name, and how much in full. */
   readonly size: readonly [variable: string, option: string, full: number];
 }
 
 const SOAKS: Readonly<Record<string, Soak>> = {
-  model: { file: "test/isolation/model.test.ts", size: ["SCOPEFLOOR_MODEL_COMMANDS", "commands", 1_000_000] },
-  noninterference: { file: "test/isolation/noninterference.test.ts", size: ["SCOPEFLOOR_PAIRS", "pairs", 20_000] },
+  model: { files: ["test/isolation/model.test.ts"], size: ["SCOPEFLOOR_MODEL_COMMANDS", "commands", 1_000_000] },
+  noninterference: { files: ["test/isolation/noninterference.test.ts"], size: ["SCOPEFLOOR_PAIRS", "pairs", 20_000] },
+  faults: {
+    files: ["test/faults/ledger.test.ts", "test/faults/disk-full.test.ts", "test/jobs/kill.test.ts"],
+    size: ["SCOPEFLOOR_FAULTS", "times", 30],
+  },
+  races: { files: ["test/forget/race.test.ts"], size: ["SCOPEFLOOR_RACES", "races", 10_000] },
 };
 
 const [name = "", ...options] = process.argv.slice(2);
@@ -40,7 +45,7 @@ if (name === "mutants") {
   const seed = given("seed") ?? String(Date.now() % 1_000_000);
   Object.assign(environment, { [variable]: String(size), SCOPEFLOOR_SEED: seed });
   const began = performance.now();
-  const code = await run(["node_modules/vitest/vitest.mjs", "run", soak.file]);
+  const code = await run(["node_modules/vitest/vitest.mjs", "run", ...soak.files]);
   const seconds = Math.round((performance.now() - began) / 1000);
   const database = environment.TEST_DATABASE_URL === undefined ? "embedded" : "postgres";
   process.stdout.write(

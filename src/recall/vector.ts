@@ -4,14 +4,14 @@ import type { Candidate } from "./candidate.ts";
 import { andNarrowed, narrowing, type PassageFilter } from "./filter.ts";
 
 /** Candidates that a walk keeps, however few are asked for: docs/performance.md. */
-const LEAST_WIDTH = 400;
+const LEAST_WIDTH = 800;
 
 /**
  * Where a dense model's vectors are ranked by their signs first, and the best by those compared as a
  * whole: in the middle, where all would take longer and a graph is not worth its build. How many are
  * compared, and what of the exact ranking they hold: docs/performance.md.
  */
-const CODES = { from: 2_000, upTo: 20_000, least: LEAST_WIDTH, timesAsked: 3, shareOfRows: 0.04 };
+const CODES = { from: 2_000, upTo: 20_000, least: 400, timesAsked: 3, shareOfRows: 0.04 };
 
 export interface Nearest {
   /** Nearest first; the score is 1 − cosine distance. */

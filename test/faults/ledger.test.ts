@@ -1,0 +1,145 @@
+import { randomInt } from "node:crypto";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import postgres from "postgres";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { type Cluster, createCluster } from "../harness/cluster.ts";
+import { onPostgres } from "../harness/database.ts";
+import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
+import { withDatabase } from "../harness/template.ts";
+import { Ledger, type LedgerOutcome } from "./ledger.ts";
+
+/** `npm run soak -- faults` does each of it this many times as often. */
+const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 1);
+
+let service: ServiceProcess;
+
+/** Nothing that was acknowledged is gone, nothing there twice, nothing anywhere else, and no answer was strange. */
+function expectWhole(outcome: LedgerOutcome, what: string): void {
+  const { acknowledged, repeated, lost, doubled, crossed, strange } = outcome;
+  process.stdout.write(`${what}: ${acknowledged} acknowledged, ${repeated} sent again\n`);
+  expect({ lost, doubled, crossed, strange }).toEqual({ lost: [], doubled: [], crossed: [], strange: [] });
+}
+
+/** Until so many more writes were acknowledged: each fault meets writers at work. */
+async function progress(ledger: Ledger, more: number): Promise<void> {
+  const goal = ledger.acknowledged + more;
+  for (const until = performance.now() + 60_000; ledger.acknowledged < goal; await pause(10)) {
+    if (performance.now() > until)
+      throw new Error(`the writers do not get on: ${ledger.strange.slice(0, 3).join("; ")}`);
+  }
+}
+
+afterEach(() => service.end("SIGKILL"));
+
+describe.runIf(onPostgres())("writers at PostgreSQL", () => {
+  let cluster: Cluster;
+  let sql: postgres.Sql;
+
+  beforeAll(async () => {
+    cluster = await createCluster();
+    await cluster.start();
+  });
+  afterAll(() => cluster.remove());
+  afterEach(() => sql?.end({ timeout: 1 }));
+
+  let databases = 0;
+  const begin = async (mayRefuse: boolean) => {
+    const name = `ledger_${databases++}`;
+    const admin = postgres(cluster.url, { max: 1 });
+    await admin.unsafe(`CREATE DATABASE ${name}`);
+    await admin.end();
+    const url = withDatabase(cluster.url, name);
+    sql = postgres(url, { max: 1, onnotice: () => undefined });
+    service = await serviceProcess({
+      DATABASE_URL: url,
+      SCOPEFLOOR_DB_CONNECTIONS: "8",
+    });
+    await service.start();
+    return Ledger.open(service.url, service.key, { mayRefuse });
+  };
+
+  test("whose backends are killed lose, double and cross nothing (threat 9)", {
+    timeout: 120_000 * TIMES,
+  }, async () => {
+    const ledger = await begin(false);
+    ledger.start();
+    let killed = 0;
+    while (killed < 100 * TIMES) {
+      await pause(randomInt(30));
+      const rows = await sql`
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE application_name LIKE 'scopefloor%' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`;
+      killed += rows.length;
+    }
+    await progress(ledger, 20);
+    await ledger.stop();
+    expect(service.hasCrashed).toBe(false);
+    expectWhole(await ledger.settle(), `${killed} backends killed`);
+    // The controls: the ledger does see what is gone, and what is there twice.
+    await sql`DELETE FROM scopefloor.turn WHERE content = 'nightjar entry 2 of number 0'`;
+    await sql`UPDATE scopefloor.turn SET content = 'marmoset entry 1 of number 0' WHERE content = 'marmoset entry 1 of number 1'`;
+    expect(await ledger.settle()).toMatchObject({
+      lost: ["marmoset entry 1 of number 1", "nightjar entry 2 of number 0"],
+      doubled: ["marmoset entry 1 of number 0"],
+    });
+  });
+
+  test("whose database restarts at once, again and again, lose and double nothing", {
+    timeout: 120_000 * TIMES,
+  }, async () => {
+    const ledger = await begin(false);
+    ledger.start();
+    for (let n = 0; n < 10 * TIMES; n++) {
+      await progress(ledger, 5);
+      await pause(randomInt(200));
+      await cluster.stopAtOnce();
+      await cluster.start();
+    }
+    await progress(ledger, 20);
+    await ledger.stop();
+    expect(service.hasCrashed).toBe(false);
+    expectWhole(await ledger.settle(), `${10 * TIMES} immediate restarts of the database`);
+  });
+
+  test("of a service that is told to stop lose nothing, and it stops in order", {
+    timeout: 120_000 * TIMES,
+  }, async () => {
+    const ledger = await begin(true);
+    ledger.start();
+    for (let n = 0; n < 5 * TIMES; n++) {
+      await progress(ledger, 10);
+      await pause(randomInt(200));
+      expect(await service.end("SIGTERM")).toBe(0);
+      await service.start();
+    }
+    await progress(ledger, 20);
+    await ledger.stop();
+    expectWhole(await ledger.settle(), `${5 * TIMES} SIGTERM under load`);
+  });
+});
+
+describe.skipIf(onPostgres())("writers at the embedded database", () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "scopefloor-ledger-"));
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  test("that is killed with -9 lose and double nothing", { timeout: 120_000 * TIMES }, async () => {
+    service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
+    await service.start();
+    const ledger = await Ledger.open(service.url, service.key, { mayRefuse: true });
+    ledger.start();
+    for (let n = 0; n < 5 * TIMES; n++) {
+      await progress(ledger, 10);
+      await pause(randomInt(300));
+      await service.end("SIGKILL");
+      await service.start();
+    }
+    await progress(ledger, 10);
+    await ledger.stop();
+    expectWhole(await ledger.settle(), `${5 * TIMES} kill -9 of the embedded database`);
+  });
+});

@@ -1,0 +1,140 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { enterScope } from "../../src/db/enter.ts";
+import { hashSecret } from "../../src/keys/secret.ts";
+import { onPostgres } from "../harness/database.ts";
+import { startService, type TestService } from "../harness/service.ts";
+import { pause } from "../harness/service-process.ts";
+
+/** `npm run soak -- races` runs more. One connection hardly races: the embedded database has few. */
+const RACES = Number(process.env.SCOPEFLOOR_RACES ?? (onPostgres() ? 100 : 6));
+
+let service: TestService;
+
+beforeAll(async () => {
+  service = await startService({ worker: {} });
+});
+afterAll(() => service.stop());
+
+describe("racing an erasure (threat 18)", () => {
+  interface Race {
+    readonly tags: { readonly org: string; readonly user: string };
+    readonly receiptId: string;
+  }
+
+  /** Races writes, uploads with their jobs, new sub-scopes and reads with an erasure. */
+  async function race(name: string): Promise<Race> {
+    const tags = { org: name, user: "u" };
+    const { org, user } = tags;
+    const writer = await service.mint("agent", { org });
+    const { sessionId } = await writer.remember("already there", { scopes: { user } });
+    const queued = await writer.upload("a file of the scope", "before.txt", { scopes: { user } });
+    const writes = Array.from({ length: 8 }, (_, i) =>
+      i % 4 === 0
+        ? writer.post("/facts", { text: "late row", sessionId })
+        : i % 4 === 1
+          ? writer.post("/facts", { text: "late row", scopes: { user, team: `new${i}` } })
+          : i % 4 === 2
+            ? writer.upload(`a late file ${i}`, `${i}.txt`, { scopes: { user } })
+            : writer.post("/query", { query: "late row", lens: { user } }),
+    );
+    const erasing = service.operator.post<{ receiptId: string }>("/scopes/forget", { path: { org, user } });
+    const [erased, ...written] = await Promise.all([erasing, ...writes]);
+    expect(erased.status).toBe(200);
+    expect(queued.status).toBe(202);
+    for (const answer of written) expect([200, 202, 404, 409]).toContain(answer.status);
+    return { tags, receiptId: erased.body.receiptId };
+  }
+
+  /** What stands there now and began before the erasure, and what hangs on an erased scope. */
+  const outlived = ({ tags, receiptId }: Race) =>
+    service.database.sql(
+      `SELECT 'late' AS what FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id, scopefloor.forget_receipt r
+       WHERE d.tags @> $1 AND r.id = $2 AND p.created_at < r.created_at
+       UNION ALL SELECT 'late document' FROM scopefloor.document o JOIN scopefloor.scope d ON d.id = o.scope_id, scopefloor.forget_receipt r
+       WHERE d.tags @> $1 AND r.id = $2 AND o.created_at < r.created_at
+       UNION ALL SELECT 'passage' FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'session' FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'document' FROM scopefloor.document o JOIN scopefloor.scope d ON d.id = o.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'job' FROM scopefloor.job j JOIN scopefloor.scope d ON d.id = j.scope_id WHERE d.erased_at IS NOT NULL
+       UNION ALL SELECT 'trace' FROM scopefloor.decision_trace t JOIN scopefloor.scope d ON d.id = t.scope_id
+         WHERE d.erased_at IS NOT NULL AND t.query IS NOT NULL`,
+      [JSON.stringify(tags), receiptId],
+    );
+
+  test("nothing lands after the receipt: writes, uploads, jobs, new sub-scopes and traces begun before or beside it", {
+    timeout: 60_000 + RACES * 2_000,
+  }, async () => {
+    const races: Race[] = [];
+    for (let round = 0; round < RACES; round++) {
+      races.push(await race(`race-${round}`));
+      const last = races.at(-1);
+      if (last !== undefined) expect(await outlived(last)).toEqual([]);
+    }
+    // Nor once the jobs that were ordered are through.
+    while ((await service.database.sql("SELECT 1 FROM scopefloor.job LIMIT 1")).length > 0) await pause(50);
+    for (const each of races.slice(-200)) expect(await outlived(each)).toEqual([]);
+  });
+
+  test("a write that arrived before it and begins after it is refused (threat 18)", async () => {
+    const writer = await service.mint("agent", { org: "arrived" });
+    await writer.remember("already there");
+    const arrivedAt = performance.now();
+    expect((await writer.post("/scopes/forget")).status).toBe(200);
+    const write = (at: number) =>
+      enterScope(
+        service.database.app,
+        { keyHash: hashSecret(writer.key), onBehalfOf: undefined, route: "test", operation: "test" },
+        { verb: "memory:write", mode: "write" },
+        async (tx) => tx.entry.write,
+        { context: "default", arrivedAt: at },
+      );
+    await expect(write(arrivedAt)).rejects.toThrow(/erased while this write was under way/);
+    await expect(write(performance.now())).resolves.toEqual(expect.any(Number));
+  });
+
+  test("an operator's recall beside it leaves no stored answer with the text", async () => {
+    for (let round = 0; round < (onPostgres() ? 12 : 4); round++) {
+      const { org, user } = { org: `answer-${round}`, user: "x" };
+      const writer = await service.mint("agent", { org, user });
+      await writer.remember("secret banana");
+      const ask = (i: number) =>
+        service.operator.post(
+          "/query",
+          { query: "banana" },
+          { headers: { "idempotency-key": `banana-${round}-${i}` } },
+        );
+      const asking = Promise.all([0, 1, 2, 3].map(ask));
+      await new Promise((resolve) => setTimeout(resolve, round % 8));
+      await service.operator.post("/scopes/forget", { path: { org, user } });
+      await asking;
+      for (const i of [0, 1, 2, 3]) expect((await ask(i)).text).not.toContain("secret banana");
+    }
+  });
+
+  // One connection cannot race; a server without the locks does (the control).
+  test.runIf(onPostgres())("without the locks the same oracle finds late rows", async () => {
+    const [kept] = await service.database.sql(
+      "SELECT pg_get_functiondef('scopefloor.hold_scope'::regproc) AS source",
+      [],
+    );
+    const [check] = await service.database.sql(
+      "SELECT pg_get_functiondef('scopefloor.was_erased'::regproc) AS source",
+      [],
+    );
+    const signature = "RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp";
+    await service.database.sql(
+      `CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL) ${signature} AS 'SELECT NULL::void';
+       CREATE OR REPLACE FUNCTION scopefloor.was_erased(tags jsonb, since timestamptz) RETURNS bool LANGUAGE sql STABLE SECURITY DEFINER
+         SET search_path = pg_catalog, pg_temp AS 'SELECT false'`,
+    );
+    try {
+      let found = 0;
+      for (let round = 0; round < 60 && found === 0; round++) {
+        found += (await outlived(await race(`broken-${round}`))).length;
+      }
+      expect(found).toBeGreaterThan(0);
+    } finally {
+      await service.database.sql(`${kept?.source}; ${check?.source}`);
+    }
+  });
+});

@@ -1,0 +1,156 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, inject, test } from "vitest";
+import { onPostgres } from "../harness/database.ts";
+import { startProvider } from "../harness/embedding-provider.ts";
+import { startService, type TestService } from "../harness/service.ts";
+import { pause, serviceProcess } from "../harness/service-process.ts";
+
+/** `npm run soak -- faults` kills so many times as often. */
+const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 1);
+
+async function until(what: string, check: () => Promise<boolean>, seconds = 25): Promise<void> {
+  for (const end = performance.now() + seconds * 1000; performance.now() < end; await pause(30)) {
+    if (await check()) return;
+  }
+  throw new Error(`still not so: ${what}`);
+}
+
+interface Outcome {
+  readonly chunks: number;
+  readonly positions: number;
+}
+
+/** What recall has of a document: chunks, and how many different places they stand at. */
+const outcomeOf = async (service: TestService, id: string) =>
+  (
+    await service.database.sql(
+      "SELECT count(*)::int AS chunks, count(DISTINCT position)::int AS positions FROM scopefloor.passage WHERE document_id = $1",
+      [id],
+    )
+  )[0] as unknown as Outcome;
+
+describe.runIf(onPostgres())("a worker that is killed with -9", () => {
+  test("at any point leaves no document stuck and none twice", { timeout: 120_000 * TIMES }, async () => {
+    const provider = await startProvider();
+    const service = await startService({ models: provider.models });
+    let worker: ChildProcess | undefined;
+    try {
+      const settings = JSON.stringify({
+        url: service.database.url,
+        models: provider.models,
+        parser: inject("parser"),
+        backoffSeconds: 0.1,
+        concurrency: 2,
+        perFloor: 2,
+        attempts: 50 * TIMES,
+      });
+      const start = async () => {
+        const child = spawn(process.execPath, ["--import", "tsx", "test/harness/worker-process.ts", settings], {
+          stdio: ["ignore", "pipe", "inherit"],
+        });
+        await new Promise<void>((resolve) => child.stdout.once("data", () => resolve()));
+        return child;
+      };
+      const kill = (child: ChildProcess) =>
+        new Promise<void>((resolve) => {
+          child.once("exit", () => resolve());
+          child.kill("SIGKILL");
+        });
+      const agent = await service.mint("agent", { org: "killed" });
+      const text = (n: number) =>
+        Array.from({ length: 300 }, (_, i) => `Document ${n}, paragraph ${i}: ${"words and more ".repeat(20)}`).join(
+          "\n\n",
+        );
+      const ids: string[] = [];
+      const send = async (n: number) => ids.push((await agent.upload(text(n), `${n}.txt`)).body.id);
+      for (let n = 0; n < 6; n++) await send(n);
+      const statuses = async () =>
+        (await service.database.sql("SELECT id, status, error FROM scopefloor.document")) as {
+          id: string;
+          status: string;
+          error: string | null;
+        }[];
+      // A slow model, so that kills fall into the embedding too.
+      provider.delayMs = 60;
+      const unfinished: string[] = [];
+      for (let round = 0; round < 10 * TIMES; round++) {
+        worker = await start();
+        await pause(50 + (round % 10) * 120);
+        const open = (await statuses()).map(({ status }) => status).filter((status) => status !== "ready");
+        if (open.length > 0) unfinished.push(open.sort().join(","));
+        await kill(worker);
+        await send(10 + round);
+      }
+      // Nearly every kill met work, and not always at the same stage of it.
+      expect(unfinished.length).toBeGreaterThan(7 * TIMES);
+      expect(new Set(unfinished).size).toBeGreaterThan(2);
+      provider.delayMs = 0;
+      worker = await start();
+      await until(
+        "all are ready",
+        async () => (await statuses()).every(({ status }) => status === "ready"),
+        60 * TIMES,
+      );
+      const counts = await Promise.all(ids.map((id) => outcomeOf(service, id)));
+      for (const { chunks, positions } of counts) {
+        expect(chunks).toBe(positions);
+        expect(chunks).toBe(counts[0]?.chunks);
+      }
+      expect(counts[0]?.chunks).toBeGreaterThan(90);
+      await until(
+        "the queue is empty",
+        async () => (await service.database.sql("SELECT 1 FROM scopefloor.job")).length === 0,
+      );
+      expect(await service.database.sql("SELECT 1 FROM scopefloor.passage WHERE embedding IS NULL")).toEqual([]);
+      const orphans =
+        "SELECT 1 FROM scopefloor.posting o WHERE NOT EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.id = o.passage_id)";
+      expect(await service.database.sql(orphans)).toEqual([]);
+    } finally {
+      worker?.kill("SIGKILL");
+      await service.stop();
+      await provider.stop();
+    }
+  });
+});
+
+describe.skipIf(onPostgres())("the embedded service that is killed with -9", () => {
+  test("goes on with its documents after the next start", { timeout: 90_000 }, async () => {
+    const folder = await mkdtemp(join(tmpdir(), "scopefloor-killed-"));
+    const service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
+    const { url, key } = service;
+    await service.start();
+    try {
+      const headers = { authorization: `Bearer ${key}` };
+      const ids: string[] = [];
+      for (let round = 0; round < 2; round++) {
+        for (let n = 0; n < 3; n++) {
+          const form = new FormData();
+          form.append("file", new Blob([`The ${round}${n} plover nests on stones.`]), `${round}${n}.txt`);
+          form.append("metadata", JSON.stringify({ scopes: "org/birds" }));
+          const answer = await fetch(`${url}/default/documents`, { method: "POST", headers, body: form });
+          ids.push(((await answer.json()) as { id: string }).id);
+        }
+        await pause(round * 700);
+        await service.end("SIGKILL");
+        await service.start();
+      }
+      const document = async (id: string) =>
+        (await (await fetch(`${url}/default/documents/${id}`, { headers })).json()) as { status: string };
+      await until(
+        "all are ready",
+        async () => (await Promise.all(ids.map(document))).every(({ status }) => status === "ready"),
+        40,
+      );
+      for (const id of ids) {
+        const answer = await fetch(`${url}/default/documents/${id}/chunks`, { headers });
+        expect(((await answer.json()) as { chunks: unknown[] }).chunks).toHaveLength(1);
+      }
+    } finally {
+      await service.end("SIGKILL");
+      await rm(folder, { recursive: true });
+    }
+  });
+});
