@@ -99,6 +99,7 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
 /** The embedded database as a file that {@link openEmbedded} can load: a migrated template for tests. */
 export async function dumpEmbedded(prepare: (database: Database) => Promise<void>): Promise<Blob> {
   const pg = await PGlite.create({ extensions: { vector } });
+  await pg.exec(SESSION);
   const queue = oneAtATime();
   const owner = new EmbeddedLeases(pg, queue);
   await prepare({
