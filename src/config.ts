@@ -17,6 +17,7 @@ const environment = z.object({
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
   SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
+  SCOPEFLOOR_RECEIPTS: z.string().min(1).optional(),
   SCOPEFLOOR_CONTEXT: z
     .string()
     .regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/, "must be letters, digits, _ and -")
@@ -59,6 +60,8 @@ export interface Config {
   readonly dbConnections: number;
   readonly dbTimeoutMs: number;
   readonly dataDir: string;
+  /** A file in which receipts outlive the database (src/forget/journal.ts). Unset: they do not. */
+  readonly receiptsFile: string | undefined;
   /** The Context's id in URLs. */
   readonly context: string;
   readonly managementKey: string | undefined;
@@ -105,6 +108,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     dbConnections: v.SCOPEFLOOR_DB_CONNECTIONS,
     dbTimeoutMs: v.SCOPEFLOOR_DB_TIMEOUT_MS,
     dataDir: v.SCOPEFLOOR_DATA_DIR,
+    receiptsFile: v.SCOPEFLOOR_RECEIPTS,
     context: v.SCOPEFLOOR_CONTEXT,
     managementKey: v.SCOPEFLOOR_MANAGEMENT_KEY,
     role: v.SCOPEFLOOR_ROLE,

@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
 import { openDatabase } from "./db/open.ts";
+import { receiptJournal, replayReceipts } from "./forget/journal.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
@@ -22,9 +23,18 @@ async function main(): Promise<void> {
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
     : { from: "elsewhere" };
   if (database.warning !== undefined) log.warn(database.warning);
+  const { receiptsFile } = config;
+  // Before anyone is answered: this may be a backup from before a forget.
+  if (receiptsFile !== undefined && mayMigrate) await replayReceipts(database, receiptsFile, log);
 
   const housekeeping =
-    config.role === "api" ? undefined : startHousekeeping(database, { log, graphFrom: config.graphFrom });
+    config.role === "api"
+      ? undefined
+      : startHousekeeping(database, {
+          log,
+          graphFrom: config.graphFrom,
+          journal: receiptsFile === undefined ? undefined : receiptJournal(database, receiptsFile),
+        });
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
   const service = await createService(database, { context, log, models, reranker, worker });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);

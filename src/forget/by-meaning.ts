@@ -68,10 +68,8 @@ export async function forgetMatching(
       matches: matches.map(({ id, text, score, scope }) => ({ id, text, score, scope })),
     };
   }
-  const counts = request.purge ? await erase(tx, matches, request) : await expire(tx, matches);
-  // Bytes and keywords hold what a chunk of theirs held.
-  const documents = [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))];
-  const document = documents.length === 0 ? 0 : await forgetBytes(tx, documents);
+  const items = itemsOf(matches, request);
+  const counts = await forgetItems(tx, items, request.purge);
   const names = request.query === undefined ? 0 : await forgetNames(tx, request.query, request.threshold);
   const pendingDocuments = await tx.call<number>("pending_documents");
   const answers = await tx.call<number>("drop_recalled_answers");
@@ -83,10 +81,11 @@ export async function forgetMatching(
       action: request.purge ? "erase" : "expire",
       policy:
         request.query === undefined ? "session" : request.sessionId === undefined ? "query" : "query in a session",
+      items,
     },
     {
       ...counts,
-      ...nonZero({ document, names }),
+      ...nonZero({ names }),
       idempotency: answers,
       ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
     },
@@ -95,9 +94,31 @@ export async function forgetMatching(
   return { deleted: matches.length, receiptId };
 }
 
+/** By their ids, what a forget takes: of passages, and of the rows that they are made from. */
+export interface ForgottenItems {
+  readonly ids: readonly string[];
+  readonly turns: readonly string[];
+  readonly facts: readonly string[];
+  readonly items: readonly string[];
+  readonly documents: readonly string[];
+  /** The session that goes as a whole. */
+  readonly session: string | null;
+}
+
+/** Takes the items away, for good or out of every answer; gives how many by table. */
+export async function forgetItems(
+  tx: ScopedTransaction,
+  items: ForgottenItems,
+  purge: boolean,
+): Promise<Record<string, number>> {
+  const counts = purge ? await erase(tx, items) : await expire(tx, items);
+  // Bytes and keywords hold what a chunk of theirs held.
+  const document = items.documents.length === 0 ? 0 : await forgetBytes(tx, items.documents);
+  return { ...counts, ...nonZero({ document }) };
+}
+
 /** Out of every route and tier at once, but kept for audit: no vector, no postings. */
-async function expire(tx: ScopedTransaction, matches: readonly Match[]) {
-  const { ids, turns, facts, items } = idsOf(matches);
+async function expire(tx: ScopedTransaction, { ids, turns, facts, items }: ForgottenItems) {
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.update(
     "passage",
@@ -122,11 +143,13 @@ const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
 const nonZero = (counts: Record<string, number>) => Object.fromEntries(Object.entries(counts).filter(([, n]) => n > 0));
 
 /** The rows that a passage is made from: its turn, or the fact that has the same id. */
-const idsOf = (matches: readonly Match[]) => ({
+const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest): ForgottenItems => ({
   ids: matches.map((hit) => hit.id),
   turns: matches.flatMap((hit) => (hit.turnId === null ? [] : [hit.turnId])),
   facts: matches.flatMap((hit) => (hit.source === "attribute" ? [hit.id] : [])),
   items: matches.flatMap((hit) => (hit.source === "item" ? [hit.id] : [])),
+  documents: [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))],
+  session: query === undefined ? (sessionId ?? null) : null,
 });
 
 /** Entities of which nothing is said any more: their names were said with what was forgotten. */
@@ -153,11 +176,10 @@ async function eraseFacts(tx: ScopedTransaction, where: SQL) {
   return nonZero({ attribute, relation, entity });
 }
 
-async function erase(tx: ScopedTransaction, matches: readonly Match[], request: ForgetRequest) {
-  const { ids, turns, facts, items } = idsOf(matches);
-  if (request.sessionId !== undefined && request.query === undefined) {
+async function erase(tx: ScopedTransaction, { ids, turns, facts, items, session }: ForgottenItems) {
+  if (session !== null) {
     // What was expired in it before goes as well.
-    const inSession = sql`session_id = ${request.sessionId}::uuid`;
+    const inSession = sql`session_id = ${session}::uuid`;
     const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
     const passage = await tx.remove("passage", inSession);
     const turn = await tx.remove("turn", inSession);
@@ -167,7 +189,7 @@ async function erase(tx: ScopedTransaction, matches: readonly Match[], request: 
       turn,
       posting,
       ...erased,
-      session: await tx.remove("session", sql`id = ${request.sessionId}::uuid`),
+      session: await tx.remove("session", sql`id = ${session}::uuid`),
     };
   }
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);

@@ -33,6 +33,8 @@ export async function writeReceipt(
     readonly subtree: boolean;
     readonly action: "expire" | "erase";
     readonly policy: string;
+    /** Ids, where the target does not say all of it. */
+    readonly items?: object;
   },
   counts: ForgetCounts,
 ): Promise<string> {
@@ -45,6 +47,7 @@ export async function writeReceipt(
       action: about.action,
       policy: about.policy,
       counts: json(counts) as never,
+      items: about.items === undefined ? null : (json(about.items) as never),
       apiKeyId: tx.entry.key.id,
     },
   ]);

@@ -12,6 +12,8 @@ export interface HousekeepingOptions {
   readonly log: Logger;
   /** Passages of one model from which on a scope gets a graph of its own. */
   readonly graphFrom: number;
+  /** Where receipts are kept outside of the database. */
+  readonly journal?: { save(): Promise<void> } | undefined;
 }
 
 /** Folds counters, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
@@ -62,7 +64,7 @@ async function vacuumGrown(database: Database): Promise<void> {
 /** The worker's round, until it is stopped; a failed round is logged and the next one tries again. */
 export function startHousekeeping(
   database: Database,
-  { log, graphFrom }: HousekeepingOptions,
+  { log, graphFrom, journal }: HousekeepingOptions,
 ): { stop(): Promise<void> } {
   let stopped = false;
   let timer: NodeJS.Timeout | undefined;
@@ -73,6 +75,7 @@ export function startHousekeeping(
   };
   const run = () => {
     round = keepHouse(database, new Date())
+      .then(() => journal?.save())
       .then(() => {
         // In a round of its own: a build takes minutes.
         building ??= keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped })
@@ -93,6 +96,7 @@ export function startHousekeeping(
       clearTimeout(timer);
       await round;
       await building;
+      await journal?.save();
     },
   };
 }

@@ -97,6 +97,8 @@ export const forgetReceipt = scopefloor.table(
     action: text("action").notNull(),
     policy: text("policy").notNull(),
     counts: jsonb("counts").notNull(),
+    /** Ids of what a forget by meaning took, so that it can be done again to an older backup; null: the target says it all. */
+    items: jsonb("items"),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
   },
