@@ -248,6 +248,10 @@ DECLARE
   owner name := current_user;
   t record;
 BEGIN
+  -- To make a trigger takes the right to its function; nobody can call it otherwise.
+  SET LOCAL ROLE scopefloor_definer;
+  EXECUTE format('GRANT EXECUTE ON FUNCTION scopefloor.note_audit(), scopefloor.erase_audited() TO %I', owner);
+  RESET ROLE;
   FOR t IN VALUES ('decision_trace', 'trace'), ('access_denied', 'denial'), ('forget_receipt', 'receipt') LOOP
     EXECUTE format('CREATE TRIGGER note_audit AFTER INSERT ON scopefloor.%I REFERENCING NEW TABLE AS added
                     FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit(%L)', t.column1, t.column2);
