@@ -9,16 +9,21 @@ export interface Readiness {
   readonly warnings?: readonly string[];
 }
 
-/** Whether this process can answer: it is not stopping, and the database is there at this version. */
+/**
+ * Whether this process can answer: it is not stopping, and the database is there with all that this
+ * version needs. One that a newer version has migrated meanwhile still serves this one, until it is
+ * replaced.
+ */
 export function readinessOf(database: Database, isServing: () => boolean): () => Promise<Readiness> {
-  const isMigrated = migrationCheck();
+  const stateOf = migrationCheck();
   return async () => {
-    const migrated = await inTransaction(database.app, isMigrated).catch(() => undefined);
-    const queue = migrated === true ? await hasWork(database).catch(() => undefined) : undefined;
+    const state = await inTransaction(database.app, stateOf).catch(() => undefined);
+    const isMigrated = state === "current" || state === "ahead";
+    const queue = isMigrated ? await hasWork(database).catch(() => undefined) : undefined;
     const checks = {
       serving: isServing() ? "ok" : "stopping",
-      database: migrated === undefined ? "failed" : "ok",
-      migrations: migrated === true ? "ok" : "failed",
+      database: state === undefined ? "failed" : "ok",
+      migrations: isMigrated ? "ok" : "failed",
       queue: queue === undefined ? "failed" : "ok",
     } as const;
     return {

@@ -40,7 +40,7 @@ export async function prepareDatabase(
   options: { context: string; mayMigrate: boolean; log: Logger; models?: ModelSettings },
 ): Promise<void> {
   if (!options.mayMigrate) {
-    if (await inTransaction(database.app, migrationCheck())) return;
+    if ((await inTransaction(database.app, migrationCheck())) === "current") return;
     throw new Error("the database is not at this version: start a worker first, or set DATABASE_OWNER_URL here");
   }
   await migrate(database);

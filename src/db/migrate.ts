@@ -49,13 +49,17 @@ async function closeSetConfig(owner: Transaction): Promise<void> {
   );
 }
 
-/** Asks whether a database is at this code's version; the files are read once. */
-export function migrationCheck(folder = MIGRATIONS): (lease: Transaction) => Promise<boolean> {
+/** `ahead`: the database has all that this version knows, and more: a newer version has been there. */
+export type MigrationState = "behind" | "current" | "ahead";
+
+/** Asks how a database stands to this code's version; the files are read once. */
+export function migrationCheck(folder = MIGRATIONS): (lease: Transaction) => Promise<MigrationState> {
   const hashes = readMigrationFiles({ migrationsFolder: folder }).map((file) => file.hash);
   return async (lease) => {
     const [known] = await lease.query("SELECT to_regclass('scopefloor.migration') IS NOT NULL AS known");
-    if (known?.known !== true) return false;
+    if (known?.known !== true) return "behind";
     const applied = await lease.query("SELECT hash FROM scopefloor.migration ORDER BY number");
-    return applied.length === hashes.length && applied.every((row, i) => row.hash === hashes[i]);
+    if (!hashes.every((hash, i) => applied[i]?.hash === hash)) return "behind";
+    return applied.length > hashes.length ? "ahead" : "current";
   };
 }

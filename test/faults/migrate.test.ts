@@ -1,5 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import postgres from "postgres";
@@ -11,6 +13,7 @@ import { openPostgres } from "../../src/db/open.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
 import { createTestDatabase, onPostgres } from "../harness/database.ts";
+import { startService } from "../harness/service.ts";
 import { withDatabase } from "../harness/template.ts";
 
 describe("migrations", () => {
@@ -119,13 +122,82 @@ test("a database of the first release moves on with its rows, also where its own
   }
 });
 
+test("while a newer version migrates and works, the one that runs already goes on, and stays ready", async () => {
+  const old = await startService({ worker: {} });
+  const release = await nextRelease();
+  const newer = await createService(old.database, { context: "default", log: createLog("silent") });
+  const server = createServer(newer.app.callback()).listen(0, "127.0.0.1");
+  try {
+    const agent = await old.mint("agent", { org: "rolling" });
+    let isOver = false;
+    const statuses = new Set<number>();
+    const atWork = [0, 1, 2].map(async (writer) => {
+      for (let n = 0; !isOver; n++) {
+        for (const { status } of [
+          await agent.post("/facts", { text: `heron ${writer} ${n}` }),
+          await agent.post("/query", { query: "heron" }),
+        ])
+          statuses.add(status);
+      }
+    });
+    await migrate(old.database, release);
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1/default/query`;
+    const answer = await fetch(url, {
+      method: "POST",
+      headers: { authorization: `Bearer ${agent.key}`, "content-type": "application/json" },
+      body: JSON.stringify({ query: "heron" }),
+    });
+    expect(await answer.text()).toContain("heron");
+    await agent.remember("the heron of the old version");
+    isOver = true;
+    await Promise.all(atWork);
+    expect([...statuses]).toEqual([200]);
+    expect((await fetch(`${old.url}/ready`)).status).toBe(200);
+    // The control: what this version needs and is not there, is not ready.
+    await old.database.sql("UPDATE scopefloor.migration SET hash = 'x' WHERE number = 3");
+    expect((await fetch(`${old.url}/ready`)).status).toBe(503);
+  } finally {
+    server.close();
+    await newer.settled();
+    await old.stop();
+    await rm(release, { recursive: true });
+  }
+});
+
 /** The migrations that the first release had, in a folder of their own. */
-async function firstRelease(): Promise<string> {
+const firstRelease = () => releaseOf((entries) => entries.filter(({ idx }) => idx <= 8));
+
+/** One more than there are now: it adds what a next version might. */
+async function nextRelease(): Promise<string> {
+  const tag = "9999_next";
+  const folder = await releaseOf((entries) => [
+    ...entries,
+    { idx: entries.length, version: "7", when: Date.now(), tag, breakpoints: true },
+  ]);
+  const statements = [
+    "ALTER TABLE scopefloor.passage ADD COLUMN next text",
+    "ALTER TABLE scopefloor.turn ADD COLUMN next int NOT NULL DEFAULT 0",
+    "ALTER TABLE scopefloor.decision_trace ADD COLUMN next text",
+    "CREATE INDEX passage_next ON scopefloor.passage (scope_id, next)",
+  ];
+  await writeFile(join(folder, `${tag}.sql`), statements.join(";\n--> statement-breakpoint\n"));
+  return folder;
+}
+
+interface JournalEntry {
+  readonly idx: number;
+  readonly version: string;
+  readonly when: number;
+  readonly tag: string;
+  readonly breakpoints: boolean;
+}
+
+async function releaseOf(choose: (entries: readonly JournalEntry[]) => readonly JournalEntry[]): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "scopefloor-release-"));
   await cp("drizzle", folder, { recursive: true });
   const path = join(folder, "meta/_journal.json");
-  const journal = JSON.parse(await readFile(path, "utf8")) as { entries: { idx: number }[] };
-  await writeFile(path, JSON.stringify({ ...journal, entries: journal.entries.filter(({ idx }) => idx <= 8) }));
+  const journal = JSON.parse(await readFile(path, "utf8")) as { entries: JournalEntry[] };
+  await writeFile(path, JSON.stringify({ ...journal, entries: choose(journal.entries) }));
   return folder;
 }
 

@@ -25,6 +25,7 @@ const SECOND_LOCK = /InitPlan \d+/;
 /** Tables that may be read without a scope, and why. */
 export const UNSCOPED: Readonly<Record<string, string>> = {
   embedder: "names and sizes of models; no tenant's data",
+  migration: "numbers and hashes of the migrations, for readiness; no tenant's data",
 };
 
 export function unlockedScans(plan: Plan): string[] {
