@@ -6,8 +6,9 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     globalSetup: "test/harness/template.ts",
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    // A busy machine is no failure: what hangs is found all the same.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     // Each file has a service and a database of its own; loading the modules anew for each took a third of the time.
     isolate: false,
     // Two cores: more workers only wait for each other.

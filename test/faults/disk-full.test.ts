@@ -7,6 +7,7 @@ import { type Cluster, createCluster } from "../harness/cluster.ts";
 import { onPostgres } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { Ledger } from "./ledger.ts";
+import { faultTimeout } from "./share.ts";
 
 /** Takes what space there is left; gives how many bytes. */
 async function fill(path: string): Promise<number> {
@@ -46,7 +47,7 @@ describe.runIf(onPostgres() && process.getuid?.() === 0)("a database whose disk 
     await Promise.all([folder, log].map((path) => rm(path, { recursive: true })));
   });
 
-  test("answers 503 to writes, goes on with reads, and is clean afterwards", { timeout: 120_000 }, async () => {
+  test("answers 503 to writes, goes on with reads, and is clean afterwards", faultTimeout, async () => {
     const ledger = await Ledger.open(service.url, service.key, { mayRefuse: false });
     ledger.start();
     const acknowledged = async (atLeast: number) => {

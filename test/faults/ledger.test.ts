@@ -9,9 +9,7 @@ import { onPostgres } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { withDatabase } from "../harness/template.ts";
 import { Ledger, type LedgerOutcome } from "./ledger.ts";
-
-/** `npm run soak -- faults` does each of it this many times as often. */
-const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 1);
+import { faults, faultTimeout } from "./share.ts";
 
 let service: ServiceProcess;
 
@@ -60,13 +58,11 @@ describe.runIf(onPostgres())("writers at PostgreSQL", () => {
     return Ledger.open(service.url, service.key, { mayRefuse });
   };
 
-  test("whose backends are killed lose, double and cross nothing (threat 9)", {
-    timeout: 120_000 * TIMES,
-  }, async () => {
+  test("whose backends are killed lose, double and cross nothing (threat 9)", faultTimeout, async () => {
     const ledger = await begin(false);
     ledger.start();
     let killed = 0;
-    while (killed < 100 * TIMES) {
+    while (killed < faults(100)) {
       await pause(randomInt(30));
       const rows = await sql`
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -86,12 +82,10 @@ describe.runIf(onPostgres())("writers at PostgreSQL", () => {
     });
   });
 
-  test("whose database restarts at once, again and again, lose and double nothing", {
-    timeout: 120_000 * TIMES,
-  }, async () => {
+  test("whose database restarts at once, again and again, lose and double nothing", faultTimeout, async () => {
     const ledger = await begin(false);
     ledger.start();
-    for (let n = 0; n < 10 * TIMES; n++) {
+    for (let n = 0; n < faults(10); n++) {
       await progress(ledger, 5);
       await pause(randomInt(200));
       await cluster.stopAtOnce();
@@ -100,15 +94,13 @@ describe.runIf(onPostgres())("writers at PostgreSQL", () => {
     await progress(ledger, 20);
     await ledger.stop();
     expect(service.hasCrashed).toBe(false);
-    expectWhole(await ledger.settle(), `${10 * TIMES} immediate restarts of the database`);
+    expectWhole(await ledger.settle(), `${faults(10)} immediate restarts of the database`);
   });
 
-  test("of a service that is told to stop lose nothing, and it stops in order", {
-    timeout: 120_000 * TIMES,
-  }, async () => {
+  test("of a service that is told to stop lose nothing, and it stops in order", faultTimeout, async () => {
     const ledger = await begin(true);
     ledger.start();
-    for (let n = 0; n < 5 * TIMES; n++) {
+    for (let n = 0; n < faults(5); n++) {
       await progress(ledger, 10);
       await pause(randomInt(200));
       expect(await service.end("SIGTERM")).toBe(0);
@@ -116,7 +108,7 @@ describe.runIf(onPostgres())("writers at PostgreSQL", () => {
     }
     await progress(ledger, 20);
     await ledger.stop();
-    expectWhole(await ledger.settle(), `${5 * TIMES} SIGTERM under load`);
+    expectWhole(await ledger.settle(), `${faults(5)} SIGTERM under load`);
   });
 });
 
@@ -127,12 +119,12 @@ describe.skipIf(onPostgres())("writers at the embedded database", () => {
   });
   afterAll(() => rm(folder, { recursive: true }));
 
-  test("that is killed with -9 lose and double nothing", { timeout: 120_000 * TIMES }, async () => {
+  test("that is killed with -9 lose and double nothing", faultTimeout, async () => {
     service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
     await service.start();
     const ledger = await Ledger.open(service.url, service.key, { mayRefuse: true });
     ledger.start();
-    for (let n = 0; n < 5 * TIMES; n++) {
+    for (let n = 0; n < faults(5); n++) {
       await progress(ledger, 10);
       await pause(randomInt(300));
       await service.end("SIGKILL");
@@ -140,6 +132,6 @@ describe.skipIf(onPostgres())("writers at the embedded database", () => {
     }
     await progress(ledger, 10);
     await ledger.stop();
-    expectWhole(await ledger.settle(), `${5 * TIMES} kill -9 of the embedded database`);
+    expectWhole(await ledger.settle(), `${faults(5)} kill -9 of the embedded database`);
   });
 });

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { faultTimeout } from "../faults/share.ts";
 import { type Cluster, createCluster } from "../harness/cluster.ts";
 import { onPostgres } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
@@ -126,37 +127,39 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
 
   const dump = () => cluster?.program("pg_dump", ["--inserts", "-d", cluster.url]);
 
-  test("no word in a dump; and after `scopefloor-scrub` none in any file, and the neighbour's are there", {
-    timeout: 180_000,
-  }, async () => {
-    const keyId = await fill();
-    const data = cluster?.data ?? folder;
-    if (cluster !== undefined) {
-      // The control: before, each word is in the dump.
-      const before = (await dump()) ?? "";
-      for (const word of Object.values(CANARIES)) expect(before.includes(word), word).toBe(true);
-    }
-    expect((await call(service.key, "DELETE", `/contexts/default/keys/${keyId}`)).status).toBeLessThan(300);
-    expect((await call(service.key, "POST", "/default/scopes/forget", { path: `org/${CANARIES.tag}` })).status).toBe(
-      200,
-    );
-    if (cluster !== undefined) {
-      const after = (await dump()) ?? "";
-      for (const word of Object.values(CANARIES)) expect(after.includes(word), word).toBe(false);
-      expect(after).toContain("what stays is of another tenant");
-    }
-    const metrics = (await call(service.key, "GET", "/metrics")).text;
-    for (const word of Object.values(CANARIES)) expect(metrics.includes(word), word).toBe(false);
-    expect(await service.end("SIGTERM")).toBe(0);
-    // The control: the files still hold them.
-    expect((await holding(data)).length).toBeGreaterThan(0);
-    const { stdout } = await run(process.execPath, ["--import", "tsx", "src/scrub.ts"], {
-      env: { PATH: process.env.PATH, ...environment },
-    });
-    expect(stdout).not.toContain("FAIL");
-    expect(await holding(data)).toEqual([]);
-    await service.start();
-    const left = await call(service.key, "POST", "/default/query", { query: "what stays", lens: "org/stays" });
-    expect(left.text).toContain("what stays is of another tenant");
-  });
+  test(
+    "no word in a dump; and after `scopefloor-scrub` none in any file, and the neighbour's are there",
+    faultTimeout,
+    async () => {
+      const keyId = await fill();
+      const data = cluster?.data ?? folder;
+      if (cluster !== undefined) {
+        // The control: before, each word is in the dump.
+        const before = (await dump()) ?? "";
+        for (const word of Object.values(CANARIES)) expect(before.includes(word), word).toBe(true);
+      }
+      expect((await call(service.key, "DELETE", `/contexts/default/keys/${keyId}`)).status).toBeLessThan(300);
+      expect((await call(service.key, "POST", "/default/scopes/forget", { path: `org/${CANARIES.tag}` })).status).toBe(
+        200,
+      );
+      if (cluster !== undefined) {
+        const after = (await dump()) ?? "";
+        for (const word of Object.values(CANARIES)) expect(after.includes(word), word).toBe(false);
+        expect(after).toContain("what stays is of another tenant");
+      }
+      const metrics = (await call(service.key, "GET", "/metrics")).text;
+      for (const word of Object.values(CANARIES)) expect(metrics.includes(word), word).toBe(false);
+      expect(await service.end("SIGTERM")).toBe(0);
+      // The control: the files still hold them.
+      expect((await holding(data)).length).toBeGreaterThan(0);
+      const { stdout } = await run(process.execPath, ["--import", "tsx", "src/scrub.ts"], {
+        env: { PATH: process.env.PATH, ...environment },
+      });
+      expect(stdout).not.toContain("FAIL");
+      expect(await holding(data)).toEqual([]);
+      await service.start();
+      const left = await call(service.key, "POST", "/default/query", { query: "what stays", lens: "org/stays" });
+      expect(left.text).toContain("what stays is of another tenant");
+    },
+  );
 });

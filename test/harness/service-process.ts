@@ -13,6 +13,7 @@ export interface ServiceProcess {
   end(signal: "SIGTERM" | "SIGKILL"): Promise<number | string>;
   /** Whether it has ended by itself. */
   readonly hasCrashed: boolean;
+  readonly pid: number | undefined;
 }
 
 const KEY = "an operator's key that tests give to the process".replaceAll(" ", "-");
@@ -73,6 +74,9 @@ export async function serviceProcess(environment: Record<string, string>): Promi
     },
     get hasCrashed() {
       return ended !== undefined;
+    },
+    get pid() {
+      return child?.pid;
     },
   };
 }

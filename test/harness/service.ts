@@ -12,6 +12,7 @@ import type { RerankerSettings } from "../../src/models/reranker.ts";
 import { createService } from "../../src/service.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
+import { pause } from "./service-process.ts";
 import { proving } from "./statement-proof.ts";
 
 export interface Answer<T = Record<string, unknown>> {
@@ -181,13 +182,12 @@ function clientOf(url: string, key: string, id: string): Client {
       return { status: response.status, headers: response.headers, text, body: JSON.parse(text) };
     },
     processed: async (id) => {
-      for (let tries = 0; tries < 600; tries++) {
+      for (const until = performance.now() + 60_000; performance.now() < until; await pause(40)) {
         const { body, status } = await client.get(`/documents/${id}`);
         if (status !== 200) throw new Error(`the document answered ${status}`);
         if (body.status === "ready" || body.status === "failed") return body;
-        await new Promise((resolve) => setTimeout(resolve, 25));
       }
-      throw new Error("the document was not processed within 15 s");
+      throw new Error("the document was not processed within a minute");
     },
     remember: async (text, more = {}) => {
       const stored = await client.post<{ sessionId: string; turnId: string; chunkId: string }>("/facts", {

@@ -1,41 +1,26 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
-import { connect, createServer } from "node:net";
+import { mkdtemp, readdir, readlink, rm } from "node:fs/promises";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 
 /** The service as a process of its own: what would end it must not end the test. */
-let child: ChildProcess;
+let service: ServiceProcess;
 let folder: string;
-let port: number;
-let key: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scopefloor-faults-"));
-  port = await new Promise<number>((resolve) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === "object" && address ? address.port : 0));
-    });
-  });
-  child = spawn(process.execPath, ["--import", "tsx", "src/main.ts"], {
-    stdio: "ignore",
-    env: { PATH: process.env.PATH, PORT: String(port), SCOPEFLOOR_DATA_DIR: folder, SCOPEFLOOR_LOG_LEVEL: "fatal" },
-  });
-  for (let tries = 0; tries < 400 && !(await isAlive()); tries++)
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  key = (await readFile(join(folder, "management.key"), "utf8")).trim();
+  service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
+  await service.start();
 });
 afterAll(async () => {
-  const exited = new Promise((resolve) => child.once("exit", resolve));
-  child.kill("SIGKILL");
-  await exited;
+  await service.end("SIGKILL");
   await rm(folder, { recursive: true });
 });
 
 const isAlive = () =>
-  fetch(`http://127.0.0.1:${port}/api/v1/ready`).then(
+  fetch(`${service.url}/ready`).then(
     ({ ok }) => ok,
     () => false,
   );
@@ -46,7 +31,7 @@ function send(
   options: { declared?: number; chunked?: boolean; cutAfterMs?: number } = {},
 ): Promise<number | undefined> {
   return new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1");
+    const socket = connect(Number(new URL(service.url).port), "127.0.0.1");
     let answer = "";
     socket.on("data", (part) => {
       answer += part.toString("latin1");
@@ -61,7 +46,7 @@ function send(
       ? "Transfer-Encoding: chunked"
       : `Content-Length: ${options.declared ?? Buffer.byteLength(body)}`;
     socket.write(
-      `POST /api/v1/default/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${key}\r\nContent-Type: multipart/form-data; boundary=X\r\n${length}\r\nConnection: close\r\n\r\n`,
+      `POST /api/v1/default/documents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${service.key}\r\nContent-Type: multipart/form-data; boundary=X\r\n${length}\r\nConnection: close\r\n\r\n`,
     );
     if (options.chunked) {
       const bytes = Buffer.from(body);
@@ -126,13 +111,12 @@ describe("a multipart body that is not as it should be", () => {
     const big = Buffer.concat([part('; name="file"; filename="big.txt"', Buffer.alloc(3 * 1024 * 1024, 97)), END]);
     for (const cutAfterMs of [0, 0, 1, 2, 3, 5, 8, 12, 20, 30])
       await send(big.subarray(0, 2_000_000), { declared: big.length, cutAfterMs });
-    await new Promise((resolve) => setTimeout(resolve, 500));
     expect(await isAlive()).toBe(true);
-    const open = await import("node:fs/promises").then(({ readdir, readlink }) =>
-      readdir(`/proc/${child.pid}/fd`).then((fds) =>
-        Promise.all(fds.map((fd) => readlink(`/proc/${child.pid}/fd/${fd}`).catch(() => ""))),
-      ),
-    );
-    expect(open.filter((path) => /scopefloor-.*deleted/.test(path))).toEqual([]);
+    const leftOpen = async () => {
+      const fds = await readdir(`/proc/${service.pid}/fd`);
+      const open = await Promise.all(fds.map((fd) => readlink(`/proc/${service.pid}/fd/${fd}`).catch(() => "")));
+      return open.filter((path) => /scopefloor-.*deleted/.test(path));
+    };
+    await expect.poll(leftOpen, { timeout: 20_000 }).toEqual([]);
   });
 });

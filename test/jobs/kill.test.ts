@@ -3,13 +3,13 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, inject, test } from "vitest";
+import { faults, faultTimeout } from "../faults/share.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startProvider } from "../harness/embedding-provider.ts";
 import { startService, type TestService } from "../harness/service.ts";
 import { pause, serviceProcess } from "../harness/service-process.ts";
 
-/** `npm run soak -- faults` kills so many times as often. */
-const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 1);
+const KILLS = faults(10);
 
 async function until(what: string, check: () => Promise<boolean>, seconds = 25): Promise<void> {
   for (const end = performance.now() + seconds * 1000; performance.now() < end; await pause(30)) {
@@ -33,7 +33,7 @@ const outcomeOf = async (service: TestService, id: string) =>
   )[0] as unknown as Outcome;
 
 describe.runIf(onPostgres())("a worker that is killed with -9", () => {
-  test("at any point leaves no document stuck and none twice", { timeout: 120_000 * TIMES }, async () => {
+  test("at any point leaves no document stuck and none twice", faultTimeout, async () => {
     const provider = await startProvider();
     const service = await startService({ models: provider.models });
     let worker: ChildProcess | undefined;
@@ -45,7 +45,7 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         backoffSeconds: 0.1,
         concurrency: 2,
         perFloor: 2,
-        attempts: 50 * TIMES,
+        attempts: 5 * KILLS + 20,
       });
       const start = async () => {
         const child = spawn(process.execPath, ["--import", "tsx", "test/harness/worker-process.ts", settings], {
@@ -76,23 +76,23 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
       // A slow model, so that kills fall into the embedding too.
       provider.delayMs = 60;
       const unfinished: string[] = [];
-      for (let round = 0; round < 10 * TIMES; round++) {
+      for (let round = 0; round < KILLS; round++) {
         worker = await start();
-        await pause(50 + (round % 10) * 120);
+        await pause(50 + ((round * 3) % 10) * 120);
         const open = (await statuses()).map(({ status }) => status).filter((status) => status !== "ready");
         if (open.length > 0) unfinished.push(open.sort().join(","));
         await kill(worker);
         await send(10 + round);
       }
       // Nearly every kill met work, and not always at the same stage of it.
-      expect(unfinished.length).toBeGreaterThan(7 * TIMES);
-      expect(new Set(unfinished).size).toBeGreaterThan(2);
+      expect(unfinished.length).toBeGreaterThan(0.7 * KILLS);
+      expect(new Set(unfinished).size).toBeGreaterThan(Math.min(2, KILLS - 1));
       provider.delayMs = 0;
       worker = await start();
       await until(
         "all are ready",
         async () => (await statuses()).every(({ status }) => status === "ready"),
-        60 * TIMES,
+        60 + 6 * KILLS,
       );
       const counts = await Promise.all(ids.map((id) => outcomeOf(service, id)));
       for (const { chunks, positions } of counts) {
@@ -117,7 +117,7 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
 });
 
 describe.skipIf(onPostgres())("the embedded service that is killed with -9", () => {
-  test("goes on with its documents after the next start", { timeout: 90_000 }, async () => {
+  test("goes on with its documents after the next start", faultTimeout, async () => {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-killed-"));
     const service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
     const { url, key } = service;

@@ -36,9 +36,7 @@ describe("recall of documents", () => {
     expect(await client.recall("heliotrope", { mode: "bm25" })).toEqual([]);
   });
 
-  test("ranks up what speaks the vocabulary of the best documents, of the visible scopes alone", {
-    timeout: 90_000,
-  }, async () => {
+  test("ranks up what speaks the vocabulary of the best documents, of the visible scopes alone", async () => {
     const client = await service.mint("agent", { org: "vocabulary" });
     const related = ["turbine", "rotor", "blade", "stator", "nacelle"];
     for (let n = 0; n < 6; n++) await upload(client, `n${n}`, `generator generator ${about(related, n)}`);

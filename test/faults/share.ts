@@ -1,0 +1,10 @@
+/**
+ * How many of a fault: the suites do a fifth of what `npm run soak -- faults --times=1` does, which
+ * `.ci/run` does by itself, and in full it is thirty times that.
+ */
+const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 0.2);
+
+export const faults = (count: number): number => Math.max(1, Math.round(count * TIMES));
+
+/** A hang is found, and a busy machine has the time it needs. */
+export const faultTimeout = { timeout: 300_000 * Math.max(1, TIMES) };
