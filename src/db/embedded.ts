@@ -44,7 +44,9 @@ class EmbeddedLeases implements Leases {
         if (released) return;
         released = true;
         try {
-          await this.#pg.exec(`CLOSE ALL; RESET ALL; ${SESSION}; SELECT pg_catalog.pg_advisory_unlock_all()`);
+          await this.#pg.exec(
+            `CLOSE ALL; DEALLOCATE ALL; UNLISTEN *; RESET ALL; ${SESSION}; SELECT pg_catalog.pg_advisory_unlock_all()`,
+          );
         } finally {
           leave();
         }
