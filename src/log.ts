@@ -1,8 +1,11 @@
-import pino, { type Logger } from "pino";
+import pino, { type DestinationStream, type Logger, type LoggerOptions } from "pino";
 
-/** Structured logs on standard output. Callers log ids, counts and times, never text or keys. */
-export function createLog(level: string): Logger {
-  return pino({
+/**
+ * Structured logs, on standard output unless another stream is given. Callers log ids, counts and times,
+ * never text or keys.
+ */
+export function createLog(level: string, to: DestinationStream = pino.destination(1)): Logger {
+  const options: LoggerOptions = {
     level,
     base: null,
     timestamp: pino.stdTimeFunctions.isoTime,
@@ -19,7 +22,8 @@ export function createLog(level: string): Logger {
       "query",
       "*.query",
     ],
-  });
+  };
+  return pino(options, to);
 }
 
 /** What a log line says of an error: its message may quote a row. */

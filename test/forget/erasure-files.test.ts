@@ -128,7 +128,7 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
   const dump = () => cluster?.program("pg_dump", ["--inserts", "-d", cluster.url]);
 
   test(
-    "no word in a dump; and after `scopefloor-scrub` none in any file, and the neighbour's are there",
+    "no word in a dump; and after `scopefloor scrub` none in any file, and the neighbour's are there",
     faultTimeout,
     async () => {
       const keyId = await fill();
@@ -152,7 +152,7 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
       expect(await service.end("SIGTERM")).toBe(0);
       // The control: the files still hold them.
       expect((await holding(data)).length).toBeGreaterThan(0);
-      const { stdout } = await run(process.execPath, ["--import", "tsx", "src/scrub.ts"], {
+      const { stdout } = await run(process.execPath, ["--import", "tsx", "src/cli.ts", "scrub"], {
         env: { PATH: process.env.PATH, ...environment },
       });
       expect(stdout).not.toContain("FAIL");

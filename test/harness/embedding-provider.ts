@@ -67,7 +67,7 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     if (now === "reset") return void response.socket?.destroy();
     if (now === "429") return json(429, { error: { message: "slow down" } }, { "retry-after": "1" });
     if (now === "500") return json(500, { error: { message: "broken" } });
-    if (now === "400") return json(400, { error: { message: "I do not like this text" } });
+    if (now === "400") return json(400, { error: { message: `I do not like ${texts.join()}` } });
     if (now === "garbage") return json(200, '{"data": [{"embedding": [0.1, ');
     const shift = model === "other" ? 1 : 0;
     const vectors = (await embeddings.embedDocuments(texts)).map((vector) =>

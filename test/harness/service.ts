@@ -1,5 +1,6 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { inject } from "vitest";
 import type { Principal } from "../../src/db/enter.ts";
@@ -75,6 +76,8 @@ export interface ServiceSettings {
   readonly worker?: Partial<WorkerOptions>;
   readonly models?: ModelSettings;
   readonly reranker?: RerankerSettings;
+  /** Absent: what LOG says, or nothing. */
+  readonly log?: Logger;
 }
 
 /** The service on a database of its own, listening on loopback until it is stopped. */
@@ -98,7 +101,7 @@ async function serve(
   const proven = proving(database);
   const service = await createService(proven, {
     context: "default",
-    log: createLog(process.env.LOG ?? "silent"),
+    log: options.log ?? createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
     ...(options.reranker === undefined ? {} : { reranker: options.reranker }),
     ...(options.worker === undefined

@@ -38,14 +38,14 @@ describe("a body that is not what it should be", () => {
     expect((await raw(new Uint8Array([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x3a, 0x31, 0x7d]))).status).toBe(400);
   });
 
-  test("deep nesting is 400 before parsing, in any field", async () => {
+  test("deep nesting is 400 before parsing, in any field (threat 26)", async () => {
     const deep = (n: number) => `{"query":"x","location":${"[".repeat(n)}${"]".repeat(n)}}`;
     for (const n of [32, 1_000, 400_000]) expect((await raw(deep(n))).status, String(n)).toBe(400);
     expect((await raw(deep(31))).status).toBe(422);
     expect((await raw(`{"query":"${"[".repeat(100)}"}`)).status).toBe(200);
   });
 
-  test("over 1 MiB is 413, said at once by its length or found on the way; facts/batch takes 16 MiB", async () => {
+  test("over 1 MiB is 413, said at once by its length or found on the way; facts/batch takes 16 MiB (threat 26)", async () => {
     const huge = JSON.stringify({ query: "x".repeat(1024 * 1024) });
     expect((await raw(huge)).status).toBe(413);
     const chunked = await new Promise<number>((resolve, reject) => {

@@ -168,29 +168,32 @@ describe("every registered route (threats 6, 30, 35)", () => {
     expect(endpoints.map((e) => `${e.method} ${e.path}`).sort()).toEqual([...names].sort());
   });
 
-  test.each(names)("%s: no key, a wrong key and a wrong Context are 401, all with the same answer", async (name) => {
-    const [method = "", path = ""] = name.split(" ");
-    const url = service.url + path.replace("{ctx}", "default").replace(/\{\w+\}/g, RANDOM_ID);
-    const wrong = service.url + path.replace("{ctx}", "other").replace(/\{\w+\}/g, RANDOM_ID);
-    const authorization = { authorization: `Bearer ${owner.key}` };
-    const answers = await Promise.all([
-      fetch(url, { method: method.toUpperCase() }),
-      fetch(url, { method: method.toUpperCase(), headers: { authorization: "Basic abc" } }),
-      fetch(url, { method: method.toUpperCase(), headers: { authorization: `Bearer ${owner.key.slice(0, -1)}x` } }),
-      ...(path.includes("{ctx}") ? [fetch(wrong, { method: method.toUpperCase(), headers: authorization })] : []),
-    ]);
-    for (const answer of answers) {
-      expect(answer.status).toBe(401);
-      const { instance, requestId, ...rest } = (await answer.json()) as Record<string, unknown>;
-      expect([instance, requestId]).not.toContain(undefined);
-      expect(rest).toEqual({
-        type: "https://scopefloor.dev/errors/unauthorized",
-        title: "Not authenticated",
-        status: 401,
-        detail: "a valid API key is needed: Authorization: Bearer <key>",
-      });
-    }
-  });
+  test.each(names)(
+    "%s: no key, a wrong key and a wrong Context are 401, all with the same answer (threat 28)",
+    async (name) => {
+      const [method = "", path = ""] = name.split(" ");
+      const url = service.url + path.replace("{ctx}", "default").replace(/\{\w+\}/g, RANDOM_ID);
+      const wrong = service.url + path.replace("{ctx}", "other").replace(/\{\w+\}/g, RANDOM_ID);
+      const authorization = { authorization: `Bearer ${owner.key}` };
+      const answers = await Promise.all([
+        fetch(url, { method: method.toUpperCase() }),
+        fetch(url, { method: method.toUpperCase(), headers: { authorization: "Basic abc" } }),
+        fetch(url, { method: method.toUpperCase(), headers: { authorization: `Bearer ${owner.key.slice(0, -1)}x` } }),
+        ...(path.includes("{ctx}") ? [fetch(wrong, { method: method.toUpperCase(), headers: authorization })] : []),
+      ]);
+      for (const answer of answers) {
+        expect(answer.status).toBe(401);
+        const { instance, requestId, ...rest } = (await answer.json()) as Record<string, unknown>;
+        expect([instance, requestId]).not.toContain(undefined);
+        expect(rest).toEqual({
+          type: "https://scopefloor.dev/errors/unauthorized",
+          title: "Not authenticated",
+          status: 401,
+          detail: "a valid API key is needed: Authorization: Bearer <key>",
+        });
+      }
+    },
+  );
 
   test.each(names)("%s: a revoked key is 401 at once", async (name) => {
     const revoked = await service.mint("management", { org: "gone" });

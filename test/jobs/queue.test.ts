@@ -20,7 +20,7 @@ describe("a job", () => {
   const finish = (job: { id: string; lease: string }) =>
     enterJob(service.database.worker, job as never, "default", (tx) => tx.call("finish_job"));
 
-  test("reaches the scope of its row and nothing else, and nothing at all for another worker", async () => {
+  test("reaches the scope of its row and nothing else, and nothing at all for another worker (threat 11)", async () => {
     await agent.remember("something of acme's");
     const other = await service.mint("agent", { org: "globex" });
     await other.remember("the foreign canary sings");

@@ -69,7 +69,7 @@ test.runIf(!onPostgres())("the embedded database builds no graph", async () => {
 describe.runIf(onPostgres())("a scope over the threshold", () => {
   const questions = SUBJECTS.map((subject, i) => `${subject} ledger of shelf ${i * 3} and box ${i * 5}`);
 
-  test("gets a graph of its own, whose answers are the exact ones; small scopes beside it stay exact", async () => {
+  test("gets a graph of its own, whose answers are the exact ones; small scopes beside it stay exact (threat 8)", async () => {
     const before = await Promise.all(questions.map((question) => ask(large, question)));
     const others = await Promise.all(questions.map((question) => ask(small, question)));
     await keep(1_000);

@@ -12,7 +12,7 @@ import * as answers from "../answers.ts";
 import type { Deps } from "../app.ts";
 import { type Endpoint, endpoint } from "../endpoint.ts";
 
-/** Of the chain, so that a request ends; `scopefloor-verify` checks all of it. */
+/** Of the chain, so that a request ends; `scopefloor verify` checks all of it. */
 const CHAIN_MS = 10_000;
 const DAY_MS = 86_400_000;
 

@@ -1,25 +1,25 @@
-#!/usr/bin/env node
-/**
- * `scopefloor verify`: attacks a live deployment as one tenant would another, and with the owner's
- * database URL audits its catalog and its audit chain. Prints a table; exits with 1 when anything was
- * found.
- */
 import { parseArgs } from "node:util";
-import { openPostgres } from "./db/open.ts";
-import { auditCatalog, type Finding } from "./verify/catalog.ts";
-import { auditChain, type ChainHead, type ChainState } from "./verify/chain.ts";
-import { runProbes } from "./verify/probes.ts";
-import { reportOf } from "./verify/report.ts";
+import { openPostgres } from "../db/open.ts";
+import { auditCatalog, type Finding } from "../verify/catalog.ts";
+import { auditChain, type ChainHead, type ChainState } from "../verify/chain.ts";
+import { runProbes } from "../verify/probes.ts";
+import { reportOf } from "../verify/report.ts";
 
-const USAGE = `usage: scopefloor-verify [--url http://127.0.0.1:7700/api/v1] [--context default] [--json]
+const USAGE = `usage: scopefloor verify [--url http://127.0.0.1:7700/api/v1] [--context default] [--json]
                          [--anchor 12:5f…]
 
 SCOPEFLOOR_KEY        a management key (needed)
 DATABASE_OWNER_URL    the owner's database URL: the catalog and the audit chain are checked too
 --anchor              the audit chain's last batch as an earlier run gave it: it has to be there still`;
 
-async function main(): Promise<number> {
+/**
+ * Attacks a live deployment as one tenant would another, and with the owner's database URL audits its
+ * catalog and its audit chain. Prints a table; gives 1 when anything was found, 2 when it was called
+ * in another way than it takes.
+ */
+export async function verify(args: readonly string[], environment: NodeJS.ProcessEnv): Promise<number> {
   const { values } = parseArgs({
+    args: [...args],
     options: {
       url: { type: "string", default: "http://127.0.0.1:7700/api/v1" },
       context: { type: "string", default: "default" },
@@ -28,7 +28,7 @@ async function main(): Promise<number> {
       help: { type: "boolean", default: false },
     },
   });
-  const key = process.env.SCOPEFLOOR_KEY;
+  const key = environment.SCOPEFLOOR_KEY;
   if (values.help || key === undefined || key === "") {
     process.stderr.write(`${USAGE}\n`);
     return values.help ? 0 : 2;
@@ -40,7 +40,7 @@ async function main(): Promise<number> {
     context: values.context,
     managementKey: key,
   });
-  const owned = await checkDatabase(process.env.DATABASE_OWNER_URL, anchor);
+  const owned = await checkDatabase(environment.DATABASE_OWNER_URL, anchor);
   const report = reportOf(began, requests, [...findings, ...owned.findings], owned.chain);
   if (values.json) {
     process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
@@ -98,13 +98,3 @@ function lineOf({ check, threats, looked, problems }: Finding): string {
   const lines = problems.map((problem) => `        ${problem}\n`).join("");
   return `${problems.length === 0 ? "ok  " : "FAIL"}  ${check}${numbers}: ${looked} looked at\n${lines}`;
 }
-
-main().then(
-  (code) => {
-    process.exitCode = code;
-  },
-  (error: unknown) => {
-    process.stderr.write(`${(error as Error).message}\n`);
-    process.exitCode = 2;
-  },
-);

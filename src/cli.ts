@@ -1,0 +1,24 @@
+#!/usr/bin/env node
+/** `scopefloor <command>`: what an operator or an auditor runs beside the service (`main.ts`). */
+import { scrubDatabase } from "./commands/scrub.ts";
+import { verify } from "./commands/verify.ts";
+
+/** Each gives the exit code. */
+type Command = (args: readonly string[], environment: NodeJS.ProcessEnv) => Promise<number>;
+
+const COMMANDS: ReadonlyMap<string, Command> = new Map([
+  ["verify", verify],
+  ["scrub", scrubDatabase],
+]);
+
+const [name = "", ...args] = process.argv.slice(2);
+const command = COMMANDS.get(name);
+if (command === undefined) {
+  process.stderr.write(`usage: scopefloor <${[...COMMANDS.keys()].join("|")}> [--help]\n`);
+  process.exitCode = 2;
+} else {
+  process.exitCode = await command(args, process.env).catch((error: unknown) => {
+    process.stderr.write(`scopefloor ${name}: ${(error as Error).message}\n`);
+    return 2;
+  });
+}

@@ -1,0 +1,31 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+
+/** Attacks that the project's tests are numbered by; docs/security.md names each. */
+const THREATS = 35;
+
+/** Against what is not there yet there is nothing to try. */
+const NOT_BUILT: Readonly<Record<number, string>> = {
+  27: "budgets: their routes answer 422",
+};
+
+/** Numbers in the titles of tests: `(threat 9)`, `(threats 20, 21, 33)`. */
+async function numbersNamed(): Promise<Set<number>> {
+  const files = (await readdir("test", { recursive: true })).filter((name) => name.endsWith(".test.ts"));
+  const texts = await Promise.all(files.map((name) => readFile(join("test", name), "utf8")));
+  return new Set(
+    texts.flatMap((text) =>
+      [...text.matchAll(/\(threats? ([\d, ]+)\)["`]/g)].flatMap(([, list = ""]) => list.split(",").map(Number)),
+    ),
+  );
+}
+
+test("each attack on the list is named in the title of a test that tries it", async () => {
+  const named = await numbersNamed();
+  const missing = Array.from({ length: THREATS }, (_, i) => i + 1).filter(
+    (number) => !named.has(number) && NOT_BUILT[number] === undefined,
+  );
+  expect(missing).toEqual([]);
+  expect([...named].filter((number) => number > THREATS || NOT_BUILT[number] !== undefined)).toEqual([]);
+});
