@@ -3,6 +3,7 @@
  * Each prints one line `RESULT {json}` at its end and exits with 1 when something was found.
  */
 import { spawn } from "node:child_process";
+import { readFile } from "node:fs/promises";
 
 interface Soak {
   readonly files: readonly string[];
@@ -31,13 +32,30 @@ const run = (script: readonly string[]) =>
     spawn(process.execPath, script, { stdio: "inherit", env: environment }).once("exit", (code) => resolve(code ?? 1));
   });
 
+/** Stryker's own score: mutants that a test or a hang gave away, of those that were made. */
+async function mutationScore() {
+  const report = JSON.parse(await readFile("reports/mutation.json", "utf8")) as {
+    files: Record<string, { mutants: { status: string }[] }>;
+  };
+  const statuses = Object.values(report.files).flatMap(({ mutants }) => mutants.map(({ status }) => status));
+  const count = (...which: string[]) => statuses.filter((status) => which.includes(status)).length;
+  const [killed, alive] = [count("Killed", "Timeout"), count("Survived", "NoCoverage")];
+  return { mutants: killed + alive, killed, percent: Math.round((1000 * killed) / (killed + alive)) / 10 };
+}
+
 if (name === "mutants") {
   const only = given("only");
   process.exitCode = await run(["--import", "tsx", "test/mutants/run.ts", ...(only === undefined ? [] : [only])]);
+} else if (name === "mutation") {
+  const code = await run(["node_modules/@stryker-mutator/core/bin/stryker.js", "run"]);
+  process.stdout.write(`RESULT ${JSON.stringify({ soak: name, ...(await mutationScore()), passed: code === 0 })}\n`);
+  process.exitCode = code;
 } else {
   const soak = SOAKS[name];
   if (soak === undefined) {
-    process.stderr.write(`usage: npm run soak -- <${[...Object.keys(SOAKS), "mutants"].join("|")}> [--embedded]\n`);
+    process.stderr.write(
+      `usage: npm run soak -- <${[...Object.keys(SOAKS), "mutants", "mutation"].join("|")}> [--embedded]\n`,
+    );
     process.exit(1);
   }
   const [variable, option, full] = soak.size;
