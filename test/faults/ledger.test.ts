@@ -23,7 +23,7 @@ function expectWhole(outcome: LedgerOutcome, what: string): void {
 /** Until so many more writes were acknowledged: each fault meets writers at work. */
 async function progress(ledger: Ledger, more: number): Promise<void> {
   const goal = ledger.acknowledged + more;
-  for (const until = performance.now() + 60_000; ledger.acknowledged < goal; await pause(10)) {
+  for (const until = performance.now() + 240_000; ledger.acknowledged < goal; await pause(10)) {
     if (performance.now() > until)
       throw new Error(`the writers do not get on: ${ledger.strange.slice(0, 3).join("; ")}`);
   }
