@@ -46,6 +46,9 @@ const CACHE = "test/recall/cache.test.ts";
 const FORGET = "test/forget/forget.test.ts";
 const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
+const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
+const INJECTED = `${ISOLATION}/injected.test.ts`;
+const JOURNAL = "test/forget/journal.test.ts";
 const SCOPED = "src/db/scoped.ts";
 const ENTER = "src/db/enter.ts";
 
@@ -530,5 +533,167 @@ export const MUTANTS: readonly Mutant[] = [
     from: "IF NOT pg_try_advisory_xact_lock_shared(7700, 2) THEN",
     to: "IF false THEN",
     tests: [CACHE],
+  },
+
+  // -- The audit chain, erasures, backups.
+  {
+    name: "an erasure that leaves the salts",
+    function: "erase_audited",
+    from: "SET salt = NULL FROM changed",
+    to: "SET salt = e.salt FROM changed",
+    tests: [AUDIT],
+  },
+  {
+    name: "text removed by hand that passes for an erasure",
+    function: "erase_audited",
+    from: "IF scopefloor.ticket()->>'mode' = 'erase' THEN",
+    to: "IF true THEN",
+    tests: [AUDIT],
+  },
+  {
+    name: "a chain that does not look at numbers",
+    function: "check_audit",
+    from: "WHEN e.leaf <> scopefloor.audit_leaf(p.fixed, e.text_hash) THEN 'was altered'",
+    to: "",
+    tests: [AUDIT],
+  },
+  {
+    name: "a chain that does not look at text",
+    function: "check_audit",
+    from: "WHEN e.salt IS NOT NULL AND e.text_hash <> scopefloor.audit_text_hash(e.salt, p.open) THEN 'had its text altered'",
+    to: "",
+    tests: [AUDIT],
+  },
+  {
+    name: "a chain that does not miss a removed row",
+    function: "check_audit",
+    from: "WHEN r.row IS NULL THEN 'was removed'",
+    to: "WHEN r.row IS NULL THEN NULL",
+    tests: [AUDIT],
+  },
+  {
+    name: "batches that do not follow from one another",
+    function: "audit_batch_hash",
+    from: "sha256(coalesce(before, '') ||",
+    to: "sha256(",
+    tests: [AUDIT],
+  },
+  {
+    name: "rows put in by hand go unseen",
+    function: "check_unchained",
+    from: "WHERE e.id IS NULL LIMIT 20",
+    to: "WHERE false LIMIT 20",
+    tests: [AUDIT],
+  },
+  {
+    name: "receipts that are not chained",
+    sql: "DROP TRIGGER note_audit ON scopefloor.forget_receipt",
+    tests: [AUDIT],
+  },
+  {
+    name: "the chain of all tenants for a tenant's administrator",
+    function: "audit_evidence",
+    from: "OR t->'floor' <> '{}' OR",
+    to: "OR",
+    tests: [SECOND, INJECTED],
+  },
+  {
+    name: "an audit report with the chain for a tenant's administrator",
+    file: "src/http/routes/audit-report.ts",
+    from: "tagsOf(tx.entry.floor).length === 0",
+    to: "true",
+    tests: [AUDIT],
+  },
+  {
+    name: "a receipt that names what was erased (threat 19)",
+    file: "src/forget/subtree.ts",
+    from: '{ target: { "!digest": scopeDigest(target) }, subtree: true',
+    to: "{ target: { ...target }, subtree: true",
+    tests: [FORGET],
+  },
+  {
+    name: "an erasure that leaves the questions asked (threat 17)",
+    function: "retire_scopes",
+    from: "SET query = NULL, sources = NULL, error = NULL",
+    to: "SET query = query, sources = NULL, error = NULL",
+    tests: [FORGET],
+  },
+  {
+    name: "an erasure that leaves stored answers (threat 17)",
+    function: "retire_scopes",
+    from: "DELETE FROM scopefloor.idempotency WHERE scope_id = ANY (ids)",
+    to: "DELETE FROM scopefloor.idempotency WHERE false AND scope_id = ANY (ids)",
+    tests: [FORGET],
+  },
+  {
+    name: "an erasure that leaves refused attempts to name the scope",
+    function: "retire_scopes",
+    from: "UPDATE scopefloor.access_denied SET asked = NULL",
+    to: "UPDATE scopefloor.access_denied SET asked = asked",
+    tests: [FORGET],
+  },
+  {
+    name: "an erasure that leaves names below a floor that stays",
+    function: "retire_scopes",
+    from: "AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;",
+    to: "AND false;",
+    tests: [FORGET],
+  },
+  {
+    name: "an erasure that leaves the words of what it erases",
+    file: "src/forget/subtree.ts",
+    from: "for (const table of ERASURE.delete) counts",
+    to: 'for (const table of ERASURE.delete) if (table !== "keyword") counts',
+    tests: [FORGET, "test/documents/forget.test.ts"],
+  },
+  {
+    name: "a restored backup in which revoked keys live",
+    function: "unknown_lines",
+    from: "AND k.revoked_at IS NULL",
+    to: "AND false",
+    tests: [JOURNAL],
+  },
+  {
+    name: "a restored backup in which the forgotten is remembered",
+    function: "unknown_lines",
+    from: "ELSE NOT EXISTS (",
+    to: "ELSE false AND NOT EXISTS (",
+    tests: [JOURNAL],
+  },
+  {
+    name: "a replay that expires what was erased",
+    file: "src/forget/journal.ts",
+    from: 'await forgetItems(tx, items, action === "erase");',
+    to: "await forgetItems(tx, items, false);",
+    tests: [JOURNAL],
+  },
+  {
+    name: "a log line with the query string (threat 12)",
+    file: "src/http/app.ts",
+    from: "route: ctx._matchedRoute ?? null,",
+    to: "route: ctx.url,",
+    tests: ["test/isolation/logs.test.ts"],
+  },
+  {
+    name: "a log line with an error's message (threat 12)",
+    file: "src/http/problem.ts",
+    from: "error: cause.name, code: cause.code, place }",
+    to: "error: cause.message, code: cause.code, place }",
+    tests: ["test/isolation/logs.test.ts"],
+  },
+  {
+    name: "frequencies that are looked up in any scope",
+    file: "src/recall/lexical.ts",
+    from: 'LATERAL (SELECT h.tf FROM ${tx.read("posting", "h")}',
+    to: 'LATERAL (SELECT h.tf FROM ${sql.raw("scopef" + "loor.posting")} h',
+    tests: ["test/recall/bm25.test.ts"],
+  },
+  {
+    name: "a graph that scopes share",
+    on: "postgres",
+    file: "src/db/vector-graph.ts",
+    from: "WHERE scope_id = ${Number(graph.scopeId)} AND embedder_id",
+    to: "WHERE embedder_id",
+    tests: ["test/recall/graphs.test.ts"],
   },
 ];
