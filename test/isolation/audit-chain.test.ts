@@ -24,13 +24,13 @@ const problems = async (options: ChainOptions = {}, query: Query = service.datab
   (await audit(options, query)).findings.flatMap((finding) => finding.problems);
 const seal = () => sealAudit(service.database);
 
-/** Changes rows as an owner could, without the triggers, and looks for problems; nothing of it stays. */
-async function afterTampering(statement: string): Promise<string[]> {
+/** Changes rows as an owner could, with or without the triggers, and looks for problems; nothing of it stays. */
+async function afterTampering(statement: string, triggers: "replica" | "origin" = "replica"): Promise<string[]> {
   const lease = await service.database.owner.acquire();
   const query: Query = (text, params) => lease.query(text, params);
   try {
     await query("BEGIN");
-    await query("SET LOCAL session_replication_role = replica");
+    await query(`SET LOCAL session_replication_role = ${triggers}`);
     await query(statement);
     return await problems({}, query);
   } finally {
@@ -101,6 +101,14 @@ describe("the audit chain", () => {
     expect(await problems()).toEqual([]);
   });
 
+  test("does not take for an erasure what was emptied by hand, the triggers beside it", async () => {
+    const found = await afterTampering(
+      `UPDATE scopefloor.decision_trace SET query = NULL WHERE id = ${TRACE}`,
+      "origin",
+    );
+    expect(found.join("; ")).toContain("had its text altered");
+  });
+
   test("of which the last batches were cut off still tells, from a batch that was noted down", async () => {
     const { chain } = await audit();
     if (chain.head === null) throw new Error("nothing is sealed");
@@ -119,6 +127,12 @@ describe("the audit chain", () => {
     expect(after.head?.batch).toBe((before.head?.batch ?? 0) + 1);
     await seal();
     expect((await audit()).chain.head).toEqual(after.head);
+  });
+
+  test("has batches that hold all before them: one made anew does not fit the next", async () => {
+    const found = await afterTampering(`
+      UPDATE scopefloor.audit_batch SET sealed_at = now(), hash = scopefloor.audit_batch_hash(NULL, n, entries, digest, now()) WHERE n = 1`);
+    expect(found).toEqual(["batch 2 does not follow from the one before"]);
   });
 });
 

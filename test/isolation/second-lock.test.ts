@@ -292,6 +292,18 @@ describe("a raw handle inside acme's transaction", () => {
     expect(await within(admin, "manage", { mode: "id" }, (lease) => lease.query(content))).toEqual([]);
   });
 
+  test("the audit chain, whose batches hold everyone's entries, is the operator's alone", async () => {
+    const evidence = (client: Client, verb: string) =>
+      within(client, verb, { mode: "select" }, (lease) =>
+        attempt(lease.query("SELECT scopefloor.audit_evidence(1, NULL, NULL)")),
+      );
+    const admin = await service.mint("management", { org: "acme" });
+    expect(await evidence(service.operator, "manage")).toBe("done");
+    expect(await evidence(admin, "manage")).toBe(PERMISSION);
+    expect(await evidence(service.operator, "memory:read")).toBe(PERMISSION);
+    expect(await evidence(acme, "memory:read")).toBe(PERMISSION);
+  });
+
   test("an agent sees the traces of its own key alone", async () => {
     const sibling = await service.mint("agent", { org: "acme" });
     const rows = await within(sibling, "memory:read", { mode: "id" }, (lease) =>

@@ -47,7 +47,6 @@ const FORGET = "test/forget/forget.test.ts";
 const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
-const INJECTED = `${ISOLATION}/injected.test.ts`;
 const JOURNAL = "test/forget/journal.test.ts";
 const SCOPED = "src/db/scoped.ts";
 const ENTER = "src/db/enter.ts";
@@ -595,7 +594,7 @@ export const MUTANTS: readonly Mutant[] = [
     function: "audit_evidence",
     from: "OR t->'floor' <> '{}' OR",
     to: "OR",
-    tests: [SECOND, INJECTED],
+    tests: [SECOND],
   },
   {
     name: "an audit report with the chain for a tenant's administrator",
