@@ -188,6 +188,14 @@ describe("erasing a scope subtree", () => {
     const org = `doomed-${counter}`;
     const doomed = await service.mint("agent", { org });
     const neighbour = await service.mint("agent", { org: `${org}-2` });
+    for (const [client, said] of [
+      [doomed, canary],
+      [neighbour, "other"],
+    ] as const) {
+      await client.call("PUT", `/memory/${said}`, { value: { note: said } });
+      const triple = { entity: { type: "Person", name: said }, key: said, value: said };
+      expect((await client.post("/facts", { triples: [triple] })).status).toBe(200);
+    }
     await neighbour.remember("the neighbour's own text");
     await doomed.remember(`org text ${canary}`);
     const deep = await doomed.remember(`user text ${canary}`, {
@@ -203,6 +211,9 @@ describe("erasing a scope subtree", () => {
       "turn",
       "passage",
       "posting",
+      "memory_item",
+      "entity",
+      "attribute",
       "forget_receipt",
       "access_denied",
       "decision_trace",
@@ -219,14 +230,18 @@ describe("erasing a scope subtree", () => {
       path: `org/${org}`,
     });
     expect(erased.status).toBe(200);
-    // Two passages, two turns, two sessions of theirs and the one with metadata.
-    expect(erased.body.forgotten).toBe(7);
+    // Two turns with their passages and sessions, the session with metadata; an item; an entity, its fact, that
+    // one's passage and session.
+    expect(erased.body.forgotten).toBe(12);
 
     expect(await checksum(tables, JSON.stringify({ org }))).toMatchObject({
       session: before.session,
       turn: before.turn,
       passage: before.passage,
       posting: before.posting,
+      memory_item: before.memory_item,
+      entity: before.entity,
+      attribute: before.attribute,
       idempotency: before.idempotency,
     });
     expect(await neighbour.recall("neighbour's own text")).toEqual(["the neighbour's own text"]);
@@ -246,7 +261,11 @@ describe("erasing a scope subtree", () => {
     );
     expect(kept?.tokens).toBe(bill?.tokens);
     const receipt = await service.operator.get(`/contexts/default/receipts/${erased.body.receiptId}`);
-    expect(receipt.body).toMatchObject({ action: "erase", subtree: true, counts: { passage: 2, turn: 2, session: 3 } });
+    expect(receipt.body).toMatchObject({
+      action: "erase",
+      subtree: true,
+      counts: { passage: 3, turn: 2, session: 4, memory_item: 1, entity: 1, attribute: 1 },
+    });
     expect(receipt.text).not.toContain(org);
     expect((await service.operator.get(`/sessions/${deep.sessionId}`)).status).toBe(404);
   });

@@ -46,13 +46,15 @@ describe("what leaves the service beside its answers (threat 12)", () => {
       await other.get(`/documents/${body.id}`),
     ])
       keep(answer);
-    await service.database.sql(
-      "ALTER TABLE scopefloor.turn ADD CONSTRAINT refused CHECK (content NOT LIKE '%breaks%')",
-    );
+    await service.database.sql(`
+      CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN RAISE EXCEPTION 'cannot take "%"', NEW.content USING DETAIL = NEW.content; END $$`);
+    await service.database.sql(`
+      CREATE TRIGGER refuse BEFORE INSERT ON scopefloor.turn FOR EACH ROW WHEN (NEW.content LIKE '%breaks%') EXECUTE FUNCTION public.refuse()`);
     const failed = await tenant.post("/facts", { text: `the ${CANARY} breaks a rule` });
     expect(failed.status).toBe(500);
     keep(failed);
-    await service.database.sql("ALTER TABLE scopefloor.turn DROP CONSTRAINT refused");
+    await service.database.sql("DROP TRIGGER refuse ON scopefloor.turn");
     await tenant.post("/forget", { query: CANARY, purge: true });
     expect((await service.operator.post("/scopes/forget", { path: `org/${CANARY}/user/ann` })).status).toBe(200);
 

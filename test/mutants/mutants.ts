@@ -639,10 +639,10 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [FORGET],
   },
   {
-    name: "an erasure that leaves the words of what it erases",
+    name: "an erasure that leaves keyed items",
     file: "src/forget/subtree.ts",
     from: "for (const table of ERASURE.delete) counts",
-    to: 'for (const table of ERASURE.delete) if (table !== "keyword") counts',
+    to: 'for (const table of ERASURE.delete) if (table !== "memory_item") counts',
     tests: [FORGET, "test/documents/forget.test.ts"],
   },
   {

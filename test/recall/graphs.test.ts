@@ -74,6 +74,11 @@ describe.runIf(onPostgres())("a scope over the threshold", () => {
     const others = await Promise.all(questions.map((question) => ask(small, question)));
     await keep(1_000);
     expect(await graphs()).toHaveLength(1);
+    // Its rows, as the build has counted them: nobody else's are in it.
+    const [built] = await service.database.sql(
+      "SELECT reltuples::int AS rows FROM pg_class WHERE relname LIKE 'passage\\_graph\\_%'",
+    );
+    expect(built?.rows).toBe(ROWS);
     let same = 0;
     for (const [i, question] of questions.entries()) {
       const after = await ask(large, question);
