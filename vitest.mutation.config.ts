@@ -7,9 +7,9 @@ export default defineConfig({
   test: {
     ...base.test,
     include: [
-      "test/scope/*.test.ts",
+      "test/{scope,keys}/*.test.ts",
       "test/isolation/{builder,visibility,second-lock,logins}.test.ts",
-      "test/faults/{lease,fair-queue,migrate,database-down}.test.ts",
+      "test/faults/{lease,fair-queue,migrate,open,retry,database-down}.test.ts",
       "test/http/{keys,idempotency}.test.ts",
       "test/recall/graphs.test.ts",
       "test/jobs/queue.test.ts",

@@ -11,6 +11,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   quality: async () => (await import("./quality.ts")).default(),
   embedded: async () => (await import("./embedded.ts")).default(),
   upload: async () => (await import("./upload.ts")).default(),
+  chain: async () => (await import("./chain.ts")).default(),
 };
 
 const name = process.argv[2] ?? "";

@@ -30,10 +30,15 @@ export async function dropGraph(owner: Lease, graph: VectorGraph): Promise<void>
 /** Keeps builds on this connection to what the installed pgvector does safely. */
 export async function limitBuilds(owner: Lease): Promise<void> {
   const [row] = await owner.query("SELECT extversion FROM pg_extension WHERE extname = 'vector'");
-  const version = String(row?.extversion ?? "0")
-    .split(".")
-    .map(Number);
-  const differs = PARALLEL_FROM.findIndex((least, i) => (version[i] ?? 0) !== least);
-  const isSafe = differs < 0 || (version[differs] ?? 0) > (PARALLEL_FROM[differs] ?? 0);
-  if (!isSafe) await owner.query("SET max_parallel_maintenance_workers = 0");
+  if (!buildsInParallel(String(row?.extversion))) await owner.query("SET max_parallel_maintenance_workers = 0");
+}
+
+/** Whether a version of pgvector, such as `0.8.2`, builds in parallel without harm. */
+export function buildsInParallel(version: string): boolean {
+  const parts = version.split(".").map(Number);
+  for (const [i, least] of PARALLEL_FROM.entries()) {
+    const part = parts[i] ?? 0;
+    if (part !== least) return part > least;
+  }
+  return true;
 }

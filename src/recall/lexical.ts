@@ -129,7 +129,8 @@ async function fromBest<Row extends object>(ranking: Ranking, select: SQL): Prom
   const visible = Object.values(tx.entry.recall?.counts ?? {}).reduce((sum, passages) => sum + passages, 0);
   if (visible >= parameters.leaveOutFrom) {
     const counted = await tx.rows<Rarity & Size>(sql`
-      WITH ${counting(ranking)} SELECT r.*, size.* FROM rarity r, size ORDER BY r.place`);
+      WITH ${counting(ranking, sql`, max(o.tf)::float8 AS most, min(o.lexemes)::float8 AS least`)}
+      SELECT r.*, size.* FROM rarity r, size ORDER BY r.place`);
     if (counted.length === 0) return [];
     const rows = await tx.rows<Row>(sql`WITH ${given(counted)}, ${leavingOut(ranking, counted)} ${select}`);
     if (rows.length > 0) return rows;
@@ -137,8 +138,8 @@ async function fromBest<Row extends object>(ranking: Ranking, select: SQL): Prom
   return tx.rows<Row>(sql`WITH ${counting(ranking)}, ${summingAll(ranking)} ${select}`);
 }
 
-/** CTEs of the visible scopes' size and of the query's lexemes in them. */
-function counting({ tx, query, parameters: { k1, b } }: Ranking): SQL {
+/** CTEs of the visible scopes' size and of the query's lexemes in them, with what else is asked of their postings. */
+function counting({ tx, query, parameters: { k1, b } }: Ranking, more: SQL = sql``): SQL {
   return sql`
     size AS MATERIALIZED (
       SELECT s.n, s.mean, ${k1}::float8 * (1 - ${b}::float8) AS base, ${k1}::float8 * ${b}::float8 / s.mean AS slope
@@ -149,7 +150,7 @@ function counting({ tx, query, parameters: { k1, b } }: Ranking): SQL {
              CASE WHEN t.place < ${PACKED_LEXEMES}::int THEN ${MOST + 1}::float8 ^ t.place ELSE 0 END AS unit
       FROM (SELECT d.*, ln(1 + (size.n - d.df + 0.5) / (d.df + 0.5)) AS idf, (row_number() OVER (ORDER BY d.df, d.lexeme) - 1)::int AS place
             FROM size, unnest(tsvector_to_array(to_tsvector('english', ${query}))) AS asked(lexeme),
-              LATERAL (SELECT asked.lexeme, count(*)::float8 AS df, max(o.tf)::float8 AS most, min(o.lexemes)::float8 AS least
+              LATERAL (SELECT asked.lexeme, count(*)::float8 AS df${more}
                        FROM ${tx.read("posting", "o")} WHERE o.lexeme = asked.lexeme) d
             WHERE d.df > 0) t)`;
 }

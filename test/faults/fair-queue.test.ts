@@ -60,16 +60,87 @@ describe("a fair queue", () => {
     await expect(own).rejects.toMatchObject({ status: 429, retryAfter: 1 });
   });
 
+  test("keeps so many waiting and no more: the next is refused at once", async () => {
+    const queue = new FairQueue({ places: 1, waitMs: 60_000, mostWaiting: 2 });
+    await queue.enter("a");
+    const waiting = [queue.enter("a"), queue.enter("a"), queue.enter(), queue.enter()];
+    for (const one of waiting) one.catch(() => undefined); // still waiting when the test ends
+    await expect(queue.enter("a")).rejects.toMatchObject({ status: 429 });
+    await expect(queue.enter()).rejects.toMatchObject({ status: 503, message: expect.stringContaining("are busy") });
+  });
+
+  test("goes round among groups that all have as many places", async () => {
+    const queue = new FairQueue({ places: 1, waitMs: 60_000 });
+    const order: string[] = [];
+    let leave: (() => void) | undefined;
+    for (const name of [..."aaabbbccc"]) {
+      queue.enter(name).then(
+        (left) => {
+          order.push(name);
+          leave = left;
+        },
+        () => undefined,
+      );
+    }
+    for (let i = 0; i < 9; i++) {
+      await settled();
+      leave?.();
+    }
+    expect(order.join("")).toBe("abcabcabc");
+  });
+
+  test("gives the next place to who has none, though another was served longer ago", async () => {
+    const queue = new FairQueue({ places: 8, waitMs: 60_000 });
+    const inside = new Map<string, () => void>();
+    for (const name of [..."accddeeb"]) inside.set(name, await queue.enter(name));
+    inside.get("b")?.();
+    inside.set("f", await queue.enter("f"));
+    const order: string[] = [];
+    const came = ["a", "b"].map((name) => queue.enter(name).then(() => order.push(name)));
+    await settled();
+    expect(order).toEqual([]);
+    inside.get("c")?.();
+    await settled();
+    expect(order).toEqual(["b"]);
+    inside.get("d")?.();
+    await Promise.all(came);
+    expect(order).toEqual(["b", "a"]);
+  });
+
+  test.each([
+    ["another group was here a moment ago", "other", 2],
+    ["only somebody who is not known yet was", undefined, 7],
+  ])("leaves room where %s", async (_, name, most) => {
+    const queue = new FairQueue({ places: 8, waitMs: 60_000 });
+    (await queue.enter(name))();
+    let inside = 0;
+    for (let i = 0; i < 20; i++) {
+      queue.enter("loud").then(
+        () => inside++,
+        () => undefined, // still waiting when the test ends
+      );
+    }
+    await settled();
+    expect(inside).toBe(most);
+  });
+
   test("a place that is left twice is left once; closing refuses who waits and waits for who is inside", async () => {
-    const queue = new FairQueue({ places: 1, waitMs: 1_000 });
-    const leave = await queue.enter("a");
+    const stopping = { status: 503, message: "the service is stopping", retryAfter: 1 };
+    const queue = new FairQueue({ places: 2, waitMs: 60_000 });
+    const leaves = [await queue.enter("a"), await queue.enter("c")];
     const waiting = queue.enter("b");
-    const closed = queue.close();
-    await expect(waiting).rejects.toMatchObject({ status: 503 });
-    leave();
-    leave();
+    let isClosed = false;
+    const closed = queue.close().then(() => {
+      isClosed = true;
+    });
+    await expect(waiting).rejects.toMatchObject(stopping);
+    leaves[0]?.();
+    leaves[0]?.();
+    await settled();
+    expect(isClosed).toBe(false);
+    leaves[1]?.();
     await closed;
-    await expect(queue.enter("c")).rejects.toMatchObject({ status: 503 });
+    await expect(queue.enter("c")).rejects.toMatchObject(stopping);
   });
 });
 

@@ -25,6 +25,15 @@ describe("migrations", () => {
     await database.drop();
   });
 
+  test("take set_config from everybody on the embedded database alone, where one connection serves all roles", async () => {
+    const database = await createTestDatabase();
+    const [row] = await database.sql(
+      "SELECT has_function_privilege('scopefloor_app', 'pg_catalog.set_config(text, text, boolean)', 'EXECUTE') AS may",
+    );
+    expect(row?.may).toBe(onPostgres());
+    await database.drop();
+  });
+
   test("refuse a database that is newer than the code, and one migrated by other files", async () => {
     const database = await createTestDatabase();
     await database.sql("INSERT INTO scopefloor.migration (number, hash) VALUES (999, 'future')");

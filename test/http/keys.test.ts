@@ -85,6 +85,54 @@ describe("minting", () => {
   });
 });
 
+describe("the list of keys", () => {
+  test("comes in pages, the newest first, and each key once", async () => {
+    const admin = await service.mint("management", { org: "pages" });
+    const minted: string[] = [];
+    for (let i = 0; i < 5; i++) {
+      minted.unshift((await mint(admin, { name: `page ${i}`, principal: "agent" })).body.id);
+    }
+    const page = async (n: number) => {
+      const { body } = await admin.get<{ keys: { id: string; createdAt: string }[]; total: number }>(
+        `/contexts/default/keys?page=${n}&pageSize=2`,
+      );
+      expect(body).toMatchObject({ page: n, pageSize: 2, total: 6 });
+      for (const { createdAt } of body.keys) expect(createdAt).toMatch(/^\d{4}-\d\d-\d\dT[\d:.]+Z$/);
+      return body.keys.map(({ id }) => id);
+    };
+    // Its own stands in it too.
+    expect([await page(0), await page(1), await page(2), await page(3)].flat()).toEqual([...minted, admin.id]);
+  });
+});
+
+describe("principals", () => {
+  interface Listed {
+    id: string;
+    displayName: string;
+    kind: string;
+    grants: Record<string, string[]>;
+  }
+
+  test("are the key, those that it minted, and for an administrator those inside its floor", async () => {
+    const admin = await service.mint("management", { org: "known" });
+    const agent = await service.mint("agent", { org: "known", user: "ann" });
+    const child = (await agent.post<{ id: string }>("/keys", { name: "child", verbs: ["memory:read"] })).body.id;
+    const foreign = await service.mint("agent", { org: "unknown" });
+    const idsOf = async (client: Client) => (await client.get<Listed[]>("/principals")).body.map(({ id }) => id).sort();
+    expect(await idsOf(agent)).toEqual([agent.id, child].sort());
+    expect(await idsOf(admin)).toEqual([admin.id, agent.id, child].sort());
+    expect((await agent.get<Listed>(`/principals/${child}`)).body).toEqual({
+      id: child,
+      displayName: "child",
+      kind: "agent",
+      grants: { "memory:read": ["org/known/user/ann/*"] },
+    });
+    for (const id of [foreign.id, admin.id]) expect((await agent.get(`/principals/${id}`)).status).toBe(404);
+    const narrowed = await agent.post<Listed>(`/principals/${foreign.id}/grants`, { verbs: ["memory:read"] });
+    expect(narrowed.status).toBe(404);
+  });
+});
+
 describe("a tenant's administrator", () => {
   test("is confined to its subtree: mints inside, sees inside, revokes inside", async () => {
     const admin = await service.mint("management", { org: "acme" });

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildsInParallel, limitBuilds } from "../../src/db/vector-graph.ts";
 import { keepGraphs } from "../../src/jobs/vector-graphs.ts";
 import { createLog } from "../../src/log.ts";
 import { onPostgres } from "../harness/database.ts";
@@ -133,4 +134,32 @@ describe.runIf(onPostgres())("a scope over the threshold", () => {
     expect(await graphs()).toHaveLength(1);
     expect((await ask(tenant, "mill ledger")).trace.plan).toContain("1 graph");
   });
+});
+
+test.each([
+  ["0.7.9", false],
+  ["0.8", false],
+  ["0.8.1", false],
+  ["0.8.2", true],
+  ["0.8.10", true],
+  ["0.9.0", true],
+  ["1.0.0", true],
+  ["unknown", false],
+])("pgvector %s builds in parallel: %s", (version, safe) => {
+  expect(buildsInParallel(version)).toBe(safe);
+});
+
+test("a build is parallel where the installed pgvector does that safely", async () => {
+  const owner = await service.database.owner.acquire();
+  try {
+    const shown = async () => (await owner.query("SHOW max_parallel_maintenance_workers"))[0];
+    await owner.query("SET max_parallel_maintenance_workers = 2");
+    await limitBuilds(owner);
+    const [row] = await owner.query("SELECT extversion FROM pg_extension WHERE extname = 'vector'");
+    const isSafe = buildsInParallel(row?.extversion as string);
+    expect(await shown()).toEqual({ max_parallel_maintenance_workers: isSafe ? "2" : "0" });
+    await owner.query("RESET max_parallel_maintenance_workers");
+  } finally {
+    await owner.release();
+  }
 });
