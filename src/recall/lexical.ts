@@ -10,7 +10,7 @@ export interface Bm25Parameters {
   /** From so many visible passages on, leaving out what cannot come into the best is worth a statement more (docs/performance.md). */
   readonly leaveOutFrom: number;
 }
-export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75, leaveOutFrom: 5_000 };
+export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75, leaveOutFrom: 8_000 };
 
 /** Scores are summed as whole numbers of 1e-9, which a double adds exactly: no change of plan changes their last digits. */
 export const SCALE = 1e9;
