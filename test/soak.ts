@@ -47,7 +47,13 @@ if (name === "mutants") {
   const only = given("only");
   process.exitCode = await run(["--import", "tsx", "test/mutants/run.ts", ...(only === undefined ? [] : [only])]);
 } else if (name === "mutation") {
-  const code = await run(["node_modules/@stryker-mutator/core/bin/stryker.js", "run"]);
+  // `--files=src/keys/*.ts`: those alone.
+  const files = given("files");
+  const code = await run([
+    "node_modules/@stryker-mutator/core/bin/stryker.js",
+    "run",
+    ...(files === undefined ? [] : ["--mutate", files]),
+  ]);
   process.stdout.write(`RESULT ${JSON.stringify({ soak: name, ...(await mutationScore()), passed: code === 0 })}\n`);
   process.exitCode = code;
 } else {

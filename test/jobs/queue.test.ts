@@ -39,6 +39,19 @@ describe("a job", () => {
     await finish(job);
   });
 
+  test("enters again in long work: it goes on with its scope, and ends where its row is gone", async () => {
+    await order("long");
+    const job = await queue.take(1);
+    if (job === undefined) throw new Error("no job");
+    await enterJob(service.database.worker, job, "default", async (tx, renew) => {
+      await renew();
+      expect(await tx.rows(sql`SELECT p.id FROM ${tx.read("passage", "p")}`)).toHaveLength(1);
+      await tx.call("finish_job");
+      await expect(renew()).rejects.toBeInstanceOf(JobGone);
+    });
+    expect(await queue.take(1)).toBeUndefined();
+  });
+
   test("delivered to two has one effect: whoever comes late finds it gone", async () => {
     await order("twice");
     const job = await queue.take(1);

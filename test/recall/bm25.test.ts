@@ -125,7 +125,7 @@ describe("BM25", () => {
     };
     // As words of a language are: few in nearly every text, most in a few.
     const term = (most: number) => `term${Math.floor(most ** random())}`;
-    for (let batch = 0; batch < 4; batch++) {
+    for (let batch = 0; batch < 3; batch++) {
       const messages = Array.from({ length: 300 }, () => ({
         role: "user",
         content: Array.from({ length: 3 + Math.floor(20 * random()) }, () => term(400)).join(" "),
@@ -133,6 +133,8 @@ describe("BM25", () => {
       const answer = await tenant.post("/facts/batch", { messages, labels: [`half=${batch % 2}`] });
       expect(answer.status, answer.text).toBe(200);
     }
+    // What housekeeping does in a minute: without it each ranking is planned for tables of unknown size.
+    await service.database.sql("ANALYZE scopefloor.posting, scopefloor.passage, scopefloor.session");
     const statements: string[] = [];
     const { app } = service.database;
     const watched: Leases = {
@@ -164,18 +166,18 @@ describe("BM25", () => {
         },
       );
     let found = 0;
-    for (let n = 0; n < 40; n++) {
+    for (let n = 0; n < 24; n++) {
       const query = Array.from({ length: 1 + Math.floor(6 * random()) }, () => term(500)).join(" ");
       const filter = n % 4 === 3 ? { ...NO_FILTER, labels: ["half=1"] } : NO_FILTER;
       const [leavingOut, all] = await both(query, filter, [1, 10, 50, 256][n % 4] ?? 10);
       expect(leavingOut, query).toEqual(all);
       found += all?.bm25.length ?? 0;
     }
-    expect(found).toBeGreaterThan(500);
+    expect(found).toBeGreaterThan(300);
     const rankings = statements.filter((text) => text.includes("best AS"));
     const leavingOut = rankings.filter((text) => text.includes("bar AS")).length;
-    expect(leavingOut).toBeGreaterThan(60);
+    expect(leavingOut).toBeGreaterThan(36);
     // Every query is summed as a whole twice; the others are those where leaving out did not suffice.
-    expect(rankings.length - leavingOut - 80).toBeLessThan(20);
+    expect(rankings.length - leavingOut - 48).toBeLessThan(12);
   });
 });
