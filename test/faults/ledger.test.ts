@@ -17,7 +17,14 @@ let service: ServiceProcess;
 function expectWhole(outcome: LedgerOutcome, what: string): void {
   const { acknowledged, repeated, lost, doubled, crossed, strange } = outcome;
   process.stdout.write(`${what}: ${acknowledged} acknowledged, ${repeated} sent again\n`);
-  expect({ lost, doubled, crossed, strange }).toEqual({ lost: [], doubled: [], crossed: [], strange: [] });
+  const { internalErrors } = service;
+  expect({ lost, doubled, crossed, strange, internalErrors }).toEqual({
+    lost: [],
+    doubled: [],
+    crossed: [],
+    strange: [],
+    internalErrors: [],
+  });
 }
 
 /** Until so many more writes were acknowledged: each fault meets writers at work. */

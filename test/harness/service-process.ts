@@ -1,5 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createServer } from "node:net";
+import { createInterface } from "node:readline";
 
 /** The service as `npm start` runs it, in a process of its own, always on the same port. */
 export interface ServiceProcess {
@@ -14,6 +15,8 @@ export interface ServiceProcess {
   /** Whether it has ended by itself. */
   readonly hasCrashed: boolean;
   readonly pid: number | undefined;
+  /** What its log says of answers of 500: nothing that a client does should be one. */
+  readonly internalErrors: readonly string[];
 }
 
 const KEY = "an operator's key that tests give to the process".replaceAll(" ", "-");
@@ -35,22 +38,27 @@ export async function serviceProcess(environment: Record<string, string>): Promi
   const url = `http://127.0.0.1:${port}/api/v1`;
   let child: ChildProcess | undefined;
   let ended: number | string | undefined;
+  const internalErrors: string[] = [];
   return {
     url,
+    internalErrors,
     key: KEY,
     start: async () => {
       const started = spawn(process.execPath, ["--import", "tsx", "src/main.ts"], {
-        stdio: ["ignore", "ignore", "inherit"],
+        stdio: ["ignore", "pipe", "inherit"],
         env: {
           PATH: process.env.PATH,
           PORT: String(port),
           SCOPEFLOOR_MANAGEMENT_KEY: KEY,
-          SCOPEFLOOR_LOG_LEVEL: "fatal",
+          SCOPEFLOOR_LOG_LEVEL: "error",
           ...environment,
         },
       });
       child = started;
       ended = undefined;
+      createInterface(started.stdout).on("line", (line) => {
+        if (line.includes('"slug":"internal"')) internalErrors.push(line);
+      });
       started.once("exit", (code, signal) => {
         ended = signal ?? code ?? -1;
       });
