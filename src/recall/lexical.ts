@@ -187,6 +187,8 @@ function summingAll(ranking: Ranking): SQL {
  * scores less than all the others could give it together, `rest`. Where the best reach more than that
  * by the rarest alone, only passages with one of these are summed, and of these only such as could
  * still come into the best are looked up for the others. Empty where the best do not reach that much.
+ *
+ * A passage that is stored between the counting and this may be ranked as of either time.
  */
 function leavingOut(ranking: Ranking, counted: readonly (Rarity & Size)[]): SQL {
   const { tx, limit, packs } = ranking;

@@ -7,7 +7,7 @@ import { type Cluster, createCluster } from "../harness/cluster.ts";
 import { onPostgres } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { Ledger } from "./ledger.ts";
-import { faultTimeout } from "./share.ts";
+import { expectNoHarm, faultTimeout } from "./share.ts";
 
 /** Takes what space there is left; gives how many bytes. */
 async function fill(path: string): Promise<number> {
@@ -81,16 +81,7 @@ describe.runIf(onPostgres() && process.getuid?.() === 0)("a database whose disk 
     await rm(ballast);
     await acknowledged(30);
     await ledger.stop();
-    const { lost, doubled, crossed, strange } = await ledger.settle();
-    // With what the log says of it: such a failure may not come back soon.
-    const { internalErrors } = service;
-    expect({ lost, doubled, crossed, strange, internalErrors }).toEqual({
-      lost: [],
-      doubled: [],
-      crossed: [],
-      strange: [],
-      internalErrors: [],
-    });
+    expectNoHarm(await ledger.settle(), service);
     expect(service.hasCrashed).toBe(false);
   });
 });

@@ -5,21 +5,27 @@ import { startService, type TestService } from "../harness/service.ts";
 
 const settled = () => new Promise((resolve) => setImmediate(resolve));
 
+/** More than there is room for, of one group; gives how many are inside by now. */
+function flood(queue: FairQueue): () => number {
+  let inside = 0;
+  for (let i = 0; i < 20; i++) {
+    queue.enter("loud").then(
+      () => inside++,
+      () => undefined, // still waiting when the test ends
+    );
+  }
+  return () => inside;
+}
+
 describe("a fair queue", () => {
   test("never gives one group all places, alone or beside others", async () => {
     const queue = new FairQueue({ places: 8, waitMs: 1_000 });
-    let inside = 0;
-    for (let i = 0; i < 20; i++) {
-      queue.enter("loud").then(
-        () => inside++,
-        () => undefined, // still waiting when the test ends
-      );
-    }
+    const inside = flood(queue);
     await settled();
-    expect(inside).toBe(7);
+    expect(inside()).toBe(7);
     const leave = await queue.enter("quiet");
     leave();
-    expect(inside).toBe(7);
+    expect(inside()).toBe(7);
   });
 
   test("serves the group with the fewest places next, and takes turns among equals", async () => {
@@ -113,15 +119,9 @@ describe("a fair queue", () => {
   ])("leaves room where %s", async (_, name, most) => {
     const queue = new FairQueue({ places: 8, waitMs: 60_000 });
     (await queue.enter(name))();
-    let inside = 0;
-    for (let i = 0; i < 20; i++) {
-      queue.enter("loud").then(
-        () => inside++,
-        () => undefined, // still waiting when the test ends
-      );
-    }
+    const inside = flood(queue);
     await settled();
-    expect(inside).toBe(most);
+    expect(inside()).toBe(most);
   });
 
   test("a place that is left twice is left once; closing refuses who waits and waits for who is inside", async () => {

@@ -9,22 +9,13 @@ import { onPostgres } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { withDatabase } from "../harness/template.ts";
 import { Ledger, type LedgerOutcome } from "./ledger.ts";
-import { faults, faultTimeout } from "./share.ts";
+import { expectNoHarm, faults, faultTimeout } from "./share.ts";
 
 let service: ServiceProcess;
 
-/** Nothing that was acknowledged is gone, nothing there twice, nothing anywhere else, and no answer was strange. */
 function expectWhole(outcome: LedgerOutcome, what: string): void {
-  const { acknowledged, repeated, lost, doubled, crossed, strange } = outcome;
-  process.stdout.write(`${what}: ${acknowledged} acknowledged, ${repeated} sent again\n`);
-  const { internalErrors } = service;
-  expect({ lost, doubled, crossed, strange, internalErrors }).toEqual({
-    lost: [],
-    doubled: [],
-    crossed: [],
-    strange: [],
-    internalErrors: [],
-  });
+  process.stdout.write(`${what}: ${outcome.acknowledged} acknowledged, ${outcome.repeated} sent again\n`);
+  expectNoHarm(outcome, service);
 }
 
 /** Until so many more writes were acknowledged: each fault meets writers at work. */
