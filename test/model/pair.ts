@@ -35,16 +35,20 @@ export class Normaliser {
   readonly #ids = new Map<string, string>();
 
   text(answer: string): string {
-    return answer
-      .replace(/sf_(agent|mgmt|sup)_\w+/g, "<secret>")
-      .replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, (id) => {
-        const name = this.#ids.get(id) ?? `<id ${this.#ids.size}>`;
-        this.#ids.set(id, name);
-        return name;
-      })
-      .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "<time>")
-      .replace(/"(\w*(Ms|Latency|latency\w*|ms))":[\d.]+/g, '"$1":0')
-      .replace(/"requestId":"[^"]*"/g, "");
+    return (
+      answer
+        .replace(/sf_(agent|mgmt|sup)_\w+/g, "<secret>")
+        .replace(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, (id) => {
+          const name = this.#ids.get(id) ?? `<id ${this.#ids.size}>`;
+          this.#ids.set(id, name);
+          return name;
+        })
+        .replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, "<time>")
+        // Noted a while after the use, by the clock: whether it is there yet is a time too.
+        .replaceAll('"lastUsedAt":null', '"lastUsedAt":"<time>"')
+        .replace(/"(\w*(Ms|Latency|latency\w*|ms))":[\d.]+/g, '"$1":0')
+        .replace(/"requestId":"[^"]*"/g, "")
+    );
   }
 }
 
