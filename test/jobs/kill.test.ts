@@ -61,7 +61,7 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         });
       const agent = await service.mint("agent", { org: "killed" });
       const text = (n: number) =>
-        Array.from({ length: 300 }, (_, i) => `Document ${n}, paragraph ${i}: ${"words and more ".repeat(20)}`).join(
+        Array.from({ length: 225 }, (_, i) => `Document ${n}, paragraph ${i}: ${"words and more ".repeat(20)}`).join(
           "\n\n",
         );
       const ids: string[] = [];
@@ -99,7 +99,8 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         expect(chunks).toBe(positions);
         expect(chunks).toBe(counts[0]?.chunks);
       }
-      expect(counts[0]?.chunks).toBeGreaterThan(90);
+      // More than one batch of texts to embed.
+      expect(counts[0]?.chunks).toBeGreaterThan(64);
       await until(
         "the queue is empty",
         async () => (await service.database.sql("SELECT 1 FROM scopefloor.job")).length === 0,

@@ -7,6 +7,8 @@ import { Random } from "./random.ts";
 
 /** Requests of one tenant's script. */
 export const STEPS = 14;
+/** One pair in so many uploads too, and often: each file is a process for its parser, which takes longer than the rest. */
+const UPLOADS_IN = 8;
 
 const WORDS = "harbour ledger quarry orchard foundry lantern vineyard granite copper meadow signal barrel".split(" ");
 const NEAR_MISSES = ["", "0", "-corp", ".", "a"];
@@ -64,6 +66,7 @@ export interface World {
 /** Runs one tenant's script in both worlds; throws at the first answer that differs. */
 export async function runPair(seed: number, worlds: readonly [World, World]): Promise<number> {
   const name = `t${seed}`;
+  const uploads = seed % UPLOADS_IN === 0;
   const players = await Promise.all(
     worlds.map(async (world) => ({
       world,
@@ -78,8 +81,8 @@ export async function runPair(seed: number, worlds: readonly [World, World]): Pr
       players.map(async ({ world, client, rival, normaliser, memory }) => {
         // The same choices in both worlds: a stream of this step's own.
         const random = new Random(seed * 1_000 + step);
-        const beside = Array.from({ length: world.traffic }, () => disturb(world.others, rival, memory.texts));
-        const answer = await act(random, client, memory);
+        const beside = Array.from({ length: world.traffic }, () => disturb(world.others, rival, memory.texts, uploads));
+        const answer = await act(random, client, memory, uploads);
         await Promise.all(beside);
         return normaliser.text(answer);
       }),
@@ -108,7 +111,7 @@ interface Memory {
 }
 
 /** One request of the tenant that is looked at; gives the whole answer as text. */
-async function act(random: Random, client: Client, memory: Memory): Promise<string> {
+async function act(random: Random, client: Client, memory: Memory, uploads: boolean): Promise<string> {
   const text = sentence(random);
   const asked = random.chance(0.4) ? { scopes: { user: random.pick(["1", "10"]) } } : {};
   const told = async (answer: Promise<{ status: number; text: string }>) => {
@@ -146,7 +149,7 @@ async function act(random: Random, client: Client, memory: Memory): Promise<stri
     },
     { weight: 1, value: () => told(client.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text, ...asked })) },
     {
-      weight: 0.7,
+      weight: uploads ? 5 : 0,
       value: async () => {
         const { status, body, text: answer } = await client.upload(text, "note.txt", { title: random.pick(WORDS) });
         const done = status === 202 ? await client.processed(body.id) : {};
@@ -178,7 +181,7 @@ async function act(random: Random, client: Client, memory: Memory): Promise<stri
 }
 
 /** One request of somebody else: alike in every way but the scope. */
-async function disturb(random: Random, rival: Client, texts: readonly string[]): Promise<void> {
+async function disturb(random: Random, rival: Client, texts: readonly string[], uploads: boolean): Promise<void> {
   // What the tenant itself has said, often: a copy must make no difference either.
   const text = texts.length > 0 && random.chance(0.5) ? random.pick(texts) : sentence(random);
   await random.weighted<() => Promise<unknown>>([
@@ -191,7 +194,7 @@ async function disturb(random: Random, rival: Client, texts: readonly string[]):
         }),
     },
     { weight: 3, value: () => rival.post("/query", { query: text, k: 50 }) },
-    { weight: 0.5, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
+    { weight: uploads ? 3 : 0, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
     { weight: 1, value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text }) },
     { weight: 0.5, value: () => rival.post("/forget", { query: text, purge: true }) },
     { weight: 0.3, value: () => rival.post("/scopes/forget", {}) },
