@@ -1,6 +1,6 @@
 /**
- * `npm run soak -- <name>`: the long forms of tests, on PostgreSQL or with `--embedded` on PGlite.
- * Each prints one line `RESULT {json}` at its end and exits with 1 when something was found.
+ * `npm run soak -- <name>`: the long forms of tests, on PostgreSQL or with `--embedded` on PGlite;
+ * several beside each other with a comma between them. Each prints one line `RESULT {json}` at its end and exits with 1 when something was found.
  */
 import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
@@ -57,23 +57,25 @@ if (name === "mutants") {
   process.stdout.write(`RESULT ${JSON.stringify({ soak: name, ...(await mutationScore()), passed: code === 0 })}\n`);
   process.exitCode = code;
 } else {
-  const soak = SOAKS[name];
-  if (soak === undefined) {
+  const soaks = name.split(",").map((one) => SOAKS[one]);
+  if (!soaks.every((soak) => soak !== undefined)) {
     process.stderr.write(
       `usage: npm run soak -- <${[...Object.keys(SOAKS), "mutants", "mutation"].join("|")}> [--embedded]\n`,
     );
     process.exit(1);
   }
-  const [variable, option, full] = soak.size;
-  const size = Number(given(option) ?? full);
+  const sizes = soaks.map(({ size: [, option, full] }) => [option, Number(given(option) ?? full)] as const);
   const seed = given("seed") ?? String(Date.now() % 1_000_000);
-  Object.assign(environment, { [variable]: String(size), SCOPEFLOOR_SEED: seed });
+  environment.SCOPEFLOOR_SEED = seed;
+  soaks.forEach(({ size: [variable] }, at) => {
+    environment[variable] = String(sizes[at]?.[1]);
+  });
   const began = performance.now();
-  const code = await run(["node_modules/vitest/vitest.mjs", "run", ...soak.files]);
+  const code = await run(["node_modules/vitest/vitest.mjs", "run", ...soaks.flatMap(({ files }) => files)]);
   const seconds = Math.round((performance.now() - began) / 1000);
   const database = environment.TEST_DATABASE_URL === undefined ? "embedded" : "postgres";
   process.stdout.write(
-    `RESULT ${JSON.stringify({ soak: name, database, [option]: size, seed, seconds, passed: code === 0 })}\n`,
+    `RESULT ${JSON.stringify({ soak: name, database, ...Object.fromEntries(sizes), seed, seconds, passed: code === 0 })}\n`,
   );
   process.exitCode = code;
 }
