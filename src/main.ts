@@ -3,7 +3,8 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
 import { openDatabase } from "./db/open.ts";
-import { receiptJournal, replayReceipts } from "./forget/journal.ts";
+import { receiptJournal } from "./forget/journal.ts";
+import { isReplayed, replayReceipts } from "./forget/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
@@ -26,6 +27,11 @@ async function main(): Promise<void> {
   const { receiptsFile } = config;
   // Before anyone is answered: this may be a backup from before a forget.
   if (receiptsFile !== undefined && mayMigrate) await replayReceipts(database, receiptsFile, log);
+  else if (receiptsFile !== undefined && !(await isReplayed(database, receiptsFile))) {
+    throw new Error(
+      "the database does not know all of SCOPEFLOOR_RECEIPTS: start a worker first, which forgets it again",
+    );
+  }
 
   const housekeeping =
     config.role === "api"

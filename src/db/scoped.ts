@@ -73,7 +73,8 @@ type DefinerFunction =
   | "rotate_key"
   | "store_answer"
   | "stored_answer"
-  | "usage";
+  | "usage"
+  | "write_receipt";
 
 /** A list as one bound value: drizzle would spell an array out as many. */
 export const list = (values: readonly (string | number)[]): SQL => sql`${makePgArray([...values])}`;
@@ -222,7 +223,7 @@ export class ScopedTransaction {
   }
 
   #insertScope(table: ScopedTable): number {
-    const id = table === "decision_trace" || table === "forget_receipt" ? this.entry.trace.id : this.entry.write;
+    const id = table === "decision_trace" ? this.entry.trace.id : this.entry.write;
     if (id === null) throw new Error(`this transaction was not entered to write into ${table}`);
     return id;
   }

@@ -1,6 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { json, list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
+import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import type { MediaType } from "./parsing/media-type.ts";
@@ -199,11 +200,21 @@ export async function removeChunks(tx: ScopedTransaction, id: string): Promise<v
 
 /** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
 export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
-  await removeChunks(tx, id);
-  const deleted = await tx.remove("document", sql`id = ${id}::uuid`);
+  const deleted = await removeDocument(tx, id);
   if (deleted === 0) throw notFound();
   await tx.call("drop_recalled_answers"); // they may hold its text
+  await writeReceipt(
+    tx,
+    { policy: "document", action: "erase", subtree: false, items: { documents: [id] } },
+    { document: deleted },
+  );
   recordTrace(tx, { kind: "decision", operation: "document_delete", returned: deleted });
+}
+
+/** Gives whether there was one: 1 or 0. */
+export async function removeDocument(tx: ScopedTransaction, id: string): Promise<number> {
+  await removeChunks(tx, id);
+  return tx.remove("document", sql`id = ${id}::uuid`);
 }
 
 export interface Chunk {

@@ -1,14 +1,15 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import { forgetBytes } from "../documents/documents.ts";
+import { forgetBytes, removeDocument } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
+import { removeEntities } from "../memory/entities.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
 import { NO_FILTER } from "../recall/filter.ts";
 import { rankByBm25 } from "../recall/lexical.ts";
 import { fetchHits } from "../recall/passages.ts";
 import { rankByDistance } from "../recall/vector.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
-import { forgetNames } from "./names.ts";
-import { writeReceipt } from "./receipt.ts";
+import { matchNames, removeNames } from "./names.ts";
+import { type ForgottenItems, NOTHING, writeReceipt } from "./receipt.ts";
 import { type Match, matchUnranked } from "./unranked.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
@@ -68,15 +69,14 @@ export async function forgetMatching(
       matches: matches.map(({ id, text, score, scope }) => ({ id, text, score, scope })),
     };
   }
-  const items = itemsOf(matches, request);
+  const named = request.query === undefined ? {} : await matchNames(tx, request.query, request.threshold);
+  const items = { ...itemsOf(matches, request), ...named };
   const counts = await forgetItems(tx, items, request.purge);
-  const names = request.query === undefined ? 0 : await forgetNames(tx, request.query, request.threshold);
   const pendingDocuments = await tx.call<number>("pending_documents");
   const answers = await tx.call<number>("drop_recalled_answers");
   const receiptId = await writeReceipt(
     tx,
     {
-      target: tx.entry.effective ?? tx.entry.trace.tags,
       subtree: request.subtree,
       action: request.purge ? "erase" : "expire",
       policy:
@@ -85,24 +85,12 @@ export async function forgetMatching(
     },
     {
       ...counts,
-      ...nonZero({ names }),
       idempotency: answers,
       ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
     },
   );
   recordTrace(tx, { ...trace, candidates: matches.length, returned: matches.length });
   return { deleted: matches.length, receiptId };
-}
-
-/** By their ids, what a forget takes: of passages, and of the rows that they are made from. */
-export interface ForgottenItems {
-  readonly ids: readonly string[];
-  readonly turns: readonly string[];
-  readonly facts: readonly string[];
-  readonly items: readonly string[];
-  readonly documents: readonly string[];
-  /** The session that goes as a whole. */
-  readonly session: string | null;
 }
 
 /** Takes the items away, for good or out of every answer; gives how many by table. */
@@ -113,12 +101,16 @@ export async function forgetItems(
 ): Promise<Record<string, number>> {
   const counts = purge ? await erase(tx, items) : await expire(tx, items);
   // Bytes and keywords hold what a chunk of theirs held.
-  const document = items.documents.length === 0 ? 0 : await forgetBytes(tx, items.documents);
-  return { ...counts, ...nonZero({ document }) };
+  const document = items.contents.length === 0 ? 0 : await forgetBytes(tx, items.contents);
+  const names = await removeNames(tx, items);
+  const entity = items.entities.length === 0 ? 0 : await removeEntities(tx, items.entities);
+  let whole = 0;
+  for (const id of items.documents) whole += await removeDocument(tx, id);
+  return { ...counts, ...nonZero({ document: document + whole, names, ...(entity > 0 ? { entity } : {}) }) };
 }
 
 /** Out of every route and tier at once, but kept for audit: no vector, no postings. */
-async function expire(tx: ScopedTransaction, { ids, turns, facts, items }: ForgottenItems) {
+async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, items }: ForgottenItems) {
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.update(
     "passage",
@@ -144,12 +136,13 @@ const nonZero = (counts: Record<string, number>) => Object.fromEntries(Object.en
 
 /** The rows that a passage is made from: its turn, or the fact that has the same id. */
 const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest): ForgottenItems => ({
-  ids: matches.map((hit) => hit.id),
+  ...NOTHING,
+  passages: matches.map((hit) => hit.id),
   turns: matches.flatMap((hit) => (hit.turnId === null ? [] : [hit.turnId])),
   facts: matches.flatMap((hit) => (hit.source === "attribute" ? [hit.id] : [])),
   items: matches.flatMap((hit) => (hit.source === "item" ? [hit.id] : [])),
-  documents: [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))],
-  session: query === undefined ? (sessionId ?? null) : null,
+  contents: [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))],
+  sessions: query === undefined && sessionId !== undefined ? [sessionId] : [],
 });
 
 /** Entities of which nothing is said any more: their names were said with what was forgotten. */
@@ -176,10 +169,10 @@ async function eraseFacts(tx: ScopedTransaction, where: SQL) {
   return nonZero({ attribute, relation, entity });
 }
 
-async function erase(tx: ScopedTransaction, { ids, turns, facts, items, session }: ForgottenItems) {
-  if (session !== null) {
+async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items, sessions }: ForgottenItems) {
+  if (sessions.length > 0) {
     // What was expired in it before goes as well.
-    const inSession = sql`session_id = ${session}::uuid`;
+    const inSession = sql`session_id = ANY (${list(sessions)}::uuid[])`;
     const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
     const passage = await tx.remove("passage", inSession);
     const turn = await tx.remove("turn", inSession);
@@ -189,7 +182,7 @@ async function erase(tx: ScopedTransaction, { ids, turns, facts, items, session 
       turn,
       posting,
       ...erased,
-      session: await tx.remove("session", sql`id = ${session}::uuid`),
+      session: await tx.remove("session", sql`id = ANY (${list(sessions)}::uuid[])`),
     };
   }
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);

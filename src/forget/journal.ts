@@ -1,52 +1,82 @@
 /**
- * Receipts and revocations in a file beside the database, one JSON object a line: no names and no
- * text, but hashes and ids. A backup is older than what was forgotten after it; when it is restored,
- * what the file has and the database has not is done again before anyone is answered.
+ * Receipts and changed keys in a file beside the database, one JSON object a line: ids, numbers and
+ * hashes, no name and no text. A backup is older than what was forgotten after it; replay.ts does
+ * again what the file has and a restored database has not.
  */
-import { appendFile, readFile } from "node:fs/promises";
-import type { Logger } from "pino";
-import { v7 as uuid } from "uuid";
+import { createReadStream } from "node:fs";
+import { appendFile } from "node:fs/promises";
+import { createInterface } from "node:readline";
 import { z } from "zod";
-import { enterScope } from "../db/enter.ts";
-import { type Database, inTransaction, type Row } from "../db/lease.ts";
-import { hashSecret, newSecret } from "../keys/secret.ts";
-import { GENERAL, type Scope, scopeFromDatabase } from "../scope/scope.ts";
-import { forgetItems } from "./by-meaning.ts";
-import { scopeDigest } from "./receipt.ts";
-import { eraseSubtree } from "./subtree.ts";
+import { type Database, inTransaction } from "../db/lease.ts";
 
-const ids = z.array(z.uuid());
-const receiptLine = z.looseObject({
+const ids = z.array(z.uuid()).default([]);
+const digest = z.hex().length(64);
+
+const receiptLine = z.object({
+  kind: z.literal("receipt"),
   id: z.uuid(),
-  target: z.record(z.string(), z.string()),
+  at: z.string(),
+  /** The scope that was forgotten in, and where the receipt stands: their hashes (receipt.ts). */
+  target: digest,
+  scope: digest,
+  subtree: z.boolean(),
   action: z.enum(["expire", "erase"]),
   policy: z.string(),
-  items: z.object({ ids, turns: ids, facts: ids, items: ids, documents: ids, session: z.uuid().nullable() }).nullable(),
+  counts: z.record(z.string(), z.number()),
+  /** Null: the whole target. */
+  items: z
+    .object({
+      passages: ids,
+      turns: ids,
+      facts: ids,
+      items: ids,
+      contents: ids,
+      sessions: ids,
+      documents: ids,
+      entities: ids,
+      sections: ids,
+      titles: ids,
+      sources: ids,
+    })
+    .nullable(),
+  /** The key that did it. */
+  by: z.uuid(),
 });
-const revocationLine = z.looseObject({ id: z.uuid(), revoked_at: z.string() });
-const journalLine = z.union([receiptLine, revocationLine]);
-type JournalLine = z.output<typeof journalLine>;
+/** A key whose secret, rights or end were changed then: as it was before it must not come back. */
+const keyLine = z.object({ kind: z.literal("key"), id: z.uuid(), at: z.string() });
+const journalLine = z.discriminatedUnion("kind", [receiptLine, keyLine]);
+
+export type ReceiptLine = z.output<typeof receiptLine>;
+export type JournalLine = z.output<typeof journalLine>;
 
 /** Receipts of transactions that were still open at the last look: none takes so long. */
-const OVERLAP_MS = 10 * 60_000;
+const OVERLAP = "10 minutes";
+
+/** What makes a line one that the file has: a key has one for each change. */
+const nameOf = ({ kind, id, at }: JournalLine) => (kind === "key" ? `${kind} ${id} ${at}` : `${kind} ${id}`);
 
 /** Appends what is new since the last call; the first one compares everything. */
 export function receiptJournal(database: Database, path: string): { save(): Promise<void> } {
   let known: Set<string> | undefined;
-  let since: Date | undefined;
+  let since: string | undefined;
   return {
     save: async () => {
-      known ??= new Set((await readJournal(path)).map(({ id }) => id));
-      const looked = new Date();
-      const rows = await ownerRows(database, "SELECT scopefloor.journal_lines($1) AS line", [
-        since === undefined ? null : new Date(since.getTime() - OVERLAP_MS).toISOString(),
-      ]);
-      const fresh = rows.map((row) => row.line as JournalLine).filter(({ id }) => known?.has(id) === false);
+      if (known === undefined) {
+        known = new Set();
+        for await (const line of readJournal(path)) known.add(nameOf(line));
+      }
+      const { rows, looked } = await inTransaction(database.owner, async (owner) => {
+        // By the database's clock, which its rows have their times from.
+        const [clock] = await owner.query("SELECT (clock_timestamp() - $1::interval)::text AS looked", [OVERLAP]);
+        const rows = await owner.query("SELECT line FROM scopefloor.journal_lines($1)", [since ?? null]);
+        return { rows, looked: clock?.looked as string };
+      });
+      const fresh = rows.map((row) => row.line as JournalLine).filter((line) => known?.has(nameOf(line)) === false);
       if (fresh.length > 0) {
         // Begun on a line of its own, also behind one that was cut short.
         const lines = fresh.map((line) => `\n${JSON.stringify(line)}`).join("");
         await appendFile(path, `${lines}\n`, { mode: 0o600, flush: true });
-        for (const { id } of fresh) known.add(id);
+        for (const line of fresh) known.add(nameOf(line));
       }
       since = looked;
     },
@@ -54,91 +84,51 @@ export function receiptJournal(database: Database, path: string): { save(): Prom
 }
 
 /**
- * Does again what the file has and the database has not; gives how many lines.
+ * The file's lines, in order. A line that a crash cut short is left out: the next save has written, or
+ * writes, it again.
  *
- * @throws Error when the file is there and cannot be read: then nobody knows what was forgotten
+ * @throws Error when the file is not there, cannot be read or is something else: then nobody knows what
+ *   was forgotten
  */
-export async function replayReceipts(database: Database, path: string, log: Logger): Promise<number> {
-  const lines = await readJournal(path);
-  const unknown = await ownerRows(database, "SELECT scopefloor.unknown_lines($1) AS id", [
-    JSON.stringify(lines.map(({ id, ...line }) => ("revoked_at" in line ? { id, revoked_at: 1 } : { id }))),
-  ]);
-  const missing = new Set(unknown.map(({ id }) => id));
-  const open = lines.filter(({ id }) => missing.has(id));
-  if (open.length === 0) return 0;
-  const replay = await openReplay(database);
-  try {
-    for (const line of open) {
-      if (!("revoked_at" in line)) await replay.forget(line as z.output<typeof receiptLine>);
-      await ownerRows(database, "SELECT scopefloor.note_replayed($1)", [JSON.stringify(line)]);
-    }
-  } finally {
-    await replay.close();
-  }
-  log.warn({ lines: open.length }, "what was forgotten after this backup was made has been forgotten again");
-  return open.length;
-}
-
-async function openReplay(database: Database) {
-  const [id, secret] = [uuid(), newSecret("management")];
-  const keyHash = hashSecret(secret);
-  await ownerRows(database, "SELECT scopefloor.begin_replay($1, $2)", [id, keyHash]);
-  const caller = { keyHash, onBehalfOf: undefined, route: "start", operation: "replay" };
-  const scopes = await scopesByDigest(database);
-  return {
-    forget: async ({ target, items, action }: z.output<typeof receiptLine>) => {
-      const digest = target["!digest"];
-      const verb = "memory:forget" as const;
-      if (items !== null) {
-        const everywhere = {
-          verb,
-          mode: "forget",
-          selector: [{ tags: GENERAL, subtree: true }],
-          subtree: true,
-        } as const;
-        await enterScope(database.app, caller, everywhere, async (tx) => {
-          await forgetItems(tx, items, action === "erase");
-          await tx.call("drop_recalled_answers");
-        });
-      } else if (digest !== undefined) {
-        // None: the backup is older than the scope itself.
-        const tags = scopes.get(digest);
-        if (tags === undefined) return;
-        const below = { verb, mode: "erase", selector: [{ tags, subtree: true }], subtree: true } as const;
-        await enterScope(database.app, caller, below, eraseSubtree);
-      }
-    },
-    close: () => ownerRows(database, "SELECT scopefloor.end_replay($1)", [id]),
-  };
-}
-
-/** Every scope of the dictionary and every one above it, by the hash that a receipt names it with. */
-async function scopesByDigest(database: Database): Promise<Map<string, Scope>> {
-  const found = new Map<string, Scope>();
-  for (const { tags } of await ownerRows(database, "SELECT tags FROM scopefloor.every_scope()", [])) {
-    const whole = Object.entries(tags as Record<string, string>).filter(([dimension]) => !dimension.startsWith("!"));
-    for (let subset = 1; subset < 1 << whole.length; subset++) {
-      const scope = scopeFromDatabase(Object.fromEntries(whole.filter((_, i) => (subset >> i) & 1)));
-      found.set(scopeDigest(scope), scope);
-    }
-  }
-  return found;
-}
-
-/** Nothing where there is no file yet. A line that a crash cut short is left out: the next save writes it again. */
-async function readJournal(path: string): Promise<JournalLine[]> {
-  const text = await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return "";
-    throw new Error(`SCOPEFLOOR_RECEIPTS: ${path} cannot be read (${error.code})`);
-  });
-  return text.split("\n").flatMap((line, i) => {
+export async function* readJournal(path: string): AsyncGenerator<JournalLine> {
+  let cut: { line: string; number: number } | undefined;
+  let number = 0;
+  for await (const line of linesOf(path)) {
+    number++;
+    if (line === "") continue;
+    if (cut !== undefined && line.startsWith(cut.line)) cut = undefined;
     const value = jsonOf(line);
-    if (value === undefined) return [];
+    if (value === undefined) {
+      if (cut !== undefined) throw notALine(path, cut.number);
+      cut = { line, number };
+      continue;
+    }
     const parsed = journalLine.safeParse(value);
-    if (!parsed.success) throw new Error(`SCOPEFLOOR_RECEIPTS: line ${i + 1} of ${path} is not one of a journal`);
-    return [parsed.data];
-  });
+    if (!parsed.success) throw notALine(path, number);
+    yield parsed.data;
+  }
+  // Only the last thing that was written may have been cut short.
+  if (cut !== undefined && cut.number !== number) throw notALine(path, cut.number);
 }
+
+async function* linesOf(path: string): AsyncGenerator<string> {
+  const file = createReadStream(path, "utf8");
+  try {
+    yield* createInterface({ input: file, crlfDelay: Number.POSITIVE_INFINITY });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new Error(
+      code === "ENOENT"
+        ? `SCOPEFLOOR_RECEIPTS: ${path} is not there; where a journal is to begin, make an empty file`
+        : `SCOPEFLOOR_RECEIPTS: ${path} cannot be read (${code})`,
+    );
+  } finally {
+    file.destroy();
+  }
+}
+
+const notALine = (path: string, number: number) =>
+  new Error(`SCOPEFLOOR_RECEIPTS: line ${number} of ${path} is not one of a journal`);
 
 function jsonOf(line: string): unknown {
   try {
@@ -147,6 +137,3 @@ function jsonOf(line: string): unknown {
     return undefined;
   }
 }
-
-const ownerRows = (database: Database, text: string, params: readonly unknown[]): Promise<Row[]> =>
-  inTransaction(database.owner, (owner) => owner.query(text, params));

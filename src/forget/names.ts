@@ -1,21 +1,39 @@
-import { type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import type { ForgottenItems } from "./receipt.ts";
 import { lexemesOf, shareOf } from "./share.ts";
 
+/** Of documents and chunks, what is to lose its heading, title or source. */
+export type NamedItems = Pick<ForgottenItems, "sections" | "titles" | "sources">;
+
 /**
- * Takes headings, titles and sources of documents away that say a share of a query's content words:
- * they are kept with every chunk, or with the document. Gives how many.
+ * Headings, titles and sources of documents that say a share of a query's content words: they are kept
+ * with every chunk, or with the document.
  */
-export async function forgetNames(tx: ScopedTransaction, query: string, threshold: number): Promise<number> {
+export async function matchNames(tx: ScopedTransaction, query: string, threshold: number): Promise<NamedItems> {
   const says = (text: SQL) => sql`${shareOf(text, lexemesOf(query))} >= greatest(${threshold}::float8, 0.01)`;
   // A file's name is a title too: its words are joined by what is not white space.
   const spaced = (column: SQL) => sql`translate(${column}, '_.-/', '    ')`;
+  const idsOf = async (rows: Promise<{ id: string }[]>) => (await rows).map(({ id }) => id);
+  return {
+    sections: await idsOf(
+      tx.rows(sql`SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.section IS NOT NULL AND ${says(sql`p.section`)}`),
+    ),
+    titles: await idsOf(tx.rows(sql`SELECT o.id FROM ${tx.read("document", "o")} WHERE ${says(spaced(sql`o.title`))}`)),
+    sources: await idsOf(
+      tx.rows(
+        sql`SELECT o.id FROM ${tx.read("document", "o")} WHERE o.source IS NOT NULL AND ${says(spaced(sql`o.source`))}`,
+      ),
+    ),
+  };
+}
+
+/** Takes them away; gives how many. */
+export async function removeNames(tx: ScopedTransaction, { sections, titles, sources }: NamedItems): Promise<number> {
   const updatedAt = sql`now()` as never;
-  const sections = await tx.update("passage", { section: null }, sql`section IS NOT NULL AND ${says(sql`section`)}`);
-  const titles = await tx.update("document", { title: "untitled", updatedAt }, says(spaced(sql`title`)));
-  const sources = await tx.update(
-    "document",
-    { source: null, updatedAt },
-    sql`source IS NOT NULL AND ${says(spaced(sql`source`))}`,
-  );
-  return sections + titles + sources;
+  const among = (ids: readonly string[]) => sql`id = ANY (${list(ids)}::uuid[])`;
+  let removed = 0;
+  if (sections.length > 0) removed += await tx.update("passage", { section: null }, among(sections));
+  if (titles.length > 0) removed += await tx.update("document", { title: "untitled", updatedAt }, among(titles));
+  if (sources.length > 0) removed += await tx.update("document", { source: null, updatedAt }, among(sources));
+  return removed;
 }

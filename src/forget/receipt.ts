@@ -1,5 +1,4 @@
 import { createHash } from "node:crypto";
-import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
 import { canonicalPath, type Scope } from "../scope/scope.ts";
@@ -25,34 +24,56 @@ export interface Receipt {
  */
 export const scopeDigest = (scope: Scope) => createHash("sha256").update(canonicalPath(scope)).digest("hex");
 
-/** Written in the transaction of the forget itself. */
-export async function writeReceipt(
+/** By their ids, what a forget or a deletion took: what makes it possible to do it again to an older backup. */
+export interface ForgottenItems {
+  readonly passages: readonly string[];
+  /** The rows that passages are made from. */
+  readonly turns: readonly string[];
+  readonly facts: readonly string[];
+  readonly items: readonly string[];
+  /** Documents that stay, without their bytes and keywords. */
+  readonly contents: readonly string[];
+  /** What goes as a whole. */
+  readonly sessions: readonly string[];
+  readonly documents: readonly string[];
+  readonly entities: readonly string[];
+  /** Passages without their heading, documents without their title or source. */
+  readonly sections: readonly string[];
+  readonly titles: readonly string[];
+  readonly sources: readonly string[];
+}
+
+export const NOTHING: ForgottenItems = {
+  passages: [],
+  turns: [],
+  facts: [],
+  items: [],
+  contents: [],
+  sessions: [],
+  documents: [],
+  entities: [],
+  sections: [],
+  titles: [],
+  sources: [],
+};
+
+/**
+ * Written in the transaction of the forget itself. Whose it is, when it was and which scope it is about
+ * the database takes from the ticket.
+ *
+ * @param about `items` unless the whole scope was erased
+ */
+export const writeReceipt = (
   tx: ScopedTransaction,
   about: {
-    readonly target: Record<string, string>;
-    readonly subtree: boolean;
+    readonly policy: "scope" | "query" | "session" | "query in a session" | "document" | "entity" | "item";
     readonly action: "expire" | "erase";
-    readonly policy: string;
-    /** Ids, where the target does not say all of it. */
-    readonly items?: object;
+    readonly subtree: boolean;
+    readonly items?: Partial<ForgottenItems>;
   },
   counts: ForgetCounts,
-): Promise<string> {
-  const id = uuid();
-  await tx.insert("forget_receipt", [
-    {
-      id,
-      target: json(about.target) as never,
-      subtree: about.subtree,
-      action: about.action,
-      policy: about.policy,
-      counts: json(counts) as never,
-      items: about.items === undefined ? null : (json(about.items) as never),
-      apiKeyId: tx.entry.key.id,
-    },
-  ]);
-  return id;
-}
+): Promise<string> =>
+  tx.call<string>("write_receipt", about.policy, about.action, about.subtree, json(counts), json(about.items ?? {}));
 
 const COLUMNS = sql`
   r.id, r.target, r.subtree, r.action, r.policy, r.counts, r.api_key_id AS "keyId", r.created_at AS "createdAt"`;

@@ -1,6 +1,6 @@
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
 import { recordTrace } from "../traces/record.ts";
-import { type ForgetCounts, scopeDigest, writeReceipt } from "./receipt.ts";
+import { type ForgetCounts, writeReceipt } from "./receipt.ts";
 
 /**
  * Every table with a scope, and what an erase does to it; a test compares this list with the
@@ -47,8 +47,6 @@ export interface ErasedSubtree {
  * the target's lock alone, so no write that began before can land after this commits.
  */
 export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree> {
-  const target = tx.entry.effective;
-  if (target === null) throw new Error("an erase needs a target");
   const counts: Record<string, number> = {};
   for (const table of ERASURE.delete) counts[table] = await tx.remove(table, sql`true`);
   counts.idempotency = await tx.call<number>("drop_recalled_answers");
@@ -56,7 +54,7 @@ export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree
   counts.idempotency += retired.idempotency ?? 0;
   const receiptId = await writeReceipt(
     tx,
-    { target: { "!digest": scopeDigest(target) }, subtree: true, action: "erase", policy: "scope" },
+    { policy: "scope", action: "erase", subtree: true },
     {
       ...counts,
       traces: retired.traces ?? 0,

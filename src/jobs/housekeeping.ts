@@ -74,8 +74,10 @@ export function startHousekeeping(
     if (!stopped) log.error(failureOf(error), "housekeeping failed");
   };
   const run = () => {
-    round = keepHouse(database, new Date())
-      .then(() => journal?.save())
+    // The journal first, and by itself: what is forgotten must outlive whatever else does not work.
+    round = Promise.resolve(journal?.save())
+      .catch(failed)
+      .then(() => keepHouse(database, new Date()))
       .then(() => {
         // In a round of its own: a build takes minutes.
         building ??= keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped })

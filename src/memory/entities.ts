@@ -1,5 +1,6 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
+import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import type { EntityName } from "./triples.ts";
@@ -188,9 +189,23 @@ export async function historyOf(
 
 /** Deletes an entity with everything that is said of it and that points at it. */
 export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Promise<void> {
-  const scopes = await tx.rows<{ id: string }>(sql`
+  const rows = await tx.rows<{ id: string }>(sql`
     SELECT e.id FROM ${tx.read("entity", "e")} WHERE e.type = ${named.type} AND e.name = ${named.name}`);
-  const ids = list(scopes.map(({ id }) => id));
+  const entities = rows.map(({ id }) => id);
+  const deleted = await removeEntities(tx, entities);
+  if (deleted === 0) throw notFound();
+  await tx.call("drop_recalled_answers");
+  await writeReceipt(
+    tx,
+    { policy: "entity", action: "erase", subtree: false, items: { entities } },
+    { entity: deleted },
+  );
+  recordTrace(tx, { kind: "decision", operation: "entity_delete", returned: deleted });
+}
+
+/** Gives how many there were. */
+export async function removeEntities(tx: ScopedTransaction, entities: readonly string[]): Promise<number> {
+  const ids = list(entities);
   const facts = sql`
     SELECT f.id FROM ${tx.read("attribute", "f")} WHERE f.entity_id = ANY (${ids}::uuid[])
     UNION ALL SELECT f.id FROM ${tx.read("relation", "f")} WHERE f.entity_id = ANY (${ids}::uuid[]) OR f.target_id = ANY (${ids}::uuid[])`;
@@ -198,8 +213,5 @@ export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Pr
   await tx.remove("passage", sql`kind = 'attribute' AND id IN (${facts})`);
   await tx.remove("attribute", sql`entity_id = ANY (${ids}::uuid[])`);
   await tx.remove("relation", sql`entity_id = ANY (${ids}::uuid[]) OR target_id = ANY (${ids}::uuid[])`);
-  const deleted = await tx.remove("entity", sql`id = ANY (${ids}::uuid[])`);
-  if (deleted === 0) throw notFound();
-  await tx.call("drop_recalled_answers");
-  recordTrace(tx, { kind: "decision", operation: "entity_delete", returned: deleted });
+  return tx.remove("entity", sql`id = ANY (${ids}::uuid[])`);
 }

@@ -1,6 +1,7 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, list, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
+import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import { NARROWEST_FIRST } from "./entities.ts";
@@ -62,7 +63,15 @@ export async function listItems(
 
 /** Deletes the value at E, and shows again what stood behind it. */
 export async function deleteItem(tx: ScopedTransaction, key: string): Promise<void> {
-  if ((await tx.remove("memory_item", sql`key = ${key}`)) === 0) throw notFound();
+  const rows = await tx.rows<{ id: string }>(sql`SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE m.key = ${key}`);
+  const items = rows.map(({ id }) => id);
+  const deleted = await tx.remove("memory_item", sql`id = ANY (${list(items)}::uuid[])`);
+  if (deleted === 0) throw notFound();
   await tx.call("drop_recalled_answers");
+  await writeReceipt(
+    tx,
+    { policy: "item", action: "erase", subtree: false, items: { items } },
+    { memory_item: deleted },
+  );
   recordTrace(tx, { kind: "decision", operation: "item_delete" });
 }

@@ -276,7 +276,7 @@ describe("an injected statement in acme's transaction (threats 9, 10, 22, 32)", 
       "SELECT scopefloor.check_audit(1, NULL)",
       "SELECT scopefloor.check_unchained(NULL)",
       "SELECT scopefloor.journal_lines(NULL)",
-      "SELECT scopefloor.every_scope()",
+      "SELECT scopefloor.named_scopes()",
       "SELECT scopefloor.begin_replay(gen_random_uuid(), 'x')",
       "SELECT scopefloor.audit_evidence(1, NULL, NULL)",
     ]) {

@@ -409,6 +409,11 @@ describe("a raw handle inside acme's transaction", () => {
     const receipt = `INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
       SELECT scopefloor.recordable(), gen_random_uuid(), '{}', false, 'erase', 'x', '{}', '${acme.id}'`;
     expect(await run("memory:read", "select", receipt)).toBe(PERMISSION);
+    expect(await run("memory:forget", "forget", receipt)).toBe(PERMISSION);
+    const written = "SELECT scopefloor.write_receipt('query', 'erase', true, '{}', '{}')";
+    expect(await run("memory:read", "select", written)).toBe(PERMISSION);
+    expect(await run("memory:write", "write", written)).toBe(PERMISSION);
+    expect(await run("memory:forget", "forget", written)).toBe("done");
     const refund = `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, input_tokens, duration_ms, status)
       SELECT gen_random_uuid(), 'model', 'chat', scopefloor.recordable(), '{"org":"acme"}', '${acme.id}', 'agent', -5, 0, 'ok'`;
     expect(await run("memory:read", "select", refund)).toBe("23514");

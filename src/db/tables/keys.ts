@@ -22,6 +22,8 @@ export const apiKey = scopefloor.table(
     expiresAt: time("expires_at"),
     revokedAt: time("revoked_at"),
     lastUsedAt: time("last_used_at"),
+    /** When its secret, its rights or its end were last changed. */
+    changedAt: time("changed_at"),
   },
   (t) => [
     index("api_key_previous_hash").on(t.previousHash).where(sql`previous_hash IS NOT NULL`),

@@ -80,10 +80,16 @@ export const responseCache = scopefloor.table(
     digest: bytea("digest").notNull(),
     /** The visible scopes with the number of the last change in each, and the key's policy. */
     version: text("version").notNull(),
+    /** The same scopes, to find what a forget has to drop without looking at everybody's answers. */
+    scopeIds: integer("scope_ids").array().notNull().default(sql`'{}'`),
     answer: jsonb("answer").notNull(),
     createdAt: createdAt(),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.digest] }), index("response_cache_age").on(t.createdAt)],
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.digest] }),
+    index("response_cache_age").on(t.createdAt),
+    index("response_cache_scopes").using("gin", t.scopeIds),
+  ],
 );
 
 export const forgetReceipt = scopefloor.table(
@@ -97,7 +103,7 @@ export const forgetReceipt = scopefloor.table(
     action: text("action").notNull(),
     policy: text("policy").notNull(),
     counts: jsonb("counts").notNull(),
-    /** Ids of what a forget by meaning took, so that it can be done again to an older backup; null: the target says it all. */
+    /** Ids of what was taken, so that it can be done again to an older backup; null: the target says it all. */
     items: jsonb("items"),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),

@@ -1,0 +1,204 @@
+ALTER TABLE "scopefloor"."api_key" ADD COLUMN "changed_at" timestamp with time zone;--> statement-breakpoint
+ALTER TABLE "scopefloor"."response_cache" ADD COLUMN "scope_ids" integer[] DEFAULT '{}' NOT NULL;--> statement-breakpoint
+CREATE INDEX "response_cache_scopes" ON "scopefloor"."response_cache" USING gin ("scope_ids");--> statement-breakpoint
+-- Receipts say what their ticket says, and what was taken away is in every one of them; what outlives
+-- the database in a file (src/forget/journal.ts) is done again inside the very scope that it came from.
+
+GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer;
+--> statement-breakpoint
+DROP POLICY write ON scopefloor.forget_receipt;
+--> statement-breakpoint
+REVOKE INSERT ON scopefloor.forget_receipt FROM scopefloor_app;
+--> statement-breakpoint
+ALTER TABLE scopefloor.response_cache ALTER scope_ids SET STATISTICS 0;
+--> statement-breakpoint
+DELETE FROM scopefloor.response_cache;
+--> statement-breakpoint
+DROP FUNCTION scopefloor.journal_lines(timestamptz), scopefloor.unknown_lines(jsonb), scopefloor.every_scope(), scopefloor.note_replayed(jsonb);
+--> statement-breakpoint
+SET LOCAL ROLE scopefloor_definer;
+--> statement-breakpoint
+-- The hash that stands for a scope: of its path in canonical order, `org` first (src/scope/scope.ts).
+CREATE FUNCTION scopefloor.scope_digest(tags jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT encode(sha256(convert_to(CASE WHEN tags = '{}' THEN '{}'
+    ELSE (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(tags) t) END, 'UTF8')), 'hex')
+$$;
+--> statement-breakpoint
+-- Records in its own transaction what a forget or a deletion took: `taken` has the ids by kind, `given`
+-- the numbers. Whose, where, when and about which scope is the ticket's to say.
+CREATE FUNCTION scopefloor.write_receipt(of_policy text, of_action text, with_subtree bool, given jsonb, taken jsonb) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  new_id uuid := gen_random_uuid();
+  ids jsonb;
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
+     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item')
+     OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE jsonb_typeof(n.value) <> 'number' OR n.value::text LIKE '-%')
+     OR EXISTS (SELECT 1 FROM jsonb_object_keys(taken) kind WHERE kind NOT IN (
+       'passages', 'turns', 'facts', 'items', 'contents', 'sessions', 'documents', 'entities', 'sections', 'titles', 'sources')) THEN
+    RAISE EXCEPTION 'scopefloor: not a receipt' USING ERRCODE = 'check_violation';
+  END IF;
+  -- An erasure's target says all of it.
+  IF t->>'mode' <> 'erase' THEN
+    SELECT coalesce(jsonb_object_agg(k.key, (SELECT jsonb_agg((i.value #>> '{}')::uuid) FROM jsonb_array_elements(k.value) i)), '{}') INTO ids
+    FROM jsonb_each(taken) k WHERE k.value <> '[]';
+  END IF;
+  INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+  VALUES ((t->'trace'->>'id')::int, new_id,
+          CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
+                          WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
+          with_subtree, of_action, of_policy, given, ids, (t->>'key')::uuid);
+  RETURN new_id;
+END $$;
+--> statement-breakpoint
+-- What is to be kept outside, since a time (null: all): receipts by which anything went, and keys whose
+-- secret, rights or end were changed. Scopes by their hashes. (What names an erased scope by its
+-- marker needs no line: the erasure has one.)
+CREATE FUNCTION scopefloor.journal_lines(since timestamptz) RETURNS TABLE (line jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' AS $$
+  SELECT l.line FROM (
+    SELECT jsonb_build_object('kind', 'receipt', 'id', r.id, 'at', r.created_at,
+             'target', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'scope', scopefloor.scope_digest(s.tags),
+             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'by', r.api_key_id),
+           r.created_at
+    FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id
+    WHERE NOT r.target ? '!erased' AND EXISTS (SELECT 1 FROM jsonb_each(r.counts) n WHERE n.value <> '0')
+    UNION ALL
+    SELECT jsonb_build_object('kind', 'key', 'id', k.id, 'at', coalesce(k.changed_at, k.revoked_at)), coalesce(k.changed_at, k.revoked_at)
+    FROM scopefloor.api_key k WHERE coalesce(k.changed_at, k.revoked_at) IS NOT NULL) l(line, at)
+  WHERE since IS NULL OR l.at >= since ORDER BY l.at
+$$;
+--> statement-breakpoint
+-- Of an array of such lines the places (from 0) of those that this database has not seen: a receipt that
+-- is not there, a key that is as it was before the change.
+CREATE FUNCTION scopefloor.unknown_lines(lines jsonb) RETURNS TABLE (place int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (l.n - 1)::int FROM jsonb_array_elements(lines) WITH ORDINALITY l(line, n)
+  WHERE CASE l.line->>'kind'
+    WHEN 'key' THEN EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.id = (l.line->>'id')::uuid AND k.revoked_at IS NULL
+                            AND coalesce(k.changed_at, k.created_at) < (l.line->>'at')::timestamptz)
+    ELSE NOT EXISTS (SELECT 1 FROM scopefloor.forget_receipt r WHERE r.id = (l.line->>'id')::uuid) END
+$$;
+--> statement-breakpoint
+-- For a process that may not do them again itself: whether each of the lines is known.
+CREATE FUNCTION scopefloor.knows_lines(lines jsonb) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT NOT EXISTS (SELECT 1 FROM scopefloor.unknown_lines(lines))
+$$;
+--> statement-breakpoint
+-- Every set of tags that stands anywhere, to find by its hash what was erased: the dictionary's, and
+-- those of questions, refused attempts and receipts about scopes that have no row of their own.
+CREATE FUNCTION scopefloor.named_scopes() RETURNS TABLE (tags jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT s.tags FROM scopefloor.scope s
+  UNION SELECT d.scope FROM scopefloor.decision_trace d
+  UNION SELECT r.target FROM scopefloor.forget_receipt r WHERE NOT r.target ? '!digest'
+  UNION SELECT a.floor FROM scopefloor.access_denied a
+  UNION SELECT c->'tags' FROM scopefloor.access_denied a, jsonb_array_elements(CASE jsonb_typeof(a.asked) WHEN 'array' THEN a.asked ELSE '[]' END) c
+  UNION SELECT a.floor || (c->'tags') FROM scopefloor.access_denied a, jsonb_array_elements(CASE jsonb_typeof(a.asked) WHEN 'array' THEN a.asked ELSE '[]' END) c
+$$;
+--> statement-breakpoint
+-- A line of the journal that was done again: its receipt is there again, at the scope where it stood or
+-- else at {}, or its key is revoked.
+CREATE FUNCTION scopefloor.note_replayed(line jsonb, stood_at jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF line->>'kind' = 'key' THEN
+    UPDATE scopefloor.api_key SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
+    WHERE id = (line->>'id')::uuid AND revoked_at IS NULL;
+  ELSE
+    INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, items, api_key_id, created_at)
+    SELECT coalesce((SELECT s.id FROM scopefloor.scope s WHERE s.tags = stood_at), 0), (line->>'id')::uuid, jsonb_build_object('!digest', line->>'target'),
+           (line->>'subtree')::bool, line->>'action', line->>'policy', line->'counts', nullif(line->'items', 'null'), (line->>'by')::uuid,
+           (line->>'at')::timestamptz;
+  END IF;
+END $$;
+--> statement-breakpoint
+CREATE FUNCTION scopefloor.note_key_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.changed_at := clock_timestamp();
+  RETURN NEW;
+END $$;
+--> statement-breakpoint
+-- As in 0018, and the answer's scopes are kept as an array.
+CREATE OR REPLACE FUNCTION scopefloor.cache_answer(question bytea, seen text, given jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  key bytea := scopefloor.cache_key(t, question);
+  ids int[];
+BEGIN
+  IF key IS NULL OR seen IS NULL OR octet_length(given::text) > 16384 THEN
+    RAISE EXCEPTION 'scopefloor: not an answer of a recall' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- A forget is under way, whose ever: its rows are locked, and what it takes may be in this answer.
+  IF NOT pg_try_advisory_xact_lock_shared(7700, 2) THEN
+    RETURN;
+  END IF;
+  ids := ARRAY(SELECT jsonb_array_elements_text(t->'read'->'ids')::int) || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END;
+  IF scopefloor.version_of(ids) IS DISTINCT FROM seen THEN
+    RETURN;
+  END IF;
+  INSERT INTO scopefloor.response_cache AS r (scope_id, digest, version, scope_ids, answer)
+  VALUES ((t->'trace'->>'id')::int, key, seen, ids, given)
+  ON CONFLICT (scope_id, digest) DO UPDATE SET version = excluded.version, scope_ids = excluded.scope_ids, answer = excluded.answer, created_at = excluded.created_at;
+END $$;
+--> statement-breakpoint
+-- As in 0018, by the indexes: of the cache by the scopes that an answer has seen, of the stored answers
+-- by the scopes that do not contradict the target. What others have stored costs nothing.
+CREATE OR REPLACE FUNCTION scopefloor.drop_recalled_answers() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  changing int[];
+  dropped int;
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  PERFORM pg_advisory_xact_lock(7700, 2);
+  IF (t->'modify'->>'all')::bool THEN
+    DELETE FROM scopefloor.response_cache;
+  ELSE
+    changing := scopefloor.ids_in(t->'modify');
+    DELETE FROM scopefloor.response_cache r WHERE r.scope_ids && changing;
+  END IF;
+  WITH gone AS (
+    DELETE FROM scopefloor.idempotency i USING scopefloor.scope s
+    WHERE i.recalled AND i.created_at <> transaction_timestamp() AND s.id = i.scope_id AND NOT scopefloor.contradicts(s.tags, t->'target')
+    RETURNING s.tags)
+  SELECT count(*) INTO dropped FROM gone WHERE tags @> (t->'target');
+  RETURN dropped;
+END $$;
+--> statement-breakpoint
+REVOKE ALL ON FUNCTION scopefloor.scope_digest(jsonb), scopefloor.write_receipt(text, text, bool, jsonb, jsonb), scopefloor.journal_lines(timestamptz),
+  scopefloor.unknown_lines(jsonb), scopefloor.knows_lines(jsonb), scopefloor.named_scopes(), scopefloor.note_replayed(jsonb, jsonb),
+  scopefloor.note_key_change() FROM PUBLIC;
+--> statement-breakpoint
+GRANT EXECUTE ON FUNCTION scopefloor.write_receipt(text, text, bool, jsonb, jsonb), scopefloor.knows_lines(jsonb) TO scopefloor_app;
+--> statement-breakpoint
+RESET ROLE;
+--> statement-breakpoint
+DO $$
+DECLARE
+  owner name := current_user;
+BEGIN
+  SET LOCAL ROLE scopefloor_definer;
+  EXECUTE format('GRANT EXECUTE ON FUNCTION scopefloor.journal_lines(timestamptz), scopefloor.unknown_lines(jsonb), scopefloor.named_scopes(),
+    scopefloor.note_replayed(jsonb, jsonb), scopefloor.note_key_change() TO %I', owner);
+  RESET ROLE;
+END $$;
+--> statement-breakpoint
+CREATE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FOR EACH ROW
+  WHEN ((OLD.secret_hash, OLD.verbs, OLD.floor, OLD.content, OLD.expires_at, OLD.revoked_at)
+        IS DISTINCT FROM (NEW.secret_hash, NEW.verbs, NEW.floor, NEW.content, NEW.expires_at, NEW.revoked_at))
+  EXECUTE FUNCTION scopefloor.note_key_change();
+--> statement-breakpoint
+REVOKE CREATE ON SCHEMA scopefloor FROM scopefloor_definer;

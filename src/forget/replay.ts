@@ -1,0 +1,119 @@
+/** Does again what was forgotten after a backup, once that was restored and before anyone is answered. */
+import type { Logger } from "pino";
+import { v7 as uuid } from "uuid";
+import { enterScope } from "../db/enter.ts";
+import { type Database, inTransaction, type Row } from "../db/lease.ts";
+import { hashSecret, newSecret } from "../keys/secret.ts";
+import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { forgetItems } from "./by-meaning.ts";
+import { type JournalLine, type ReceiptLine, readJournal } from "./journal.ts";
+import { scopeDigest } from "./receipt.ts";
+import { eraseSubtree } from "./subtree.ts";
+
+/** Lines that the database is asked about at once. */
+const AT_ONCE = 1_000;
+
+/**
+ * Does again what the file has and the database has not; gives how many lines.
+ *
+ * Each is done inside the scope that it was done in, whatever ids it names. A key that is as it was
+ * before a change is revoked: its old secret or rights must not come back.
+ *
+ * @throws Error when the file cannot be read
+ */
+export async function replayReceipts(database: Database, path: string, log: Logger): Promise<number> {
+  const open: JournalLine[] = [];
+  for await (const lines of inBatches(readJournal(path))) {
+    const unknown = await ownerRows(database, "SELECT place FROM scopefloor.unknown_lines($1)", [asked(lines)]);
+    const places = new Set(unknown.map(({ place }) => place));
+    open.push(...lines.filter((_, at) => places.has(at)));
+  }
+  if (open.length === 0) return 0;
+  const receipts = open.filter((line) => line.kind === "receipt");
+  const scopes = await scopesByDigest(database, new Set(receipts.flatMap(({ target, scope }) => [target, scope])));
+  const replay = await openReplay(database);
+  let unnamed = 0;
+  try {
+    // Keys first: the dictionary keeps the name of an erased scope where a live key has it as its floor.
+    for (const line of [...open.filter(({ kind }) => kind === "key"), ...receipts]) {
+      const target = line.kind === "receipt" ? scopes.get(line.target) : undefined;
+      if (line.kind === "receipt" && target !== undefined) await replay.forget(line, target);
+      // The backup is older than the scope itself: nothing in it says its name.
+      else if (line.kind === "receipt") unnamed++;
+      const stoodAt = line.kind === "receipt" ? (scopes.get(line.scope) ?? null) : null;
+      await ownerRows(database, "SELECT scopefloor.note_replayed($1, $2)", [
+        JSON.stringify(line),
+        JSON.stringify(stoodAt),
+      ]);
+    }
+  } finally {
+    await replay.close();
+  }
+  log.warn(
+    { lines: open.length, ofScopesThatAreNotThere: unnamed },
+    "what was forgotten after this backup was made has been forgotten again",
+  );
+  return open.length;
+}
+
+/** Whether all that the file has is done, for a process that may not do it itself. */
+export async function isReplayed(database: Database, path: string): Promise<boolean> {
+  for await (const lines of inBatches(readJournal(path))) {
+    const [row] = await inTransaction(database.app, (app) =>
+      app.query("SELECT scopefloor.knows_lines($1) AS known", [asked(lines)]),
+    );
+    if (row?.known !== true) return false;
+  }
+  return true;
+}
+
+const asked = (lines: readonly JournalLine[]) => JSON.stringify(lines.map(({ kind, id, at }) => ({ kind, id, at })));
+
+async function* inBatches(lines: AsyncIterable<JournalLine>): AsyncGenerator<JournalLine[]> {
+  let batch: JournalLine[] = [];
+  for await (const line of lines) {
+    batch.push(line);
+    if (batch.length < AT_ONCE) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
+
+async function openReplay(database: Database) {
+  const [id, secret] = [uuid(), newSecret("management")];
+  const keyHash = hashSecret(secret);
+  await ownerRows(database, "SELECT scopefloor.begin_replay($1, $2)", [id, keyHash]);
+  const caller = { keyHash, onBehalfOf: undefined, route: "start", operation: "replay" };
+  return {
+    forget: async ({ items, action }: ReceiptLine, tags: Scope) => {
+      const selector = [{ tags, subtree: true }];
+      const demand = { verb: "memory:forget", selector, subtree: true } as const;
+      if (items === null) await enterScope(database.app, caller, { ...demand, mode: "erase" }, eraseSubtree);
+      else
+        await enterScope(database.app, caller, { ...demand, mode: "forget" }, async (tx) => {
+          await forgetItems(tx, items, action === "erase");
+          await tx.call("drop_recalled_answers");
+        });
+    },
+    close: () => ownerRows(database, "SELECT scopefloor.end_replay($1)", [id]),
+  };
+}
+
+/** Of all scopes that anything names, and those above them, the ones with such hashes. */
+async function scopesByDigest(database: Database, wanted: ReadonlySet<string>): Promise<Map<string, Scope>> {
+  const found = new Map<string, Scope>();
+  if (wanted.size === 0) return found;
+  for (const { tags } of await ownerRows(database, "SELECT tags FROM scopefloor.named_scopes()", [])) {
+    const whole = Object.entries(tags as Record<string, string>).filter(([dimension]) => !dimension.startsWith("!"));
+    for (let subset = 0; subset < 1 << whole.length && found.size < wanted.size; subset++) {
+      const scope = scopeFromDatabase(Object.fromEntries(whole.filter((_, i) => (subset >> i) & 1)));
+      const digest = scopeDigest(scope);
+      if (wanted.has(digest)) found.set(digest, scope);
+    }
+  }
+  return found;
+}
+
+const ownerRows = (database: Database, text: string, params: readonly unknown[]): Promise<Row[]> =>
+  inTransaction(database.owner, (owner) => owner.query(text, params));
