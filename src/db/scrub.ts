@@ -10,6 +10,9 @@ export interface ScrubStep {
   readonly failed?: string;
 }
 
+/** How long transactions that were open at the beginning have to end. */
+const LOOK_BACK_MS = 30_000;
+
 /** Segments of the write-ahead log that are begun anew, at most: 4 GiB of the usual 16 MiB. */
 const MOST_SEGMENTS = 256;
 
@@ -18,9 +21,14 @@ const MOST_SEGMENTS = 256;
  * so that old segments are removed and those that stay are written over. Tables are locked one at a
  * time while they are rewritten. The last two steps take a superuser; what did not work is said.
  */
-export async function scrub(database: Database, onStep: (step: ScrubStep) => void): Promise<void> {
+export async function scrub(
+  database: Database,
+  onStep: (step: ScrubStep) => void,
+  { lookBackMs = LOOK_BACK_MS }: { lookBackMs?: number } = {},
+): Promise<void> {
   const owner = await database.owner.acquire();
   try {
+    await step(onStep, "looked for who may still see forgotten rows", () => noneLooksBack(owner, lookBackMs));
     const tables = await owner.query(`
       SELECT c.oid::regclass::text AS name FROM pg_class c
       WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind = 'r' ORDER BY pg_relation_size(c.oid)`);
@@ -32,6 +40,31 @@ export async function scrub(database: Database, onStep: (step: ScrubStep) => voi
     await step(onStep, "went once around the write-ahead log", () => aroundTheLog(owner));
   } finally {
     await owner.release();
+  }
+}
+
+/**
+ * Rows that are gone are written anew with the others as long as an open transaction, here or on a
+ * standby, may still see them.
+ */
+async function noneLooksBack(owner: Lease, waitMs: number): Promise<void> {
+  // Whatever was forgotten has an earlier one.
+  const [own] = await owner.query("SELECT pg_catalog.pg_current_xact_id()::xid::text AS xid");
+  const back = `
+    SELECT who FROM (
+      SELECT 'session ' || pid AS who, backend_xmin AS xmin FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+      UNION ALL SELECT 'standby ' || pid, backend_xmin FROM pg_stat_replication
+      UNION ALL SELECT 'replication slot ' || slot_name, xmin FROM pg_replication_slots
+      UNION ALL SELECT 'replication slot ' || slot_name, catalog_xmin FROM pg_replication_slots
+      UNION ALL SELECT 'prepared transaction ' || gid, transaction FROM pg_prepared_xacts) held
+    WHERE pg_catalog.age(xmin) > pg_catalog.age($1::xid)`;
+  for (const until = performance.now() + waitMs; ; ) {
+    const held = (await owner.query(back, [own?.xid])).map(({ who }) => String(who));
+    if (held.length === 0) return;
+    if (performance.now() > until) {
+      throw new Error(`${[...new Set(held)].join(", ")} may still see rows that are gone: end it and scrub again`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 500));
   }
 }
 

@@ -1,19 +1,21 @@
+import { z } from "zod";
 import { json, type ScopedTransaction } from "../db/scoped.ts";
 import { settingsOf } from "../memory/settings.ts";
 import { fetchHits } from "./passages.ts";
 import type { SearchResult, Tier } from "./search.ts";
 
 /** What is kept of an answer: which passages, in which order, and how they were found. No text. */
-interface Kept {
-  readonly tier: Tier;
-  readonly plan: string;
-  readonly candidates: number;
-  readonly hits: readonly (readonly [id: string, scopeId: number, score: number])[];
+const kept = z.object({
+  tier: z.string().transform((tier) => tier as Tier),
+  plan: z.string(),
+  candidates: z.number(),
+  hits: z.array(z.tuple([z.uuid(), z.int(), z.number()])),
   /** Model tokens that finding it took. */
-  readonly tokens: number;
+  tokens: z.number(),
   /** The Context's budget at the time. */
-  readonly fullContextTokens: number;
-}
+  fullContextTokens: z.number(),
+});
+type Kept = z.output<typeof kept>;
 
 export interface Cached extends Omit<SearchResult, "tier"> {
   readonly tier: "cache";
@@ -28,20 +30,21 @@ export async function answerFromCache(tx: ScopedTransaction): Promise<Cached | u
   const cached = tx.entry.recall?.cached;
   const { cacheSeconds, fullContextTokens } = settingsOf(tx);
   if (!cached || cached.ageSeconds > cacheSeconds) return undefined;
-  const kept = cached.given as Kept;
-  if (kept.fullContextTokens !== fullContextTokens) return undefined;
+  // What another version has kept, or something else, is no answer.
+  const { data: answer } = kept.safeParse(cached.given);
+  if (answer?.fullContextTokens !== fullContextTokens) return undefined;
   const hits = await fetchHits(
     tx,
-    kept.hits.map(([id, scopeId, score]) => ({ id, scopeId, score })),
+    answer.hits.map(([id, scopeId, score]) => ({ id, scopeId, score })),
   );
-  if (hits.length !== kept.hits.length) return undefined;
+  if (hits.length !== answer.hits.length) return undefined;
   return {
     tier: "cache",
-    tierReason: `the same question was answered ${Math.round(cached.ageSeconds)} s ago by ${kept.tier}, and nothing visible has changed since`,
-    plan: `cached; then: ${kept.plan}`,
+    tierReason: `the same question was answered ${Math.round(cached.ageSeconds)} s ago by ${answer.tier}, and nothing visible has changed since`,
+    plan: `cached; then: ${answer.plan}`,
     hits,
-    candidates: kept.candidates,
-    savedTokens: kept.tokens,
+    candidates: answer.candidates,
+    savedTokens: answer.tokens,
   };
 }
 
@@ -59,7 +62,7 @@ export function keepAnswer(
 ): void {
   const { cacheSeconds, fullContextTokens } = settingsOf(tx);
   if (cacheSeconds === 0) return;
-  const kept: Kept = {
+  const answer: Kept = {
     tier: found.tier,
     plan: found.plan,
     candidates: found.candidates,
@@ -67,5 +70,5 @@ export function keepAnswer(
     tokens,
     fullContextTokens,
   };
-  tx.sendCall("cache_answer", question, version, json(kept));
+  tx.sendCall("cache_answer", question, version, json(answer));
 }

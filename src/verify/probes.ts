@@ -350,6 +350,9 @@ const PROBES: readonly Probe[] = [
   },
 ];
 
+/** Tags that the floors of the keys it mints have beside those of the management key's. */
+export const PROBE_TAGS = 2;
+
 /** Runs every probe and removes what it made. */
 export async function runProbes(target: ProbeTarget): Promise<{ findings: Finding[]; requests: number }> {
   let requests = 0;

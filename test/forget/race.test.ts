@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { enterScope } from "../../src/db/enter.ts";
+import { sql } from "../../src/db/scoped.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -109,6 +110,33 @@ describe("racing an erasure (threat 18)", () => {
       expect(erased.status, erased.text).toBe(200);
       await asking;
       for (const i of [0, 1, 2, 3]) expect((await ask(i)).text).not.toContain("secret banana");
+    }
+  });
+
+  // One connection has one transaction at a time.
+  test.runIf(onPostgres())("drops the answer of a request that began in the same microsecond", async () => {
+    const writer = await service.mint("agent", { org: "microsecond" });
+    const headers = { "idempotency-key": "the-same-moment" };
+    await writer.remember("secret quince");
+    expect((await writer.post("/query", { query: "quince" }, { headers })).text).toContain("secret quince");
+    for (const mode of ["forget", "erase"] as const) {
+      await enterScope(
+        service.database.app,
+        { keyHash: hashSecret(writer.key), onBehalfOf: undefined, route: "test", operation: "test" },
+        { verb: "memory:forget", mode, subtree: true },
+        async (tx) => {
+          const moment = await tx.row<{ at: string }>(sql`SELECT now()::text AS at`);
+          await service.database.sql(
+            "UPDATE scopefloor.idempotency SET created_at = $1 WHERE key = 'the-same-moment'",
+            [moment?.at],
+          );
+          await tx.call(mode === "forget" ? "drop_recalled_answers" : "retire_scopes");
+        },
+      );
+      expect(await service.database.sql("SELECT 1 FROM scopefloor.idempotency WHERE key = 'the-same-moment'")).toEqual(
+        [],
+      );
+      await writer.post("/query", { query: "quince" }, { headers });
     }
   });
 

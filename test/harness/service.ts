@@ -109,6 +109,8 @@ async function serve(
       : { worker: { pollMs: 50, parser: { ...PARSER_LIMITS, entry: inject("parser") }, ...options.worker } }),
   });
   const server: Server = createServer(service.app.callback());
+  // A busy machine may leave a connection idle for longer than the usual 5 s, and use it just then.
+  server.keepAliveTimeout = 120_000;
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
   const operator = clientOf(url, first.secret, first.id);

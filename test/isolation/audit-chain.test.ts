@@ -212,6 +212,26 @@ describe("the audit report", () => {
     expect(body.findings.map((finding) => finding.check).join()).not.toContain("chain");
   });
 
+  test("is refused to a key that could not run the attacks, in place of an answer that says nothing", async () => {
+    const mint = (more: object) =>
+      service.operator.post<{ id: string; key: string }>("/contexts/default/keys", {
+        name: `auditor ${Math.random()}`,
+        principal: "management",
+        scopeFloor: { org: "acme" },
+        ...more,
+      });
+    const deep = Object.fromEntries(Array.from({ length: 7 }, (_, n) => [`d${n}`, "x"]));
+    for (const [more, expected] of [
+      [{ content: false }, 403],
+      [{ verbs: ["memory:read"] }, 403],
+      [{ scopeFloor: deep }, 422],
+    ] as const) {
+      const minted = await mint(more);
+      expect(minted.status, minted.text).toBe(201);
+      expect((await report(service.client(minted.body.key))).status, JSON.stringify(more)).toBe(expected);
+    }
+  });
+
   test("is made one at a time", async () => {
     const answers = await Promise.all([report(service.operator), report(service.operator)]);
     expect(answers.map(({ status }) => status).sort()).toEqual([200, 429]);

@@ -417,6 +417,14 @@ describe("a raw handle inside acme's transaction", () => {
     const refund = `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, input_tokens, duration_ms, status)
       SELECT gen_random_uuid(), 'model', 'chat', scopefloor.recordable(), '{"org":"acme"}', '${acme.id}', 'agent', -5, 0, 'ok'`;
     expect(await run("memory:read", "select", refund)).toBe("23514");
+    const discount = refund.replace("input_tokens", "cost_usd");
+    expect(await run("memory:read", "select", discount)).toBe("23514");
+    const free = refund.replace("-5", "5");
+    const earlier = free
+      .replace("input_tokens", "input_tokens, created_at")
+      .replace("5, 0", "5, now() - interval '1 hour', 0");
+    expect(await run("memory:read", "select", earlier)).toBe(PERMISSION);
+    expect(await run("memory:read", "select", free)).toBe("done");
     const [left] = await within(acme, "memory:write", { mode: "modify" }, (lease) =>
       lease.query("WITH gone AS (DELETE FROM scopefloor.passage RETURNING 1) SELECT count(*)::int AS n FROM gone"),
     );

@@ -625,6 +625,32 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [FORGET],
   },
   {
+    name: "an erasure that leaves the answer of a request of the same microsecond (threat 18)",
+    on: "postgres",
+    function: "drop_recalled_answers",
+    from: "i.xmin <> pg_current_xact_id()::xid",
+    to: "i.created_at <> transaction_timestamp()",
+    tests: ["test/forget/race.test.ts"],
+  },
+  {
+    name: "a receipt that anyone inserts",
+    sql: `GRANT INSERT ON scopefloor.forget_receipt TO scopefloor_app;
+      CREATE POLICY planted ON scopefloor.forget_receipt FOR INSERT TO scopefloor_app WITH CHECK (true)`,
+    tests: ["test/isolation/second-lock.test.ts"],
+  },
+  {
+    name: "a trace of another time",
+    sql: "ALTER POLICY write ON scopefloor.decision_trace WITH CHECK (scopefloor.may_record(scope_id, scope, api_key_id, principal))",
+    tests: ["test/isolation/second-lock.test.ts"],
+  },
+  {
+    name: "a deletion whose receipt does not say what went",
+    file: "src/memory/items.ts",
+    from: "subtree: false, items: { items } }",
+    to: "subtree: false, items: {} }",
+    tests: [JOURNAL],
+  },
+  {
     name: "an erasure that leaves refused attempts to name the scope",
     function: "retire_scopes",
     from: "UPDATE scopefloor.access_denied SET asked = NULL",

@@ -204,6 +204,17 @@ describe("the cache tier", () => {
     expect(JSON.stringify(answer)).not.toContain(victim.hits[0]?.id);
   });
 
+  test("takes an answer that is none for none", async () => {
+    const client = await tenant("Umber is a pigment.");
+    for (const planted of ['{"fullContextTokens": 8000}', "[]", '{"hits": "all", "fullContextTokens": 8000}']) {
+      await ask(client, "What is umber?");
+      await service.database.sql("UPDATE scopefloor.response_cache SET answer = $1::jsonb", [planted]);
+      const answer = await ask(client, "What is umber?");
+      expect(answer.tier).not.toBe("cache");
+      expect(answer.hits.map(({ text }) => text)).toContain("Umber is a pigment.");
+    }
+  });
+
   test("can be turned off by the operator", async () => {
     const client = await tenant("The orchard has pears.");
     await service.operator.call("PATCH", "/contexts/default", { config: { cacheSeconds: 0 } });

@@ -2,11 +2,12 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { inTransaction } from "../../db/lease.ts";
 import { sql } from "../../db/scoped.ts";
-import { AppError } from "../../errors.ts";
-import { tagsOf } from "../../scope/scope.ts";
+import { AppError, unprocessable } from "../../errors.ts";
+import { VERBS } from "../../keys/keys.ts";
+import { MAX_TAGS, tagsOf } from "../../scope/scope.ts";
 import { auditCatalog } from "../../verify/catalog.ts";
 import { auditChain } from "../../verify/chain.ts";
-import { runProbes } from "../../verify/probes.ts";
+import { PROBE_TAGS, runProbes } from "../../verify/probes.ts";
 import { reportOf } from "../../verify/report.ts";
 import * as answers from "../answers.ts";
 import type { Deps } from "../app.ts";
@@ -29,7 +30,16 @@ export const auditReportEndpoints: readonly Endpoint[] = [
     answer: answers.auditReport,
     handle: async ({ deps, enter, bearer }) => {
       const began = new Date();
-      const isOperator = await enter({}, async (tx) => tagsOf(tx.entry.floor).length === 0);
+      const isOperator = await enter({}, async (tx) => {
+        const { floor, verbs, key } = tx.entry;
+        if (!key.content || VERBS.some((verb) => !verbs.includes(verb)))
+          throw new AppError("forbidden", `an audit report takes a key with content and the verbs ${VERBS.join(", ")}`);
+        if (tagsOf(floor).length > MAX_TAGS - PROBE_TAGS)
+          throw unprocessable(
+            `an audit report takes a floor of at most ${MAX_TAGS - PROBE_TAGS} tags: it mints below it`,
+          );
+        return tagsOf(floor).length === 0;
+      });
       if (atWork.has(deps)) throw new AppError("rate-limited", "an audit report is being made", { retryAfter: 10 });
       atWork.add(deps);
       try {
