@@ -64,11 +64,20 @@ export async function inTransaction<T>(
     await Promise.all(sent);
     return result;
   } catch (error) {
+    const cause = await causeOf(error, sent);
     // A connection that died has nothing left to roll back.
     await lease.query("ROLLBACK").catch(() => undefined);
-    throw error;
+    throw cause;
   } finally {
     // Cleaning up is not in the answer's way; until it is done nobody else gets the connection.
     lease.release().catch(() => undefined);
   }
+}
+
+/** What was sent without waiting and has failed is why the statement after it is refused. */
+async function causeOf(error: unknown, sent: readonly Promise<unknown>[]): Promise<unknown> {
+  const IN_FAILED_TRANSACTION = "25P02";
+  if ((error as { code?: string } | undefined)?.code !== IN_FAILED_TRANSACTION) return error;
+  const failed = (await Promise.allSettled(sent)).find((answer) => answer.status === "rejected");
+  return failed?.reason ?? error;
 }

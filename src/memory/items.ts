@@ -65,7 +65,7 @@ export async function listItems(
 export async function deleteItem(tx: ScopedTransaction, key: string): Promise<void> {
   const rows = await tx.rows<{ id: string }>(sql`SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE m.key = ${key}`);
   const items = rows.map(({ id }) => id);
-  const deleted = await tx.remove("memory_item", sql`id = ANY (${list(items)}::uuid[])`);
+  const deleted = await tx.remove("memory_item", sql`key = ${key} AND id = ANY (${list(items)}::uuid[])`);
   if (deleted === 0) throw notFound();
   await tx.call("drop_recalled_answers");
   await writeReceipt(

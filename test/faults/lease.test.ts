@@ -186,6 +186,24 @@ describe("a lease", () => {
     await database.drop();
   });
 
+  test("whose sent statement fails says why, also where a later one is refused for it (threat 8)", async () => {
+    const database = await createTestDatabase();
+    const failing = (text: string) =>
+      inTransaction(database.app, async ({ query, send }) => {
+        send(text);
+        return query("SELECT 1");
+      });
+    await expect(failing("SELECT 1 / 0")).rejects.toMatchObject({ code: "22012" });
+    await expect(failing("SELECT no_such_column")).rejects.toMatchObject({ code: "42703" });
+    // The control: what nothing sent is to blame for stays as it is.
+    const caught = inTransaction(database.app, async ({ query }) => {
+      await query("SELECT 1 / 0").catch(() => undefined);
+      return query("SELECT 1");
+    });
+    await expect(caught).rejects.toMatchObject({ code: "25P02" });
+    await database.drop();
+  });
+
   test("leaves nothing of its session behind: settings, locks, the ticket", async () => {
     const database = await createTestDatabase({ connections: 1 });
     await inTransaction(database.app, async (lease) => {

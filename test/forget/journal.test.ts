@@ -201,6 +201,8 @@ test("a receipt that names others' rows takes none of them when it is done again
     raw(`INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
       SELECT scopefloor.recordable(), gen_random_uuid(), '{"org": "victim"}', true, 'erase', 'scope', '{}', scopefloor.caller()`),
   ).rejects.toThrow(/permission denied/);
+  // Nor does it learn which receipts and keys of others there are.
+  expect(await raw("SELECT scopefloor.knows_lines('[]') AS known")).toEqual([{ known: null }]);
   for (const args of [
     `'scope', 'erase', true, '{}', '{}'`,
     `'query', 'erase', true, '{"passage": "many"}', '{}'`,
