@@ -135,7 +135,7 @@ describe.skipIf(onPostgres())("the embedded service that is killed with -9", () 
       await until(
         "all are ready",
         async () => (await Promise.all(ids.map(document))).every(({ status }) => status === "ready"),
-        40,
+        100, // a busy machine takes its time
       );
       for (const id of ids) {
         const answer = await fetch(`${url}/default/documents/${id}/chunks`, { headers });
