@@ -1,6 +1,7 @@
 /**
  * `npm run soak -- <name>`: the long forms of tests, on PostgreSQL or with `--embedded` on PGlite;
- * several beside each other with a comma between them. Each prints one line `RESULT {json}` at its end and exits with 1 when something was found.
+ * several beside each other with a comma between them. Each prints one line `RESULT {json}` at its end
+ * and exits with 1 when something was found.
  */
 import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";

@@ -106,7 +106,7 @@ export async function forgetItems(
   const entity = items.entities.length === 0 ? 0 : await removeEntities(tx, items.entities);
   let whole = 0;
   for (const id of items.documents) whole += await removeDocument(tx, id);
-  return { ...counts, ...nonZero({ document: document + whole, names, ...(entity > 0 ? { entity } : {}) }) };
+  return { ...counts, ...nonZero({ document: document + whole, names, entity }) };
 }
 
 /** Out of every route and tier at once, but kept for audit: no vector, no postings. */

@@ -35,16 +35,13 @@ export async function replayReceipts(database: Database, path: string, log: Logg
   let unnamed = 0;
   try {
     // Keys first: the dictionary keeps the name of an erased scope where a live key has it as its floor.
-    for (const line of [...open.filter(({ kind }) => kind === "key"), ...receipts]) {
-      const target = line.kind === "receipt" ? scopes.get(line.target) : undefined;
-      if (line.kind === "receipt" && target !== undefined) await replay.forget(line, target);
-      // The backup is older than the scope itself: nothing in it says its name.
-      else if (line.kind === "receipt") unnamed++;
-      const stoodAt = line.kind === "receipt" ? (scopes.get(line.scope) ?? null) : null;
-      await ownerRows(database, "SELECT scopefloor.note_replayed($1, $2)", [
-        JSON.stringify(line),
-        JSON.stringify(stoodAt),
-      ]);
+    for (const line of open.filter(({ kind }) => kind === "key")) await noteReplayed(database, line);
+    for (const line of receipts) {
+      const target = scopes.get(line.target);
+      // None: the backup is older than the scope itself, and nothing in it says its name.
+      if (target === undefined) unnamed++;
+      else await replay.forget(line, target);
+      await noteReplayed(database, line, scopes.get(line.scope));
     }
   } finally {
     await replay.close();
@@ -55,6 +52,12 @@ export async function replayReceipts(database: Database, path: string, log: Logg
   );
   return open.length;
 }
+
+const noteReplayed = (database: Database, line: JournalLine, stoodAt?: Scope) =>
+  ownerRows(database, "SELECT scopefloor.note_replayed($1, $2)", [
+    JSON.stringify(line),
+    JSON.stringify(stoodAt ?? null),
+  ]);
 
 /** Whether all that the file has is done, for a process that may not do it itself. */
 export async function isReplayed(database: Database, path: string): Promise<boolean> {

@@ -116,7 +116,7 @@ test("what was forgotten after a backup is forgotten again when that is restored
     expect((await narrowed.post(`/principals/${narrowed.id}/grants`, { verbs: ["memory:read"] })).status).toBe(200);
   };
   await restored(forget, async () => {
-    const back = () => count("text ~ 'doomed|xylophone|about to go|is deleted|a note of ann'") as Promise<number>;
+    const back = () => count("text ~ 'doomed|xylophone|about to go|is deleted|a note of ann'");
     // The control: without the replay all of it is back.
     expect(await back()).toBe(7);
     expect((await doomed.get("/me")).status).toBe(200);
