@@ -14,7 +14,9 @@ import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
 
 /** At 16 MiB each at most. */
-const LARGE_BODIES = 8;
+const LARGE_BODIES = { places: 8, waitMs: 30_000, whenFull: "too many large bodies are being read" };
+/** Their attacks are load. */
+const AUDIT_REPORTS = { places: 1, waitMs: 60_000, mostWaiting: 1, whenFull: "other audit reports are being made" };
 
 export interface Service {
   readonly app: Koa;
@@ -62,7 +64,8 @@ export async function createService(database: Database, options: ServiceOptions)
   const app = createApp({
     database,
     turns: new Turns(),
-    intake: new FairQueue({ places: LARGE_BODIES, waitMs: 30_000 }),
+    intake: new FairQueue(LARGE_BODIES),
+    auditReports: new FairQueue(AUDIT_REPORTS),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
     context,

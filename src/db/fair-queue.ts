@@ -7,6 +7,8 @@ export interface FairQueueOptions {
   readonly waitMs: number;
   /** How many of one group may wait; more are refused at once. */
   readonly mostWaiting?: number;
+  /** What is said to those who waited for others in vain. */
+  readonly whenFull?: string;
 }
 
 interface Waiter {
@@ -24,6 +26,7 @@ interface Group {
 
 /** Requests of nobody known yet: a key that has not been looked at, the service's own small errands. */
 const NOBODY = "";
+const ALL_BUSY = "all database connections are busy";
 /** A group that was heard of so lately counts as present. */
 const PRESENT_MS = 1_000;
 
@@ -37,16 +40,18 @@ export class FairQueue {
   readonly #places: number;
   readonly #waitMs: number;
   readonly #mostWaiting: number;
+  readonly #whenFull: string;
   readonly #groups = new Map<string, Group>();
   #inside = 0;
   #served = 0;
   #closing: (() => void) | undefined;
   #isClosed = false;
 
-  constructor({ places, waitMs, mostWaiting = places * 16 }: FairQueueOptions) {
+  constructor({ places, waitMs, mostWaiting = places * 16, whenFull = ALL_BUSY }: FairQueueOptions) {
     this.#places = places;
     this.#waitMs = waitMs;
     this.#mostWaiting = mostWaiting;
+    this.#whenFull = whenFull;
   }
 
   /**
@@ -60,11 +65,11 @@ export class FairQueue {
     const group = this.#groups.get(name) ?? { inside: 0, waiting: [], lastServed: 0, lastSeenAt: 0 };
     this.#groups.set(name, group);
     group.lastSeenAt = performance.now();
-    if (group.waiting.length >= this.#mostWaiting) throw name === NOBODY ? busy() : tooMany();
+    if (group.waiting.length >= this.#mostWaiting) throw name === NOBODY ? this.#busy() : tooMany();
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => {
         group.waiting.splice(group.waiting.indexOf(waiter), 1);
-        reject(name !== NOBODY && group.inside > 0 ? tooMany() : busy());
+        reject(name !== NOBODY && group.inside > 0 ? tooMany() : this.#busy());
       }, this.#waitMs);
       const waiter: Waiter = {
         give: () => {
@@ -135,6 +140,10 @@ export class FairQueue {
     return best;
   }
 
+  #busy(): AppError {
+    return new AppError("unavailable", this.#whenFull, { retryAfter: 1 });
+  }
+
   /** Places of one group at most. */
   #most(present: number): number {
     const most = present > 1 ? Math.floor(this.#places / 4) : this.#places - Math.ceil(this.#places / 8);
@@ -143,7 +152,6 @@ export class FairQueue {
 }
 
 const stopping = () => new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
-const busy = () => new AppError("unavailable", "all database connections are busy", { retryAfter: 1 });
 const tooMany = () =>
   new AppError("rate-limited", "too many requests of this tenant are under way; send fewer at a time", {
     retryAfter: 1,

@@ -22,6 +22,8 @@ export interface Deps {
   readonly turns: Turns;
   /** Large bodies that are in memory at a time; the others wait unread, which holds their senders back. */
   readonly intake: FairQueue;
+  /** Audit reports, of which one is made at a time. */
+  readonly auditReports: FairQueue;
   readonly models: Models;
   readonly reranker: Reranker | undefined;
   /** The Context's id in URLs. */

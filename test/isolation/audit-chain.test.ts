@@ -2,6 +2,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 import { sealAudit } from "../../src/jobs/housekeeping.ts";
 import { auditChain, type ChainOptions } from "../../src/verify/chain.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
+import { pause } from "../harness/service-process.ts";
 
 let service: TestService;
 let agent: Client;
@@ -232,8 +233,17 @@ describe("the audit report", () => {
     }
   });
 
-  test("is made one at a time", async () => {
-    const answers = await Promise.all([report(service.operator), report(service.operator)]);
-    expect(answers.map(({ status }) => status).sort()).toEqual([200, 429]);
+  test("is made one at a time, and in turn: one tenant's loop keeps nobody out", async () => {
+    const admin = await service.mint("management", { org: "acme" });
+    const sibling = await service.mint("management", { org: "acme", user: "1" });
+    const order: string[] = [];
+    const asks = async (name: string, client: Client) => order.push(`${name} ${(await report(client)).status}`);
+    const first = asks("acme", admin);
+    const begun = "SELECT 1 FROM scopefloor.scope WHERE tags ? 'verify'";
+    while ((await service.database.sql(begun)).length === 0) await pause(5);
+    // Whatever key it asks with, one of the same tenant's may wait.
+    const again = [asks("acme again", admin), asks("acme again", sibling)];
+    await Promise.all([first, ...again, asks("operator", service.operator)]);
+    expect(order).toEqual(["acme again 429", "acme 200", "operator 200", "acme again 200"]);
   });
 });

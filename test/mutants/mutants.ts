@@ -599,8 +599,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "an audit report with the chain for a tenant's administrator",
     file: "src/http/routes/audit-report.ts",
-    from: "tagsOf(tx.entry.floor).length === 0",
-    to: "true",
+    from: "isOperator: tagsOf(floor).length === 0",
+    to: "isOperator: true",
     tests: [AUDIT],
   },
   {

@@ -4,6 +4,7 @@ import { inTransaction } from "../../db/lease.ts";
 import { sql } from "../../db/scoped.ts";
 import { AppError, unprocessable } from "../../errors.ts";
 import { VERBS } from "../../keys/keys.ts";
+import { hashSecret } from "../../keys/secret.ts";
 import { MAX_TAGS, tagsOf } from "../../scope/scope.ts";
 import { auditCatalog } from "../../verify/catalog.ts";
 import { auditChain } from "../../verify/chain.ts";
@@ -17,9 +18,6 @@ import { type Endpoint, endpoint } from "../endpoint.ts";
 const CHAIN_MS = 10_000;
 const DAY_MS = 86_400_000;
 
-/** Processes that are at it: the probes are load. */
-const atWork = new WeakSet<Deps>();
-
 export const auditReportEndpoints: readonly Endpoint[] = [
   endpoint({
     method: "get",
@@ -30,7 +28,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
     answer: answers.auditReport,
     handle: async ({ deps, enter, bearer }) => {
       const began = new Date();
-      const isOperator = await enter({}, async (tx) => {
+      const { isOperator, turn } = await enter({}, async (tx) => {
         const { floor, verbs, key } = tx.entry;
         if (!key.content || VERBS.some((verb) => !verbs.includes(verb)))
           throw new AppError("forbidden", `an audit report takes a key with content and the verbs ${VERBS.join(", ")}`);
@@ -38,10 +36,9 @@ export const auditReportEndpoints: readonly Endpoint[] = [
           throw unprocessable(
             `an audit report takes a floor of at most ${MAX_TAGS - PROBE_TAGS} tags: it mints below it`,
           );
-        return tagsOf(floor).length === 0;
+        return { isOperator: tagsOf(floor).length === 0, turn: deps.turns.of(hashSecret(bearer)) };
       });
-      if (atWork.has(deps)) throw new AppError("rate-limited", "an audit report is being made", { retryAfter: 10 });
-      atWork.add(deps);
+      const leave = await deps.auditReports.enter(turn);
       try {
         const catalog = await inTransaction(deps.database.app, ({ query }) => auditCatalog(query));
         const { findings, requests } = await underAttack(deps, (url) =>
@@ -59,7 +56,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
           : { findings: [], chain: null };
         return reportOf(began, requests, [...findings, ...catalog, ...audited.findings], audited.chain);
       } finally {
-        atWork.delete(deps);
+        leave();
       }
     },
   }),
