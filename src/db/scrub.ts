@@ -87,6 +87,9 @@ async function aroundTheLog(owner: Lease): Promise<void> {
   );
   const { last, segments } = row as { last: string; segments: number };
   if (segments > MOST_SEGMENTS) throw new Error(`${segments} segments are kept`);
+  const [before] = await owner.query(
+    "SELECT setting::bool AS recycles FROM pg_file_settings WHERE name = 'wal_recycle' AND sourcefile LIKE '%postgresql.auto.conf'",
+  );
   await owner.query("SET wal_recycle = off"); // for the embedded database, whose checkpoints are this session's
   await owner.query("ALTER SYSTEM SET wal_recycle = off");
   try {
@@ -104,7 +107,9 @@ async function aroundTheLog(owner: Lease): Promise<void> {
       throw new Error(`${kept.length} old segments are kept, as for a replication slot, an archive or wal_keep_size`);
     }
   } finally {
-    await owner.query("ALTER SYSTEM RESET wal_recycle");
+    await owner.query(
+      before === undefined ? "ALTER SYSTEM RESET wal_recycle" : `ALTER SYSTEM SET wal_recycle = ${before.recycles}`,
+    );
     await owner.query("SELECT pg_catalog.pg_reload_conf()");
   }
 }

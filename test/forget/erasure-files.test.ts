@@ -148,6 +148,8 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
     ]);
   }
 
+  const psql = async (statement: string) =>
+    (await cluster?.program("psql", ["-At", "-d", cluster.url, "-c", statement]))?.trim();
   const dump = () => cluster?.program("pg_dump", ["--inserts", "-d", cluster.url]);
 
   test(
@@ -180,12 +182,17 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
         await scrubInVain(cluster.url);
         expect(await holding(data)).not.toEqual([]);
         await end?.();
+        await psql("ALTER SYSTEM SET wal_recycle = off");
       }
       const { stdout } = await run(process.execPath, ["--import", "tsx", "src/cli.ts", "scrub"], {
         env: { PATH: process.env.PATH, ...environment },
       });
       expect(stdout).not.toContain("FAIL");
       expect(await holding(data)).toEqual([]);
+      if (cluster !== undefined) {
+        // What the operator had set is as it was.
+        expect(await psql("SELECT setting::bool FROM pg_file_settings WHERE name = 'wal_recycle'")).toBe("f");
+      }
       await service.start();
       const left = await call(service.key, "POST", "/default/query", { query: "what stays", lens: "org/stays" });
       expect(left.text).toContain("what stays is of another tenant");
