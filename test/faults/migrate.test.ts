@@ -136,9 +136,10 @@ test("while a newer version migrates and works, the one that runs already goes o
   const release = await nextRelease();
   const newer = await createService(old.database, { context: "default", log: createLog("silent") });
   const server = createServer(newer.app.callback()).listen(0, "127.0.0.1");
+  let isOver = false;
   try {
     const agent = await old.mint("agent", { org: "rolling" });
-    let isOver = false;
+    await agent.remember("the first heron");
     const statuses = new Set<number>();
     const atWork = [0, 1, 2].map(async (writer) => {
       for (let n = 0; !isOver; n++) {
@@ -166,6 +167,7 @@ test("while a newer version migrates and works, the one that runs already goes o
     await old.database.sql("UPDATE scopefloor.migration SET hash = 'x' WHERE number = 3");
     expect((await fetch(`${old.url}/ready`)).status).toBe(503);
   } finally {
+    isOver = true;
     server.close();
     await newer.settled();
     await old.stop();
