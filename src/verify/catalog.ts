@@ -28,6 +28,7 @@ const UNSCOPED: Readonly<Record<string, string>> = {
   context: "the deployment's configuration",
   embedder: "names and sizes of models",
   erasure: "hashes of what was erased, so that nothing of it lands later",
+  forget_gate: "always empty: it is locked, never written",
   job_turn: "whose turn in the queue it is, by a hash",
   migration: "which migrations have run; no role of the service may read it",
   scope: "the dictionary; its own id is its scope",

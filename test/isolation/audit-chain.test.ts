@@ -40,6 +40,19 @@ async function afterTampering(statement: string, triggers: "replica" | "origin" 
   }
 }
 
+/** By a column's type, a value that is another than the one it has (`?`). */
+const OTHERS: Readonly<Record<string, string>> = {
+  text: "coalesce(?, '') || 'x'",
+  uuid: "gen_random_uuid()",
+  jsonb: `'{"org": "another"}'`,
+  integer: "coalesce(?, 0) + 1",
+  bigint: "coalesce(?, 0) + 1",
+  numeric: "coalesce(?, 0) + 1",
+  real: "coalesce(?, 0) + 1",
+  boolean: "coalesce(?, false) IS FALSE",
+  "timestamp with time zone": "coalesce(?, now()) + interval '1 s'",
+};
+
 beforeAll(async () => {
   service = await startService();
   agent = await service.mint("agent", { org: "acme", user: "ann" });
@@ -60,7 +73,7 @@ describe("the audit chain", () => {
     expect(findings.flatMap((finding) => finding.problems)).toEqual([]);
     const [row] = await service.database.sql(`
       SELECT (SELECT count(*) FROM scopefloor.decision_trace) + (SELECT count(*) FROM scopefloor.access_denied)
-           + (SELECT count(*) FROM scopefloor.forget_receipt) AS n`);
+           + (SELECT 2 * count(*) FROM scopefloor.forget_receipt) AS n`);
     expect(chain).toMatchObject({ entries: Number(row?.n), unsealed: 0, checkedFrom: 1 });
     expect(Number(row?.n)).toBeGreaterThan(9);
   });
@@ -89,6 +102,7 @@ describe("the audit chain", () => {
     ["access_denied", "UPDATE scopefloor.access_denied SET reason = 'none'", "was altered"],
     ["forget_receipt", "UPDATE scopefloor.forget_receipt SET counts = '{}'", "was altered"],
     ["forget_receipt", `UPDATE scopefloor.forget_receipt SET target = '{"org": "x"}'`, "had its text altered"],
+    ["forget_receipt", "UPDATE scopefloor.forget_receipt SET items = '{}'", "was altered"],
     ["audit_entry", "DELETE FROM scopefloor.audit_entry WHERE source = 'denial'", "entries of batch 1 were altered"],
     [
       "audit_entry",
@@ -100,6 +114,24 @@ describe("the audit chain", () => {
   ])("finds what was done to %s by hand: %s", async (_, statement, problem) => {
     expect((await afterTampering(statement)).join("; ")).toContain(problem);
     expect(await problems()).toEqual([]);
+  });
+
+  test("holds every column: whichever is changed by hand is noticed", async () => {
+    const unnoticed: string[] = [];
+    const columns = await service.database.sql(`
+      SELECT a.attrelid::regclass::text AS table, a.attname AS column, a.atttypid::regtype::text AS type
+      FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+      WHERE a.attrelid = ANY ('{scopefloor.decision_trace,scopefloor.access_denied,scopefloor.forget_receipt}'::regclass[])
+        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''`);
+    for (const { table, column, type } of columns) {
+      const other = OTHERS[String(type)];
+      if (other === undefined)
+        throw new Error(`${table}.${column} has a type of which no other value is known: ${type}`);
+      const changed = `
+        UPDATE ${table} SET ${column} = ${other.replaceAll("?", String(column))} WHERE (scope_id, id) = (SELECT scope_id, id FROM ${table} LIMIT 1)`;
+      if ((await afterTampering(changed)).length === 0) unnoticed.push(`${table}.${column}`);
+    }
+    expect(unnoticed).toEqual([]);
   });
 
   test("does not take for an erasure what was emptied by hand, the triggers beside it", async () => {

@@ -44,6 +44,7 @@ const CATALOG = `${ISOLATION}/catalog.test.ts`;
 const KEYS = "test/http/keys.test.ts";
 const CACHE = "test/recall/cache.test.ts";
 const FORGET = "test/forget/forget.test.ts";
+const GATE = "test/forget/gate.test.ts";
 const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
@@ -529,9 +530,25 @@ export const MUTANTS: readonly Mutant[] = [
     name: "an answer is kept beside a forget (threat 18)",
     on: "postgres",
     function: "cache_answer",
-    from: "IF NOT pg_try_advisory_xact_lock_shared(7700, 2) THEN",
+    from: "IF NOT scopefloor.hold_answers(t, false) THEN",
     to: "IF false THEN",
-    tests: [CACHE],
+    tests: [GATE],
+  },
+  {
+    name: "one tenant's forget is in every other's way",
+    on: "postgres",
+    function: "hold_answers",
+    from: "IN SHARE MODE",
+    to: "IN EXCLUSIVE MODE",
+    tests: [GATE],
+  },
+  {
+    name: "a forget does not see who stores from above all orgs (threat 18)",
+    on: "postgres",
+    function: "hold_answers",
+    from: "IN ROW EXCLUSIVE MODE",
+    to: "IN ROW SHARE MODE",
+    tests: [GATE],
   },
 
   // -- The audit chain, erasures, backups.
@@ -587,6 +604,20 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "receipts that are not chained",
     sql: "DROP TRIGGER note_audit ON scopefloor.forget_receipt",
+    tests: [AUDIT],
+  },
+  {
+    name: "a receipt's ids outside the chain",
+    function: "check_audit",
+    from: "'receipt', 'receipt items'",
+    to: "'receipt'",
+    tests: [AUDIT],
+  },
+  {
+    name: "a trace's price outside the chain",
+    function: "audit_parts",
+    from: "r->'cost_usd', ",
+    to: "",
     tests: [AUDIT],
   },
   {

@@ -1,10 +1,8 @@
 import { createHash } from "node:crypto";
-import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { enterScope } from "../../src/db/enter.ts";
 import { json } from "../../src/db/scoped.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
-import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -87,20 +85,6 @@ describe("the cache tier", () => {
     };
     expect(await stored((now) => `${now}0`)).toBe(0);
     expect(await stored((now) => now)).toBe(1);
-  });
-
-  test.runIf(onPostgres())("stores nothing beside a forget that has not ended", async () => {
-    const client = await tenant("The mill grinds spelt.");
-    const other = postgres(service.database.url ?? "", { max: 1 });
-    try {
-      await other`SELECT pg_advisory_lock(7700, 2)`;
-      expect((await ask(client, "mill spelt")).hits).toHaveLength(1);
-      expect((await ask(client, "mill spelt")).tier).not.toBe("cache");
-    } finally {
-      await other.end();
-    }
-    await ask(client, "mill spelt");
-    expect((await ask(client, "mill spelt")).tier).toBe("cache");
   });
 
   test("takes a question of nothing but marks in its stride", async () => {

@@ -187,14 +187,14 @@ export const decisionTrace = scopefloor.table(
 );
 
 /**
- * The audit chain's entries, one for each trace, refused attempt and receipt, and one for each
- * erasure of such a row's text. Written by triggers, sealed by the worker (`0020_audit_chain.sql`).
+ * The audit chain's entries: one for each trace and refused attempt, two for each receipt, and one for
+ * each erasure of such a row's text. Written by triggers, sealed by the worker (`0020_audit_chain.sql`).
  */
 export const auditEntry = scopefloor.table(
   "audit_entry",
   {
     scopeId: scopeId(),
-    /** `trace`, `denial` or `receipt`; with ` erased` behind it where the entry is for the erasure of that one's text. */
+    /** `trace`, `denial`, `receipt` or `receipt items`; with ` erased` behind it where the entry is for the erasure of that one's text. */
     source: text("source").notNull(),
     id: uuid("id").notNull(),
     /** Null: not sealed yet. */
@@ -219,3 +219,6 @@ export const auditBatch = scopefloor.table("audit_batch", {
   hash: bytea("hash").notNull(),
   sealedAt: time("sealed_at").notNull(),
 });
+
+/** Always empty: in which mode it is locked keeps forgets apart from answers that are being stored (`0025_forget_gate.sql`). */
+export const forgetGate = scopefloor.table("forget_gate", { id: integer("id").primaryKey() });

@@ -1,0 +1,146 @@
+import { randomBytes } from "node:crypto";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { type Demand, enterScope } from "../../src/db/enter.ts";
+import type { ScopedTransaction } from "../../src/db/scoped.ts";
+import { hashSecret } from "../../src/keys/secret.ts";
+import { onPostgres } from "../harness/database.ts";
+import { type Client, startService, type TestService } from "../harness/service.ts";
+import { pause } from "../harness/service-process.ts";
+
+/** How long a request may take that waits for nobody, and one is watched that is to wait. */
+const SOON_MS = 10_000;
+const WHILE_MS = 300;
+
+// One connection has one transaction at a time.
+describe.runIf(onPostgres())("forgets and answers that are being stored", () => {
+  let service: TestService;
+  const clients: Record<string, Client> = {};
+
+  const FLOORS = {
+    acme: { org: "acme" },
+    ann: { org: "acme", user: "ann" },
+    globex: { org: "globex" },
+    team: { team: "red" },
+  };
+  const FORGET = { verb: "memory:forget", mode: "forget", subtree: true } as const;
+  const ERASE = { verb: "memory:forget", mode: "erase", subtree: true } as const;
+  const DELETE = { verb: "memory:write", mode: "delete" } as const;
+  const RECALL = { verb: "memory:read", mode: "select" } as const;
+
+  beforeAll(async () => {
+    // So many that no tenant waits for its own share of them.
+    service = await startService({ connections: 24 });
+    for (const [name, floor] of Object.entries(FLOORS)) clients[name] = await service.mint("agent", floor);
+    clients.operator = service.operator;
+  });
+  afterAll(() => service.stop());
+
+  const clientOf = (name: string) => clients[name] as Client;
+
+  /** A transaction that stays open until it is told to end. */
+  async function hold(name: string, demand: Demand, work: (tx: ScopedTransaction) => Promise<unknown>) {
+    let open: () => void = () => undefined;
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    const caller = { keyHash: hashSecret(clientOf(name).key), onBehalfOf: undefined, route: "test", operation: "test" };
+    let ended: Promise<void> | undefined;
+    await new Promise<void>((begun, failed) => {
+      ended = enterScope(service.database.app, caller, demand, async (tx) => {
+        await work(tx);
+        begun();
+        await opened;
+      });
+      ended.catch(failed);
+    });
+    return async () => {
+      open();
+      await ended;
+    };
+  }
+  const forgetting = (tx: ScopedTransaction) => tx.call("drop_recalled_answers");
+  const storing = (tx: ScopedTransaction) =>
+    tx.call("claim_idempotency", "test", randomBytes(8).toString("hex"), new Uint8Array(32), true);
+
+  let words = 0;
+  const question = () => ({ query: `ledger ${words++}` });
+  /** A deletion: what shares the tenant's own lock with its other requests (scopefloor.hold_scope), and has this one alone. */
+  const forget = async (name: string) => {
+    const key = `word-${words++}`;
+    expect((await clientOf(name).call("PUT", `/memory/${key}`, { value: "ledger" })).status).toBeLessThan(300);
+    return clientOf(name).del(`/memory/${key}`);
+  };
+  const recall = (name: string) =>
+    clientOf(name).post("/query", question(), { headers: { "idempotency-key": randomBytes(8).toString("hex") } });
+  const isCached = async (name: string) => {
+    const asked = question();
+    await clientOf(name).post("/query", asked);
+    return (await clientOf(name).post<{ tier: string }>("/query", asked)).body.tier === "cache";
+  };
+  const waits = async (request: Promise<{ status: number }>, soon: number) =>
+    Promise.race([request.then(({ status }) => status), pause(soon).then(() => "waits")]);
+
+  beforeEach(async () => {
+    for (const name of Object.keys(FLOORS)) await clientOf(name).remember("the harbour master keeps the ledger");
+  });
+
+  test("are apart by org: one tenant's forget keeps no other waiting and out of no cache (threats 3, 18)", async () => {
+    for (const [name, demand] of [
+      ["ann", FORGET],
+      ["acme", ERASE],
+      // An operator's erasure of one org is about that org alone.
+      ["operator", { ...ERASE, selector: [{ tags: { org: "acme", user: "bob" }, subtree: true }] }],
+    ] as const) {
+      const end = await hold(name, demand as Demand, forgetting);
+      try {
+        expect(await waits(forget("globex"), SOON_MS)).toBe(204);
+        expect(await waits(recall("globex"), SOON_MS)).toBe(200);
+        expect(await isCached("globex")).toBe(true);
+      } finally {
+        await end();
+      }
+    }
+  });
+
+  test.each([
+    ["ann", DELETE, ["acme", "team", "operator"]],
+    ["team", FORGET, ["acme", "globex", "operator"]],
+  ] as const)("meet where they may concern the same rows: a forget of %s", async (name, demand, others) => {
+    for (const other of others) {
+      const end = await hold(name, demand, forgetting);
+      const request = recall(other);
+      try {
+        expect(await waits(request, WHILE_MS), other).toBe("waits");
+        expect(await isCached(other), other).toBe(false);
+      } finally {
+        await end();
+      }
+      expect((await request).status).toBe(200);
+      expect(await isCached(other), other).toBe(true);
+    }
+  });
+
+  test.each([
+    ["acme", ["ann", "team"], ["globex"]],
+    ["operator", ["acme", "globex", "team"], []],
+  ] as const)("the other way round: an answer that %s has stored", async (name, concerned, others) => {
+    for (const other of concerned) {
+      const end = await hold(name, RECALL, storing);
+      const request = forget(other);
+      try {
+        expect(await waits(request, WHILE_MS), other).toBe("waits");
+      } finally {
+        await end();
+      }
+      expect((await request).status).toBe(204);
+    }
+    const end = await hold(name, RECALL, storing);
+    try {
+      for (const other of others) expect(await waits(forget(other), SOON_MS), other).toBe(204);
+      // Who stores waits for nobody else who stores.
+      for (const other of Object.keys(FLOORS)) expect(await waits(recall(other), SOON_MS), other).toBe(200);
+    } finally {
+      await end();
+    }
+  });
+});
