@@ -9,7 +9,9 @@ import { writeReceipt } from "../../src/forget/receipt.ts";
 import { isReplayed, replayReceipts } from "../../src/forget/replay.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
+import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
+import { serviceProcess } from "../harness/service-process.ts";
 
 const log = createLog("silent");
 let folder: string;
@@ -78,6 +80,14 @@ async function restored<T>(forget: () => Promise<unknown>, work: () => Promise<T
   return work();
 }
 
+/** A process of the role `api` on the same PostgreSQL, until it is ready. */
+async function startAsApi(): Promise<void> {
+  const DATABASE_URL = service.database.url ?? "";
+  const api = await serviceProcess({ DATABASE_URL, SCOPEFLOOR_ROLE: "api", SCOPEFLOOR_RECEIPTS: path });
+  await api.start();
+  expect(await api.end("SIGTERM")).toBe(0);
+}
+
 test("what was forgotten after a backup is forgotten again when that is restored, and revoked keys stay so", async () => {
   const doomed = await service.mint("agent", { org: "doomed" });
   const stays = await service.mint("agent", { org: "stays" });
@@ -127,6 +137,8 @@ test("what was forgotten after a backup is forgotten again when that is restored
     expect(Number(before[0]?.n)).toBe(0);
     // A process that may not do it again itself does not start on this.
     expect(await isReplayed(service.database, path)).toBe(false);
+    if (onPostgres())
+      await expect(startAsApi()).rejects.toThrow(/know all of SCOPEFLOOR_RECEIPTS: start a worker first/);
 
     expect(await replayReceipts(service.database, path, log)).toBe(12);
     expect(await back()).toBe(0);
@@ -147,6 +159,7 @@ test("what was forgotten after a backup is forgotten again when that is restored
     );
     // The key that did it is of no use any more, and a second start has nothing to do.
     expect(await isReplayed(service.database, path)).toBe(true);
+    if (onPostgres()) await startAsApi();
     expect(await replayReceipts(service.database, path, log)).toBe(0);
     const keys = await service.database.sql(
       "SELECT 1 FROM scopefloor.api_key WHERE name LIKE 'replay %' AND revoked_at IS NULL",

@@ -45,7 +45,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
     key: KEY,
     start: async () => {
       const started = spawn(process.execPath, ["--import", "tsx", "src/main.ts"], {
-        stdio: ["ignore", "pipe", "inherit"],
+        stdio: ["ignore", "pipe", "pipe"],
         env: {
           PATH: process.env.PATH,
           PORT: String(port),
@@ -56,6 +56,11 @@ export async function serviceProcess(environment: Record<string, string>): Promi
       });
       child = started;
       ended = undefined;
+      let complaint = "";
+      started.stderr.on("data", (said) => {
+        complaint += said;
+        process.stderr.write(said);
+      });
       createInterface(started.stdout).on("line", (line) => {
         if (line.includes('"slug":"internal"')) internalErrors.push(line);
       });
@@ -63,7 +68,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
         ended = signal ?? code ?? -1;
       });
       for (const until = performance.now() + 60_000; performance.now() < until; await pause(50)) {
-        if (ended !== undefined) throw new Error(`the service ended at its start: ${ended}`);
+        if (ended !== undefined) throw new Error(`the service ended at its start: ${ended}\n${complaint}`);
         const isReady = await fetch(`${url}/ready`).then(
           ({ ok }) => ok,
           () => false,
