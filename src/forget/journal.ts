@@ -8,6 +8,7 @@ import { appendFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { type Database, inTransaction } from "../db/lease.ts";
+import { ofEachKind } from "./receipt.ts";
 
 const ids = z.array(z.uuid()).default([]);
 const digest = z.hex().length(64);
@@ -24,21 +25,7 @@ const receiptLine = z.object({
   policy: z.string(),
   counts: z.record(z.string(), z.number()),
   /** Null: the whole target. */
-  items: z
-    .object({
-      passages: ids,
-      turns: ids,
-      facts: ids,
-      items: ids,
-      contents: ids,
-      sessions: ids,
-      documents: ids,
-      entities: ids,
-      sections: ids,
-      titles: ids,
-      sources: ids,
-    })
-    .nullable(),
+  items: z.object(ofEachKind(ids)).nullable(),
   /** The key that did it. */
   by: z.uuid(),
 });

@@ -24,38 +24,33 @@ export interface Receipt {
  */
 export const scopeDigest = (scope: Scope) => createHash("sha256").update(canonicalPath(scope)).digest("hex");
 
-/** By their ids, what a forget or a deletion took: what makes it possible to do it again to an older backup. */
-export interface ForgottenItems {
-  readonly passages: readonly string[];
-  /** The rows that passages are made from. */
-  readonly turns: readonly string[];
-  readonly facts: readonly string[];
-  readonly items: readonly string[];
-  /** Documents that stay, without their bytes and keywords. */
-  readonly contents: readonly string[];
-  /** What goes as a whole. */
-  readonly sessions: readonly string[];
-  readonly documents: readonly string[];
-  readonly entities: readonly string[];
-  /** Passages without their heading, documents without their title or source. */
-  readonly sections: readonly string[];
-  readonly titles: readonly string[];
-  readonly sources: readonly string[];
-}
+/** What a forget or a deletion takes, by kind; `scopefloor.write_receipt` knows the same ones. */
+export const FORGOTTEN_KINDS = [
+  "passages",
+  // The rows that passages are made from.
+  "turns",
+  "facts",
+  "items",
+  // Documents that stay, without their bytes and keywords.
+  "contents",
+  // What goes as a whole.
+  "sessions",
+  "documents",
+  "entities",
+  // Passages without their heading, documents without their title or source.
+  "sections",
+  "titles",
+  "sources",
+] as const;
 
-export const NOTHING: ForgottenItems = {
-  passages: [],
-  turns: [],
-  facts: [],
-  items: [],
-  contents: [],
-  sessions: [],
-  documents: [],
-  entities: [],
-  sections: [],
-  titles: [],
-  sources: [],
-};
+/** A value for each of {@link FORGOTTEN_KINDS}. */
+export const ofEachKind = <T>(value: T) =>
+  Object.fromEntries(FORGOTTEN_KINDS.map((kind) => [kind, value])) as Record<(typeof FORGOTTEN_KINDS)[number], T>;
+
+/** By their ids, what a forget or a deletion took: what makes it possible to do it again to an older backup. */
+export type ForgottenItems = Readonly<Record<(typeof FORGOTTEN_KINDS)[number], readonly string[]>>;
+
+export const NOTHING: ForgottenItems = ofEachKind([]);
 
 /**
  * Written in the transaction of the forget itself. Whose it is, when it was and which scope it is about
