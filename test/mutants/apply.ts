@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Plugin } from "vite";
-import type { Database } from "../../src/db/lease.ts";
+import type { Database, Row } from "../../src/db/lease.ts";
 import { type FunctionMutant, MUTANTS, type Mutant, type SourceMutant } from "./mutants.ts";
 
 /** The mutant that this run is about, if any. */
@@ -18,12 +18,12 @@ export function mutantPlugin(): Plugin[] {
   const mutant = chosenMutant();
   if (mutant === undefined || !("file" in mutant)) return [];
   const id = resolve(mutant.file);
-  mutate(readFileSync(id, "utf8"), mutant);
+  mutated(readFileSync(id, "utf8"), mutant);
   return [
     {
       name: "scopefloor-mutant",
       enforce: "pre",
-      transform: (code, file) => (file.split("?")[0] === id ? mutate(code, mutant) : undefined),
+      transform: (code, file) => (file.split("?")[0] === id ? mutated(code, mutant) : undefined),
     },
   ];
 }
@@ -38,17 +38,26 @@ export async function mutateDatabase(database: Database): Promise<void> {
       await lease.query(mutant.sql);
       return;
     }
-    const [row] = await lease.query(
-      "SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.proname = $1",
-      [mutant.function],
-    );
-    await lease.query(mutate(row?.text as string, mutant));
+    await lease.query(mutated(await definitionOf(mutant, (text, params) => lease.query(text, params)), mutant));
   } finally {
     await lease.release();
   }
 }
 
-function mutate(text: string, mutant: SourceMutant | FunctionMutant): string {
+/** The function that the mutant breaks, as it stands in the database. */
+export async function definitionOf(
+  { function: name }: FunctionMutant,
+  query: (text: string, params: readonly unknown[]) => Promise<readonly Row[]>,
+): Promise<string> {
+  const [row] = await query(
+    "SELECT pg_get_functiondef(p.oid) AS text FROM pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.proname = $1",
+    [name],
+  );
+  return String(row?.text);
+}
+
+/** @throws Error where what it replaces is not there, or in a file more than once */
+export function mutated(text: string, mutant: SourceMutant | FunctionMutant): string {
   const pieces = text.split(mutant.from);
   const isOnce = "file" in mutant ? pieces.length === 2 : pieces.length > 1;
   if (!isOnce)

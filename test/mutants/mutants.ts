@@ -635,6 +635,21 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [AUDIT],
   },
   {
+    name: "audit reports in turn by key, which a tenant can mint more of",
+    file: "src/http/routes/audit-report.ts",
+    from: "deps.auditReports.enter(turn)",
+    to: "deps.auditReports.enter(bearer)",
+    tests: [AUDIT],
+  },
+  {
+    name: "a scrub beside a transaction that still sees what was forgotten",
+    on: "postgres",
+    file: "src/db/scrub.ts",
+    from: "if (held.length === 0) return;",
+    to: "return;",
+    tests: ["test/forget/erasure-files.test.ts"],
+  },
+  {
     name: "a receipt that names what was erased (threat 19)",
     function: "write_receipt",
     from: "WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))",
