@@ -7,9 +7,6 @@ import { Random } from "./random.ts";
 
 /** Requests of one tenant's script. */
 export const STEPS = 14;
-/** One pair in so many uploads too, and often: each file is a process for its parser, which takes longer than the rest. */
-const UPLOADS_IN = 8;
-
 const WORDS = "harbour ledger quarry orchard foundry lantern vineyard granite copper meadow signal barrel".split(" ");
 const NEAR_MISSES = ["", "0", "-corp", ".", "a"];
 const LISTS = [
@@ -63,10 +60,13 @@ export interface World {
   readonly traffic: number;
 }
 
-/** Runs one tenant's script in both worlds; throws at the first answer that differs. */
-export async function runPair(seed: number, worlds: readonly [World, World]): Promise<number> {
+/**
+ * Runs one tenant's script in both worlds; throws at the first answer that differs.
+ *
+ * @param uploads whether files are uploaded too, and often: each is a process for its parser
+ */
+export async function runPair(seed: number, worlds: readonly [World, World], uploads: boolean): Promise<number> {
   const name = `t${seed}`;
-  const uploads = seed % UPLOADS_IN === 0;
   const players = await Promise.all(
     worlds.map(async (world) => ({
       world,
