@@ -2,9 +2,10 @@ CREATE TABLE "scopefloor"."forget_gate" (
 	"id" integer PRIMARY KEY NOT NULL
 );
 --> statement-breakpoint
+CREATE INDEX "scope_without_org" ON "scopefloor"."scope" USING btree ("id") WHERE NOT "scopefloor"."scope"."tags" ? 'org';--> statement-breakpoint
 -- A forget drops the answers that are stored for others to get again, and none may be stored beside it
--- that still has what it takes. One tenant's forget keeps nobody waiting but that tenant, and those
--- who have no `org` in their floor and may see into every one.
+-- that still has what it takes. One org's forget keeps nobody waiting but that org, and those who have
+-- no `org` in their floor and may see into every one.
 
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer;
 --> statement-breakpoint
@@ -15,7 +16,7 @@ ALTER TABLE scopefloor.forget_gate FORCE ROW LEVEL SECURITY;
 CREATE POLICY definer ON scopefloor.forget_gate TO scopefloor_definer USING (true) WITH CHECK (true);
 --> statement-breakpoint
 -- To lock it in every mode.
-GRANT SELECT, INSERT, UPDATE ON scopefloor.forget_gate TO scopefloor_definer;
+GRANT UPDATE ON scopefloor.forget_gate TO scopefloor_definer;
 --> statement-breakpoint
 SET LOCAL ROLE scopefloor_definer;
 --> statement-breakpoint
@@ -27,12 +28,12 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 --> statement-breakpoint
 -- Until the transaction ends: of those who forget and those who store answers, no two that may concern
--- the same rows. Both sides take the table and then their org's lock. Whether it was had: with
--- `patiently` always.
+-- the same rows. Both sides take the table and then their org's lock. Whether it was had: who stores
+-- waits 5 s for it, and without `patiently` not at all.
 --
 --                     locks        waits for
 --   stores, org acme  ROW SHARE    forgets of no org; of acme by its lock
---   stores, no org    ROW EXCL.    every forget
+--   stores, no org    ROW EXCL.    every forget, but not in line: other orgs' forgets would wait behind it
 --   forgets, org acme SHARE        who stores and has no org; acme's by its lock
 --   forgets, no org   EXCLUSIVE    everyone
 CREATE FUNCTION scopefloor.hold_answers(t jsonb, patiently bool) RETURNS bool
@@ -41,6 +42,7 @@ DECLARE
   forgets bool := t->>'mode' IN ('delete', 'forget', 'erase');
   org text := CASE WHEN forgets THEN scopefloor.forgotten_root(t) ELSE t->'floor' END->>'org';
   own bigint := hashtextextended(org, 7701);
+  until timestamptz := clock_timestamp() + CASE WHEN patiently THEN interval '5 s' ELSE interval '0' END;
 BEGIN
   IF forgets THEN
     IF org IS NULL THEN
@@ -49,25 +51,28 @@ BEGIN
       LOCK TABLE scopefloor.forget_gate IN SHARE MODE;
       PERFORM pg_advisory_xact_lock(own);
     END IF;
-  ELSIF org IS NULL THEN
-    IF patiently THEN
-      LOCK TABLE scopefloor.forget_gate IN ROW EXCLUSIVE MODE;
-    ELSE
-      LOCK TABLE scopefloor.forget_gate IN ROW EXCLUSIVE MODE NOWAIT;
-    END IF;
-  ELSIF patiently THEN
-    LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE;
-    PERFORM pg_advisory_xact_lock_shared(own);
-  ELSE
-    LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE NOWAIT;
-    RETURN pg_try_advisory_xact_lock_shared(own);
+    RETURN true;
   END IF;
-  RETURN true;
-EXCEPTION WHEN lock_not_available THEN
-  IF patiently THEN
-    RAISE;
-  END IF;
-  RETURN false;
+  PERFORM set_config('lock_timeout', '5s', true) WHERE patiently;
+  LOOP
+    BEGIN
+      IF org IS NULL THEN
+        LOCK TABLE scopefloor.forget_gate IN ROW EXCLUSIVE MODE NOWAIT;
+        RETURN true;
+      ELSIF NOT patiently THEN
+        LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE NOWAIT;
+        RETURN pg_try_advisory_xact_lock_shared(own);
+      END IF;
+      LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE;
+      PERFORM pg_advisory_xact_lock_shared(own);
+      RETURN true;
+    EXCEPTION WHEN lock_not_available THEN
+      IF clock_timestamp() >= until THEN
+        RETURN false;
+      END IF;
+      PERFORM pg_sleep(0.01);
+    END;
+  END LOOP;
 END $$;
 --> statement-breakpoint
 -- As in 0004.
@@ -83,7 +88,9 @@ BEGIN
   END IF;
   IF for_recall THEN
     -- A forget drops stored answers wherever they stand: it must not pass one that is not yet committed.
-    PERFORM scopefloor.hold_answers(t, true);
+    IF NOT scopefloor.hold_answers(t, true) THEN
+      RETURN '{"status": "busy"}';
+    END IF;
   END IF;
   -- Waits 10 s for the first one, whatever else a statement may take.
   PERFORM set_config('lock_timeout', '10s', true);
@@ -132,6 +139,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
   root jsonb := scopefloor.forgotten_root(t);
+  org text := root->>'org';
   changing int[];
   dropped int;
 BEGIN
@@ -143,10 +151,19 @@ BEGIN
     DELETE FROM scopefloor.response_cache;
   ELSE
     changing := scopefloor.ids_in(t->'modify');
-    DELETE FROM scopefloor.response_cache r WHERE r.scope_ids && changing;
+    -- One that another forget is deleting just now is no reason to wait for it: should that be rolled
+    -- back, what stays has ids and scores of before, which are never given again.
+    DELETE FROM scopefloor.response_cache r USING (
+      SELECT o.scope_id, o.digest FROM scopefloor.response_cache o WHERE o.scope_ids && changing FOR UPDATE SKIP LOCKED) gone
+    WHERE r.scope_id = gone.scope_id AND r.digest = gone.digest;
   END IF;
-  WITH gone AS (
-    DELETE FROM scopefloor.idempotency i USING scopefloor.scope s
+  -- Scopes of another org have none of it, and are not looked at.
+  WITH near AS (
+    SELECT s.id, s.tags FROM scopefloor.scope s WHERE NOT s.tags ? 'org'
+    UNION ALL SELECT s.id, s.tags FROM scopefloor.scope s WHERE s.tags @> jsonb_build_object('org', org)
+    UNION ALL SELECT s.id, s.tags FROM scopefloor.scope s WHERE org IS NULL AND s.tags ? 'org'),
+  gone AS (
+    DELETE FROM scopefloor.idempotency i USING near s
     WHERE i.recalled AND i.xmin <> pg_current_xact_id()::xid AND s.id = i.scope_id AND NOT scopefloor.contradicts(s.tags, root)
     RETURNING s.tags)
   SELECT count(*) INTO dropped FROM gone WHERE tags @> root;

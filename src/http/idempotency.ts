@@ -36,6 +36,8 @@ export async function onlyOnce<T>(
   const { endpoint: at, key, bodyHash } = idempotency;
   const claim = await claimed(tx, at, key, bodyHash, spec.recalls);
   if (claim.status === "replay") throw new Replay(claim.answer);
+  if (claim.status === "busy")
+    throw new AppError("unavailable", "something that this may answer with is being forgotten", { retryAfter: 1 });
   if (claim.status === "conflict") {
     throw new AppError(
       "conflict",
@@ -56,7 +58,7 @@ export async function onlyOnce<T>(
 }
 
 type Claim =
-  | { readonly status: "new" }
+  | { readonly status: "new" | "busy" }
   | { readonly status: "replay"; readonly answer: StoredAnswer }
   | { readonly status: "conflict"; readonly sameBody: boolean };
 

@@ -15,7 +15,10 @@ export const scope = scopefloor.table(
     tombstonedAt: time("tombstoned_at"),
     erasedAt: time("erased_at"),
   },
-  (t) => [index("scope_tags_subtree").using("gin", t.tags.op("jsonb_path_ops"))],
+  (t) => [
+    index("scope_tags_subtree").using("gin", t.tags.op("jsonb_path_ops")),
+    index("scope_without_org").on(t.id).where(sql`NOT ${t.tags} ? 'org'`),
+  ],
 );
 
 /** Deltas that triggers append and the worker folds; a scope's counts are the sums of its rows. */
