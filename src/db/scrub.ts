@@ -52,7 +52,9 @@ async function noneLooksBack(owner: Lease, waitMs: number): Promise<void> {
   const [own] = await owner.query("SELECT pg_catalog.pg_current_xact_id()::xid::text AS xid");
   const back = `
     SELECT who FROM (
-      SELECT 'session ' || pid AS who, backend_xmin AS xmin FROM pg_stat_activity WHERE pid <> pg_backend_pid()
+      SELECT 'session ' || pid AS who, backend_xmin AS xmin FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()
+      -- Between two statements a transaction that has written has no xmin, and is waited for all the same.
+      UNION ALL SELECT 'session ' || pid, backend_xid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()
       UNION ALL SELECT 'standby ' || pid, backend_xmin FROM pg_stat_replication
       UNION ALL SELECT 'replication slot ' || slot_name, xmin FROM pg_replication_slots
       UNION ALL SELECT 'replication slot ' || slot_name, catalog_xmin FROM pg_replication_slots
