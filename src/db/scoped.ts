@@ -114,7 +114,7 @@ export class ScopedTransaction {
     return (await this.rows<T>(statement))[0];
   }
 
-  /** Inserts at the write scope, a receipt at the trace scope. Conflicts raise. */
+  /** Inserts at the write scope. Conflicts raise. */
   async insert<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): Promise<void> {
     if (rows.length > 0) await this.#run(this.#insertion(table, rows));
   }
@@ -154,8 +154,18 @@ export class ScopedTransaction {
 
   /** Deletes those of the modifiable rows for which the condition holds; gives how many. */
   async remove(table: ScopedTable, where: SQL): Promise<number> {
+    return this.#count(this.#deletion(table, where));
+  }
+
+  /** The same; gives the ids of the rows that it took. */
+  async removeIds(table: ScopedTable, where: SQL): Promise<string[]> {
+    const rows = await this.#run(sql`${this.#deletion(table, where)} RETURNING id`);
+    return rows.map((row) => row.id as string);
+  }
+
+  #deletion(table: ScopedTable, where: SQL): SQL {
     this.#refuseForeignTables(where);
-    return this.#count(sql`DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})`);
+    return sql`DELETE FROM ${scopedTables[table]} WHERE ${this.#modifiable(table)} AND (${where})`;
   }
 
   /**

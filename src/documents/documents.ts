@@ -200,9 +200,9 @@ export async function removeChunks(tx: ScopedTransaction, id: string): Promise<v
 
 /** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
 export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
+  await tx.call("drop_recalled_answers"); // they may hold its text
   const deleted = await removeDocument(tx, id);
   if (deleted === 0) throw notFound();
-  await tx.call("drop_recalled_answers"); // they may hold its text
   await writeReceipt(
     tx,
     { policy: "document", action: "erase", subtree: false, items: { documents: [id] } },

@@ -103,7 +103,7 @@ export async function forgetItems(
   // Bytes and keywords hold what a chunk of theirs held.
   const document = items.contents.length === 0 ? 0 : await forgetBytes(tx, items.contents);
   const names = await removeNames(tx, items);
-  const entity = items.entities.length === 0 ? 0 : await removeEntities(tx, items.entities);
+  const entity = items.entities.length === 0 ? 0 : (await removeEntities(tx, items.entities)).length;
   let whole = 0;
   for (const id of items.documents) whole += await removeDocument(tx, id);
   return { ...counts, ...nonZero({ document: document + whole, names, entity }) };

@@ -189,22 +189,24 @@ export async function historyOf(
 
 /** Deletes an entity with everything that is said of it and that points at it. */
 export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Promise<void> {
+  await tx.call("drop_recalled_answers");
   const rows = await tx.rows<{ id: string }>(sql`
     SELECT e.id FROM ${tx.read("entity", "e")} WHERE e.type = ${named.type} AND e.name = ${named.name}`);
-  const entities = rows.map(({ id }) => id);
-  const deleted = await removeEntities(tx, entities);
-  if (deleted === 0) throw notFound();
-  await tx.call("drop_recalled_answers");
+  const entities = await removeEntities(
+    tx,
+    rows.map(({ id }) => id),
+  );
+  if (entities.length === 0) throw notFound();
   await writeReceipt(
     tx,
     { policy: "entity", action: "erase", subtree: false, items: { entities } },
-    { entity: deleted },
+    { entity: entities.length },
   );
-  recordTrace(tx, { kind: "decision", operation: "entity_delete", returned: deleted });
+  recordTrace(tx, { kind: "decision", operation: "entity_delete", returned: entities.length });
 }
 
-/** Gives how many there were. */
-export async function removeEntities(tx: ScopedTransaction, entities: readonly string[]): Promise<number> {
+/** Gives the ids of those that there were to remove. */
+export async function removeEntities(tx: ScopedTransaction, entities: readonly string[]): Promise<string[]> {
   const ids = list(entities);
   const facts = sql`
     SELECT f.id FROM ${tx.read("attribute", "f")} WHERE f.entity_id = ANY (${ids}::uuid[])
@@ -213,5 +215,5 @@ export async function removeEntities(tx: ScopedTransaction, entities: readonly s
   await tx.remove("passage", sql`kind = 'attribute' AND id IN (${facts})`);
   await tx.remove("attribute", sql`entity_id = ANY (${ids}::uuid[])`);
   await tx.remove("relation", sql`entity_id = ANY (${ids}::uuid[]) OR target_id = ANY (${ids}::uuid[])`);
-  return tx.remove("entity", sql`id = ANY (${ids}::uuid[])`);
+  return tx.removeIds("entity", sql`id = ANY (${ids}::uuid[])`);
 }

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { json, list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
 import { notFound } from "../errors.ts";
 import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
@@ -63,15 +63,13 @@ export async function listItems(
 
 /** Deletes the value at E, and shows again what stood behind it. */
 export async function deleteItem(tx: ScopedTransaction, key: string): Promise<void> {
-  const rows = await tx.rows<{ id: string }>(sql`SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE m.key = ${key}`);
-  const items = rows.map(({ id }) => id);
-  const deleted = await tx.remove("memory_item", sql`key = ${key} AND id = ANY (${list(items)}::uuid[])`);
-  if (deleted === 0) throw notFound();
   await tx.call("drop_recalled_answers");
+  const items = await tx.removeIds("memory_item", sql`key = ${key}`);
+  if (items.length === 0) throw notFound();
   await writeReceipt(
     tx,
     { policy: "item", action: "erase", subtree: false, items: { items } },
-    { memory_item: deleted },
+    { memory_item: items.length },
   );
   recordTrace(tx, { kind: "decision", operation: "item_delete" });
 }

@@ -302,6 +302,28 @@ describe("keyed items", () => {
     expect((await client.get<Item>("/memory/house.rule")).body.value).toBe("be quick");
   });
 
+  test("and entities that are deleted are named in the receipt, and general ones of the same name are not", async () => {
+    const client = await tenant();
+    for (const each of [client, service.operator]) {
+      expect((await each.call("PUT", "/memory/motto", { value: "onward" })).status).toBe(200);
+      await tell(each, [{ entity: { type: "Motto", name: "Onward" }, key: "note", value: "said often" }]);
+    }
+    const rows = await service.database.sql(`
+      SELECT m.id, 'item' AS policy FROM scopefloor.memory_item m JOIN scopefloor.scope s ON s.id = m.scope_id WHERE m.key = 'motto' AND s.tags <> '{}'
+      UNION ALL SELECT e.id, 'entity' FROM scopefloor.entity e JOIN scopefloor.scope s ON s.id = e.scope_id WHERE e.type = 'Motto' AND s.tags <> '{}'`);
+    for (const path of ["/memory/motto", "/entities/Motto/Onward"]) expect((await client.del(path)).status).toBe(204);
+    const receipts = await service.database.sql(
+      "SELECT policy, items FROM scopefloor.forget_receipt WHERE api_key_id = $1 ORDER BY policy",
+      [client.id],
+    );
+    expect(receipts).toEqual([
+      { policy: "entity", items: { entities: [rows.find((row) => row.policy === "entity")?.id] } },
+      { policy: "item", items: { items: [rows.find((row) => row.policy === "item")?.id] } },
+    ]);
+    for (const path of ["/memory/motto", "/entities/Motto/Onward"])
+      expect((await service.operator.del(path)).status).toBe(204);
+  });
+
   test("are listed by prefix, each once", async () => {
     const client = await tenant();
     for (const key of ["a.one", "a.two", "b.one"]) await client.call("PUT", `/memory/${key}`, { value: key });
