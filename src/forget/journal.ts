@@ -10,7 +10,8 @@ import { z } from "zod";
 import { type Database, inTransaction } from "../db/lease.ts";
 import { ofEachKind } from "./receipt.ts";
 
-const ids = z.array(z.uuid()).default([]);
+// As the database takes them: of no particular version.
+const ids = z.array(z.guid()).default([]);
 const digest = z.hex().length(64);
 
 const receiptLine = z.object({
@@ -31,26 +32,34 @@ const receiptLine = z.object({
 });
 /** A key whose secret, rights or end were changed then: as it was before it must not come back. */
 const keyLine = z.object({ kind: z.literal("key"), id: z.uuid(), at: z.string() });
-const journalLine = z.discriminatedUnion("kind", [receiptLine, keyLine]);
+/** Says of an earlier line that a crash cut it short: nothing is known by it. */
+const cutLine = z.object({ kind: z.literal("cut"), text: z.string() });
+const anyLine = z.discriminatedUnion("kind", [receiptLine, keyLine, cutLine]);
 
 export type ReceiptLine = z.output<typeof receiptLine>;
-export type JournalLine = z.output<typeof journalLine>;
+export type JournalLine = ReceiptLine | z.output<typeof keyLine>;
 
 /** Receipts of transactions that were still open at the last look: none takes so long. */
 const OVERLAP = "10 minutes";
 
 /** What makes a line one that the file has: a key has one for each change. */
-const nameOf = ({ kind, id, at }: JournalLine) => (kind === "key" ? `${kind} ${id} ${at}` : `${kind} ${id}`);
+export const nameOf = ({ kind, id, at }: JournalLine) => (kind === "key" ? `${kind} ${id} ${at}` : `${kind} ${id}`);
 
 /** Appends what is new since the last call; the first one compares everything. */
 export function receiptJournal(database: Database, path: string): { save(): Promise<void> } {
   let known: Set<string> | undefined;
   let since: string | undefined;
+  /** What could not be written: again word for word, since the file may have a part of it. */
+  let unwritten: readonly JournalLine[] = [];
+  const append = (lines: readonly object[]) =>
+    // Begun on a line of its own, also behind one that was cut short.
+    appendFile(path, `${lines.map((line) => `\n${JSON.stringify(line)}`).join("")}\n`, { mode: 0o600, flush: true });
   return {
     save: async () => {
       if (known === undefined) {
-        known = new Set();
-        for await (const line of readJournal(path)) known.add(nameOf(line));
+        const { names, cuts } = await namesIn(path);
+        if (cuts.length > 0) await append(cuts.map((text) => ({ kind: "cut", text })));
+        known = names;
       }
       const { rows, looked } = await inTransaction(database.owner, async (owner) => {
         // By the database's clock, which its rows have their times from.
@@ -58,44 +67,58 @@ export function receiptJournal(database: Database, path: string): { save(): Prom
         const rows = await owner.query("SELECT line FROM scopefloor.journal_lines($1)", [since ?? null]);
         return { rows, looked: clock?.looked as string };
       });
-      const fresh = rows.map((row) => row.line as JournalLine).filter((line) => known?.has(nameOf(line)) === false);
-      if (fresh.length > 0) {
-        // Begun on a line of its own, also behind one that was cut short.
-        const lines = fresh.map((line) => `\n${JSON.stringify(line)}`).join("");
-        await appendFile(path, `${lines}\n`, { mode: 0o600, flush: true });
-        for (const line of fresh) known.add(nameOf(line));
-      }
+      const waiting = new Set(unwritten.map(nameOf));
+      const fresh = rows
+        .map((row) => row.line as JournalLine)
+        .filter((line) => known?.has(nameOf(line)) === false && !waiting.has(nameOf(line)));
+      unwritten = [...unwritten, ...fresh];
       since = looked;
+      if (unwritten.length === 0) return;
+      await append(unwritten);
+      for (const line of unwritten) known.add(nameOf(line));
+      unwritten = [];
     },
   };
 }
 
+async function namesIn(path: string): Promise<{ names: Set<string>; cuts: readonly string[] }> {
+  const names = new Set<string>();
+  const lines = readJournal(path);
+  for (let next = await lines.next(); ; next = await lines.next()) {
+    if (next.done === true) return { names, cuts: next.value };
+    names.add(nameOf(next.value));
+  }
+}
+
 /**
- * The file's lines, in order. A line that a crash cut short is left out: the next save has written, or
- * writes, it again.
+ * The file's lines, in order; and at its end what comes last and was cut short by a crash. What was cut
+ * short earlier is left out where a later line has all of it, or says so.
  *
  * @throws Error when the file is not there, cannot be read or is something else: then nobody knows what
  *   was forgotten
  */
-export async function* readJournal(path: string): AsyncGenerator<JournalLine> {
-  let cut: { line: string; number: number } | undefined;
+export async function* readJournal(path: string): AsyncGenerator<JournalLine, readonly string[]> {
+  let cuts: { readonly line: string; readonly number: number }[] = [];
   let number = 0;
+  let lastWhole = 0;
   for await (const line of linesOf(path)) {
     number++;
     if (line === "") continue;
-    if (cut !== undefined && line.startsWith(cut.line)) cut = undefined;
     const value = jsonOf(line);
     if (value === undefined) {
-      if (cut !== undefined) throw notALine(path, cut.number);
-      cut = { line, number };
+      cuts.push({ line, number });
       continue;
     }
-    const parsed = journalLine.safeParse(value);
+    const parsed = anyLine.safeParse(value);
     if (!parsed.success) throw notALine(path, number);
-    yield parsed.data;
+    lastWhole = number;
+    const whole = parsed.data.kind === "cut" ? parsed.data.text : line;
+    cuts = cuts.filter((cut) => !whole.startsWith(cut.line));
+    if (parsed.data.kind !== "cut") yield parsed.data;
   }
-  // Only the last thing that was written may have been cut short.
-  if (cut !== undefined && cut.number !== number) throw notALine(path, cut.number);
+  const spoilt = cuts.find((cut) => cut.number < lastWhole);
+  if (spoilt !== undefined) throw notALine(path, spoilt.number);
+  return cuts.map(({ line }) => line);
 }
 
 async function* linesOf(path: string): AsyncGenerator<string> {

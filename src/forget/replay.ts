@@ -3,11 +3,13 @@ import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { enterScope } from "../db/enter.ts";
 import { type Database, inTransaction, type Row } from "../db/lease.ts";
+import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { removeChunks } from "../documents/documents.ts";
 import { hashSecret, newSecret } from "../keys/secret.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { forgetItems } from "./by-meaning.ts";
-import { type JournalLine, type ReceiptLine, readJournal } from "./journal.ts";
-import { scopeDigest } from "./receipt.ts";
+import { type JournalLine, nameOf, type ReceiptLine, readJournal } from "./journal.ts";
+import { type ForgottenItems, scopeDigest } from "./receipt.ts";
 import { eraseSubtree } from "./subtree.ts";
 
 /** Lines that the database is asked about at once. */
@@ -22,12 +24,26 @@ const AT_ONCE = 1_000;
  * @throws Error when the file cannot be read
  */
 export async function replayReceipts(database: Database, path: string, log: Logger): Promise<number> {
-  const open: JournalLine[] = [];
+  if (database.kind === "embedded") return replayAlone(database, path, log);
+  // One process at a time: a second one that is late would take what was written since the first was through.
+  const lease = await database.owner.acquire("replay");
+  try {
+    await lease.query("SELECT pg_catalog.pg_advisory_lock(7700, 7)");
+    return await replayAlone(database, path, log);
+  } finally {
+    await lease.release();
+  }
+}
+
+async function replayAlone(database: Database, path: string, log: Logger): Promise<number> {
+  // Two processes with one file, or a write that failed half way, leave a line twice.
+  const byName = new Map<string, JournalLine>();
   for await (const lines of inBatches(readJournal(path))) {
     const unknown = await ownerRows(database, "SELECT place FROM scopefloor.unknown_lines($1)", [asked(lines)]);
     const places = new Set(unknown.map(({ place }) => place));
-    open.push(...lines.filter((_, at) => places.has(at)));
+    for (const line of lines.filter((_, at) => places.has(at))) byName.set(nameOf(line), line);
   }
+  const open = [...byName.values()];
   if (open.length === 0) return 0;
   const receipts = open.filter((line) => line.kind === "receipt");
   const scopes = await scopesByDigest(database, new Set(receipts.flatMap(({ target, scope }) => [target, scope])));
@@ -89,18 +105,31 @@ async function openReplay(database: Database) {
   await ownerRows(database, "SELECT scopefloor.begin_replay($1, $2)", [id, keyHash]);
   const caller = { keyHash, onBehalfOf: undefined, route: "start", operation: "replay" };
   return {
-    forget: async ({ items, action }: ReceiptLine, tags: Scope) => {
+    forget: async ({ items, action, policy }: ReceiptLine, tags: Scope) => {
       const selector = [{ tags, subtree: true }];
       const demand = { verb: "memory:forget", selector, subtree: true } as const;
-      if (items === null) await enterScope(database.app, caller, { ...demand, mode: "erase" }, eraseSubtree);
-      else
+      if (policy === "scope") await enterScope(database.app, caller, { ...demand, mode: "erase" }, eraseSubtree);
+      else if (items !== null)
         await enterScope(database.app, caller, { ...demand, mode: "forget" }, async (tx) => {
+          for (const id of await otherVersions(tx, items)) await removeChunks(tx, id);
           await forgetItems(tx, items, action === "erase");
           await tx.call("drop_recalled_answers");
         });
     },
     close: () => ownerRows(database, "SELECT scopefloor.end_replay($1)", [id]),
   };
+}
+
+/**
+ * Documents that the backup has in another version than the one whose chunks were forgotten: which of
+ * its own say the same is not known, so all of them go.
+ */
+async function otherVersions(tx: ScopedTransaction, { contents, passages }: ForgottenItems): Promise<string[]> {
+  if (contents.length === 0) return [];
+  const rows = await tx.rows<{ id: string }>(sql`
+    SELECT o.id FROM ${tx.read("document", "o")} WHERE o.id = ANY (${list(contents)}::uuid[])
+      AND NOT EXISTS (SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.document_id = o.id AND p.id = ANY (${list(passages)}::uuid[]))`);
+  return rows.map(({ id }) => id);
 }
 
 /** Of all scopes that anything names, and those above them, the ones with such hashes. */

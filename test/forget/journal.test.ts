@@ -1,9 +1,10 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { enterScope } from "../../src/db/enter.ts";
 import { inTransaction } from "../../src/db/lease.ts";
+import { openPostgres } from "../../src/db/open.ts";
 import { receiptJournal } from "../../src/forget/journal.ts";
 import { writeReceipt } from "../../src/forget/receipt.ts";
 import { isReplayed, replayReceipts } from "../../src/forget/replay.ts";
@@ -214,12 +215,15 @@ test("a receipt that names others' rows takes none of them when it is done again
     raw(`INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
       SELECT scopefloor.recordable(), gen_random_uuid(), '{"org": "victim"}', true, 'erase', 'scope', '{}', scopefloor.caller()`),
   ).rejects.toThrow(/permission denied/);
-  // Nor does it learn which receipts and keys of others there are.
+  // Nor does it learn, under its ticket, which receipts and keys of others there are.
   expect(await raw("SELECT scopefloor.knows_lines('[]') AS known")).toEqual([{ known: null }]);
   for (const args of [
     `'scope', 'erase', true, '{}', '{}'`,
     `'query', 'erase', true, '{"passage": "many"}', '{}'`,
     `'query', 'erase', true, '{"passage": -1}', '{}'`,
+    `'query', 'erase', true, '{"passage": 1e400}', '{}'`,
+    `'query', 'erase', true, '{"passage": 0.5}', '{}'`,
+    `'query', 'erase', true, '{"pas\u2028sage": 1}', '{}'`,
     `'query', 'erase', true, '{}', '{"everything": []}'`,
     `'query', 'erase', true, '{}', '{"passages": ["no id"]}'`,
     `'query', 'drop', true, '{}', '{}'`,
@@ -259,6 +263,75 @@ test("a line that a crash cut short is written again; one that is something else
   }
   await writeFile(path, whole);
 });
+
+test("what was forgotten of a document's later version is not remembered from the one in the backup", async () => {
+  const agent = await service.mint("agent", { org: "versions" });
+  const [first, beside] = await Promise.all(
+    ["the bassoon is in the attic", "the cellar is dry"].map((text) => agent.upload(text, "house.txt")),
+  );
+  const id = String(first?.body.id);
+  for (const each of [id, String(beside?.body.id)]) await agent.processed(each);
+  const forget = async () => {
+    const path = `/documents/${id}`;
+    await agent.upload("the bassoon is in the attic still", "house.txt", {}, { method: "PUT", path });
+    await agent.processed(id);
+    expect((await agent.post("/forget", { query: "bassoon", purge: true })).body.deleted).toBe(1);
+  };
+  await restored(forget, async () => {
+    expect(await count("text LIKE '%bassoon%'")).toBe(1);
+    expect(await replayReceipts(service.database, path, log)).toBe(1);
+    expect(await count("text LIKE '%bassoon%'")).toBe(0);
+    expect(await agent.recall("cellar")).toEqual(["the cellar is dry"]);
+  });
+});
+
+test("a line that a crash cut short spoils nothing, though it is never written again; one that is there twice is done once", async () => {
+  const agent = await service.mint("agent", { org: "cut-short" });
+  await agent.remember("the plover is back");
+  const forget = async () => {
+    expect((await agent.post("/forget", { query: "plover", purge: true })).body.deleted).toBe(1);
+  };
+  const before = await readFile(path, "utf8");
+  await restored(forget, async () => {
+    const own = (await readFile(path, "utf8")).slice(before.length);
+    expect(own).toContain('"receipt"');
+    const gone = own.replace(/"id":"./, '"id":"0').trim();
+    // A full disk, three times; then the process ended.
+    await writeFile(path, `${before}${own}${own}\n${gone.slice(0, 90)}\n${gone.slice(0, 20)}\n${gone.slice(0, 50)}`);
+    await receiptJournal(service.database, path).save();
+    await appendFile(path, '\n{"kind":"cut","te');
+    await receiptJournal(service.database, path).save();
+    expect(await count("text LIKE '%plover%'")).toBe(1);
+    expect(await replayReceipts(service.database, path, log)).toBe(1);
+    expect(await count("text LIKE '%plover%'")).toBe(0);
+    expect(await isReplayed(service.database, path)).toBe(true);
+  });
+});
+
+// Embedded there is one process.
+test.runIf(onPostgres())(
+  "of two processes that start at once one does it, and the other does nothing twice",
+  async () => {
+    const agent = await service.mint("agent", { org: "two-starts" });
+    await agent.remember("the curlew is back");
+    const forget = async () => {
+      expect((await service.operator.post("/scopes/forget", { path: "org/two-starts" })).status).toBe(200);
+    };
+    await restored(forget, async () => {
+      const starts = [1, 2, 3].map(async () => {
+        const process = openPostgres({ app: service.database.url ?? "", connections: 2, timeoutMs: 30_000 });
+        const lines = await replayReceipts(process, path, log);
+        await process.close();
+        // Served, it takes new ones: what is late must not take those.
+        await service.operator.post("/facts", { text: "a curlew of now", scopes: "org/two-starts" });
+        return lines;
+      });
+      expect((await Promise.all(starts)).sort()).toEqual([0, 0, 1]);
+      expect(await count("text = 'the curlew is back'")).toBe(0);
+      expect(await count("text = 'a curlew of now'")).toBe(3);
+    });
+  },
+);
 
 test("a file that is not there stops the start: a journal begins with an empty one", async () => {
   const missing = join(folder, "not mounted");
