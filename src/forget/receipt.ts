@@ -24,7 +24,7 @@ export interface Receipt {
  */
 export const scopeDigest = (scope: Scope) => createHash("sha256").update(canonicalPath(scope)).digest("hex");
 
-/** What a forget or a deletion takes, by kind; `scopefloor.write_receipt` knows the same ones. */
+/** What a forget or a deletion takes, by kind; the database (`write_receipt`) knows the same ones. */
 export const FORGOTTEN_KINDS = [
   "passages",
   // The rows that passages are made from.

@@ -1,5 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
 import { FairQueue } from "../../src/db/fair-queue.ts";
+import { Turns } from "../../src/db/turns.ts";
+import { hashSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
@@ -182,6 +184,19 @@ describe.runIf(onPostgres())("a tenant's flood", () => {
       await blocker.query("ROLLBACK");
       await blocker.release();
     }
+  });
+});
+
+describe("whose turn a key uses up", () => {
+  test("is kept for so many keys, and the one that was heard of first goes", () => {
+    const turns = new Turns();
+    const hashOf = (n: number) => hashSecret(`key ${n}`);
+    for (let n = 0; n < 100_000; n++) turns.learn(hashOf(n), `turn ${n}`);
+    expect(turns.of(hashOf(0))).toBe("turn 0");
+    turns.learn(hashOf(100_000), "another");
+    expect(turns.of(hashOf(0))).toBeUndefined();
+    expect(turns.of(hashOf(1))).toBe("turn 1");
+    expect(turns.of(hashOf(100_000))).toBe("another");
   });
 });
 

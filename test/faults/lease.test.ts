@@ -72,6 +72,47 @@ describe.runIf(onPostgres())("a backend that dies inside a transaction", () => {
     return outcomes;
   }
 
+  test("a connection is the application's: its role, its limits, its search path", async () => {
+    const lease = await leases.acquire();
+    const [row] =
+      await lease.query(`SELECT current_user::text AS role, current_setting('statement_timeout') AS statement,
+      current_setting('lock_timeout') AS lock, current_setting('idle_in_transaction_session_timeout') AS idle, current_setting('jit') AS jit,
+      current_setting('work_mem') AS memory, current_setting('search_path') AS path, current_setting('TimeZone') AS zone`);
+    await lease.release();
+    await leases.close();
+    expect(row).toEqual({
+      role: "scopefloor_app",
+      statement: "5s",
+      lock: "5s",
+      idle: "1min",
+      jit: "off",
+      memory: "32MB",
+      path: "pg_catalog, public",
+      zone: "UTC",
+    });
+  });
+
+  test("values are what they are in JavaScript: JSON as it is, times as RFC 3339, counts as numbers", async () => {
+    const lease = await leases.acquire();
+    const [row] = await lease.query(
+      `SELECT $1::jsonb AS object, $2::jsonb AS text, '[1, "a"]'::json AS list, $3::timestamptz AS given,
+         timestamptz '2026-01-02 03:04:05.6+02' AS at, timestamptz '0044-03-15 00:00:00+00 BC' AS ides, 42::bigint AS count, $4::bigint AS back`,
+      [{ a: [1] }, '"a word"', "2026-01-01T00:00:00Z", 9_007_199_254_740_991],
+    );
+    await lease.release();
+    await leases.close();
+    expect(row).toEqual({
+      object: { a: [1] },
+      text: "a word",
+      list: [1, "a"],
+      given: "2026-01-01T00:00:00.000Z",
+      at: "2026-01-02T01:04:05.600Z",
+      ides: "0044-03-15 00:00:00+00 BC",
+      count: 42,
+      back: 9_007_199_254_740_991,
+    });
+  });
+
   test("a stale query of A is refused, and is not in B's transaction", async () => {
     expect(await crossing((a) => write(a, "a"))).toEqual(["refused", "refused"]);
     expect(await notes()).toEqual(["b"]);

@@ -8,7 +8,7 @@ import postgres from "postgres";
 import { describe, expect, inject, test } from "vitest";
 import { openEmbedded } from "../../src/db/embedded.ts";
 import { inTransaction } from "../../src/db/lease.ts";
-import { migrate } from "../../src/db/migrate.ts";
+import { migrate, migrationCheck } from "../../src/db/migrate.ts";
 import { openPostgres } from "../../src/db/open.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
@@ -131,6 +131,12 @@ test("a database of the first release moves on with its rows, also where its own
   }
 });
 
+test("a database that nobody has migrated is behind", async () => {
+  const database = await openEmbedded({});
+  expect(await inTransaction(database.owner, migrationCheck())).toBe("behind");
+  await database.close();
+});
+
 test("while a newer version migrates and works, the one that runs already goes on, and stays ready", async () => {
   const old = await startService({ worker: {} });
   const release = await nextRelease();
@@ -159,6 +165,8 @@ test("while a newer version migrates and works, the one that runs already goes o
     });
     expect(await answer.text()).toContain("heron");
     await agent.remember("the heron of the old version");
+    expect(await inTransaction(old.database.owner, migrationCheck())).toBe("ahead");
+    expect(await inTransaction(old.database.owner, migrationCheck(release))).toBe("current");
     isOver = true;
     await Promise.all(atWork);
     expect([...statuses]).toEqual([200]);

@@ -2,11 +2,14 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { sql as rawSql } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Caller, enterScope } from "../../src/db/enter.ts";
+import { type Caller, type Demand, enterScope, unauthorized } from "../../src/db/enter.ts";
 import type { Lease, Leases } from "../../src/db/lease.ts";
 import { type ScopedTransaction, sql } from "../../src/db/scoped.ts";
 import { passage } from "../../src/db/tables/memory.ts";
+import { Turns } from "../../src/db/turns.ts";
+import { type AppError, notFound } from "../../src/errors.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
+import { GENERAL, scopeFromDatabase } from "../../src/scope/scope.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 import { proving } from "../harness/statement-proof.ts";
 
@@ -29,6 +32,30 @@ const caller = (client: Client): Caller => ({
 
 const within = <T>(work: (tx: ScopedTransaction) => Promise<T>, leases: Leases = service.database.app) =>
   enterScope(leases, caller(acme), { verb: "memory:read", mode: "select" }, work);
+
+interface RawAnswer {
+  read: { scopes: Record<string, object> };
+  effective: object | null;
+  floor: object;
+}
+
+/** The application's leases, with what `scopefloor.enter` has answered said in another way. */
+function lies(change: (answer: RawAnswer) => void): Leases {
+  return {
+    close: () => service.database.app.close(),
+    acquire: async () => {
+      const lease = await service.database.app.acquire();
+      return {
+        release: () => lease.release(),
+        query: async (text, params) => {
+          const rows = await lease.query(text, params);
+          if (text.includes("scopefloor.enter(")) change(rows[0]?.answer as RawAnswer);
+          return rows;
+        },
+      };
+    },
+  };
+}
 
 describe("the scoped builder", () => {
   test("refuses a statement that names a table by itself, in any position", async () => {
@@ -111,23 +138,168 @@ describe("the scoped builder", () => {
     await proven.assertProven();
   });
 
-  test("refuses a scope that the database resolved outside the floor", async () => {
-    const lying: Leases = {
+  /** The statements that it sends, with their values. */
+  function listening(): { leases: Leases; sent: { text: string; params: readonly unknown[] }[] } {
+    const sent: { text: string; params: readonly unknown[] }[] = [];
+    const leases: Leases = {
       close: () => service.database.app.close(),
       acquire: async () => {
         const lease = await service.database.app.acquire();
         return {
           release: () => lease.release(),
-          query: async (text, params) => {
-            const rows = await lease.query(text, params);
-            const answer = rows[0]?.answer as { read: { scopes: Record<string, object> } } | undefined;
-            if (answer) answer.read.scopes["77"] = { org: "globex" };
-            return rows;
+          query: (text, params = []) => {
+            sent.push({ text, params });
+            return lease.query(text, params);
           },
         };
       },
     };
-    await expect(within((tx) => tx.rows(sql`SELECT 1 AS one`), lying)).rejects.toThrow(/outside the key's floor/);
+    return { leases, sent };
+  }
+
+  test("binds the visible scopes and no other: general ones where knowledge is read, the own one where it is written", async () => {
+    const idOf = async (org: string | undefined) => {
+      const tags = org === undefined ? {} : { org };
+      const [row] = await service.database.sql("SELECT id FROM scopefloor.scope WHERE tags = $1", [
+        JSON.stringify(tags),
+      ]);
+      return row?.id as number;
+    };
+    const [own, general] = [await idOf("acme"), await idOf(undefined)];
+    const bound = async (client: Client, demand: Demand, table: "passage" | "session" | "scope") => {
+      const { leases, sent } = listening();
+      await enterScope(leases, caller(client), demand, (tx) =>
+        tx.rows(sql`SELECT 'the one' AS one FROM ${tx.read(table, "x")} LIMIT 1`),
+      );
+      const one = sent.find(({ text }) => text.includes("the one"));
+      return String(one?.params[0]).replace(/[{}]/g, "").split(",").map(Number);
+    };
+    const read = { verb: "memory:read", mode: "select" } as const;
+    expect(await bound(acme, read, "passage")).toEqual([own, general]);
+    expect(await bound(acme, read, "session")).toEqual([own]);
+    expect(await bound(acme, read, "scope")).toEqual([own, general]);
+    const forget = { verb: "memory:forget", mode: "forget" } as const;
+    for (const table of ["passage", "session", "scope"] as const)
+      expect(await bound(acme, forget, table)).toEqual([own]);
+    const write = {
+      verb: "memory:write",
+      mode: "write",
+      selector: [{ tags: scopeFromDatabase({ team: "red" }), subtree: false }],
+    } as const;
+    expect(await bound(acme, write, "session")).not.toContain(general);
+    const created = { org: "acme", team: "red" };
+    const scopes = await bound(acme, write, "scope");
+    const [red] = await service.database.sql("SELECT id FROM scopefloor.scope WHERE tags = $1", [
+      JSON.stringify(created),
+    ]);
+    // The scope that this write has just made is not among those that its key could see before.
+    expect(scopes).toContain(red?.id);
+    expect(await bound(service.operator, read, "passage")).toEqual([
+      ...new Set(await bound(service.operator, read, "passage")),
+    ]);
+  });
+
+  test("refuses a table by name in a value that is set, in a list and in a call too; text is not looked into", async () => {
+    const { leases, sent } = listening();
+    const forget = { verb: "memory:forget", mode: "forget" } as const;
+    const changing = (work: (tx: ScopedTransaction) => Promise<unknown>) =>
+      enterScope(leases, caller(acme), forget, work);
+    for (const work of [
+      (tx: ScopedTransaction) =>
+        tx.update("session", { metadata: sql`(SELECT 1 FROM scopefloor.turn)` as never }, sql`false`),
+      (tx: ScopedTransaction) => tx.remove("session", sql`id IN ${[sql`(SELECT id FROM scopefloor.turn)`]}`),
+      (tx: ScopedTransaction) => tx.call("usage", sql`(SELECT 1 FROM scopefloor.turn)`),
+    ]) {
+      await expect(changing(work)).rejects.toThrow(/use tx\.read\(\)/);
+    }
+    await changing((tx) => tx.update("document", { title: "scopefloor.passage" }, sql`false`));
+    await changing(async (tx) => tx.sendCall("drop_recalled_answers"));
+    expect(sent.filter(({ text }) => text.includes("drop_recalled_answers"))).toHaveLength(1);
+  });
+
+  test("inserts only where the transaction was entered to write", async () => {
+    await expect(
+      within((tx) => tx.insert("memory_item", [{ id: acme.id, key: "k", value: 1 } as never])),
+    ).rejects.toThrow("not entered to write into memory_item");
+  });
+
+  test.each([
+    ["another tenant's, in a read", { verb: "memory:read", mode: "select" }, { org: "globex" }],
+    ["another tenant's, in a write", { verb: "memory:write", mode: "write" }, { org: "globex" }],
+    [
+      "one below, in a forget of the one alone",
+      { verb: "memory:forget", mode: "forget" },
+      { org: "acme", user: "ann" },
+    ],
+    ["one above, in a forget", { verb: "memory:forget", mode: "forget", subtree: true }, {}],
+    [
+      "one below, in a deletion at the one",
+      { verb: "memory:write", mode: "delete", selector: [{ tags: GENERAL, subtree: false }] },
+      { org: "acme", user: "ann" },
+    ],
+  ] as const)(
+    "refuses a scope that the database resolved outside the floor or the request: %s",
+    async (_, demand, scope) => {
+      const lying = lies((answer) => {
+        answer.read.scopes["77"] = scope;
+      });
+      await expect(enterScope(lying, caller(acme), demand, async () => 1)).rejects.toThrow(/outside the key's floor/);
+    },
+  );
+
+  test("refuses what the database let through: another scope than the one asked for, a request against the floor", async () => {
+    const elsewhere = lies((answer) => {
+      answer.effective = { org: "acme", user: "ann" };
+    });
+    const read = { verb: "memory:read", mode: "select" } as const;
+    await expect(enterScope(elsewhere, caller(acme), read, async () => 1)).rejects.toThrow(/outside the key's floor/);
+    const nowhere = lies((answer) => {
+      answer.read.scopes = {};
+      answer.effective = null;
+      answer.floor = { org: "globex" };
+    });
+    const against = { ...read, selector: [{ tags: scopeFromDatabase({ org: "acme" }), subtree: false }] };
+    await expect(enterScope(nowhere, caller(acme), against, async () => 1)).rejects.toThrow(/outside the key's floor/);
+  });
+
+  test("says why it refuses, and records what was forbidden and nothing else", async () => {
+    const denials = async () =>
+      Number((await service.database.sql("SELECT count(*) AS n FROM scopefloor.access_denied"))[0]?.n);
+    const reader = await service.mint("agent", { org: "acme" }, { verbs: ["memory:read"] });
+    const refused = (client: { key: string }, demand: Demand) =>
+      enterScope(service.database.app, caller(client as Client), demand, async () => 1).then(
+        () => undefined,
+        (error: AppError) => `${error.status} ${error.message}`,
+      );
+    const before = await denials();
+    const write = { verb: "memory:write", mode: "write" } as const;
+    expect(await refused({ key: "nobody's" }, write)).toBe(`401 ${unauthorized().message}`);
+    expect(await refused(acme, { ...write, session: "01900000-0000-4000-8000-000000000000" })).toBe(
+      `404 ${notFound().message}`,
+    );
+    const two = [GENERAL, GENERAL].map((tags) => ({ tags, subtree: false }));
+    expect(await refused(acme, { verb: "memory:forget", mode: "forget", selector: two })).toMatch(
+      /^422 a forget names/,
+    );
+    expect(await denials()).toBe(before);
+    expect(await refused(reader, write)).toBe("403 this key does not have the verb memory:write");
+    expect(await denials()).toBe(before + 1);
+  });
+
+  test("asks whose turn a key uses up once, and only where that is kept", async () => {
+    const asked = async (turns?: Turns) => {
+      const { leases, sent } = listening();
+      const circumstances = {
+        context: "default",
+        arrivedAt: performance.now(),
+        ...(turns === undefined ? {} : { turns }),
+      };
+      await enterScope(leases, caller(acme), { verb: "memory:read", mode: "select" }, async () => 1, circumstances);
+      return sent.filter(({ text }) => text.includes("my_turn")).length;
+    };
+    const turns = new Turns();
+    expect([await asked(), await asked(turns), await asked(turns)]).toEqual([0, 1, 0]);
+    expect(turns.of(hashSecret(acme.key))).toEqual(expect.any(String));
   });
 
   test("is the only door: outside src/db no file imports tables or a driver, or spells a table's name", async () => {

@@ -31,9 +31,24 @@ describe("a job", () => {
       texts: (await tx.rows<{ text: string }>(sql`SELECT p.text FROM ${tx.read("passage", "p")}`)).map(
         ({ text }) => text,
       ),
-      scope: tx.entry.floor,
+      entry: tx.entry,
     }));
-    expect(seen).toEqual({ texts: ["something of acme's"], scope: { org: "acme" } });
+    expect(seen.texts).toEqual(["something of acme's"]);
+    const scope = { org: "acme" };
+    expect(seen.entry).toEqual({
+      key: { id: agent.id, name: "", principal: "agent", content: true, expiresAt: null },
+      verbs: ["memory:write"],
+      floor: scope,
+      onBehalfOf: null,
+      view: "strict",
+      effective: scope,
+      general: false,
+      read: { scopes: new Map([[seen.entry.write, scope]]), trees: [] },
+      write: expect.any(Number),
+      settings: expect.anything(),
+      trace: { id: seen.entry.write, tags: scope },
+      recall: null,
+    });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
     await expect(enterJob(service.database.worker, stranger, "default", async () => 1)).rejects.toBeInstanceOf(JobGone);
     await finish(job);
