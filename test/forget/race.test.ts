@@ -62,20 +62,6 @@ describe("racing an erasure (threat 18)", () => {
       [JSON.stringify(tags), receiptId],
     );
 
-  test("nothing lands after the receipt: writes, uploads, jobs, new sub-scopes and traces begun before or beside it", {
-    timeout: 60_000 + RACES * 2_000,
-  }, async () => {
-    const races: Race[] = [];
-    for (let round = 0; round < RACES; round++) {
-      races.push(await race(`race-${round}`));
-      const last = races.at(-1);
-      if (last !== undefined) expect(await outlived(last)).toEqual([]);
-    }
-    // Nor once the jobs that were ordered are through.
-    while ((await service.database.sql("SELECT 1 FROM scopefloor.job LIMIT 1")).length > 0) await pause(50);
-    for (const each of races.slice(-200)) expect(await outlived(each)).toEqual([]);
-  });
-
   test("a write that arrived before it and begins after it is refused (threat 18)", async () => {
     const writer = await service.mint("agent", { org: "arrived" });
     await writer.remember("already there");
@@ -140,6 +126,19 @@ describe("racing an erasure (threat 18)", () => {
     }
   });
 
+  test("nothing lands after the receipt: writes, uploads, jobs, new sub-scopes and traces begun before or beside it", {
+    timeout: 60_000 + RACES * 2_000,
+  }, async () => {
+    const races: Race[] = [];
+    for (let round = 0; round < RACES; round++) {
+      races.push(await race(`race-${round}`));
+      const last = races.at(-1);
+      if (last !== undefined) expect(await outlived(last)).toEqual([]);
+    }
+    // Nor once the jobs that were ordered are through.
+    while ((await service.database.sql("SELECT 1 FROM scopefloor.job LIMIT 1")).length > 0) await pause(50);
+    for (const each of races.slice(-200)) expect(await outlived(each)).toEqual([]);
+  });
   // One connection cannot race; a server without the locks does (the control).
   test.runIf(onPostgres())("without the locks the same oracle finds late rows", async () => {
     const [kept] = await service.database.sql(
