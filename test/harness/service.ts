@@ -189,6 +189,7 @@ function clientOf(url: string, key: string, id: string): Client {
     processed: async (id) => {
       for (const until = performance.now() + 60_000; performance.now() < until; await pause(40)) {
         const { body, status } = await client.get(`/documents/${id}`);
+        if (status === 503) continue; // a connection was lost: asked again
         if (status !== 200) throw new Error(`the document answered ${status}`);
         if (body.status === "ready" || body.status === "failed") return body;
       }

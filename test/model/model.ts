@@ -218,7 +218,7 @@ class Model {
     if (by.principal === "supervisor") return;
     if (contradicts(floor, by.floor)) return same("delegating beyond the floor", status, 403);
     if (status !== 201) return;
-    const me = await this.#client({ ...by, secret: body.key as string }).get<Record<string, unknown>>("/me");
+    const me = await this.#send({ ...by, secret: body.key as string }, "GET", "/me");
     this.#learnKey(
       { id: body.id, key: body.key, scopeFloor: me.body.scopeFloor, verbs: me.body.verbs },
       by,
