@@ -223,6 +223,8 @@ describe("the scoped builder", () => {
     ).rejects.toThrow("not entered to write into memory_item");
   });
 
+  const ACME = { org: "acme" };
+  const ANN = [{ tags: scopeFromDatabase({ user: "ann" }), subtree: false }];
   test.each([
     ["another tenant's, in a read", { verb: "memory:read", mode: "select" }, { org: "globex" }],
     ["another tenant's, in a write", { verb: "memory:write", mode: "write" }, { org: "globex" }],
@@ -232,6 +234,9 @@ describe("the scoped builder", () => {
       { org: "acme", user: "ann" },
     ],
     ["one above, in a forget", { verb: "memory:forget", mode: "forget", subtree: true }, {}],
+    ["the floor's, in a forget of one below it", { verb: "memory:forget", mode: "forget", selector: ANN }, ACME],
+    ["the floor's, in an erasure of one below it", { verb: "memory:forget", mode: "erase", selector: ANN }, ACME],
+    ["the floor's, in a deletion at one below it", { verb: "memory:write", mode: "delete", selector: ANN }, ACME],
     [
       "one below, in a deletion at the one",
       { verb: "memory:write", mode: "delete", selector: [{ tags: GENERAL, subtree: false }] },
