@@ -3,13 +3,14 @@ import { join } from "node:path";
 import { sql as rawSql } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Caller, type Demand, enterScope, unauthorized } from "../../src/db/enter.ts";
-import type { Lease, Leases } from "../../src/db/lease.ts";
+import type { Leases } from "../../src/db/lease.ts";
 import { type ScopedTransaction, sql } from "../../src/db/scoped.ts";
 import { passage } from "../../src/db/tables/memory.ts";
 import { Turns } from "../../src/db/turns.ts";
 import { type AppError, notFound } from "../../src/errors.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { GENERAL, scopeFromDatabase } from "../../src/scope/scope.ts";
+import { withQuery } from "../harness/leases.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 import { proving } from "../harness/statement-proof.ts";
 
@@ -40,21 +41,21 @@ interface RawAnswer {
 }
 
 /** The application's leases, with what `scopefloor.enter` has answered said in another way. */
-function lies(change: (answer: RawAnswer) => void): Leases {
-  return {
-    close: () => service.database.app.close(),
-    acquire: async () => {
-      const lease = await service.database.app.acquire();
-      return {
-        release: () => lease.release(),
-        query: async (text, params) => {
-          const rows = await lease.query(text, params);
-          if (text.includes("scopefloor.enter(")) change(rows[0]?.answer as RawAnswer);
-          return rows;
-        },
-      };
-    },
-  };
+const lies = (change: (answer: RawAnswer) => void) =>
+  withQuery(service.database.app, async (lease, text, params) => {
+    const rows = await lease.query(text, params);
+    if (text.includes("scopefloor.enter(")) change(rows[0]?.answer as RawAnswer);
+    return rows;
+  });
+
+/** The application's leases, and the statements that they send, with their values. */
+function listening() {
+  const sent: { text: string; params: readonly unknown[] }[] = [];
+  const leases = withQuery(service.database.app, (lease, text, params = []) => {
+    sent.push({ text, params });
+    return lease.query(text, params);
+  });
+  return { leases, sent };
 }
 
 describe("the scoped builder", () => {
@@ -85,20 +86,7 @@ describe("the scoped builder", () => {
   });
 
   test("puts the predicate into the query level of each reference: joins, subqueries, both recursive arms (threats 15, 24)", async () => {
-    const seen: string[] = [];
-    const listening: Leases = {
-      close: () => service.database.app.close(),
-      acquire: async () => {
-        const lease = await service.database.app.acquire();
-        return {
-          release: () => lease.release(),
-          query: (text, params) => {
-            seen.push(text);
-            return lease.query(text, params);
-          },
-        } satisfies Lease;
-      },
-    };
+    const { leases, sent } = listening();
     await within(
       (tx) =>
         tx.rows(sql`
@@ -108,9 +96,9 @@ describe("the scoped builder", () => {
             SELECT q.id, depth + 1 FROM walk JOIN ${tx.read("passage", "q")} ON q.id = walk.id AND depth < 2)
           SELECT (SELECT count(*) FROM ${tx.read("turn", "t")}) AS turns FROM walk
           LEFT JOIN ${tx.read("scope", "d")} ON true WHERE d.id = 1 OR true`),
-      listening,
+      leases,
     );
-    const statement = seen.find((text) => text.includes("RECURSIVE")) ?? "";
+    const statement = sent.find(({ text }) => text.includes("RECURSIVE"))?.text ?? "";
     const references = statement.match(/"scopefloor"\."\w+"/g) ?? [];
     const guarded =
       statement.match(/\(SELECT \* FROM "scopefloor"\."\w+" WHERE "(scope_id|id)" = ANY \(\$\d+::int\[\]\)\) AS/g) ??
@@ -137,25 +125,6 @@ describe("the scoped builder", () => {
     // The second lock alone would have kept the other tenant's rows too.
     await proven.assertProven();
   });
-
-  /** The statements that it sends, with their values. */
-  function listening(): { leases: Leases; sent: { text: string; params: readonly unknown[] }[] } {
-    const sent: { text: string; params: readonly unknown[] }[] = [];
-    const leases: Leases = {
-      close: () => service.database.app.close(),
-      acquire: async () => {
-        const lease = await service.database.app.acquire();
-        return {
-          release: () => lease.release(),
-          query: (text, params = []) => {
-            sent.push({ text, params });
-            return lease.query(text, params);
-          },
-        };
-      },
-    };
-    return { leases, sent };
-  }
 
   test("binds the visible scopes and no other: general ones where knowledge is read, the own one where it is written", async () => {
     const idOf = async (org: string | undefined) => {
@@ -194,9 +163,8 @@ describe("the scoped builder", () => {
     ]);
     // The scope that this write has just made is not among those that its key could see before.
     expect(scopes).toContain(red?.id);
-    expect(await bound(service.operator, read, "passage")).toEqual([
-      ...new Set(await bound(service.operator, read, "passage")),
-    ]);
+    const everywhere = await bound(service.operator, read, "passage");
+    expect(everywhere).toEqual([...new Set(everywhere)]);
   });
 
   test("refuses a table by name in a value that is set, in a list and in a call too; text is not looked into", async () => {
@@ -328,22 +296,13 @@ describe("the scoped builder", () => {
 });
 
 /** The application's leases, with the first lock's predicate taken out of every statement. */
-function withoutFirstLock(leases: Leases): Leases {
-  return {
-    close: () => leases.close(),
-    acquire: async () => {
-      const lease = await leases.acquire();
-      return {
-        release: () => lease.release(),
-        query: (text, params) =>
-          lease.query(
-            text.replace(/"(?:scope_id|id)" = ANY \((\$\d+)::int\[\]\)/g, "($1::int[] IS NOT NULL OR true)"),
-            params,
-          ),
-      };
-    },
-  };
-}
+const withoutFirstLock = (leases: Leases) =>
+  withQuery(leases, (lease, text, params) =>
+    lease.query(
+      text.replace(/"(?:scope_id|id)" = ANY \((\$\d+)::int\[\]\)/g, "($1::int[] IS NOT NULL OR true)"),
+      params,
+    ),
+  );
 
 describe("each lock by itself, and neither (the control)", () => {
   const CANARY = "controlcanary";

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vi
 import type { Leases } from "../../src/db/lease.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { KeyTouches } from "../../src/keys/touch.ts";
+import { withQuery } from "../harness/leases.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -20,18 +21,15 @@ beforeEach(async () => {
   client = await service.mint("agent", { org: "acme" });
   written = 0;
   failure = undefined;
+  const answering = withQuery(service.database.app, (lease, text, params) => {
+    if (text.includes("touch_key")) written++;
+    return lease.query(text, params);
+  });
   const leases: Leases = {
-    close: () => service.database.app.close(),
+    ...answering,
     acquire: async () => {
       if (failure !== undefined) throw failure;
-      const lease = await service.database.app.acquire();
-      return {
-        release: () => lease.release(),
-        query: (text, params) => {
-          if (text.includes("touch_key")) written++;
-          return lease.query(text, params);
-        },
-      };
+      return answering.acquire();
     },
   };
   touches = new KeyTouches(leases);
