@@ -1,10 +1,9 @@
-import { setTimeout } from "node:timers/promises";
 import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { holds, type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import type { Selector } from "../scope/selector.ts";
 import { isVisible, reachOf, type View } from "../scope/visibility.ts";
-import { inTransaction, type Leases, type Transaction } from "./lease.ts";
+import { inTransaction, type Leases, retried, type Transaction } from "./lease.ts";
 import { ScopedTransaction } from "./scoped.ts";
 import type { Turns } from "./turns.ts";
 
@@ -134,12 +133,6 @@ class Refused extends Error {
 export const unauthorized = () =>
   new AppError("unauthorized", "a valid API key is needed: Authorization: Bearer <key>");
 
-/** Deadlocks and serialization failures: nothing was done, so the same work may be tried again. */
-const isTransient = (error: unknown) => {
-  const code = (error as { code?: unknown } | null)?.code;
-  return code === "40P01" || code === "40001";
-};
-
 /**
  * Runs work in a transaction that a key has entered: the second lock has checked the key and left
  * its ticket, and the work reaches tables only through the builder it is handed.
@@ -154,21 +147,17 @@ export async function enterScope<T>(
   work: (tx: ScopedTransaction) => Promise<T>,
   circumstances: Circumstances = { context: "", arrivedAt: performance.now() },
 ): Promise<T> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return await inTransaction(
+  try {
+    return await retried(5, () =>
+      inTransaction(
         leases,
         async (transaction) =>
           work(new ScopedTransaction(transaction, await enter(transaction, caller, demand, circumstances))),
         circumstances.turns?.of(caller.keyHash),
-      );
-    } catch (error) {
-      if (attempt < 5 && isTransient(error)) {
-        await setTimeout(attempt * 10 * Math.random());
-        continue;
-      }
-      throw await refusalOf(error, leases, caller, demand, circumstances.turns);
-    }
+      ),
+    );
+  } catch (error) {
+    throw await refusalOf(error, leases, caller, demand, circumstances.turns);
   }
 }
 

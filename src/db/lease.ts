@@ -1,3 +1,5 @@
+import { setTimeout } from "node:timers/promises";
+
 /**
  * Exclusive connections. A transaction leases a whole connection: postgres.js 3.4.9 lets a stale
  * handle go on in whatever transaction a reconnected socket is in, so a connection that closes
@@ -73,6 +75,26 @@ export async function inTransaction<T>(
     lease.release().catch(() => undefined);
   }
 }
+
+/**
+ * Does the work again, up to so many times in all, when the database gave it up for another transaction's
+ * sake (a deadlock, or a serialization failure): then nothing of it was done.
+ */
+export async function retried<T>(times: number, work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt >= times || !isTransient(error)) throw error;
+      await setTimeout(attempt * 10 * Math.random());
+    }
+  }
+}
+
+const isTransient = (error: unknown) => {
+  const code = (error as { code?: unknown } | null)?.code;
+  return code === "40P01" || code === "40001";
+};
 
 /** What was sent without waiting and has failed is why the statement after it is refused. */
 async function causeOf(error: unknown, sent: readonly Promise<unknown>[]): Promise<unknown> {

@@ -1,9 +1,12 @@
 import { fileURLToPath } from "node:url";
 import { readMigrationFiles } from "drizzle-orm/migrator";
-import { type Database, inTransaction, type Transaction } from "./lease.ts";
+import { type Database, inTransaction, retried, type Transaction } from "./lease.ts";
 
 /** The same place from `src/` and from `dist/`. */
 const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
+
+/** An older version may be at work: whom of the two a deadlock ends is not ours to choose. */
+const ATTEMPTS = 10;
 
 /**
  * Brings the database to this code's version: forward only, in one transaction, under an advisory
@@ -13,7 +16,7 @@ const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
  */
 export async function migrate(database: Database, folder = MIGRATIONS): Promise<void> {
   const files = readMigrationFiles({ migrationsFolder: folder });
-  await inTransaction(database.owner, async (owner) => {
+  const all = async (owner: Transaction) => {
     await owner.query("SELECT pg_advisory_xact_lock(7700, 0)");
     await owner.query("CREATE SCHEMA IF NOT EXISTS scopefloor");
     await owner.query(
@@ -38,7 +41,8 @@ export async function migrate(database: Database, folder = MIGRATIONS): Promise<
       await owner.query("INSERT INTO scopefloor.migration (number, hash) VALUES ($1, $2)", [number, file.hash]);
     }
     if (database.kind === "embedded") await closeSetConfig(owner);
-  });
+  };
+  await retried(ATTEMPTS, () => inTransaction(database.owner, all));
 }
 
 /** See embedded.ts. The definer functions keep it: enter leaves the ticket with it. */

@@ -183,6 +183,29 @@ test("while a newer version migrates and works, the one that runs already goes o
   }
 });
 
+test.runIf(onPostgres())("a migration that a deadlock with the running version ends is begun anew", async () => {
+  const database = await createTestDatabase();
+  const release = await nextRelease();
+  const [running, watcher] = [1, 2].map(() => postgres(database.url ?? "", { max: 1 })) as [postgres.Sql, postgres.Sql];
+  try {
+    // It reads turns, then passages; the migration changes them the other way round.
+    await running.unsafe("BEGIN; LOCK TABLE scopefloor.turn IN ACCESS SHARE MODE");
+    const migrated = migrate(database, release);
+    await expect
+      .poll(() => watcher`SELECT 1 FROM pg_locks WHERE relation = 'scopefloor.turn'::regclass AND NOT granted`)
+      .toHaveLength(1);
+    // Both wait now; the migration has waited for longer, and is the one that the server ends.
+    await running.unsafe("LOCK TABLE scopefloor.passage IN ACCESS SHARE MODE");
+    await running.unsafe("COMMIT");
+    await migrated;
+    expect(await inTransaction(database.owner, migrationCheck(release))).toBe("current");
+  } finally {
+    await Promise.all([running.end(), watcher.end()]);
+    await database.drop();
+    await rm(release, { recursive: true });
+  }
+});
+
 /** The migrations that the first release had, in a folder of their own. */
 const firstRelease = () => releaseOf((entries) => entries.filter(({ idx }) => idx <= 8));
 

@@ -419,7 +419,8 @@ describe("a raw handle inside acme's transaction", () => {
     expect(await run("memory:read", "select", refund)).toBe("23514");
     const discount = refund.replace("input_tokens", "cost_usd");
     expect(await run("memory:read", "select", discount)).toBe("23514");
-    const free = refund.replace("-5", "5");
+    // With what stands beside it: an id of a key may have -5 in it too.
+    const free = refund.replace("-5, 0", "5, 0");
     const earlier = free
       .replace("input_tokens", "input_tokens, created_at")
       .replace("5, 0", "5, now() - interval '1 hour', 0");
