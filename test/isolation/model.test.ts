@@ -7,13 +7,27 @@ import { runModel } from "../model/model.ts";
 const SEEDS = [3];
 /** 3,000 and more: `npm run soak -- model`. */
 const commands = Number(process.env.SCOPEFLOOR_MODEL_COMMANDS ?? 200);
+const isLong = process.env.SCOPEFLOOR_MODEL_COMMANDS !== undefined;
 const seed = process.env.SCOPEFLOOR_SEED;
 
-test.each(seed === undefined ? SEEDS : [Number(seed)])(
-  "random commands do what the scope algebra says, and nothing else (seed %i)",
-  { timeout: 0 },
-  async (seed) => {
-    let service: TestService = await startService({ worker: {} });
+/** Then the next seed, on a database of its own: keys and traces only ever become more. */
+const AT_ONCE = 50_000;
+
+const runs =
+  seed === undefined
+    ? SEEDS.map((seed) => ({ seed, commands }))
+    : Array.from({ length: Math.ceil(commands / AT_ONCE) }, (_, n) => ({
+        seed: Number(seed) + n,
+        commands: Math.min(AT_ONCE, commands - n * AT_ONCE),
+      }));
+
+test.each(runs)(
+  "$commands random commands do what the scope algebra says, and nothing else (seed $seed)",
+  {
+    timeout: 0,
+  },
+  async ({ seed, commands }) => {
+    let service: TestService = await startService({ worker: isLong ? { pollMs: 250 } : {} });
     try {
       const counts = await runModel({
         seed,
@@ -27,7 +41,8 @@ test.each(seed === undefined ? SEEDS : [Number(seed)])(
       });
       // A run in which nothing was found would prove nothing.
       expect(counts["rows recalled"]).toBeGreaterThan(commands / 10);
-      if (process.env.SCOPEFLOOR_MODEL_COMMANDS !== undefined) process.stdout.write(`${JSON.stringify(counts)}\n`);
+      if (isLong)
+        process.stdout.write(`seed ${seed}, ${commands} commands, no difference: ${JSON.stringify(counts)}\n`);
     } finally {
       await service.stop();
     }
