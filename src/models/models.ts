@@ -125,16 +125,22 @@ export class Models {
     return models;
   }
 
-  /** Whether a query has to wait for a network. */
-  get areRemote(): boolean {
-    return this.#inUse.some((embedder) => embedder.isRemote);
+  /** Whether vectors of another model than the current one are stored, in any scope at all. */
+  async haveOthers(): Promise<boolean> {
+    await this.#refreshIfDue();
+    return this.#inUse.length > 1;
   }
 
-  /** The vectors of a query. A model that does not answer in time is left out, and named. */
-  async embedQuery(query: string): Promise<QueryVectors> {
-    await this.#refreshIfDue();
+  /**
+   * The vectors of a query. A model that does not answer in time is left out, and named.
+   *
+   * @param others models, by id, that are asked besides the current one: those that the caller's own scopes
+   *   hold vectors of (src/recall/prepare.ts). A model that only others use has no part in an answer.
+   */
+  async embedQuery(query: string, others: ReadonlySet<number>): Promise<QueryVectors> {
+    const asked = this.#inUse.filter(({ id }) => id === this.current.id || others.has(id));
     const answers = await Promise.all(
-      this.#inUse.map(async (embedder) => {
+      asked.map(async (embedder) => {
         try {
           const { vectors, tokens, tokenSource } = await embedder.embed([query], {
             timeoutMs: REQUEST_MS,

@@ -8,13 +8,10 @@ import { recordTrace, spentOn, type TraceFields, type TraceSummary } from "../tr
 import { answerFromCache, keepAnswer } from "./cache.ts";
 import { answerDirectly, type TypedQuestion } from "./direct.ts";
 import { fetchHits, type Hit } from "./passages.ts";
+import { otherModels } from "./prepare.ts";
 import { questionDigest } from "./question.ts";
 import { rerankHits } from "./rerank.ts";
-import { type Mode, type SearchRequest, type SearchResult, search, type Tier } from "./search.ts";
-
-/** A query's vectors are made before the transaction opens. */
-export const prepareQuery = (models: Models, query: string, mode: Mode): Promise<QueryVectors> =>
-  mode === "bm25" ? Promise.resolve(NO_VECTORS) : models.embedQuery(query);
+import { type SearchRequest, type SearchResult, search, type Tier } from "./search.ts";
 
 export interface Recalled {
   readonly tier: Tier | "cache";
@@ -70,6 +67,8 @@ class Leave extends Error {
   }
 }
 
+const NONE: ReadonlySet<number> = new Set();
+
 /** Passages that a reranker sees. */
 const RERANKED = 50;
 
@@ -94,8 +93,13 @@ export async function recallThroughTiers<T>(
   ]);
   let prepared: QueryVectors | undefined;
   let version: string | null | undefined;
-  const isSlow = request.mode !== "bm25" && models.areRemote;
-  if (!isSlow) prepared = await prepareQuery(models, request.query, request.mode);
+  /** Models besides the current one; undefined: the transaction that tells has not opened yet. */
+  let others: ReadonlySet<number> | undefined = NONE;
+  if (request.mode === "bm25") prepared = NO_VECTORS;
+  else {
+    if (await models.haveOthers()) others = undefined;
+    if (!models.current.isRemote) prepared = await models.embedQuery(request.query, NONE);
+  }
 
   const attempt = () =>
     enter({ question }, async (tx) => {
@@ -103,6 +107,10 @@ export async function recallThroughTiers<T>(
       if (cached !== undefined) {
         deps.onCache(true);
         return shape(tx, await conclude(tx, request.query, cached, about, { savedTokens: cached.savedTokens }));
+      }
+      if (others === undefined) {
+        others = await otherModels(tx, models);
+        if (others.size > 0) prepared = undefined;
       }
       if (prepared === undefined) throw new Leave();
       const { fullContextTokens } = settingsOf(tx);
@@ -135,7 +143,7 @@ export async function recallThroughTiers<T>(
   } catch (error) {
     if (!(error instanceof Leave)) throw error;
     if (error.found === undefined) {
-      prepared = await prepareQuery(models, request.query, request.mode);
+      prepared = await models.embedQuery(request.query, others ?? NONE);
       try {
         return await attempt();
       } catch (second) {

@@ -2,7 +2,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createLog } from "../../src/log.ts";
-import { registerModel } from "../../src/models/models.ts";
+import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import { createService } from "../../src/service.ts";
 import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -24,22 +24,7 @@ test("a model changes while recall goes on: old and new vectors stand side by si
   await agent.remember("The observatory opens its dome at dusk.");
   await other.remember("The observatory of another tenant stays shut.");
 
-  // The same database, served with another model.
-  const models = provider.modelNamed("other");
-  const log = createLog("silent");
-  await registerModel(before.database, models, log);
-  const service = await createService(before.database, { context: "default", log, models, worker: { pollMs: 50 } });
-  const server = createServer(service.app.callback());
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
-  const call = async <T>(key: string, path: string, body: object) =>
-    (await (
-      await fetch(url + path, {
-        method: "POST",
-        headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
-        body: JSON.stringify(body),
-      })
-    ).json()) as T;
+  const { call, stop } = await serveWith(provider.modelNamed("other"));
   type Found = { hits: { text: string }[]; trace: { plan: string } };
   const vectorHits = async () =>
     call<Found>(agent.key, "/default/query", {
@@ -75,10 +60,90 @@ test("a model changes while recall goes on: old and new vectors stand side by si
       { org: "staying", name: "openai:scripted", n: 1 },
     ]);
   } finally {
-    server.closeAllConnections();
-    server.close();
-    await service.settled();
+    await stop();
   }
+});
+
+/** The same database, served with another model by a process of its own. */
+async function serveWith(models: ModelSettings) {
+  const log = createLog("silent");
+  await registerModel(before.database, models, log);
+  const service = await createService(before.database, { context: "default", log, models, worker: { pollMs: 50 } });
+  const server = createServer(service.app.callback());
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`;
+  return {
+    call: async <T>(key: string, path: string, body: object) =>
+      (await (
+        await fetch(url + path, {
+          method: "POST",
+          headers: { authorization: `Bearer ${key}`, "content-type": "application/json" },
+          body: JSON.stringify(body),
+        })
+      ).json()) as T,
+    stop: async () => {
+      server.closeAllConnections();
+      server.close();
+      await service.settled();
+    },
+  };
+}
+
+test("a model that only neighbours have vectors of has no part in an answer, its tokens or its failures (threats 2, 7)", async () => {
+  const [old, current] = [provider.modelNamed("neighbours"), provider.models];
+  const agent = await before.mint("agent", { org: "alone" });
+  const rival = await before.mint("agent", { org: "neighbour" });
+  for (const text of ["A heron waits in the reeds.", "The reeds hide a nest.", "Nothing of the kind."]) {
+    await agent.remember(text);
+  }
+  const worker = await serveWith(current);
+  await agent.processed((await agent.upload("A heron stands in the reeds.", "heron.txt")).body.id);
+  await worker.stop();
+  const asked: [path: string, body: object][] = [
+    ...["vector", "hybrid", "bm25"].map((mode): [string, object] => ["/default/query", { query: "heron reeds", mode }]),
+    ["/default/context", { query: "heron reeds" }],
+    ["/default/documents/query", { query: "heron reeds", mode: "vector", threshold: 0.3 }],
+    ["/default/documents/query", { query: "heron reeds" }],
+    ["/default/forget", { query: "heron reeds", dryRun: true }],
+  ];
+  const answersNow = async (): Promise<[texts: string[], traces: unknown]> => {
+    const { call, stop } = await serveWith(current);
+    try {
+      await before.database.sql("DELETE FROM scopefloor.response_cache");
+      const calls = provider.calls.length;
+      const since = new Date().toISOString();
+      const texts: string[] = [];
+      for (const [path, body] of asked) {
+        const { queryMs: _, trace, ...answer } = await call<Record<string, unknown>>(agent.key, path, body);
+        const { plan, tierReason, topScores } = (trace ?? {}) as Record<string, unknown>;
+        texts.push(JSON.stringify({ ...answer, plan, tierReason, topScores }));
+      }
+      return [
+        texts,
+        {
+          calls: provider.calls.length - calls,
+          traces: await before.database.sql(
+            `SELECT operation, tier, tier_reason, plan, input_tokens, candidates, returned FROM scopefloor.decision_trace
+             WHERE api_key_id = $1 AND created_at >= $2 ORDER BY created_at, id`,
+            [agent.id, since],
+          ),
+        },
+      ];
+    } finally {
+      await stop();
+    }
+  };
+  const without = await answersNow();
+  const neighbour = await serveWith(old);
+  await neighbour.call(rival.key, "/default/facts", { text: "A heron of the neighbour's." });
+  await neighbour.stop();
+  expect(await answersNow()).toEqual(without);
+  // The control: once the tenant has a vector of that model itself, its answers are made with it too.
+  const moved = await serveWith(old);
+  await moved.call(agent.key, "/default/facts", { text: "A heron of the other model." });
+  await moved.stop();
+  const [, { calls }] = (await answersNow()) as [unknown, { calls: number }];
+  expect(calls).toBeGreaterThan((without[1] as { calls: number }).calls + 4);
 });
 
 test("a model whose vectors have another length than before stops the start, and one that never answered too", async () => {

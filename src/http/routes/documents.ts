@@ -15,7 +15,7 @@ import {
 import { mediaTypeOf } from "../../documents/parsing/media-type.ts";
 import { unprocessable } from "../../errors.ts";
 import { queryDocuments } from "../../recall/documents.ts";
-import { prepareQuery } from "../../recall/recall.ts";
+import { prepareQuery } from "../../recall/prepare.ts";
 import * as answers from "../answers.ts";
 import { Download, endpoint } from "../endpoint.ts";
 import type { Upload } from "../upload.ts";
@@ -140,8 +140,11 @@ export const documentEndpoints = [
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const startedAt = performance.now();
       const mode = body.mode ?? "hybrid";
-      const prepared = await prepareQuery(deps.models, body.query, mode === "hybrid_graph" ? "hybrid" : mode);
-      return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
+      const demand = { selector: body.lens, view: viewOf(body.scopeView) };
+      const prepared = await prepareQuery(deps.models, body.query, mode === "hybrid_graph" ? "hybrid" : mode, (work) =>
+        enter(demand, work),
+      );
+      return enter(demand, async (tx) => ({
         results: await queryDocuments(tx, deps.models, prepared, {
           query: body.query,
           k: body.k ?? 10,

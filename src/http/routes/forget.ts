@@ -4,7 +4,7 @@ import { invalid, unprocessable } from "../../errors.ts";
 import { forgetMatching } from "../../forget/by-meaning.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { NO_VECTORS } from "../../models/models.ts";
-import { prepareQuery } from "../../recall/recall.ts";
+import { prepareQuery } from "../../recall/prepare.ts";
 import { GENERAL, sameScope } from "../../scope/scope.ts";
 import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
@@ -43,10 +43,14 @@ export const forgetEndpoints = [
       const { query, sessionId } = body;
       if (query === undefined && sessionId === undefined)
         throw invalid("query: say what to forget, or give a sessionId");
-      const prepared = query === undefined ? NO_VECTORS : await prepareQuery(deps.models, query, "hybrid");
       // A session is named by its id: wherever in the floor it is.
       const subtree = body.subtree ?? (sessionId !== undefined && body.scopes === undefined);
-      return enter({ selector: body.scopes, subtree }, (tx) => {
+      const demand = { selector: body.scopes, subtree };
+      const prepared =
+        query === undefined
+          ? NO_VECTORS
+          : await prepareQuery(deps.models, query, "hybrid", (work) => enter(demand, work));
+      return enter(demand, (tx) => {
         if (body.dryRun !== true && sessionId === undefined) refuseUnconfirmed(tx, body.confirm);
         return forgetMatching(tx, deps.models, {
           query,
