@@ -23,7 +23,6 @@ async function main(): Promise<void> {
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
     : { from: "elsewhere" };
-  if (database.warning !== undefined) log.warn(database.warning);
   const { receiptsFile } = config;
   // Before anyone is answered: this may be a backup from before a forget.
   if (receiptsFile !== undefined && mayMigrate) await replayReceipts(database, receiptsFile, log);

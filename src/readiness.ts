@@ -14,7 +14,11 @@ export interface Readiness {
  * version needs. One that a newer version has migrated meanwhile still serves this one, until it is
  * replaced.
  */
-export function readinessOf(database: Database, isServing: () => boolean): () => Promise<Readiness> {
+export function readinessOf(
+  database: Database,
+  isServing: () => boolean,
+  warnings: readonly string[],
+): () => Promise<Readiness> {
   const stateOf = migrationCheck();
   return async () => {
     const state = await inTransaction(database.app, stateOf).catch(() => undefined);
@@ -29,7 +33,7 @@ export function readinessOf(database: Database, isServing: () => boolean): () =>
     return {
       status: Object.values(checks).every((check) => check === "ok") ? "ok" : "unavailable",
       checks,
-      ...(database.warning === undefined ? {} : { warnings: [database.warning] }),
+      ...(warnings.length === 0 ? {} : { warnings }),
     };
   };
 }

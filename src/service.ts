@@ -4,6 +4,7 @@ import { FairQueue } from "./db/fair-queue.ts";
 import { type Database, inTransaction } from "./db/lease.ts";
 import { migrate, migrationCheck } from "./db/migrate.ts";
 import { Turns } from "./db/turns.ts";
+import { databaseWarnings } from "./db/warnings.ts";
 import { createApp } from "./http/app.ts";
 import { createMetrics } from "./http/metrics.ts";
 import { queueDepth } from "./jobs/queue.ts";
@@ -57,6 +58,8 @@ export async function createService(database: Database, options: ServiceOptions)
   const { context, log } = options;
   const touches = new KeyTouches(database.app);
   const models = await Models.open(database, options.models ?? LOCAL_MODELS, log);
+  const warnings = await databaseWarnings(database);
+  for (const warning of warnings) log.warn(warning);
   let serving = true;
   const isServing = () => serving;
   const worker: RunningWorker | undefined =
@@ -74,7 +77,8 @@ export async function createService(database: Database, options: ServiceOptions)
     wakeWorker: () => worker?.wake(),
     touchKey: (keyHash) => touches.touch(keyHash),
     isServing,
-    readiness: readinessOf(database, isServing),
+    warnings,
+    readiness: readinessOf(database, isServing, warnings),
   });
   return {
     app,

@@ -41,12 +41,14 @@ export async function verify(args: readonly string[], environment: NodeJS.Proces
     managementKey: key,
   });
   const owned = await checkDatabase(environment.DATABASE_OWNER_URL, anchor);
-  const report = reportOf(began, requests, [...findings, ...owned.findings], owned.chain);
+  const warnings = await warningsOf(values.url);
+  const report = reportOf(began, requests, [...findings, ...owned.findings], warnings, owned.chain);
   if (values.json) {
     process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
     return report.failed === 0 ? 0 : 1;
   }
   for (const finding of report.findings) process.stdout.write(lineOf(finding));
+  for (const warning of warnings) process.stdout.write(`warn  ${warning}\n`);
   const all = report.findings.length;
   process.stdout.write(`\n${all - report.failed} of ${all} checks hold; ${requests} requests\n`);
   process.stdout.write(
@@ -59,6 +61,16 @@ export async function verify(args: readonly string[], environment: NodeJS.Proces
 
 const headLine = ({ head, unsealed }: ChainState) =>
   `${head === null ? "nothing is sealed into the audit chain yet" : `the audit chain's last batch is ${head.batch}:${head.hash}`}; ${unsealed} entries wait to be sealed`;
+
+/** What the service itself says of its database; nothing where `/ready` is not reached from here. */
+async function warningsOf(url: string): Promise<readonly string[]> {
+  try {
+    const answer = await fetch(new URL("/ready", url), { signal: AbortSignal.timeout(10_000) });
+    return ((await answer.json()) as { warnings?: readonly string[] }).warnings ?? [];
+  } catch {
+    return [];
+  }
+}
 
 function parseAnchor(text: string): ChainHead {
   const [, batch, hash] = /^(\d{1,15}):([0-9a-f]{64})$/.exec(text) ?? [];

@@ -86,7 +86,6 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
   const queue = oneAtATime();
   return {
     kind: "embedded",
-    warning: undefined,
     app: new EmbeddedLeases(pg, queue, "scopefloor_app"),
     worker: new EmbeddedLeases(pg, queue, "scopefloor_worker"),
     owner: new EmbeddedLeases(pg, queue),
@@ -106,7 +105,6 @@ export async function dumpEmbedded(prepare: (database: Database) => Promise<void
   const owner = new EmbeddedLeases(pg, queue);
   await prepare({
     kind: "embedded",
-    warning: undefined,
     app: owner,
     worker: owner,
     owner,

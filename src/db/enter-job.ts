@@ -45,7 +45,7 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   read: { scopes: new Map([[answer.scopeId, scope]]), trees: [] },
   write: answer.scopeId,
   settings: answer.settings,
-  trace: { id: answer.scopeId, tags: scope },
+  trace: { id: answer.scopeId, tags: scope, silent: false },
   recall: null,
 });
 

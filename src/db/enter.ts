@@ -96,7 +96,8 @@ export interface Entry {
   readonly write: number | null;
   /** The Context's configuration. */
   readonly settings: Readonly<Record<string, unknown>>;
-  readonly trace: { readonly id: number; readonly tags: Scope };
+  /** `silent`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
+  readonly trace: { readonly id: number; readonly tags: Scope; readonly silent: boolean };
   /** Only where a question was named. */
   readonly recall: RecallState | null;
 }
@@ -117,7 +118,7 @@ type Answer =
       readonly floor: RawTags;
       readonly effective: RawTags | null;
       readonly read: { readonly scopes: Record<string, RawTags>; readonly trees: readonly RawTags[] };
-      readonly trace: { readonly id: number; readonly tags: RawTags };
+      readonly trace: { readonly id: number; readonly tags: RawTags; readonly silent: boolean };
     });
 
 /** Thrown inside the transaction to roll it back; the refusal itself leaves as an AppError. */
@@ -245,7 +246,7 @@ async function enter(
     recall: await state,
     floor: scopeFromDatabase(answer.floor),
     effective: answer.effective && scopeFromDatabase(answer.effective),
-    trace: { id: answer.trace.id, tags: scopeFromDatabase(answer.trace.tags) },
+    trace: { ...answer.trace, tags: scopeFromDatabase(answer.trace.tags) },
     read: {
       scopes: new Map(Object.entries(answer.read.scopes).map(([id, tags]) => [Number(id), scopeFromDatabase(tags)])),
       trees: answer.read.trees.map(scopeFromDatabase),

@@ -29,8 +29,6 @@ export interface Leases {
 /** The two kinds of database behind one interface. */
 export interface Database {
   readonly kind: "embedded" | "postgres";
-  /** What an operator should know about how this database is set up; it works all the same. */
-  readonly warning: string | undefined;
   readonly app: Leases;
   readonly worker: Leases;
   /** Migrations, partitions, roles. Never reads content. */

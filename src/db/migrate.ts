@@ -41,6 +41,7 @@ export async function migrate(database: Database, folder = MIGRATIONS): Promise<
       await owner.query("INSERT INTO scopefloor.migration (number, hash) VALUES ($1, $2)", [number, file.hash]);
     }
     if (database.kind === "embedded") await closeSetConfig(owner);
+    else await closeTemporary(owner);
   };
   await retried(ATTEMPTS, () => inTransaction(database.owner, all));
 }
@@ -51,6 +52,16 @@ async function closeSetConfig(owner: Transaction): Promise<void> {
     `REVOKE EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) FROM PUBLIC;
      GRANT EXECUTE ON FUNCTION pg_catalog.set_config(text, text, boolean) TO scopefloor_definer`,
   );
+}
+
+/** Each time: a dump that is restored into a new database does not bring the database's own privileges along. */
+async function closeTemporary(owner: Transaction): Promise<void> {
+  await owner.query(`
+    DO $$ BEGIN
+      IF pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'MEMBER') THEN
+        EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+      END IF;
+    END $$`);
 }
 
 /** `ahead`: the database has all that this version knows, and more: a newer version has been there. */

@@ -4,9 +4,6 @@ import { openEmbedded } from "./embedded.ts";
 import type { Database } from "./lease.ts";
 import { PostgresLeases } from "./postgres.ts";
 
-const ONE_LOGIN =
-  "one database login serves the application and the owner: an injected set_config('role', …) would lift the second lock; set DATABASE_WORKER_URL and DATABASE_OWNER_URL";
-
 export interface PostgresUrls {
   readonly app: string;
   /** Both default to `app`: then the service takes its roles by itself. */
@@ -20,10 +17,9 @@ export interface PostgresUrls {
 
 /**
  * PostgreSQL with up to three logins. With one URL every connection still starts in the
- * application's role, but an injected `set_config('role', …)` could leave it.
+ * application's role, but an injected `set_config('role', …)` could leave it (warnings.ts).
  */
 export function openPostgres(urls: PostgresUrls): Database {
-  const shared = (url: string | undefined) => url === undefined || url === urls.app;
   const { timeoutMs } = urls;
   const app = new PostgresLeases({
     url: urls.app,
@@ -48,7 +44,6 @@ export function openPostgres(urls: PostgresUrls): Database {
   });
   return {
     kind: "postgres",
-    warning: shared(urls.owner) ? ONE_LOGIN : undefined,
     app,
     worker,
     owner,

@@ -416,6 +416,7 @@ export const auditReport = object({
   findings: z.array(
     object({ check: z.string(), threats: z.array(count), looked: count, problems: z.array(z.string()) }),
   ),
+  warnings: z.array(z.string()),
   chain: object({
     head: object({ batch: count, hash: z.string() }).nullable(),
     entries: count,

@@ -37,6 +37,8 @@ export interface Deps {
   /** Whether the process still takes work: false while it drains. */
   readonly isServing: () => boolean;
   readonly readiness: () => Promise<Readiness>;
+  /** What an operator should know about the database. */
+  readonly warnings: readonly string[];
   /** The whole application, for requests that the service makes to itself. */
   readonly callback: ReturnType<Koa["callback"]>;
 }

@@ -68,6 +68,7 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
   const latencyMs = Math.round((performance.now() - tx.startedAt) * 1000) / 1000;
   tx.insertTrace({
     ...columns,
+    ...(entry.trace.silent ? { query: null } : {}),
     id: traceId,
     scope: json(entry.trace.tags) as never,
     apiKeyId: entry.key.id,

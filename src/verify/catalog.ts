@@ -172,6 +172,46 @@ const OPEN_POLICIES: Readonly<Record<string, string>> = {
   "embedder.read": "names and sizes of models",
 };
 
+/** Columns of text that the planner may sample: words of the service's own, and of the operator's. */
+const SAMPLED: ReadonlySet<string> = new Set([
+  "access_denied.on_behalf_of", // an id
+  "access_denied.reason",
+  "access_denied.route",
+  "api_key.principal",
+  "api_key.verbs",
+  "attribute.category",
+  "audit_entry.source",
+  "context.config",
+  "context.id",
+  "decision_trace.kind",
+  "decision_trace.model",
+  "decision_trace.operation",
+  "decision_trace.plan",
+  "decision_trace.principal",
+  "decision_trace.provider",
+  "decision_trace.sources", // ids
+  "decision_trace.status",
+  "decision_trace.tier",
+  "decision_trace.tier_reason",
+  "decision_trace.token_source",
+  "document.mime_type",
+  "document.status",
+  "embedder.name",
+  "forget_receipt.action",
+  "forget_receipt.counts",
+  "forget_receipt.policy",
+  "job.error",
+  "job.kind",
+  "job.principal",
+  "job.state",
+  "migration.hash",
+  "passage.category",
+  "passage.kind",
+  "passage.role",
+  "relation.category",
+  "turn.role",
+]);
+
 const ROLES = ["scopefloor_app", "scopefloor_worker"] as const;
 
 const CHECKS: readonly Check[] = [
@@ -276,7 +316,7 @@ const CHECKS: readonly Check[] = [
     threats: [32],
     run: async (query) => {
       const rows = await query(`
-        SELECT p.proname AS name, pg_get_userbyid(p.proowner) AS owner, coalesce(array_to_string(p.proconfig, ','), '') AS config,
+        SELECT p.proname AS name, count(*) OVER (PARTITION BY p.proname) > 1 AS overloaded, pg_get_userbyid(p.proowner) AS owner, coalesce(array_to_string(p.proconfig, ','), '') AS config,
                has_function_privilege('scopefloor_app', p.oid, 'EXECUTE') AS app,
                has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE') AS worker,
                has_function_privilege('scopefloor_report', p.oid, 'EXECUTE') AS report
@@ -291,6 +331,7 @@ const CHECKS: readonly Check[] = [
         const name = String(row.name);
         return [
           ...(listed.includes(name) ? [] : [`${name} is not listed`]),
+          ...(row.overloaded ? [`${name} is there more than once`] : []),
           ...(row.owner === "scopefloor_definer" ? [] : [`${name} belongs to ${row.owner}`]),
           ...(String(row.config).includes("search_path=pg_catalog, pg_temp")
             ? []
@@ -303,7 +344,45 @@ const CHECKS: readonly Check[] = [
         ];
       });
       const missing = listed.filter((name) => !found.includes(name)).map((name) => `${name} is listed and not there`);
-      return { looked: rows.length, problems: [...problems, ...missing] };
+      return { looked: rows.length, problems: [...new Set([...problems, ...missing])] };
+    },
+  },
+  {
+    name: "no function or view outside of the schema lends the service's roles its owner's rights",
+    threats: [32],
+    run: async (query) => {
+      const rows = await query(`
+        SELECT p.oid::regprocedure::text AS name, p.prosecdef AND (has_function_privilege('scopefloor_app', p.oid, 'EXECUTE')
+                                                         OR has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE')) AS lends
+        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+        WHERE n.nspname NOT IN ('scopefloor', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+        UNION ALL
+        SELECT c.oid::regclass::text, (has_any_column_privilege('scopefloor_app', c.oid, 'SELECT') OR has_any_column_privilege('scopefloor_worker', c.oid, 'SELECT'))
+          AND NOT coalesce(c.reloptions::text LIKE '%security_invoker=true%', false)
+        FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('scopefloor', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'`);
+      return {
+        looked: rows.length,
+        problems: rows.filter(({ lends }) => lends).map(({ name }) => `${name} runs with its owner's rights`),
+      };
+    },
+  },
+  {
+    name: "the planner keeps no samples of columns that hold a tenant's names or words",
+    threats: [18],
+    run: async (query) => {
+      const rows = await query(`
+        SELECT c.relname || '.' || a.attname AS name, coalesce(a.attstattarget, -1) <> 0 AS sampled
+        FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+          AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'text[]'::regtype, 'jsonb'::regtype, 'public.halfvec'::regtype)
+        ORDER BY 1`);
+      return {
+        looked: rows.length,
+        problems: rows
+          .filter(({ name, sampled }) => sampled && !SAMPLED.has(String(name)))
+          .map(({ name }) => `${name} is sampled`),
+      };
     },
   },
   {

@@ -13,6 +13,8 @@ export interface AuditReport {
   /** Checks that found something. */
   readonly failed: number;
   readonly findings: readonly Finding[];
+  /** What the service says of how its database is set up. */
+  readonly warnings: readonly string[];
   /** Null: the chain was not looked at, since it is the operator's. */
   readonly chain: ChainState | null;
 }
@@ -25,6 +27,7 @@ export const reportOf = (
   began: Date,
   requests: number,
   findings: readonly Finding[],
+  warnings: readonly string[],
   chain: ChainState | null,
 ): AuditReport => ({
   version,
@@ -32,5 +35,6 @@ export const reportOf = (
   requests,
   failed: findings.filter(({ problems }) => problems.length > 0).length,
   findings,
+  warnings,
   chain,
 });

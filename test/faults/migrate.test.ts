@@ -10,6 +10,7 @@ import { openEmbedded } from "../../src/db/embedded.ts";
 import { inTransaction } from "../../src/db/lease.ts";
 import { migrate, migrationCheck } from "../../src/db/migrate.ts";
 import { openPostgres } from "../../src/db/open.ts";
+import { databaseWarnings } from "../../src/db/warnings.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
 import { createTestDatabase, onPostgres } from "../harness/database.ts";
@@ -118,6 +119,10 @@ test("a database of the first release moves on with its rows, also where its own
     const log = createLog("silent");
     await prepareDatabase(database, { context: "default", mayMigrate: true, log });
     await createService(database, { context: "default", log });
+    // Where its owner cannot close large objects, that is said.
+    expect(await databaseWarnings(database)).toEqual(
+      onPostgres() ? [expect.stringMatching(/database login/), expect.stringMatching(/^large objects/)] : [],
+    );
     const rights = await inTransaction(database.owner, (owner) =>
       owner.query("SELECT has_schema_privilege('scopefloor_definer', 'scopefloor', 'CREATE') AS may"),
     );
@@ -262,10 +267,4 @@ describe("trace partitions", () => {
     ).toEqual([{ open: false }]);
     await database.drop();
   });
-});
-
-test.runIf(onPostgres())("the service says when one login serves all roles", async () => {
-  const database = await createTestDatabase();
-  expect(database.warning).toMatch(/one database login/);
-  await database.drop();
 });

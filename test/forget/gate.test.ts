@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Demand, enterScope } from "../../src/db/enter.ts";
+import type { Demand } from "../../src/db/enter.ts";
 import type { ScopedTransaction } from "../../src/db/scoped.ts";
-import { hashSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
+import { hold as holdOpen } from "../harness/held.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 import { pause } from "../harness/service-process.ts";
 
@@ -36,27 +36,8 @@ describe.runIf(onPostgres())("forgets and answers that are being stored", () => 
 
   const clientOf = (name: string) => clients[name] as Client;
 
-  /** A transaction that stays open until it is told to end. */
-  async function hold(name: string, demand: Demand, work: (tx: ScopedTransaction) => Promise<unknown>) {
-    let open: () => void = () => undefined;
-    const opened = new Promise<void>((resolve) => {
-      open = resolve;
-    });
-    const caller = { keyHash: hashSecret(clientOf(name).key), onBehalfOf: undefined, route: "test", operation: "test" };
-    let ended: Promise<void> | undefined;
-    await new Promise<void>((begun, failed) => {
-      ended = enterScope(service.database.app, caller, demand, async (tx) => {
-        await work(tx);
-        begun();
-        await opened;
-      });
-      ended.catch(failed);
-    });
-    return async () => {
-      open();
-      await ended;
-    };
-  }
+  const hold = (name: string, demand: Demand, work: (tx: ScopedTransaction) => Promise<unknown>) =>
+    holdOpen(service, clientOf(name), demand, work);
   const forgetting = (tx: ScopedTransaction) => tx.call("drop_recalled_answers");
   const storing = (tx: ScopedTransaction) =>
     tx.call("claim_idempotency", "test", randomBytes(8).toString("hex"), new Uint8Array(32), true);

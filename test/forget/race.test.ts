@@ -2,8 +2,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { enterScope } from "../../src/db/enter.ts";
 import { sql } from "../../src/db/scoped.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
+import type { Scope } from "../../src/scope/scope.ts";
+import { recordTrace } from "../../src/traces/record.ts";
 import { onPostgres } from "../harness/database.ts";
-import { startService, type TestService } from "../harness/service.ts";
+import { type Client, startService, type TestService } from "../harness/service.ts";
 import { pause } from "../harness/service-process.ts";
 
 /** `npm run soak -- races` runs more, in `.ci/run` 100. One connection hardly races: the embedded database has few. */
@@ -77,6 +79,62 @@ describe("racing an erasure (threat 18)", () => {
       );
     await expect(write(arrivedAt)).rejects.toThrow(/erased while this write was under way/);
     await expect(write(performance.now())).resolves.toEqual(expect.any(Number));
+  });
+
+  test("a read that arrived before it and begins after it leaves neither its question nor the name (threat 18)", async () => {
+    const reader = await service.mint("agent", { org: "asked" });
+    await reader.remember("already there", { scopes: { user: "hidden" } });
+    const arrivedAt = performance.now();
+    expect((await reader.post("/scopes/forget", { path: { user: "hidden" } })).status).toBe(200);
+    const read = (at: number) =>
+      enterScope(
+        service.database.app,
+        { keyHash: hashSecret(reader.key), onBehalfOf: undefined, route: "test", operation: "test" },
+        {
+          verb: "memory:read",
+          mode: "select",
+          selector: [{ tags: { user: "hidden" } as unknown as Scope, subtree: false }],
+        },
+        async (tx) => recordTrace(tx, { kind: "retrieval", operation: "query", query: "what of it" }).traceId,
+        { context: "default", arrivedAt: at },
+      );
+    const traceOf = async (id: string) =>
+      (await service.database.sql("SELECT query, scope FROM scopefloor.decision_trace WHERE id = $1", [id]))[0];
+    expect(await traceOf(await read(arrivedAt))).toEqual({ query: null, scope: { org: "asked" } });
+    // One that came later has asked about what is there now.
+    expect(await traceOf(await read(performance.now()))).toEqual({
+      query: "what of it",
+      scope: { org: "asked", user: "hidden" },
+    });
+  });
+
+  test("a refused request leaves no name of what was just erased (threat 18)", async () => {
+    const [inside, outside] = [
+      await service.mint("agent", { org: "refused" }),
+      await service.mint("agent", { org: "else" }),
+    ];
+    const asked = { org: "refused", user: "hidden" };
+    const refused = async (client: Client) => {
+      expect(
+        (
+          await client.post(
+            "/query",
+            { query: "x", lens: asked, scopeView: "strict" },
+            { headers: { "x-spectron-on-behalf-of": "nobody" } },
+          )
+        ).status,
+      ).toBe(403);
+      const [row] = await service.database.sql(
+        "SELECT asked FROM scopefloor.access_denied WHERE api_key_id = $1 ORDER BY id DESC LIMIT 1",
+        [client.id],
+      );
+      return row?.asked;
+    };
+    expect(await refused(inside)).toEqual([{ tags: asked, subtree: false }]);
+    expect(await refused(outside)).toEqual([{ tags: asked, subtree: false }]);
+    expect((await service.operator.post("/scopes/forget", { path: asked })).status).toBe(200);
+    expect(await refused(inside)).toBeNull();
+    expect(await refused(outside)).toBeNull();
   });
 
   test("an operator's recall beside it leaves no stored answer with the text", async () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { inTransaction } from "../../src/db/lease.ts";
 import { auditCatalog } from "../../src/verify/catalog.ts";
 import { createTestDatabase, type TestDatabase } from "../harness/database.ts";
 
@@ -78,6 +79,42 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
       ["ticket: open to scopefloor_app, or not, against the list"],
     ],
     [
+      "a definer function under a listed name",
+      "CREATE FUNCTION scopefloor.caller(int) RETURNS int LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'SELECT 1'; ALTER FUNCTION scopefloor.caller(int) OWNER TO scopefloor_definer; REVOKE ALL ON FUNCTION scopefloor.caller(int) FROM PUBLIC; GRANT EXECUTE ON FUNCTION scopefloor.caller(int) TO scopefloor_app, scopefloor_worker",
+      "DROP FUNCTION scopefloor.caller(int)",
+      ["caller is there more than once"],
+    ],
+    [
+      "a definer function in another schema",
+      "CREATE FUNCTION public.peek() RETURNS bigint LANGUAGE sql SECURITY DEFINER AS 'SELECT count(*) FROM scopefloor.turn'",
+      "DROP FUNCTION public.peek()",
+      ["peek() runs with its owner's rights"],
+    ],
+    [
+      "a view in another schema with its owner's rights",
+      "CREATE VIEW public.all_turns AS SELECT * FROM scopefloor.turn; GRANT SELECT ON public.all_turns TO scopefloor_app",
+      "DROP VIEW public.all_turns",
+      ["all_turns runs with its owner's rights"],
+    ],
+    [
+      "samples of names",
+      "ALTER TABLE scopefloor.scope ALTER display_name SET STATISTICS 100",
+      "ALTER TABLE scopefloor.scope ALTER display_name SET STATISTICS 0",
+      ["scope.display_name is sampled"],
+    ],
+    [
+      "a foreign key without a scope",
+      "ALTER TABLE scopefloor.api_key ADD CONSTRAINT loose FOREIGN KEY (parent_id) REFERENCES scopefloor.api_key (id)",
+      "ALTER TABLE scopefloor.api_key DROP CONSTRAINT loose",
+      ["foreign key loose"],
+    ],
+    [
+      "what is granted to everyone",
+      "GRANT SELECT ON scopefloor.embedder TO PUBLIC",
+      "REVOKE SELECT ON scopefloor.embedder FROM PUBLIC",
+      ["embedder is granted to everyone"],
+    ],
+    [
       "a view with its owner's rights",
       "CREATE VIEW scopefloor.all_turns AS SELECT * FROM scopefloor.turn",
       "DROP VIEW scopefloor.all_turns",
@@ -87,6 +124,26 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
     expect(await brokenBy(statement, repair)).toEqual(expected);
     expect(await problems()).toEqual([]);
   });
+});
+
+test("the audit finds a role that can become another, or bypass (the control)", async () => {
+  // Rolled back: roles are the whole server's.
+  class Undo extends Error {}
+  const found: string[] = [];
+  const attempt = inTransaction(database.owner, async ({ query }) => {
+    await query("GRANT scopefloor_worker TO scopefloor_app");
+    await query("ALTER ROLE scopefloor_report BYPASSRLS");
+    for (const { problems } of await auditCatalog(query)) found.push(...problems);
+    throw new Undo();
+  });
+  await expect(attempt).rejects.toThrow(Undo);
+  expect(found).toEqual(
+    expect.arrayContaining([
+      "scopefloor_app can become another role",
+      "scopefloor_report can log in, bypass or make roles",
+    ]),
+  );
+  expect(await problems()).toEqual([]);
 });
 
 describe("the reporting role", () => {

@@ -270,8 +270,8 @@ describe("an injected statement in acme's transaction (threats 9, 10, 22, 32)", 
     for (const statement of [
       "SELECT * FROM scopefloor.job",
       "INSERT INTO scopefloor.job (id) VALUES (gen_random_uuid())",
-      "SELECT scopefloor.take_jobs(1, 1, 1, '{}')",
-      "SELECT scopefloor.enter_job(gen_random_uuid(), gen_random_uuid())",
+      "SELECT scopefloor.take_job(1, 1)",
+      "SELECT scopefloor.enter_job(gen_random_uuid(), gen_random_uuid(), 'x')",
       "SELECT scopefloor.seal_audit(1)",
       "SELECT scopefloor.check_audit(1, NULL)",
       "SELECT scopefloor.check_unchained(NULL)",
@@ -280,7 +280,7 @@ describe("an injected statement in acme's transaction (threats 9, 10, 22, 32)", 
       "SELECT scopefloor.begin_replay(gen_random_uuid(), 'x')",
       "SELECT scopefloor.audit_evidence(1, NULL, NULL)",
     ]) {
-      for (const demand of DEMANDS) expect(["42501", "42883"], statement).toContain(await tried(demand, statement));
+      for (const demand of DEMANDS) expect(await tried(demand, statement), statement).toBe("42501");
     }
   });
 

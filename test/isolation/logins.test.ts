@@ -2,10 +2,48 @@ import { randomBytes } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { inTransaction } from "../../src/db/lease.ts";
 import { openPostgres } from "../../src/db/open.ts";
+import { databaseWarnings } from "../../src/db/warnings.ts";
 import { keepHouse } from "../../src/jobs/housekeeping.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
-import { createTestDatabase, onPostgres } from "../harness/database.ts";
+import { createTestDatabase, onPostgres, type TestDatabase } from "../harness/database.ts";
+
+describe.runIf(onPostgres())("the service says of its database", () => {
+  const warningsOf = async (change: (sql: TestDatabase["sql"], login: string) => Promise<unknown>) => {
+    const database = await createTestDatabase();
+    const login = `api_${randomBytes(4).toString("hex")}`;
+    await database.sql(`CREATE ROLE ${login} LOGIN IN ROLE scopefloor_app`);
+    await change(database.sql, login);
+    const url = new URL(database.url ?? "");
+    url.username = login;
+    const asked = openPostgres({ app: url.toString(), connections: 1, timeoutMs: 5_000 });
+    try {
+      return await databaseWarnings(asked);
+    } finally {
+      await asked.close();
+      await database.drop();
+      await dropRole(login);
+    }
+  };
+  const dropRole = async (login: string) => {
+    const database = await createTestDatabase();
+    await database.sql(`DROP ROLE ${login}`);
+    await database.drop();
+  };
+
+  test.each<[string, RegExp, (login: string) => string]>([
+    ["a login that is the worker's too", /database login/, (login) => `GRANT scopefloor_worker TO ${login}`],
+    ["a login that bypasses row security", /database login/, (login) => `ALTER ROLE ${login} BYPASSRLS`],
+    [
+      "temporary tables",
+      /temporary tables/,
+      () => "DO $$ BEGIN EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database()); END $$",
+    ],
+    ["large objects", /^large objects/, () => "GRANT EXECUTE ON FUNCTION lo_from_bytea(oid, bytea) TO PUBLIC"],
+  ])("what an operator should know: %s", async (_, expected, statement) => {
+    expect(await warningsOf((sql, login) => sql(statement(login)))).toEqual([expect.stringMatching(expected)]);
+  });
+});
 
 /** PGlite has no logins; there set_config is closed instead. */
 describe.runIf(onPostgres())("three logins, as the README sets them up", () => {
@@ -31,7 +69,7 @@ describe.runIf(onPostgres())("three logins, as the README sets them up", () => {
       timeoutMs: 5_000,
     });
     try {
-      expect(split.warning).toBeUndefined();
+      expect(await databaseWarnings(split)).toEqual([]);
       // The api's process may be without the owner's URL: it finds the database ready.
       await prepareDatabase(split, { context: "default", mayMigrate: false, log: createLog("silent") });
       await createService(split, { context: "default", log: createLog("silent") });

@@ -54,7 +54,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
               { since: new Date(began.getTime() - DAY_MS).toISOString(), withinMs: CHAIN_MS },
             )
           : { findings: [], chain: null };
-        return reportOf(began, requests, [...findings, ...catalog, ...audited.findings], audited.chain);
+        return reportOf(began, requests, [...findings, ...catalog, ...audited.findings], deps.warnings, audited.chain);
       } finally {
         leave();
       }

@@ -1,0 +1,30 @@
+import { type Database, inTransaction } from "./lease.ts";
+
+/** Asked as the application's login itself, whatever the URLs are called. */
+const WARNINGS = `
+  SELECT (rolsuper OR rolbypassrls OR EXISTS (
+           SELECT 1 FROM pg_catalog.pg_roles r
+           WHERE r.rolname IN ('scopefloor_worker', 'scopefloor_definer', 'scopefloor_report') AND pg_has_role(session_user, r.oid, 'MEMBER')))
+           AS "oneLogin",
+         has_database_privilege(current_database(), 'TEMPORARY') AS temporary,
+         has_function_privilege('pg_catalog.lo_from_bytea(oid, bytea)', 'EXECUTE') AS "largeObjects"
+  FROM pg_catalog.pg_roles WHERE rolname = session_user`;
+
+const TEXTS = {
+  oneLogin:
+    "the application's database login can be more than scopefloor_app: an injected set_config('role', …) would lift the second lock; give DATABASE_URL, DATABASE_WORKER_URL and DATABASE_OWNER_URL a login each",
+  temporary:
+    "everyone may make temporary tables in this database: as its owner, REVOKE TEMPORARY ON DATABASE … FROM PUBLIC",
+  largeObjects:
+    "large objects, which know no scope and which no forget reaches, are open to everyone: an injected statement could leave text there for another tenant's; as a superuser, REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea, lo_put, lo_open, lowrite FROM PUBLIC",
+} as const;
+
+/** What an operator should know about how this database is set up, although it works. */
+export async function databaseWarnings(database: Database): Promise<readonly string[]> {
+  // There one connection serves all roles, and set_config is closed instead (embedded.ts).
+  if (database.kind === "embedded") return [];
+  const [found] = await inTransaction(database.app, (app) => app.query(WARNINGS));
+  return (Object.keys(TEXTS) as (keyof typeof TEXTS)[]).flatMap((name) =>
+    found?.[name] === true ? [TEXTS[name]] : [],
+  );
+}
