@@ -1,5 +1,5 @@
 -- What was under way while something was taken away from under it: a scope that was erased, verbs that
--- were taken from a key.
+-- were taken from a key; and a wait that is over before the statement is.
 
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer;
 --> statement-breakpoint
@@ -423,6 +423,58 @@ BEGIN
     EXIT WHEN NOT FOUND;
   END LOOP;
   RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+END $$;
+--> statement-breakpoint
+-- Until the transaction ends: of those who forget and those who store answers, no two that may concern
+-- the same rows. Both sides take the table and then their org's lock. Whether it was had: who stores
+-- waits 5 s for it, or half as long as a statement may take where that is less, and without `patiently`
+-- not at all.
+--
+--                     locks        waits for
+--   stores, org acme  ROW SHARE    forgets of no org; of acme by its lock
+--   stores, no org    ROW EXCL.    every forget, but not in line: other orgs' forgets would wait behind it
+--   forgets, org acme SHARE        who stores and has no org; acme's by its lock
+--   forgets, no org   EXCLUSIVE    everyone
+CREATE OR REPLACE FUNCTION scopefloor.hold_answers(t jsonb, patiently bool) RETURNS bool
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  forgets bool := t->>'mode' IN ('delete', 'forget', 'erase');
+  org text := CASE WHEN forgets THEN scopefloor.forgotten_root(t) ELSE t->'floor' END->>'org';
+  own bigint := hashtextextended(org, 7701);
+  most interval := nullif(current_setting('statement_timeout'), '0')::interval / 2;
+  until timestamptz := clock_timestamp() + CASE WHEN patiently THEN least(interval '5 s', most) ELSE interval '0' END;
+BEGIN
+  IF forgets THEN
+    IF org IS NULL THEN
+      LOCK TABLE scopefloor.forget_gate IN EXCLUSIVE MODE;
+    ELSE
+      LOCK TABLE scopefloor.forget_gate IN SHARE MODE;
+      PERFORM pg_advisory_xact_lock(own);
+    END IF;
+    RETURN true;
+  END IF;
+  LOOP
+    -- What is left of it, for whichever lock comes next.
+    PERFORM set_config('lock_timeout', greatest(1, extract(epoch FROM until - clock_timestamp()) * 1000)::int || 'ms', true) WHERE patiently;
+    BEGIN
+      IF org IS NULL THEN
+        LOCK TABLE scopefloor.forget_gate IN ROW EXCLUSIVE MODE NOWAIT;
+        RETURN true;
+      ELSIF NOT patiently THEN
+        LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE NOWAIT;
+        RETURN pg_try_advisory_xact_lock_shared(own);
+      END IF;
+      LOCK TABLE scopefloor.forget_gate IN ROW SHARE MODE;
+      PERFORM set_config('lock_timeout', greatest(1, extract(epoch FROM until - clock_timestamp()) * 1000)::int || 'ms', true);
+      PERFORM pg_advisory_xact_lock_shared(own);
+      RETURN true;
+    EXCEPTION WHEN lock_not_available THEN
+      IF clock_timestamp() >= until THEN
+        RETURN false;
+      END IF;
+      PERFORM pg_sleep(0.01);
+    END;
+  END LOOP;
 END $$;
 --> statement-breakpoint
 RESET ROLE;

@@ -270,6 +270,22 @@ describe("erasing a scope subtree", () => {
     expect((await service.operator.get(`/sessions/${deep.sessionId}`)).status).toBe(404);
   });
 
+  test("takes the operator's stored answer that names the floor of one of its keys", async () => {
+    const org = `named-${counter}`;
+    const agent = await service.mint("agent", { org });
+    const narrowed = await service.operator.post(
+      `/principals/${agent.id}/grants`,
+      { verbs: ["memory:read"] },
+      { headers: { "idempotency-key": org } },
+    );
+    expect(narrowed.text).toContain(`org/${org}`);
+    const stored = () => service.database.sql("SELECT answer::text AS answer FROM scopefloor.idempotency");
+    expect(JSON.stringify(await stored())).toContain(`org/${org}/`);
+    await service.operator.del(`/contexts/default/keys/${agent.id}`);
+    expect((await service.operator.post("/scopes/forget", { path: `org/${org}` })).status).toBe(200);
+    expect(JSON.stringify(await stored())).not.toContain(`org/${org}/`);
+  });
+
   test("takes the questions about a scope that had no row when they were asked, and a scope's names", async () => {
     const canary = `question${counter}`;
     await tenant.post("/query", { query: `${canary} disease`, lens: `user/${canary}` });

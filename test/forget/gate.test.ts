@@ -147,6 +147,19 @@ describe.runIf(onPostgres())("forgets and answers that are being stored", () => 
     }
   });
 
+  test("are told so as well where a statement may take less than they would wait", async () => {
+    const hasty = await startService({ connections: 8, timeoutMs: 2_000 });
+    const [acme, ann] = [await hasty.mint("agent", FLOORS.acme), await hasty.mint("agent", FLOORS.ann)];
+    const end = await holdOpen(hasty, acme, DELETE, forgetting);
+    try {
+      const refused = await ann.post("/query", question(), { headers: { "idempotency-key": "haste" } });
+      expect(refused.status, refused.text).toBe(503);
+    } finally {
+      await end();
+      await hasty.stop();
+    }
+  });
+
   test.each([
     ["acme", ["ann", "team"], ["globex"]],
     ["operator", ["acme", "globex", "team"], []],

@@ -171,27 +171,33 @@ class Model {
       scopeFloor: floor,
       verbs,
     });
-    if (status === 201) this.#learnKey(body, by, principal);
+    if (status === 201) await this.#learnKey(body, by, principal, floor, verbs);
     return status;
   }
 
-  #learnKey(body: Record<string, unknown>, parent: Key, principal: Principal): void {
-    const floor = body.scopeFloor as Tags;
-    same("a child's floor holds its parent's", isWithin(floor, parent.floor), true);
-    same(
-      "a child's verbs are its parent's",
-      (body.verbs as Verb[]).every((verb) => parent.verbs.includes(verb)),
-      true,
-    );
-    this.#oracle.keys.push({
-      id: body.id as string,
-      secret: body.key as string,
+  /** A key that was just minted: what it is was to be foreseen. */
+  async #learnKey(
+    { id, key: secret }: Record<string, unknown>,
+    parent: Key,
+    principal: Principal,
+    asked: Tags,
+    verbs: readonly Verb[],
+  ): Promise<void> {
+    const key: Key = {
+      id: id as string,
+      secret: secret as string,
       principal,
-      floor,
-      verbs: body.verbs as Verb[],
+      floor: { ...asked, ...parent.floor },
+      verbs,
       parent,
       revoked: false,
-    });
+    };
+    const { body } = await this.#send(key, "GET", "/me");
+    same("a minted key's id", body.principalId, key.id);
+    same("what it is", body.kind, principal);
+    same("its floor", isSame(body.scopeFloor as Tags, key.floor), true);
+    same("its verbs", [...(body.verbs as Verb[])].sort().join(), [...verbs].sort().join());
+    this.#oracle.keys.push(key);
   }
 
   async #mintAny(): Promise<void> {
@@ -215,15 +221,10 @@ class Model {
       verbs,
     });
     if (this.#oracle.isEnded(by)) return same("delegating by an ended key", status, 401);
-    if (by.principal === "supervisor") return;
+    if (by.principal === "supervisor") return same("delegating by a supervisor", status, 403);
     if (contradicts(floor, by.floor)) return same("delegating beyond the floor", status, 403);
-    if (status !== 201) return;
-    const me = await this.#send({ ...by, secret: body.key as string }, "GET", "/me");
-    this.#learnKey(
-      { id: body.id, key: body.key, scopeFloor: me.body.scopeFloor, verbs: me.body.verbs },
-      by,
-      me.body.kind as Principal,
-    );
+    same("delegating", status, 201);
+    await this.#learnKey(body, by, by.principal, floor, verbs);
   }
 
   async #revoke(): Promise<void> {

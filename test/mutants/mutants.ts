@@ -44,6 +44,7 @@ const CATALOG = `${ISOLATION}/catalog.test.ts`;
 const KEYS = "test/http/keys.test.ts";
 const CACHE = "test/recall/cache.test.ts";
 const FORGET = "test/forget/forget.test.ts";
+const RACE = "test/forget/race.test.ts";
 const GATE = "test/forget/gate.test.ts";
 const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
@@ -370,7 +371,11 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "an edge may go from scope to scope (threat 14)",
-    sql: "ALTER TABLE scopefloor.posting ADD CONSTRAINT loose UNIQUE (passage_id, lexeme)",
+    sql: `DO $$ DECLARE edge name; BEGIN
+      SELECT conname INTO STRICT edge FROM pg_constraint WHERE conrelid = 'scopefloor.turn'::regclass AND confrelid = 'scopefloor.session'::regclass;
+      EXECUTE format('ALTER TABLE scopefloor.turn DROP CONSTRAINT %I', edge);
+      CREATE UNIQUE INDEX session_of ON scopefloor.session (id);
+      ALTER TABLE scopefloor.turn ADD CONSTRAINT loose FOREIGN KEY (session_id) REFERENCES scopefloor.session (id); END $$`,
     tests: [CATALOG],
   },
   // -- The second lock: entering.
@@ -699,7 +704,7 @@ export const MUTANTS: readonly Mutant[] = [
     function: "drop_recalled_answers",
     from: "i.xmin <> pg_current_xact_id()::xid",
     to: "i.created_at <> transaction_timestamp()",
-    tests: ["test/forget/race.test.ts"],
+    tests: [RACE],
   },
   {
     name: "a receipt that anyone inserts",
@@ -809,6 +814,58 @@ export const MUTANTS: readonly Mutant[] = [
     from: 'LATERAL (SELECT h.tf FROM ${tx.read("posting", "h")}',
     to: 'LATERAL (SELECT h.tf FROM ${sql.raw("scopef" + "loor.posting")} h',
     tests: ["test/recall/bm25.test.ts"],
+  },
+  // -- What is under way.
+  {
+    name: "a query is embedded with every model that anybody has vectors of (threats 2, 7)",
+    file: "src/models/models.ts",
+    from: "id === this.current.id || others.has(id)",
+    to: "id === this.current.id || others.size >= 0",
+    tests: ["test/recall/reembed.test.ts"],
+  },
+  {
+    name: "a child gets verbs that were taken from its parent meanwhile (threat 29)",
+    on: "postgres",
+    function: "mint_key",
+    from: "INTERSECT SELECT unnest(own.verbs) ORDER BY 1",
+    to: "ORDER BY 1",
+    tests: ["test/keys/in-flight.test.ts"],
+  },
+  {
+    name: "a child that is being minted keeps the verbs (threat 29)",
+    on: "postgres",
+    function: "narrow_key",
+    from: "EXIT WHEN NOT FOUND;",
+    to: "EXIT;",
+    tests: ["test/keys/in-flight.test.ts"],
+  },
+  {
+    name: "the trace of a read that met an erasure keeps the question (threat 18)",
+    function: "enter",
+    from: "silent := true;",
+    to: "",
+    tests: [RACE],
+  },
+  {
+    name: "the trace of a read that met an erasure keeps the name (threat 18)",
+    function: "enter",
+    from: "trace_tags := floor;",
+    to: "",
+    tests: [RACE],
+  },
+  {
+    name: "a refusal keeps the name of what was just erased (threat 18)",
+    function: "record_denial",
+    from: "asked := NULL;",
+    to: "",
+    tests: [RACE],
+  },
+  {
+    name: "an operator's stored answer keeps the name of an erased key's floor (threat 19)",
+    file: "src/http/routes/principals.ts",
+    from: "recalls: true,",
+    to: "",
+    tests: [FORGET],
   },
   {
     name: "a graph that scopes share",

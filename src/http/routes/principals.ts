@@ -109,6 +109,8 @@ export const principalEndpoints = [
     operation: "narrow_key",
     summary: "Leave a key the verbs that are named",
     answer: answers.principal,
+    // It names the key's floor.
+    recalls: true,
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>
