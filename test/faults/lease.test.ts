@@ -227,7 +227,7 @@ describe("a lease", () => {
     await database.drop();
   });
 
-  test("whose sent statement fails says why, also where a later one is refused for it (threat 8)", async () => {
+  test("whose sent statement fails says why, also where a later one is refused for it", async () => {
     const database = await createTestDatabase();
     const failing = (text: string) =>
       inTransaction(database.app, async ({ query, send }) => {

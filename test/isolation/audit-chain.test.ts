@@ -54,7 +54,7 @@ const OTHERS: Readonly<Record<string, string>> = {
 };
 
 beforeAll(async () => {
-  service = await startService();
+  service = await startService({ worker: {} });
   agent = await service.mint("agent", { org: "acme", user: "ann" });
   other = await service.mint("agent", { org: "globex" });
   for (const client of [agent, other]) {

@@ -2,7 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 
-/** Attacks that the project's tests are numbered by; docs/security.md names each. */
+/** The attacks by their numbers; a test names in its title the ones that it is about. */
 const THREATS = 35;
 
 /** Against what is not there yet there is nothing to try. */

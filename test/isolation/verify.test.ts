@@ -1,3 +1,5 @@
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { runProbes } from "../../src/verify/probes.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -64,4 +66,48 @@ test.each([
   ],
 ])("a deployment whose %s is broken is found out (the controls)", async (name, from, to, check) => {
   expect(await brokenBy(name, from, to, failed)).toContain(check);
+});
+
+/** In front of the service: takes every tenant's key for that of the first one that was minted. */
+async function confused(): Promise<{ url: string; stop: () => Promise<unknown> }> {
+  let first: string | undefined;
+  const forward = async (request: IncomingMessage, response: ServerResponse) => {
+    const parts: Buffer[] = [];
+    for await (const part of request) parts.push(part as Buffer);
+    const { host: _, connection: __, "content-length": ___, ...headers } = request.headers as Record<string, string>;
+    const isTenant = headers.authorization?.startsWith("Bearer sf_agent_");
+    const answer = await fetch(new URL(request.url ?? "/", service.url), {
+      method: request.method ?? "GET",
+      headers: { ...headers, ...(isTenant && first !== undefined ? { authorization: `Bearer ${first}` } : {}) },
+      ...(parts.length === 0 ? {} : { body: Buffer.concat(parts) }),
+    });
+    const text = await answer.text();
+    if (request.url?.endsWith("/contexts/default/keys")) first ??= (JSON.parse(text) as { key: string }).key;
+    response.writeHead(answer.status, { "content-type": answer.headers.get("content-type") ?? "text/plain" }).end(text);
+  };
+  const server = createServer((request, response) => {
+    forward(request, response).catch(() => response.destroy());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/api/v1`,
+    stop: () => new Promise((resolve) => server.close(resolve)),
+  };
+}
+
+test("a deployment that takes one tenant for another fails every probe that asks about one (the control of all others)", async () => {
+  const { url, stop } = await confused();
+  try {
+    const { findings } = await runProbes({ url, context: "default", managementKey: service.operator.key });
+    expect(findings.filter(({ problems }) => problems.length === 0).map(({ check }) => check)).toEqual([
+      "the other tenant itself finds each of its words (the control)",
+      // The other tenant's own was deleted by a probe before.
+      "a file that the other tenant has is as new as any",
+      // It is about what is asked, not about who asks.
+      "an unknown field or filter is refused, and none is read as SQL",
+      "what was made for this is removed",
+    ]);
+  } finally {
+    await stop();
+  }
 });

@@ -46,7 +46,7 @@ describe("a job", () => {
       read: { scopes: new Map([[seen.entry.write, scope]]), trees: [] },
       write: expect.any(Number),
       settings: expect.anything(),
-      trace: { id: seen.entry.write, tags: scope },
+      trace: { id: seen.entry.write, tags: scope, silent: false },
       recall: null,
     });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
