@@ -355,7 +355,7 @@ const CHECKS: readonly Check[] = [
         SELECT p.oid::regprocedure::text AS name, p.prosecdef AND (has_function_privilege('scopefloor_app', p.oid, 'EXECUTE')
                                                          OR has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE')) AS lends
         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname NOT IN ('scopefloor', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'
+        WHERE n.nspname <> 'scopefloor'
         UNION ALL
         SELECT c.oid::regclass::text, (has_any_column_privilege('scopefloor_app', c.oid, 'SELECT') OR has_any_column_privilege('scopefloor_worker', c.oid, 'SELECT'))
           AND NOT coalesce(c.reloptions::text LIKE '%security_invoker=true%', false)
@@ -375,7 +375,7 @@ const CHECKS: readonly Check[] = [
         SELECT c.relname || '.' || a.attname AS name, coalesce(a.attstattarget, -1) <> 0 AS sampled
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
         WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-          AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid IN ('text'::regtype, 'text[]'::regtype, 'jsonb'::regtype, 'public.halfvec'::regtype)
+          AND a.attnum > 0 AND NOT a.attisdropped AND format_type(a.atttypid, NULL) ~ '(^|[.])(text|text\\[\\]|jsonb|halfvec)$'
         ORDER BY 1`);
       return {
         looked: rows.length,
