@@ -35,13 +35,14 @@ export async function verify(args: readonly string[], environment: NodeJS.Proces
   }
   const began = new Date();
   const anchor = values.anchor === undefined ? undefined : parseAnchor(values.anchor);
+  const url = values.url.replace(/\/$/, "");
   const { findings, requests } = await runProbes({
-    url: values.url.replace(/\/$/, ""),
+    url,
     context: values.context,
     managementKey: key,
   });
   const owned = await checkDatabase(environment.DATABASE_OWNER_URL, anchor);
-  const warnings = await warningsOf(values.url);
+  const warnings = await warningsOf(url);
   const report = reportOf(began, requests, [...findings, ...owned.findings], warnings, owned.chain);
   if (values.json) {
     process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
@@ -65,7 +66,7 @@ const headLine = ({ head, unsealed }: ChainState) =>
 /** What the service itself says of its database; nothing where `/ready` is not reached from here. */
 async function warningsOf(url: string): Promise<readonly string[]> {
   try {
-    const answer = await fetch(new URL("/ready", url), { signal: AbortSignal.timeout(10_000) });
+    const answer = await fetch(`${url}/ready`, { signal: AbortSignal.timeout(10_000) });
     return ((await answer.json()) as { warnings?: readonly string[] }).warnings ?? [];
   } catch {
     return [];

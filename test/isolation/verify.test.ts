@@ -1,7 +1,10 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test, vi } from "vitest";
+import { verify } from "../../src/commands/verify.ts";
+import { databaseWarnings } from "../../src/db/warnings.ts";
 import { runProbes } from "../../src/verify/probes.ts";
+import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -66,6 +69,20 @@ test.each([
   ],
 ])("a deployment whose %s is broken is found out (the controls)", async (name, from, to, check) => {
   expect(await brokenBy(name, from, to, failed)).toContain(check);
+});
+
+test("the command says what the service says of its database", async () => {
+  const written: string[] = [];
+  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => written.push(String(text)) > 0);
+  try {
+    expect(await verify(["--url", service.url, "--json"], { SCOPEFLOOR_KEY: service.operator.key })).toBe(0);
+  } finally {
+    spy.mockRestore();
+  }
+  const { warnings } = JSON.parse(written.join("")) as { warnings: readonly string[] };
+  expect(warnings).toEqual(await databaseWarnings(service.database));
+  // The tests' one login is a superuser's.
+  expect(warnings.length > 0).toBe(onPostgres());
 });
 
 /** In front of the service: takes every tenant's key for that of the first one that was minted. */
