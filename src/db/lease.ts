@@ -1,10 +1,9 @@
-import { setTimeout } from "node:timers/promises";
-
 /**
  * Exclusive connections. A transaction leases a whole connection: postgres.js 3.4.9 lets a stale
  * handle go on in whatever transaction a reconnected socket is in, so a connection that closes
  * during a lease is poisoned and thrown away.
  */
+import { setTimeout } from "node:timers/promises";
 
 export type Row = Record<string, unknown>;
 

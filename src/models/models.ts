@@ -137,7 +137,7 @@ export class Models {
    * @param others models, by id, that are asked besides the current one: those that the caller's own scopes
    *   hold vectors of (src/recall/prepare.ts). A model that only others use has no part in an answer.
    */
-  async embedQuery(query: string, others: ReadonlySet<number>): Promise<QueryVectors> {
+  async embedQuery(query: string, others: ReadonlySet<number> = new Set()): Promise<QueryVectors> {
     const asked = this.#inUse.filter(({ id }) => id === this.current.id || others.has(id));
     const answers = await Promise.all(
       asked.map(async (embedder) => {

@@ -1,13 +1,13 @@
 import { type ScopedTransaction, sql } from "../db/scoped.ts";
 import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
-import type { Mode } from "./search.ts";
+import type { Mode, SearchResult } from "./search.ts";
 
-/** Leaves the transaction, with all that it claimed: no model is awaited while one is open. */
-class Leave extends Error {
-  readonly others: ReadonlySet<number>;
-  constructor(others: ReadonlySet<number>) {
+/** Leaves the transaction, with all that it claimed, for a model: none is awaited while one is open. */
+export class Leave extends Error {
+  readonly found: SearchResult | undefined;
+  constructor(found?: SearchResult) {
     super("left the transaction for a model");
-    this.others = others;
+    this.found = found;
   }
 }
 
@@ -23,13 +23,16 @@ export async function prepareQuery(
   enter: (work: (tx: ScopedTransaction) => Promise<never>) => Promise<never>,
 ): Promise<QueryVectors> {
   if (mode === "bm25") return NO_VECTORS;
-  if (!(await models.haveOthers())) return models.embedQuery(query, new Set());
-  const others = await enter(async (tx) => {
-    throw new Leave(await otherModels(tx, models));
-  }).catch((error: unknown) => {
-    if (error instanceof Leave) return error.others;
-    throw error;
-  });
+  let others: ReadonlySet<number> | undefined;
+  if (await models.haveOthers()) {
+    const looked = enter(async (tx) => {
+      others = await otherModels(tx, models);
+      throw new Leave();
+    });
+    await looked.catch((error: unknown) => {
+      if (!(error instanceof Leave)) throw error;
+    });
+  }
   return models.embedQuery(query, others);
 }
 

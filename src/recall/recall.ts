@@ -8,7 +8,7 @@ import { recordTrace, spentOn, type TraceFields, type TraceSummary } from "../tr
 import { answerFromCache, keepAnswer } from "./cache.ts";
 import { answerDirectly, type TypedQuestion } from "./direct.ts";
 import { fetchHits, type Hit } from "./passages.ts";
-import { otherModels } from "./prepare.ts";
+import { Leave, otherModels } from "./prepare.ts";
 import { questionDigest } from "./question.ts";
 import { rerankHits } from "./rerank.ts";
 import { type SearchRequest, type SearchResult, search, type Tier } from "./search.ts";
@@ -58,17 +58,6 @@ export interface RecallDeps {
 
 type Enter = <T>(demand: Pick<Demand, "question">, work: (tx: ScopedTransaction) => Promise<T>) => Promise<T>;
 
-/** Leaves the transaction, with all that it claimed, for a model: none is awaited while one is open. */
-class Leave extends Error {
-  readonly found: SearchResult | undefined;
-  constructor(found?: SearchResult) {
-    super("left the transaction for a model");
-    this.found = found;
-  }
-}
-
-const NONE: ReadonlySet<number> = new Set();
-
 /** Passages that a reranker sees. */
 const RERANKED = 50;
 
@@ -94,11 +83,11 @@ export async function recallThroughTiers<T>(
   let prepared: QueryVectors | undefined;
   let version: string | null | undefined;
   /** Models besides the current one; undefined: the transaction that tells has not opened yet. */
-  let others: ReadonlySet<number> | undefined = NONE;
+  let others: ReadonlySet<number> | undefined = new Set();
   if (request.mode === "bm25") prepared = NO_VECTORS;
   else {
     if (await models.haveOthers()) others = undefined;
-    if (!models.current.isRemote) prepared = await models.embedQuery(request.query, NONE);
+    if (!models.current.isRemote) prepared = await models.embedQuery(request.query);
   }
 
   const attempt = () =>
@@ -143,7 +132,7 @@ export async function recallThroughTiers<T>(
   } catch (error) {
     if (!(error instanceof Leave)) throw error;
     if (error.found === undefined) {
-      prepared = await models.embedQuery(request.query, others ?? NONE);
+      prepared = await models.embedQuery(request.query, others);
       try {
         return await attempt();
       } catch (second) {

@@ -352,18 +352,17 @@ const CHECKS: readonly Check[] = [
     threats: [32],
     run: async (query) => {
       const rows = await query(`
-        SELECT p.oid::regprocedure::text AS name, p.prosecdef AND (has_function_privilege('scopefloor_app', p.oid, 'EXECUTE')
-                                                         OR has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE')) AS lends
-        FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-        WHERE n.nspname <> 'scopefloor'
+        SELECT CASE WHEN p.prosecdef AND (has_function_privilege('scopefloor_app', p.oid, 'EXECUTE')
+                                          OR has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE')) THEN p.oid::regprocedure::text END AS lending
+        FROM pg_catalog.pg_proc p WHERE p.pronamespace <> 'scopefloor'::regnamespace
         UNION ALL
-        SELECT c.oid::regclass::text, (has_any_column_privilege('scopefloor_app', c.oid, 'SELECT') OR has_any_column_privilege('scopefloor_worker', c.oid, 'SELECT'))
-          AND NOT coalesce(c.reloptions::text LIKE '%security_invoker=true%', false)
+        SELECT CASE WHEN (has_any_column_privilege('scopefloor_app', c.oid, 'SELECT') OR has_any_column_privilege('scopefloor_worker', c.oid, 'SELECT'))
+                     AND NOT coalesce(c.reloptions::text LIKE '%security_invoker=true%', false) THEN c.oid::regclass::text END
         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.relkind IN ('v', 'm') AND n.nspname NOT IN ('scopefloor', 'pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%'`);
       return {
         looked: rows.length,
-        problems: rows.filter(({ lends }) => lends).map(({ name }) => `${name} runs with its owner's rights`),
+        problems: rows.flatMap(({ lending }) => (lending === null ? [] : [`${lending} runs with its owner's rights`])),
       };
     },
   },

@@ -21,14 +21,9 @@ describe.runIf(onPostgres())("the service says of its database", () => {
       return await databaseWarnings(asked);
     } finally {
       await asked.close();
+      await database.sql(`DROP ROLE ${login}`);
       await database.drop();
-      await dropRole(login);
     }
-  };
-  const dropRole = async (login: string) => {
-    const database = await createTestDatabase();
-    await database.sql(`DROP ROLE ${login}`);
-    await database.drop();
   };
 
   test.each<[string, RegExp, (login: string) => string]>([
