@@ -1,7 +1,9 @@
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { v7 as uuid } from "uuid";
+import { checkCaller } from "../db/enter.ts";
 import { type Database, inTransaction } from "../db/lease.ts";
+import { AppError } from "../errors.ts";
 import { hashSecret, newSecret } from "./secret.ts";
 
 /** Where the first management key is; the key itself is never printed. */
@@ -31,18 +33,29 @@ export async function ensureFirstKey(
   }
   const secret = newSecret("management");
   await mkdir(options.dataDir, { recursive: true, mode: 0o700 });
-  const written = await writeFile(path, `${secret}\n`, { mode: 0o600, flag: "wx" }).then(
-    () => true,
-    (error: NodeJS.ErrnoException) => {
-      if (error.code === "EEXIST") return false; // another process of this folder was first
-      throw error;
-    },
-  );
-  if (!written) return ensureFirstKey(database, options);
-  if (await makeFirstKey(database, secret)) return { from: "file", path, created: true };
+  if (!(await writeWhole(path, `${secret}\n`))) return ensureFirstKey(database, options);
+  // It opens also where another process of this folder has read the file meanwhile, and was faster.
+  if ((await makeFirstKey(database, secret)) || (await opens(database, secret))) {
+    return { from: "file", path, created: true };
+  }
   // Another replica, or an earlier life of this Context, has made it: this secret opens nothing.
   await rm(path);
   return { from: "elsewhere" };
+}
+
+/** Makes the file with all of its text at once; false: another process of this folder was first. */
+async function writeWhole(path: string, text: string): Promise<boolean> {
+  const draft = `${path}.${uuid()}`;
+  await writeFile(draft, text, { mode: 0o600, flag: "wx" });
+  try {
+    await link(draft, path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EEXIST") return false;
+    throw error;
+  } finally {
+    await rm(draft);
+  }
 }
 
 async function readKey(path: string): Promise<string | undefined> {
@@ -52,6 +65,19 @@ async function readKey(path: string): Promise<string | undefined> {
   });
   return text?.trim();
 }
+
+const opens = (database: Database, secret: string) =>
+  checkCaller(
+    database.app,
+    { keyHash: hashSecret(secret), onBehalfOf: undefined, route: "start", operation: "start" },
+    "manage",
+  ).then(
+    () => true,
+    (error: unknown) => {
+      if (error instanceof AppError && error.slug === "unauthorized") return false;
+      throw error;
+    },
+  );
 
 /** Whether this call made it. */
 async function makeFirstKey(database: Database, secret: string): Promise<boolean> {
