@@ -4,6 +4,7 @@ import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { verify } from "../../src/commands/verify.ts";
 import { databaseWarnings } from "../../src/db/warnings.ts";
 import { runProbes } from "../../src/verify/probes.ts";
+import type { AuditReport } from "../../src/verify/report.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
@@ -36,8 +37,15 @@ async function brokenBy<T>(name: string, from: string, to: string, work: () => P
   }
 }
 
-test("every probe fails to get anywhere, and nothing that was made for it is left", async () => {
-  const findings = await probe();
+test("every probe of the command fails to get anywhere, nothing that was made for it is left, and the database's warnings are told", async () => {
+  const written: string[] = [];
+  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => written.push(String(text)) > 0);
+  try {
+    expect(await verify(["--url", service.url, "--json"], { SCOPEFLOOR_KEY: service.operator.key })).toBe(0);
+  } finally {
+    spy.mockRestore();
+  }
+  const { findings, warnings } = JSON.parse(written.join("")) as AuditReport;
   expect(findings.flatMap(({ problems }) => problems)).toEqual([]);
   expect(findings.length).toBeGreaterThan(10);
   const left = await service.database.sql("SELECT tags FROM scopefloor.scope WHERE tags ? 'verify'");
@@ -46,6 +54,9 @@ test("every probe fails to get anywhere, and nothing that was made for it is lef
     "SELECT 1 FROM scopefloor.api_key WHERE name LIKE 'verify %' AND revoked_at IS NULL",
   );
   expect(keys).toEqual([]);
+  expect(warnings).toEqual(await databaseWarnings(service.database));
+  // The tests' one login is a superuser's.
+  expect(warnings.length > 0).toBe(onPostgres());
 });
 
 test("a tenant's administrator can run them below its own floor", async () => {
@@ -69,20 +80,6 @@ test.each([
   ],
 ])("a deployment whose %s is broken is found out (the controls)", async (name, from, to, check) => {
   expect(await brokenBy(name, from, to, failed)).toContain(check);
-});
-
-test("the command says what the service says of its database", async () => {
-  const written: string[] = [];
-  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => written.push(String(text)) > 0);
-  try {
-    expect(await verify(["--url", service.url, "--json"], { SCOPEFLOOR_KEY: service.operator.key })).toBe(0);
-  } finally {
-    spy.mockRestore();
-  }
-  const { warnings } = JSON.parse(written.join("")) as { warnings: readonly string[] };
-  expect(warnings).toEqual(await databaseWarnings(service.database));
-  // The tests' one login is a superuser's.
-  expect(warnings.length > 0).toBe(onPostgres());
 });
 
 /** In front of the service: takes every tenant's key for that of the first one that was minted. */
