@@ -21,6 +21,9 @@ export interface ServiceProcess {
 
 const KEY = "an operator's key that tests give to the process".replaceAll(" ", "-");
 
+/** A first start makes a database and migrates it: 3 s of a processor that may have much else to do. */
+const START_MS = 180_000;
+
 export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export async function freePort(): Promise<number> {
@@ -67,7 +70,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
       started.once("exit", (code, signal) => {
         ended = signal ?? code ?? -1;
       });
-      for (const until = performance.now() + 60_000; performance.now() < until; await pause(50)) {
+      for (const until = performance.now() + START_MS; performance.now() < until; await pause(50)) {
         if (ended !== undefined) throw new Error(`the service ended at its start: ${ended}\n${complaint}`);
         const isReady = await fetch(`${url}/ready`).then(
           ({ ok }) => ok,
@@ -75,7 +78,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
         );
         if (isReady) return;
       }
-      throw new Error("the service was not ready within a minute");
+      throw new Error(`the service was not ready within ${START_MS / 1000} s`);
     },
     end: async (signal) => {
       if (child === undefined || ended !== undefined) return ended ?? 0;

@@ -13,6 +13,7 @@ import type { RerankerSettings } from "../../src/models/reranker.ts";
 import { createService } from "../../src/service.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
+import type { SentStatement } from "./plans.ts";
 import { pause } from "./service-process.ts";
 import { proving } from "./statement-proof.ts";
 
@@ -64,6 +65,8 @@ export interface TestService {
   readonly operator: Client;
   client(key: string, id?: string): Client;
   mint(principal: Principal, scopeFloor: object, more?: object): Promise<Client>;
+  /** The statements that it has sent so far, each once. */
+  readonly sent: readonly SentStatement[];
   /** Ends it and starts it anew on the same database; this one is of no use any more. */
   restart(): Promise<TestService>;
   stop(): Promise<void>;
@@ -135,6 +138,9 @@ async function serve(
       if (minted.status !== 201) throw new Error(`minting failed: ${minted.text}`);
       return clientOf(url, minted.body.key, minted.body.id);
     },
+    get sent() {
+      return proven.sent;
+    },
     restart: async () => {
       await end();
       return serve(database, first, options);
@@ -145,7 +151,8 @@ async function serve(
   };
 }
 
-function clientOf(url: string, key: string, id: string): Client {
+/** @param url with the base path, of a service in this process or in one of its own */
+export function clientOf(url: string, key: string, id: string): Client {
   const call: Client["call"] = async (method, path, body, options = {}) => {
     const payload = options.raw ?? (body === undefined ? undefined : JSON.stringify(body));
     const response = await fetch(/^\/(contexts|metrics)/.test(path) ? `${url}${path}` : `${url}/default${path}`, {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { loadModule, parseSync } from "libpg-query";
 import { inject } from "vitest";
 import type { Database, Lease, Leases, Row } from "../../src/db/lease.ts";
-import { UNSCOPED } from "./plans.ts";
+import { type Sender, type SentStatement, UNSCOPED } from "./plans.ts";
 
 /** Settings that a statement may change for its own transaction: how to plan, never who. */
 const SETTINGS = /^(plan_cache_mode|hnsw\.(ef_search|iterative_scan))$/;
@@ -31,6 +31,17 @@ const CATALOG = new Set([
   "pg_proc",
   "pg_roles",
 ]);
+
+/** What the owner's connection does beside calling definer functions, and why it reads nobody's rows to anyone. */
+const OWNER_COMMANDS: Readonly<Record<string, string>> = {
+  TransactionStmt: "begins and ends",
+  VariableSetStmt: "settings of a session that no request has",
+  VacuumStmt: "rewrites tables where they stand: housekeeping, scrub",
+  IndexStmt: "a vector graph of one scope",
+  DropStmt: "a vector graph that is not needed any more",
+  AlterSystemStmt: "scrub: how old segments of the write-ahead log are removed",
+  CheckPointStmt: "scrub",
+};
 
 /** Such a statement may call these besides. */
 const OF_CATALOG = new Set(["pg_get_userbyid", "pg_has_role"]);
@@ -55,11 +66,13 @@ await loadModule();
 const proofs = new Map<string, Proof>();
 
 /** Proves one statement by its text alone. */
-export function prove(text: string): Proof {
-  const known = proofs.get(text);
+export function prove(text: string, sender: Sender = "app"): Proof {
+  const key = `${sender === "owner"} ${text}`;
+  const known = proofs.get(key);
   if (known !== undefined) return known;
-  const proof = new Prover(text).prove();
-  proofs.set(text, proof);
+  const prover = new Prover(text);
+  const proof = sender === "owner" ? prover.proveOwner() : prover.prove();
+  proofs.set(key, proof);
   return proof;
 }
 
@@ -75,15 +88,25 @@ class Prover {
     this.#text = text;
   }
 
+  /** The owner is under neither lock, so its statements name no table of tenants' rows at all. */
+  proveOwner(): Proof {
+    const statement = this.#parse();
+    if (statement === undefined) return this.#proof();
+    const [kind = ""] = Object.keys(statement);
+    if (OWNER_COMMANDS[kind] !== undefined) return this.#proof();
+    if (kind !== "SelectStmt") this.#violations.push(`is of another kind: ${kind}`);
+    this.#visit(statement, (node) => {
+      if (node.relname === undefined || node.relpersistence === undefined) return;
+      const { schemaname = "pg_catalog", relname } = node;
+      if (schemaname !== "pg_catalog" || !/^pg_/.test(relname) || /^pg_(statistic|stats)/.test(relname))
+        this.#violations.push(`the owner reads ${schemaname}.${relname}`);
+    });
+    return this.#proof();
+  }
+
   prove(): Proof {
-    let tree: Node;
-    try {
-      tree = parseSync(this.#text);
-    } catch (error) {
-      return { violations: [`cannot be parsed: ${(error as Error).message}`], bound: [] };
-    }
-    if (tree.stmts?.length !== 1) this.#violations.push("is not exactly one statement");
-    const statement = tree.stmts?.[0]?.stmt ?? {};
+    const statement = this.#parse();
+    if (statement === undefined) return this.#proof();
     const [kind] = Object.keys(statement);
     if (kind === "VariableSetStmt") {
       const { is_local, name = "" } = statement.VariableSetStmt;
@@ -100,7 +123,23 @@ class Prover {
     } else {
       this.#violations.push(`is of another kind: ${kind}`);
     }
+    return this.#proof();
+  }
+
+  #proof(): Proof {
     return { violations: this.#violations, bound: this.#bound };
+  }
+
+  /** The one statement of the text; undefined where there is none. */
+  #parse(): Node | undefined {
+    try {
+      const { stmts } = parseSync(this.#text) as Node;
+      if (stmts?.length !== 1) this.#violations.push("is not exactly one statement");
+      return stmts?.[0]?.stmt ?? {};
+    } catch (error) {
+      this.#violations.push(`cannot be parsed: ${(error as Error).message}`);
+      return undefined;
+    }
   }
 
   #visit(node: Node, see: (node: Node) => void): void {
@@ -277,24 +316,26 @@ function outOfBounds(bound: readonly Bound[], params: readonly unknown[], grante
 
 /** A database whose every statement is proven as it is sent. */
 export interface ProvenDatabase extends Database {
+  /** What was sent so far. */
+  readonly sent: readonly SentStatement[];
   /** @throws when a statement was not proven */
   assertProven(): Promise<void>;
 }
 
 export function proving(database: Database): ProvenDatabase {
-  const seen = new Map<string, "app" | "worker">();
+  const seen = new Map<string, SentStatement>();
   const violations = new Set<string>();
-  const watch = (leases: Leases, role: "app" | "worker"): Leases => ({
+  const watch = (leases: Leases, role: Sender): Leases => ({
     close: () => leases.close(),
     acquire: async (turn) => watchLease(await leases.acquire(turn), role),
   });
-  const watchLease = (lease: Lease, role: "app" | "worker"): Lease => {
+  const watchLease = (lease: Lease, role: Sender): Lease => {
     let granted = NOTHING;
     return {
       release: () => lease.release(),
       query: async (text, params = []): Promise<Row[]> => {
-        seen.set(text, role);
-        const proof = prove(text);
+        seen.set(`${role} ${text}`, { role, text });
+        const proof = prove(text, role);
         for (const violation of [...proof.violations, ...outOfBounds(proof.bound, params, granted)]) {
           violations.add(`${violation}: ${text}`);
         }
@@ -308,8 +349,12 @@ export function proving(database: Database): ProvenDatabase {
     ...database,
     app: watch(database.app, "app"),
     worker: watch(database.worker, "worker"),
+    owner: watch(database.owner, "owner"),
+    get sent() {
+      return [...seen.values()];
+    },
     assertProven: async () => {
-      const lines = [...seen].map(([text, role]) => JSON.stringify({ role, text }));
+      const lines = [...seen.values()].map((statement) => JSON.stringify(statement));
       if (lines.length > 0)
         await appendFile(join(inject("statements"), `${process.pid}.jsonl`), `${lines.join("\n")}\n`);
       if (violations.size > 0) throw new Error(`not proven:\n${[...violations].join("\n")}`);

@@ -815,6 +815,21 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'LATERAL (SELECT h.tf FROM ${sql.raw("scopef" + "loor.posting")} h',
     tests: ["test/recall/bm25.test.ts"],
   },
+  // -- What comes in.
+  {
+    name: "a filter that nobody knows is left out of account (threat 23)",
+    file: "src/http/wire.ts",
+    from: "z.strictObject(shape)",
+    to: "z.object(shape)",
+    tests: ["test/http/every-field.test.ts"],
+  },
+  {
+    name: "a value is quoted into the statement, not bound (threat 22)",
+    file: "src/traces/list.ts",
+    from: "d.operation = ${filter.operation ?? null})",
+    to: `d.operation = \${sql.raw("'" + (filter.operation ?? "").replaceAll("'", "''") + "'")})`,
+    tests: ["test/http/every-field.test.ts"],
+  },
   // -- What is under way.
   {
     name: "a query is embedded with every model that anybody has vectors of (threats 2, 7)",

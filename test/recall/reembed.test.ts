@@ -123,7 +123,7 @@ test("a model that only neighbours have vectors of has no part in an answer, its
         // One that is not asked cannot fail.
         calls: provider.calls.length - calls,
         traces: await before.database.sql(
-          `SELECT operation, tier, tier_reason, plan, input_tokens, embedding_tokens, candidates, returned
+          `SELECT operation, tier, regexp_replace(tier_reason, '\\d+ s ago', 'lately') AS tier_reason, plan, input_tokens, embedding_tokens, candidates, returned
            FROM scopefloor.decision_trace WHERE api_key_id = $1 AND created_at >= $2 ORDER BY created_at, id`,
           [agent.id, since],
         ),

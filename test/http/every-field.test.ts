@@ -1,0 +1,235 @@
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { openApiOf } from "../../src/http/openapi.ts";
+import { endpoints } from "../../src/http/routes/index.ts";
+import { type Answer, startService, type TestService } from "../harness/service.ts";
+
+/** As much of JSON Schema as the API's own description uses. */
+interface Schema {
+  readonly type?: string;
+  readonly enum?: readonly unknown[];
+  readonly anyOf?: readonly Schema[];
+  readonly properties?: Readonly<Record<string, Schema>>;
+  readonly required?: readonly string[];
+  readonly additionalProperties?: boolean | Schema;
+  readonly items?: Schema;
+  readonly minItems?: number;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly format?: string;
+  readonly pattern?: string;
+}
+
+interface Operation {
+  readonly method: string;
+  readonly path: string;
+  readonly query: readonly string[];
+  readonly body: Schema | undefined;
+  readonly isUpload: boolean;
+}
+
+type Place = readonly (string | number)[];
+
+/** Every operation that is built, out of the API's description. */
+const operations: Operation[] = endpoints
+  .filter(({ status }) => status !== 422)
+  .map(({ method, path }) => {
+    // biome-ignore lint/suspicious/noExplicitAny: a description is plain JSON.
+    const described = (openApiOf(endpoints) as any).paths[path][method];
+    const content = described.requestBody?.content ?? {};
+    const multipart = content["multipart/form-data"]?.schema.properties.metadata;
+    return {
+      method: method.toUpperCase(),
+      path,
+      query: described.parameters
+        .filter((parameter: { in: string }) => parameter.in === "query")
+        .map(({ name }: { name: string }) => name),
+      body: multipart ?? content["application/json"]?.schema,
+      isUpload: multipart !== undefined,
+    };
+  });
+
+/** What a description does not say: fields of which one at least is there, those that are of any type, and what would end the test's own key. */
+const GOOD: Readonly<Record<string, object>> = {
+  "POST /contexts/{ctx}/keys": { name: "a key", principal: "agent", scopeFloor: { org: "fields" } },
+  "POST /{ctx}/facts/batch": { messages: [{ role: "user", content: "word" }] },
+  "POST /{ctx}/facts": { text: "word" },
+  "POST /{ctx}/forget": { query: "word", dryRun: true },
+  "POST /{ctx}/scopes/forget": { path: "org/nobody" },
+  "POST /{ctx}/scopes": { path: "org/fields/user/x" },
+  "POST /{ctx}/principals/{id}/grants": { verbs: ["memory:read"] },
+  "DELETE /{ctx}/principals/{id}/grants": { verbs: ["memory:write"] },
+};
+
+/** The same with every field that it may have beside them. */
+const MORE: Readonly<Record<string, object>> = {
+  "POST /{ctx}/facts": {
+    labels: ["a=b"],
+    infer: "triples",
+    triples: [{ entity: { type: "Person", name: "Ann" }, key: "note", value: "word" }],
+  },
+  "POST /{ctx}/sessions": { metadata: { note: "word" } },
+  "POST /{ctx}/documents/query": { labels: ["a=b"], filter: { documentIds: [], mimeType: "text/plain" } },
+};
+
+const HEADERS = ["idempotency-key", "x-spectron-on-behalf-of", "x-request-id"];
+
+/** Objects whose fields are the caller's own. */
+const OPEN: ReadonlySet<string | number> = new Set(["metadata", "grants", "value"]);
+
+function sample(schema: Schema, name = ""): unknown {
+  if (schema.enum !== undefined) return schema.enum[0];
+  if (schema.anyOf?.[0] !== undefined) return sample(schema.anyOf[0], name);
+  if (schema.type === "object") {
+    const fields = Object.entries(schema.properties ?? {}).filter(([field]) => schema.required?.includes(field));
+    return Object.fromEntries(fields.map(([field, inner]) => [field, sample(inner, field)]));
+  }
+  if (schema.type === "array") {
+    return Array.from({ length: schema.minItems ?? 0 }, () => sample(schema.items ?? {}, name));
+  }
+  if (schema.type === "integer" || schema.type === "number") return schema.minimum ?? 1;
+  if (schema.type === "boolean") return false;
+  return "word";
+}
+
+const goodBody = ({ method, path, body }: Operation): object | undefined =>
+  body === undefined ? undefined : (GOOD[`${method} ${path}`] ?? (sample(body) as object));
+
+/** The places of a value that hold what is wanted, from the outermost. */
+function placesOf(value: unknown, wanted: (inner: unknown) => boolean, at: Place = []): Place[] {
+  const own = wanted(value) ? [at] : [];
+  if (typeof value !== "object" || value === null) return own;
+  return [
+    ...own,
+    ...Object.entries(value).flatMap(([key, inner]) =>
+      placesOf(inner, wanted, [...at, Array.isArray(value) ? Number(key) : key]),
+    ),
+  ];
+}
+
+function changed<T>(value: T, [key, ...rest]: Place, change: (inner: unknown) => unknown): T {
+  if (key === undefined) return change(value) as T;
+  const copy = (Array.isArray(value) ? [...value] : { ...value }) as Record<string | number, unknown>;
+  copy[key] = changed(copy[key], rest, change);
+  return copy as T;
+}
+
+let service: TestService;
+beforeAll(async () => {
+  service = await startService();
+});
+afterAll(() => service.stop());
+
+interface Named {
+  readonly key: string;
+  readonly session: string;
+  readonly document: string;
+}
+
+/** A key, a session and a document, for paths that name one. */
+async function makeNamed(): Promise<Named> {
+  const agent = await service.mint("agent", { org: "fields" });
+  const { sessionId } = await agent.remember("a word of its own");
+  const { id } = (await agent.upload("some words", "words.txt")).body;
+  return { key: agent.id, session: sessionId, document: id };
+}
+
+/** A path with its parameters filled in, one of them perhaps with something else. */
+function pathOf({ path }: Operation, { key, session, document }: Named, parameter?: string, value = ""): string {
+  const named: Readonly<Record<string, string>> = {
+    idOrName: key,
+    key: "word",
+    type: "Person",
+    normalised: "word",
+    name: path.includes("/entities") ? "Ann" : key,
+    id: path.includes("/sessions") ? session : path.includes("/documents") ? document : key,
+  };
+  return path
+    .replace("/{ctx}", path.startsWith("/contexts") ? "/default" : "")
+    .replace(/\{(\w+)\}/g, (_, name: string) => (name === parameter ? encodeURIComponent(value) : (named[name] ?? "")));
+}
+
+async function send(
+  { method, isUpload }: Operation,
+  path: string,
+  body: object | undefined,
+  headers: Record<string, string> = {},
+): Promise<Pick<Answer, "status" | "text">> {
+  if (isUpload) return service.operator.upload("some words", "words.txt", body, { method, path, headers });
+  return service.operator.call(method, path, body, { headers });
+}
+
+test("an unknown field is 400 wherever an object may stand, and an unknown parameter on every route (threat 23)", async () => {
+  const asked: string[] = [];
+  for (const operation of operations) {
+    const path = pathOf(operation, await makeNamed());
+    const body = goodBody(operation);
+    const what = `${operation.method} ${operation.path}`;
+    const unheard = await send(operation, `${path}?unheard=1`, body);
+    expect(unheard.status, `${what}?unheard=1: ${unheard.text}`).toBe(400);
+    if (body === undefined) continue;
+    const whole = { ...body, ...MORE[what] };
+    for (const place of placesOf(whole, (inner) => typeof inner === "object" && !Array.isArray(inner))) {
+      if (OPEN.has(place.at(-1) ?? "")) continue;
+      const wider = changed(whole, place, (inner) => ({ ...(inner as object), unheard: 1 }));
+      const answer = await send(operation, path, wider);
+      expect(answer.status, `${what} ${JSON.stringify(wider)}: ${answer.text}`).toBe(400);
+      asked.push(what);
+    }
+    // The control, and last, since it may end what it names: nothing else was wrong with it.
+    const good = await send(operation, path, whole);
+    expect(good.status, `${what} ${JSON.stringify(whole)}: ${good.text}`).toBeLessThan(300);
+  }
+  expect(new Set(asked).size).toBe(operations.filter(({ body }) => body !== undefined).length);
+});
+
+test("every object that a body may hold says which fields there are (threat 23)", () => {
+  const open: string[] = [];
+  const walk = (schema: Schema, at: string): void => {
+    if (schema.type === "object" && schema.additionalProperties !== false) open.push(at);
+    for (const [name, inner] of Object.entries(schema.properties ?? {})) walk(inner, `${at}.${name}`);
+    for (const inner of [...(schema.anyOf ?? []), ...(schema.items === undefined ? [] : [schema.items])])
+      walk(inner, at);
+  };
+  for (const { method, path, body } of operations) if (body !== undefined) walk(body, `${method} ${path}`);
+  // Notes of the caller's own, and verbs to scopes.
+  expect(open.filter((at) => !/\.(metadata|grants)$/.test(at))).toEqual([]);
+  expect(open).not.toEqual([]);
+});
+
+test("whatever stands in any string, parameter, path or header is a value and no part of a statement (threat 22)", async () => {
+  const mark = "zq7xv";
+  const statuses: number[] = [];
+  for (const hostile of [`${mark}'; DROP TABLE scopefloor.passage; --"$1\\{}%`, `org/${mark}' OR '1'='1`]) {
+    const named = await makeNamed();
+    for (const operation of operations) {
+      const { method, query } = operation;
+      const path = pathOf(operation, named);
+      const body = goodBody(operation);
+      const whole = body === undefined ? undefined : { ...body, ...MORE[`${method} ${operation.path}`] };
+      const attempts: (readonly [string, object | undefined, Record<string, string>?])[] = [
+        ...[...operation.path.matchAll(/\{(?!ctx)(\w+)\}/g)].map(
+          ([, name]) => [pathOf(operation, named, name, hostile), whole] as const,
+        ),
+        ...query.map((name) => [`${path}?${name}=${encodeURIComponent(hostile)}`, whole] as const),
+        ...placesOf(whole, (inner) => typeof inner === "string").map(
+          (place) => [path, changed(whole, place, () => hostile)] as const,
+        ),
+        ...(body === undefined ? [] : HEADERS).map((header) => [path, whole, { [header]: hostile }] as const),
+      ];
+      for (const [to, with_, headers] of attempts) {
+        const { status, text } = await send(operation, to, with_, headers);
+        expect(status, `${method} ${to} ${JSON.stringify(with_)} ${JSON.stringify(headers)}: ${text}`).toBeLessThan(
+          500,
+        );
+        statuses.push(status);
+      }
+    }
+  }
+  expect(service.sent.filter(({ text }) => text.includes(mark))).toEqual([]);
+  // The control: they got as far as statements, and were stored as what they are.
+  expect(statuses.filter((status) => status < 300).length).toBeGreaterThan(statuses.length / 10);
+  const [stored] = await service.database.sql("SELECT count(*) AS n FROM scopefloor.passage WHERE text LIKE $1", [
+    `${mark}%`,
+  ]);
+  expect(Number(stored?.n)).toBeGreaterThan(0);
+});
