@@ -1,13 +1,12 @@
 import { expect } from "vitest";
-import { onPostgres } from "../harness/database.ts";
 import type { ServiceProcess } from "../harness/service-process.ts";
 import type { LedgerOutcome } from "./ledger.ts";
 
 /**
- * How many of a fault: the suite on PostgreSQL does a fifth of what `npm run soak -- faults --times=1`
- * does, which `.ci/run` does by itself, and in full it is thirty times that.
+ * How many of a fault: the suite does a fifth of what `npm run soak -- faults --times=1` does, which
+ * `.ci/run` does by itself on each database, and in full it is thirty times that.
  */
-const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? (onPostgres() ? 0.2 : 1));
+const TIMES = Number(process.env.SCOPEFLOOR_FAULTS ?? 0.2);
 
 export const faults = (count: number): number => Math.max(1, Math.round(count * TIMES));
 
