@@ -12,11 +12,7 @@ interface Schema {
   readonly required?: readonly string[];
   readonly additionalProperties?: boolean | Schema;
   readonly items?: Schema;
-  readonly minItems?: number;
   readonly minimum?: number;
-  readonly maximum?: number;
-  readonly format?: string;
-  readonly pattern?: string;
 }
 
 interface Operation {
@@ -48,27 +44,21 @@ const operations: Operation[] = endpoints
     };
   });
 
-/** What a description does not say: fields of which one at least is there, those that are of any type, and what would end the test's own key. */
+/** Bodies that a description alone does not give: fields of which one has to be there, and those with a form of their own. */
 const GOOD: Readonly<Record<string, object>> = {
   "POST /contexts/{ctx}/keys": { name: "a key", principal: "agent", scopeFloor: { org: "fields" } },
   "POST /{ctx}/facts/batch": { messages: [{ role: "user", content: "word" }] },
-  "POST /{ctx}/facts": { text: "word" },
-  "POST /{ctx}/forget": { query: "word", dryRun: true },
-  "POST /{ctx}/scopes/forget": { path: "org/nobody" },
-  "POST /{ctx}/scopes": { path: "org/fields/user/x" },
-  "POST /{ctx}/principals/{id}/grants": { verbs: ["memory:read"] },
-  "DELETE /{ctx}/principals/{id}/grants": { verbs: ["memory:write"] },
-};
-
-/** The same with every field that it may have beside them. */
-const MORE: Readonly<Record<string, object>> = {
   "POST /{ctx}/facts": {
-    labels: ["a=b"],
     infer: "triples",
     triples: [{ entity: { type: "Person", name: "Ann" }, key: "note", value: "word" }],
   },
+  "POST /{ctx}/forget": { query: "word", dryRun: true },
+  "POST /{ctx}/scopes/forget": { path: "org/nobody" },
+  "POST /{ctx}/scopes": { path: "org/fields/user/x" },
   "POST /{ctx}/sessions": { metadata: { note: "word" } },
-  "POST /{ctx}/documents/query": { labels: ["a=b"], filter: { documentIds: [], mimeType: "text/plain" } },
+  "POST /{ctx}/documents/query": { query: "word", filter: { documentIds: [] } },
+  "POST /{ctx}/principals/{id}/grants": { verbs: ["memory:read"] },
+  "DELETE /{ctx}/principals/{id}/grants": { verbs: ["memory:write"] },
 };
 
 const HEADERS = ["idempotency-key", "x-spectron-on-behalf-of", "x-request-id"];
@@ -76,16 +66,14 @@ const HEADERS = ["idempotency-key", "x-spectron-on-behalf-of", "x-request-id"];
 /** Objects whose fields are the caller's own. */
 const OPEN: ReadonlySet<string | number> = new Set(["metadata", "grants", "value"]);
 
-function sample(schema: Schema, name = ""): unknown {
+/** The least that a schema takes. */
+function sample(schema: Schema): unknown {
   if (schema.enum !== undefined) return schema.enum[0];
-  if (schema.anyOf?.[0] !== undefined) return sample(schema.anyOf[0], name);
   if (schema.type === "object") {
     const fields = Object.entries(schema.properties ?? {}).filter(([field]) => schema.required?.includes(field));
-    return Object.fromEntries(fields.map(([field, inner]) => [field, sample(inner, field)]));
+    return Object.fromEntries(fields.map(([field, inner]) => [field, sample(inner)]));
   }
-  if (schema.type === "array") {
-    return Array.from({ length: schema.minItems ?? 0 }, () => sample(schema.items ?? {}, name));
-  }
+  if (schema.type === "array") return [];
   if (schema.type === "integer" || schema.type === "number") return schema.minimum ?? 1;
   if (schema.type === "boolean") return false;
   return "word";
@@ -93,6 +81,20 @@ function sample(schema: Schema, name = ""): unknown {
 
 const goodBody = ({ method, path, body }: Operation): object | undefined =>
   body === undefined ? undefined : (GOOD[`${method} ${path}`] ?? (sample(body) as object));
+
+/** Every value of a schema that has a text in one of the places where a string may stand, and around it no more than it takes. */
+function withText(schema: Schema, text: string): unknown[] {
+  if (schema.anyOf !== undefined) return schema.anyOf.flatMap((one) => withText(one, text));
+  if (schema.type === "array") return withText(schema.items ?? {}, text).map((item) => [item]);
+  if (schema.type === "object") {
+    const around = sample(schema) as object;
+    const known = Object.entries(schema.properties ?? {}).flatMap(([field, inner]) =>
+      withText(inner, text).map((value) => ({ ...around, [field]: value })),
+    );
+    return schema.additionalProperties === false ? known : [...known, { [text]: text }, { note: text }];
+  }
+  return schema.type === undefined || schema.type === "string" ? [text] : [];
+}
 
 /** The places of a value that hold what is wanted, from the outermost. */
 function placesOf(value: unknown, wanted: (inner: unknown) => boolean, at: Place = []): Place[] {
@@ -167,17 +169,16 @@ test("an unknown field is 400 wherever an object may stand, and an unknown param
     const unheard = await send(operation, `${path}?unheard=1`, body);
     expect(unheard.status, `${what}?unheard=1: ${unheard.text}`).toBe(400);
     if (body === undefined) continue;
-    const whole = { ...body, ...MORE[what] };
-    for (const place of placesOf(whole, (inner) => typeof inner === "object" && !Array.isArray(inner))) {
+    for (const place of placesOf(body, (inner) => typeof inner === "object" && !Array.isArray(inner))) {
       if (OPEN.has(place.at(-1) ?? "")) continue;
-      const wider = changed(whole, place, (inner) => ({ ...(inner as object), unheard: 1 }));
+      const wider = changed(body, place, (inner) => ({ ...(inner as object), unheard: 1 }));
       const answer = await send(operation, path, wider);
       expect(answer.status, `${what} ${JSON.stringify(wider)}: ${answer.text}`).toBe(400);
       asked.push(what);
     }
     // The control, and last, since it may end what it names: nothing else was wrong with it.
-    const good = await send(operation, path, whole);
-    expect(good.status, `${what} ${JSON.stringify(whole)}: ${good.text}`).toBeLessThan(300);
+    const good = await send(operation, path, body);
+    expect(good.status, `${what} ${JSON.stringify(body)}: ${good.text}`).toBeLessThan(300);
   }
   expect(new Set(asked).size).toBe(operations.filter(({ body }) => body !== undefined).length);
 });
@@ -202,25 +203,22 @@ test("whatever stands in any string, parameter, path or header is a value and no
   for (const hostile of [`${mark}'; DROP TABLE scopefloor.passage; --"$1\\{}%`, `org/${mark}' OR '1'='1`]) {
     const named = await makeNamed();
     for (const operation of operations) {
-      const { method, query } = operation;
       const path = pathOf(operation, named);
-      const body = goodBody(operation);
-      const whole = body === undefined ? undefined : { ...body, ...MORE[`${method} ${operation.path}`] };
+      const good = goodBody(operation);
       const attempts: (readonly [string, object | undefined, Record<string, string>?])[] = [
         ...[...operation.path.matchAll(/\{(?!ctx)(\w+)\}/g)].map(
-          ([, name]) => [pathOf(operation, named, name, hostile), whole] as const,
+          ([, name]) => [pathOf(operation, named, name, hostile), good] as const,
         ),
-        ...query.map((name) => [`${path}?${name}=${encodeURIComponent(hostile)}`, whole] as const),
-        ...placesOf(whole, (inner) => typeof inner === "string").map(
-          (place) => [path, changed(whole, place, () => hostile)] as const,
+        ...operation.query.map((name) => [`${path}?${name}=${encodeURIComponent(hostile)}`, good] as const),
+        ...withText(operation.body ?? { type: "null" }, hostile).map(
+          (body) => [path, { ...good, ...(body as object) }] as const,
         ),
-        ...(body === undefined ? [] : HEADERS).map((header) => [path, whole, { [header]: hostile }] as const),
+        ...(good === undefined ? [] : HEADERS).map((header) => [path, good, { [header]: hostile }] as const),
       ];
-      for (const [to, with_, headers] of attempts) {
-        const { status, text } = await send(operation, to, with_, headers);
-        expect(status, `${method} ${to} ${JSON.stringify(with_)} ${JSON.stringify(headers)}: ${text}`).toBeLessThan(
-          500,
-        );
+      for (const [to, body, headers] of attempts) {
+        const { status, text } = await send(operation, to, body, headers);
+        const what = `${operation.method} ${to} ${JSON.stringify(body)} ${JSON.stringify(headers)}`;
+        expect(status, `${what}: ${text}`).toBeLessThan(500);
         statuses.push(status);
       }
     }
