@@ -78,6 +78,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
         );
         if (isReady) return;
       }
+      started.kill("SIGKILL");
       throw new Error(`the service was not ready within ${START_MS / 1000} s`);
     },
     end: async (signal) => {
