@@ -163,6 +163,12 @@ const ALSO_WORKER = [
   "reads_all",
 ];
 
+/** The definer functions that each of the service's roles may call. */
+export const DEFINERS_OF: Readonly<Record<"app" | "worker", ReadonlySet<string>>> = {
+  app: new Set(DEFINERS.scopefloor_app),
+  worker: new Set([...DEFINERS.scopefloor_worker, ...ALSO_WORKER]),
+};
+
 /** Unique without a scope: a key is found by its hash or its random id, which can be neither guessed nor chosen. */
 const UNIQUE_ANYWHERE = ["api_key: id", "api_key: secret_hash"];
 
@@ -322,10 +328,6 @@ const CHECKS: readonly Check[] = [
                has_function_privilege('scopefloor_report', p.oid, 'EXECUTE') AS report
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.prosecdef ORDER BY 1`);
       const listed: readonly string[] = Object.values(DEFINERS).flat();
-      const [forApp, forWorker]: readonly (readonly string[])[] = [
-        DEFINERS.scopefloor_app,
-        [...DEFINERS.scopefloor_worker, ...ALSO_WORKER],
-      ];
       const found = rows.map((row) => String(row.name));
       const problems = rows.flatMap((row) => {
         const name = String(row.name);
@@ -336,8 +338,10 @@ const CHECKS: readonly Check[] = [
           ...(String(row.config).includes("search_path=pg_catalog, pg_temp")
             ? []
             : [`${name} has no fixed search_path`]),
-          ...(row.app === forApp?.includes(name) ? [] : [`${name}: open to scopefloor_app, or not, against the list`]),
-          ...(row.worker === forWorker?.includes(name)
+          ...(row.app === DEFINERS_OF.app.has(name)
+            ? []
+            : [`${name}: open to scopefloor_app, or not, against the list`]),
+          ...(row.worker === DEFINERS_OF.worker.has(name)
             ? []
             : [`${name}: open to scopefloor_worker, or not, against the list`]),
           ...(row.report ? [`${name} is open to scopefloor_report`] : []),

@@ -8,19 +8,43 @@ import { join } from "node:path";
 import { loadModule, parseSync } from "libpg-query";
 import { inject } from "vitest";
 import type { Database, Lease, Leases, Row } from "../../src/db/lease.ts";
+import { scopedTables } from "../../src/db/tables/index.ts";
+import { DEFINERS_OF } from "../../src/verify/catalog.ts";
 import { type Sender, type SentStatement, UNSCOPED } from "./plans.ts";
 
 /** Settings that a statement may change for its own transaction: how to plan, never who. */
 const SETTINGS = /^(plan_cache_mode|hnsw\.(ef_search|iterative_scan))$/;
 
-/** Functions that read or write past the statement itself. */
-const FORBIDDEN_FUNCTION = /^(pg_|lo_|dblink|set_config|current_setting|nextval|setval|currval)|_to_xml/;
+/** Tables with general knowledge, which everyone reads; written here once more, so that another list in the service is noticed. */
+const KNOWLEDGE: ReadonlySet<string> = new Set([
+  "attribute",
+  "chunk_band",
+  "document",
+  "document_content",
+  "document_link",
+  "entity",
+  "keyword",
+  "memory_item",
+  "passage",
+  "posting",
+  "relation",
+  "scope",
+  "scope_counter",
+]);
+
+/** PostgreSQL's functions that the service calls: they compute from their arguments alone. */
+const COMPUTING = [
+  "array_position array_to_string binary_quantize cardinality concat_ws count jsonb_agg jsonb_array_elements_text",
+  "jsonb_build_object jsonb_each_text jsonb_object_keys jsonb_to_recordset left ln lower max min now replace round",
+  "row_number starts_with string_agg strpos substring sum to_jsonb to_regclass to_tsvector transaction_timestamp",
+  "translate tsvector_to_array unnest",
+].flatMap((names) => names.split(" "));
 
 /**
  * What the audit report reads of the catalog, in statements of its own beside no other table: which
- * tables, policies, functions and roles there are. No statistics, so nothing of any row.
+ * tables, policies, functions and roles there are. No samples of columns, so nothing of any row.
  */
-const CATALOG = new Set([
+const CATALOG: ReadonlySet<string> = new Set([
   "pg_attribute",
   "pg_auth_members",
   "pg_class",
@@ -32,25 +56,43 @@ const CATALOG = new Set([
   "pg_roles",
 ]);
 
-/** What the owner's connection does beside calling definer functions, and why it reads nobody's rows to anyone. */
-const OWNER_COMMANDS: Readonly<Record<string, string>> = {
-  TransactionStmt: "begins and ends",
-  VariableSetStmt: "settings of a session that no request has",
-  VacuumStmt: "rewrites tables where they stand: housekeeping, scrub",
-  IndexStmt: "a vector graph of one scope",
-  DropStmt: "a vector graph that is not needed any more",
-  AlterSystemStmt: "scrub: how old segments of the write-ahead log are removed",
-  CheckPointStmt: "scrub",
-};
-
 /** Such a statement may call these besides. */
-const OF_CATALOG = new Set(["pg_get_userbyid", "pg_has_role"]);
+const OF_CATALOG = [
+  "aclexplode current_database format_type has_any_column_privilege has_column_privilege has_database_privilege",
+  "has_function_privilege has_table_privilege pg_get_userbyid pg_has_role",
+].flatMap((names) => names.split(" "));
+
+/** What the owner reads beside the audit: sizes and versions, and for a scrub who may still see old rows and which files there are. */
+const OF_OWNER: ReadonlySet<string> = new Set([
+  ...CATALOG,
+  "pg_extension",
+  "pg_file_settings",
+  "pg_prepared_xacts",
+  "pg_replication_slots",
+  "pg_stat_activity",
+  "pg_stat_replication",
+]);
+
+const CALLED_BY_OWNER: ReadonlySet<string> = new Set([
+  ...COMPUTING,
+  ...OF_CATALOG,
+  ...[
+    "age clock_timestamp current_setting pg_advisory_lock pg_backend_pid pg_current_xact_id",
+    "pg_logical_emit_message pg_ls_waldir pg_relation_size pg_reload_conf pg_sleep pg_switch_wal pg_try_advisory_lock",
+  ].flatMap((names) => names.split(" ")),
+]);
+
+/** A vector graph's name, and what else the owner's commands are about. */
+const GRAPH = /^passage_graph_/;
+const OWNER_SETTINGS = /^(wal_recycle|max_parallel_maintenance_workers)$/;
 
 /** What a statement's parameters must hold for the proof to be complete. */
 export interface Bound {
   readonly parameter: number;
-  /** `ids`: scopes granted to be read; `id`: the scope granted to be written; `tree`: the tags of a granted subtree. */
+  /** `ids`: scopes of a list; `id`: one scope; `tree`: the tags of a subtree. */
   readonly as: "ids" | "id" | "tree";
+  readonly to: "read" | "change" | "insert";
+  readonly table: string;
 }
 
 export interface Proof {
@@ -67,66 +109,36 @@ const proofs = new Map<string, Proof>();
 
 /** Proves one statement by its text alone. */
 export function prove(text: string, sender: Sender = "app"): Proof {
-  const key = `${sender === "owner"} ${text}`;
+  const key = `${sender} ${text}`;
   const known = proofs.get(key);
   if (known !== undefined) return known;
-  const prover = new Prover(text);
-  const proof = sender === "owner" ? prover.proveOwner() : prover.prove();
+  const proof = new Prover(text, sender).prove();
   proofs.set(key, proof);
   return proof;
 }
 
 class Prover {
   readonly #text: string;
+  readonly #sender: Sender;
   readonly #violations: string[] = [];
   readonly #bound: Bound[] = [];
   readonly #guarded = new Set<Node>();
+  /** References in a FROM, as opposed to targets of a change. */
+  readonly #read = new Set<Node>();
   readonly #ctes = new Set<string>();
   #isOfCatalog = false;
 
-  constructor(text: string) {
+  constructor(text: string, sender: Sender) {
     this.#text = text;
-  }
-
-  /** The owner is under neither lock, so its statements name no table of tenants' rows at all. */
-  proveOwner(): Proof {
-    const statement = this.#parse();
-    if (statement === undefined) return this.#proof();
-    const [kind = ""] = Object.keys(statement);
-    if (OWNER_COMMANDS[kind] !== undefined) return this.#proof();
-    if (kind !== "SelectStmt") this.#violations.push(`is of another kind: ${kind}`);
-    this.#visit(statement, (node) => {
-      if (node.relname === undefined || node.relpersistence === undefined) return;
-      const { schemaname = "pg_catalog", relname } = node;
-      if (schemaname !== "pg_catalog" || !/^pg_/.test(relname) || /^pg_(statistic|stats)/.test(relname))
-        this.#violations.push(`the owner reads ${schemaname}.${relname}`);
-    });
-    return this.#proof();
+    this.#sender = sender;
   }
 
   prove(): Proof {
     const statement = this.#parse();
-    if (statement === undefined) return this.#proof();
-    const [kind] = Object.keys(statement);
-    if (kind === "VariableSetStmt") {
-      const { is_local, name = "" } = statement.VariableSetStmt;
-      if (is_local !== true || !SETTINGS.test(name)) this.#violations.push(`sets ${name}`);
-    } else if (kind === "TransactionStmt") {
-      // BEGIN, COMMIT, ROLLBACK name no table.
-    } else if (["SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt"].includes(kind ?? "")) {
-      this.#visit(statement, (node) => {
-        if (node.CommonTableExpr) this.#ctes.add(node.CommonTableExpr.ctename);
-      });
-      this.#isOfCatalog = this.#readsCatalogAlone(statement);
-      this.#visit(statement, (node) => this.#guard(node));
-      this.#visit(statement, (node) => this.#judge(node));
-    } else {
-      this.#violations.push(`is of another kind: ${kind}`);
+    if (statement !== undefined) {
+      if (this.#sender === "owner") this.#proveOwner(statement);
+      else this.#proveScoped(statement);
     }
-    return this.#proof();
-  }
-
-  #proof(): Proof {
     return { violations: this.#violations, bound: this.#bound };
   }
 
@@ -142,6 +154,111 @@ class Prover {
     }
   }
 
+  #proveScoped(statement: Node): void {
+    const [kind = ""] = Object.keys(statement);
+    if (kind === "VariableSetStmt") {
+      const { is_local, name = "" } = statement.VariableSetStmt;
+      if (is_local !== true || !SETTINGS.test(name)) this.#violations.push(`sets ${name}`);
+    } else if (kind === "TransactionStmt") {
+      this.#judgeTransaction(statement.TransactionStmt);
+    } else if (["SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt"].includes(kind)) {
+      this.#visit(statement, (node) => {
+        if (node.RangeVar) this.#read.add(node.RangeVar);
+        if (node.CommonTableExpr) this.#judgeName(node.CommonTableExpr.ctename);
+      });
+      this.#isOfCatalog = this.#readsCatalogAlone(statement);
+      this.#visit(statement, (node) => this.#guard(node));
+      this.#visit(statement, (node) => this.#judge(node));
+    } else {
+      this.#violations.push(`is of another kind: ${kind}`);
+    }
+  }
+
+  /** The owner is under neither lock, so its queries name no table with rows of anybody's, and its commands are few. */
+  #proveOwner(statement: Node): void {
+    const { TransactionStmt, VariableSetStmt, VacuumStmt, IndexStmt, DropStmt, AlterSystemStmt, CheckPointStmt } =
+      statement;
+    const set = VariableSetStmt ?? AlterSystemStmt?.setstmt;
+    if (TransactionStmt) this.#judgeTransaction(TransactionStmt);
+    else if (set) {
+      if (!OWNER_SETTINGS.test(set.name ?? "")) this.#violations.push(`sets ${set.name}`);
+    } else if (VacuumStmt) this.#judgeVacuum(VacuumStmt);
+    else if (IndexStmt) this.#judgeGraph(IndexStmt);
+    else if (DropStmt) {
+      const names: string[] = (DropStmt.objects ?? []).map((one: Node) => one.List?.items?.at(-1)?.String?.sval ?? "");
+      if (DropStmt.removeType !== "OBJECT_INDEX" || !names.every((name) => GRAPH.test(name)))
+        this.#violations.push(`drops ${names.join(", ")}`);
+    } else if (statement.SelectStmt) this.#judgeOwnersQuery(statement);
+    else if (CheckPointStmt === undefined) this.#violations.push(`is of another kind: ${Object.keys(statement)[0]}`);
+  }
+
+  #judgeVacuum({ rels = [] }: Node): void {
+    for (const { VacuumRelation } of rels) {
+      const { schemaname, relname } = VacuumRelation?.relation ?? {};
+      if (schemaname !== "scopefloor" && `${schemaname}.${relname}` !== "pg_catalog.pg_statistic")
+        this.#violations.push(`vacuums ${schemaname}.${relname}`);
+    }
+    if (rels.length === 0) this.#violations.push("vacuums everything");
+  }
+
+  /** A graph is of one scope: one of all would tell in its answers of everybody's rows. */
+  #judgeGraph({ idxname, relation, whereClause, indexParams }: Node): void {
+    const arms = armsOf(whereClause);
+    const isOf = (column: string) =>
+      arms.some(
+        ({ A_Expr }) =>
+          A_Expr?.kind === "AEXPR_OP" &&
+          A_Expr.name[0].String.sval === "=" &&
+          columnOf(A_Expr.lexpr, relation) === column &&
+          A_Expr.rexpr?.A_Const?.ival !== undefined,
+      );
+    let calls = 0;
+    this.#visit(indexParams, (node) => {
+      if (node.FuncCall) calls++;
+    });
+    if (
+      !GRAPH.test(idxname ?? "") ||
+      relation.relname !== "passage" ||
+      !isOf("scope_id") ||
+      !isOf("embedder_id") ||
+      calls
+    )
+      this.#violations.push(`makes the index ${idxname}, which is no graph of one scope`);
+  }
+
+  #judgeOwnersQuery(statement: Node): void {
+    this.#visit(statement, (node) => {
+      if (node.InsertStmt || node.UpdateStmt || node.DeleteStmt || node.MergeStmt)
+        this.#violations.push("changes rows");
+      if (node.CommonTableExpr) this.#violations.push("names a table of its own");
+      if (node.intoClause) this.#violations.push("makes a table");
+      if (node.relname !== undefined && node.relpersistence !== undefined) {
+        const { schemaname = "pg_catalog", relname } = node;
+        if (schemaname !== "pg_catalog" || !OF_OWNER.has(relname))
+          this.#violations.push(`the owner reads ${schemaname}.${relname}`);
+      }
+      // What others are asking: of all sessions.
+      if (node.ColumnRef && /^(query|\*)$/.test(lastOf(node.ColumnRef)) && this.#text.includes("pg_stat_activity"))
+        this.#violations.push("the owner reads others' statements");
+      if (node.FuncCall) {
+        const [schema, own] = nameOf(node.FuncCall);
+        if (schema !== "scopefloor" && !((schema ?? "pg_catalog") === "pg_catalog" && CALLED_BY_OWNER.has(own)))
+          this.#violations.push(`the owner calls ${own}`);
+      }
+    });
+  }
+
+  #judgeTransaction({ kind, chain }: Node): void {
+    if (!/^TRANS_STMT_(BEGIN|START|COMMIT|ROLLBACK)$/.test(kind) || chain === true) this.#violations.push(`is ${kind}`);
+  }
+
+  /** A name for a subquery may hide no table's. */
+  #judgeName(name: string): void {
+    this.#ctes.add(name);
+    if (/^pg_/.test(name) || Object.hasOwn(scopedTables, name) || Object.hasOwn(UNSCOPED, name))
+      this.#violations.push(`takes the name of ${name}`);
+  }
+
   #visit(node: Node, see: (node: Node) => void): void {
     if (typeof node !== "object" || node === null) return;
     see(node);
@@ -150,70 +267,80 @@ class Prover {
 
   #readsCatalogAlone(statement: Node): boolean {
     const tables: Node[] = [];
+    let changes = 0;
     this.#visit(statement, (node) => {
       if (node.relname !== undefined && node.relpersistence !== undefined) tables.push(node);
+      if (node.InsertStmt || node.UpdateStmt || node.DeleteStmt || node.MergeStmt) changes++;
     });
     return (
-      statement.SelectStmt !== undefined &&
-      tables.every(({ schemaname, relname }) => schemaname === "pg_catalog" && CATALOG.has(relname))
+      changes === 0 && tables.every(({ schemaname, relname }) => schemaname === "pg_catalog" && CATALOG.has(relname))
     );
   }
 
   /** Marks the references that stand alone in a query level whose WHERE, at its root, binds the scope. */
   #guard({ SelectStmt, UpdateStmt, DeleteStmt, InsertStmt }: Node): void {
     if (SelectStmt?.fromClause?.length === 1 && SelectStmt.fromClause[0].RangeVar) {
-      this.#guardBy(SelectStmt.whereClause, SelectStmt.fromClause[0].RangeVar);
+      this.#guardBy(SelectStmt.whereClause, SelectStmt.fromClause[0].RangeVar, "read");
     }
     for (const change of [UpdateStmt, DeleteStmt]) {
-      if (change) this.#guardBy(change.whereClause, change.relation);
+      if (change) this.#guardBy(change.whereClause, change.relation, "change");
     }
-    const set = (UpdateStmt?.targetList ?? []).map((target: Node) => target.ResTarget.name);
-    if (set.includes("scope_id")) this.#violations.push("moves rows to another scope");
+    if (UpdateStmt) {
+      const set: string[] = (UpdateStmt.targetList ?? []).map((target: Node) => target.ResTarget.name);
+      const ofScope = UpdateStmt.relation.relname === "scope" ? ["id", "tags"] : ["scope_id"];
+      if (set.some((column) => ofScope.includes(column))) this.#violations.push("moves rows to another scope");
+    }
     if (InsertStmt) this.#guardInsertion(InsertStmt);
   }
 
-  #guardBy(where: Node, table: Node): void {
-    const conditions = where?.BoolExpr?.boolop === "AND_EXPR" ? where.BoolExpr.args : [where];
+  #guardBy(where: Node, table: Node, to: "read" | "change"): void {
+    if (!isScoped(table)) return;
     const column = table.relname === "scope" ? "id" : "scope_id";
-    const bound = conditions.map((condition: Node) => this.#scopeCondition(condition, column)).find(Boolean);
+    const bound = armsOf(where)
+      .map((arm) => this.#scopeCondition(arm, column, table, to))
+      .find(Boolean);
     if (bound === undefined) return;
     this.#guarded.add(table);
     this.#bound.push(...bound);
   }
 
   /** The parameters of a condition that is true for bound scopes alone; undefined for any other. */
-  #scopeCondition(condition: Node, column: string): Bound[] | undefined {
+  #scopeCondition(condition: Node, column: string, table: Node, to: "read" | "change"): Bound[] | undefined {
     const { A_Expr, SubLink, BoolExpr } = condition ?? {};
     if (BoolExpr?.boolop === "OR_EXPR") {
-      const arms = BoolExpr.args.map((arm: Node) => this.#scopeCondition(arm, column));
+      const arms = BoolExpr.args.map((arm: Node) => this.#scopeCondition(arm, column, table, to));
       return arms.every(Boolean) ? arms.flat() : undefined;
     }
-    if (A_Expr && columnOf(A_Expr.lexpr) === column && A_Expr.name?.[0]?.String?.sval === "=") {
-      const parameter = parameterOf(A_Expr.rexpr, "int4");
-      if (parameter === undefined) return undefined;
-      if (A_Expr.kind === "AEXPR_OP_ANY") return [{ parameter, as: "ids" }];
-      if (A_Expr.kind === "AEXPR_OP") return [{ parameter, as: "id" }];
+    const of = { to, table: table.relname as string };
+    if (A_Expr && columnOf(A_Expr.lexpr, table) === column && A_Expr.name?.[0]?.String?.sval === "=") {
+      const isList = A_Expr.kind === "AEXPR_OP_ANY";
+      if (!isList && A_Expr.kind !== "AEXPR_OP") return undefined;
+      const parameter = castParameter(A_Expr.rexpr, "int4", isList);
+      return parameter === undefined ? undefined : [{ parameter, as: isList ? "ids" : "id", ...of }];
     }
     if (
       SubLink?.subLinkType === "ANY_SUBLINK" &&
       SubLink.operName === undefined &&
-      columnOf(SubLink.testexpr) === column
+      columnOf(SubLink.testexpr, table) === column
     ) {
-      return this.#subtree(SubLink.subselect?.SelectStmt);
+      const parameter = this.#subtree(SubLink.subselect?.SelectStmt);
+      return parameter === undefined ? undefined : [{ parameter, as: "tree", ...of }];
     }
     return undefined;
   }
 
   /** `SELECT below.id FROM scopefloor.scope AS below WHERE below.tags @> $n::jsonb` and nothing else. */
-  #subtree(select: Node): Bound[] | undefined {
+  #subtree(select: Node): number | undefined {
     const table = select?.fromClause?.length === 1 ? select.fromClause[0].RangeVar : undefined;
-    const condition = select?.whereClause?.A_Expr;
-    const target = select?.targetList?.length === 1 ? columnOf(select.targetList[0].ResTarget?.val) : undefined;
-    if (table?.relname !== "scope" || target !== "id" || condition?.name?.[0]?.String?.sval !== "@>") return undefined;
-    const parameter = parameterOf(condition.rexpr, "jsonb");
-    if (columnOf(condition.lexpr) !== "tags" || parameter === undefined) return undefined;
+    if (table === undefined || !isScoped(table) || table.relname !== "scope") return undefined;
+    const condition = select.whereClause?.A_Expr;
+    const target = select.targetList?.length === 1 ? columnOf(select.targetList[0].ResTarget?.val, table) : undefined;
+    if (target !== "id" || condition?.kind !== "AEXPR_OP" || condition.name?.[0]?.String?.sval !== "@>")
+      return undefined;
+    const parameter = castParameter(condition.rexpr, "jsonb", false);
+    if (columnOf(condition.lexpr, table) !== "tags" || parameter === undefined) return undefined;
     this.#guarded.add(table);
-    return [{ parameter, as: "tree" }];
+    return parameter;
   }
 
   /** Every row that is inserted names its scope by a parameter. */
@@ -223,95 +350,153 @@ class Prover {
     const lists = select.valuesLists?.map((list: Node) => list.List.items) ?? [
       (select.targetList ?? []).map((target: Node) => target.ResTarget.val),
     ];
-    const parameters = lists.map((values: Node[]) => parameterOf(values[at]));
+    const parameters = lists.map(
+      (values: Node[]) => values[at]?.ParamRef?.number ?? castParameter(values[at], "int4", false),
+    );
     // A star before the scope would shift what stands in its place.
     const isPlain = select.op === undefined || select.op === "SETOP_NONE";
-    const isShifted = lists.some((values: Node[]) => values.slice(0, at).some((value) => hasStar(value)));
-    if (at < 0 || !isPlain || isShifted || parameters.includes(undefined)) return;
+    const isShifted = lists.some((values: Node[]) => values.slice(0, at).some((value) => this.#hasStar(value)));
     if (onConflictClause) this.#violations.push("answers a conflict, which may be with a row that is not visible");
+    if (!isScoped(relation) || at < 0 || !isPlain || isShifted || parameters.includes(undefined)) return;
     this.#guarded.add(relation);
-    for (const parameter of new Set<number>(parameters)) this.#bound.push({ parameter, as: "id" });
+    for (const parameter of new Set<number>(parameters))
+      this.#bound.push({ parameter, as: "id", to: "insert", table: relation.relname });
+  }
+
+  #hasStar(node: Node): boolean {
+    let stars = 0;
+    this.#visit(node, (inner) => {
+      if (inner.A_Star) stars++;
+    });
+    return stars > 0;
   }
 
   #judge(node: Node): void {
     // A table reference stands under its own name in a FROM, and bare as the target of a change.
     if (node.relname !== undefined && node.relpersistence !== undefined) this.#judgeTable(node);
-    if (node.FuncCall) this.#judgeCall(node.FuncCall.funcname.map((part: Node) => part.String.sval));
+    if (node.FuncCall) this.#judgeCall(...nameOf(node.FuncCall));
     if (node.intoClause) this.#violations.push("makes a table");
   }
 
   #judgeTable(table: Node): void {
     const { schemaname, relname } = table;
     if (schemaname === undefined) {
-      if (!this.#ctes.has(relname)) this.#violations.push(`names ${relname} without a schema`);
+      if (!this.#read.has(table) || !this.#ctes.has(relname))
+        this.#violations.push(`names ${relname} without a schema`);
     } else if (schemaname !== "scopefloor") {
       if (!this.#isOfCatalog) this.#violations.push(`reads ${schemaname}.${relname}`);
-    } else if (!this.#guarded.has(table) && UNSCOPED[relname] === undefined) {
+    } else if (!this.#guarded.has(table) && !(this.#read.has(table) && Object.hasOwn(UNSCOPED, relname))) {
       this.#violations.push(`reaches ${relname} without the visible scopes in its own query level`);
     }
   }
 
-  #judgeCall(name: readonly string[]): void {
-    const [schema, own] = name.length > 1 ? [name[0], name[1]] : [undefined, name[0]];
-    if (schema !== undefined && schema !== "scopefloor" && schema !== "pg_catalog") {
-      this.#violations.push(`calls ${name.join(".")}`);
-    }
-    if (
-      schema !== "scopefloor" &&
-      FORBIDDEN_FUNCTION.test(own ?? "") &&
-      !(this.#isOfCatalog && OF_CATALOG.has(own ?? ""))
-    )
-      this.#violations.push(`calls ${own}`);
+  #judgeCall(schema: string | undefined, own: string): void {
+    const isKnown =
+      schema === "scopefloor"
+        ? DEFINERS_OF[this.#sender as "app" | "worker"].has(own)
+        : (schema ?? "pg_catalog") === "pg_catalog" &&
+          (COMPUTING.includes(own) || (this.#isOfCatalog && OF_CATALOG.includes(own)));
+    if (!isKnown) this.#violations.push(`calls ${schema === undefined ? "" : `${schema}.`}${own}`);
   }
 }
 
-const columnOf = (node: Node): string | undefined => node?.ColumnRef?.fields?.at(-1)?.String?.sval;
+/** The conditions that a WHERE joins with AND; one that is not there is none. */
+const armsOf = (where: Node): Node[] =>
+  where?.BoolExpr?.boolop === "AND_EXPR" ? where.BoolExpr.args : where === undefined ? [] : [where];
 
-const hasStar = (node: Node): boolean => node?.ColumnRef?.fields?.some((field: Node) => field.A_Star) ?? false;
+/** A table with a scope, under its own columns' names: an alias may rename those. */
+const isScoped = ({ catalogname, schemaname, relname, alias }: Node): boolean =>
+  catalogname === undefined &&
+  schemaname === "scopefloor" &&
+  Object.hasOwn(scopedTables, relname) &&
+  alias?.colnames === undefined;
 
-/** The number of a parameter, with a cast to `type` where one is asked for. */
-function parameterOf(node: Node, type?: string): number | undefined {
-  if (type === undefined && node?.ParamRef) return node.ParamRef.number;
-  const name = node?.TypeCast?.typeName?.names?.at(-1)?.String?.sval;
-  if (type !== undefined && name !== type) return undefined;
-  return node?.TypeCast?.arg?.ParamRef?.number;
+/** The name of a column of that very table. */
+function columnOf(node: Node, table: Node): string | undefined {
+  const names: (string | undefined)[] = (node?.ColumnRef?.fields ?? []).map((field: Node) => field.String?.sval);
+  const [qualifier, name] = names.length === 1 ? [undefined, names[0]] : names;
+  const isOwn = qualifier === undefined || qualifier === (table.alias?.aliasname ?? table.relname);
+  return isOwn && names.length <= 2 ? name : undefined;
+}
+
+const lastOf = ({ fields }: Node): string => (fields.at(-1)?.A_Star ? "*" : (fields.at(-1)?.String?.sval ?? ""));
+
+const nameOf = ({ funcname }: Node): [schema: string | undefined, own: string] => {
+  const names: string[] = funcname.map((part: Node) => part.String.sval);
+  return names.length > 1 ? [names.slice(0, -1).join("."), names.at(-1) ?? ""] : [undefined, names[0] ?? ""];
+};
+
+/** The number of a parameter that is cast to a type of PostgreSQL's, as it is. */
+function castParameter(node: Node, type: string, isList: boolean): number | undefined {
+  const { names = [], arrayBounds, typmods } = node?.TypeCast?.typeName ?? {};
+  const [schema, name] =
+    names.length === 1 ? ["pg_catalog", names[0]?.String?.sval] : names.map((one: Node) => one.String?.sval);
+  if (schema !== "pg_catalog" || name !== type || typmods !== undefined || isList !== (arrayBounds !== undefined))
+    return undefined;
+  return node.TypeCast.arg?.ParamRef?.number;
 }
 
 /** What the database granted in the transaction that is open. */
 interface Granted {
-  readonly ids: ReadonlySet<number>;
+  /** Scopes whose rows may be read, changed and deleted. */
+  readonly scopes: ReadonlySet<number>;
+  /** General knowledge may be read besides. */
+  readonly general: boolean;
+  /** Where new rows go. */
   readonly writes: ReadonlySet<number>;
+  /** Where the trace goes. */
+  readonly trace: number | undefined;
   readonly trees: ReadonlySet<string>;
 }
 
-const NOTHING: Granted = { ids: new Set(), writes: new Set(), trees: new Set() };
+const NOTHING: Granted = { scopes: new Set(), general: false, writes: new Set(), trace: undefined, trees: new Set() };
 
 const canonical = (tags: object) => JSON.stringify(Object.entries(tags).sort(([a], [b]) => (a < b ? -1 : 1)));
 
 function grantedBy(answer: Node): Granted {
   if (answer?.status !== "ok") return NOTHING;
-  const write: number[] = [answer.write, answer.scopeId].filter((id) => typeof id === "number");
-  const ids = [...Object.keys(answer.read?.scopes ?? {}).map(Number), ...(answer.general ? [0] : []), ...write];
-  const traced = typeof answer.trace?.id === "number" ? [answer.trace.id] : [];
+  // A job has one scope for all that it does.
+  const ofJob: number[] = typeof answer.scopeId === "number" ? [answer.scopeId] : [];
   return {
-    ids: new Set(ids),
-    writes: new Set([...write, ...traced]),
+    scopes: new Set([...Object.keys(answer.read?.scopes ?? {}).map(Number), ...ofJob]),
+    general: answer.general === true,
+    writes: new Set([...(typeof answer.write === "number" ? [answer.write] : []), ...ofJob]),
+    trace: answer.trace?.id ?? ofJob[0],
     trees: new Set((answer.read?.trees ?? []).map(canonical)),
   };
 }
 
-function outOfBounds(bound: readonly Bound[], params: readonly unknown[], granted: Granted): string[] {
-  return bound.flatMap(({ parameter, as }) => {
+function isGranted({ to, table }: Bound, id: number, granted: Granted): boolean {
+  if (to === "insert") return table === "decision_trace" ? id === granted.trace : granted.writes.has(id);
+  // A row of the dictionary is described by who writes there, and seen by them.
+  if (table === "scope" && granted.writes.has(id)) return true;
+  if (to === "change") return table !== "scope" && granted.scopes.has(id);
+  return granted.scopes.has(id) || (id === 0 && granted.general && KNOWLEDGE.has(table));
+}
+
+function outOfBounds(bounds: readonly Bound[], params: readonly unknown[], granted: Granted): string[] {
+  return bounds.flatMap((bound) => {
+    const { parameter, as, to, table } = bound;
     const value = params[parameter - 1];
     if (as === "tree") {
-      const tags = typeof value === "string" ? JSON.parse(value) : value;
-      return granted.trees.has(canonical(tags as object)) ? [] : [`$${parameter} is no granted subtree`];
+      const tags = typeof value === "string" ? jsonOf(value) : value;
+      const isTree = typeof tags === "object" && tags !== null && granted.trees.has(canonical(tags));
+      return isTree ? [] : [`$${parameter} is no granted subtree`];
     }
     const ids =
       as === "id" ? [Number(value)] : String(value).replace(/[{}]/g, "").split(",").filter(Boolean).map(Number);
-    const allowed = as === "id" ? granted.writes : granted.ids;
-    return ids.every((id) => allowed.has(id)) ? [] : [`$${parameter} holds a scope that was not granted`];
+    return ids.every((id) => isGranted(bound, id, granted))
+      ? []
+      : [`$${parameter} holds a scope that was not granted (${to} ${table})`];
   });
+}
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** A database whose every statement is proven as it is sent. */
@@ -339,6 +524,8 @@ export function proving(database: Database): ProvenDatabase {
         for (const violation of [...proof.violations, ...outOfBounds(proof.bound, params, granted)]) {
           violations.add(`${violation}: ${text}`);
         }
+        // What was granted ends with the transaction.
+        if (/^\s*(BEGIN|START|COMMIT|END|ROLLBACK|ABORT)\b/i.test(text)) granted = NOTHING;
         const rows = await lease.query(text, params);
         if (/scopefloor\.enter(_job)?\(/.test(text)) granted = grantedBy(rows[0]?.answer);
         return rows;

@@ -517,7 +517,7 @@ export const MUTANTS: readonly Mutant[] = [
     function: "enter",
     from: "scopefloor.was_erased(trace_tags, began)",
     to: "false",
-    tests: [FORGET],
+    tests: [RACE],
   },
   {
     name: "idempotency keys collide between keys (threat 4)",
