@@ -91,7 +91,7 @@ async function holdReplay(url: string): Promise<{ met(): Promise<void>; release(
     met: async () => {
       for (const until = performance.now() + 60_000; performance.now() < until; await pause(20)) {
         const waiting =
-          await sql`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 7700 AND NOT granted`;
+          await sql`SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND classid = 7700 AND objid = 7 AND NOT granted`;
         if (waiting.length > 0) return;
       }
       throw new Error("nobody came to forget again");
@@ -109,6 +109,8 @@ test("a process that starts on a backup from before a forget answers nobody unti
   await service.start();
   await operator.remember("the pangolin is in the cellar", { scopes: "org/doomed" });
   await operator.remember("the okapi is in the garden", { scopes: "org/stays" });
+  // The control, and an answer that the backup has too.
+  expect((await firstAnswer(operator)).text).toContain("cellar");
   expect(await service.end("SIGTERM")).toBe(0);
   await deployment.backUp();
 

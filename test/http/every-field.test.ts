@@ -13,6 +13,7 @@ interface Schema {
   readonly additionalProperties?: boolean | Schema;
   readonly items?: Schema;
   readonly minimum?: number;
+  readonly pattern?: string;
 }
 
 interface Operation {
@@ -63,6 +64,22 @@ const GOOD: Readonly<Record<string, object>> = {
 
 const HEADERS = ["idempotency-key", "x-spectron-on-behalf-of", "x-request-id"];
 
+/** Routes that take such a text for what it is. */
+const ACCEPTING = [
+  "GET /{ctx}/traces",
+  "POST /{ctx}/context",
+  "POST /{ctx}/documents",
+  "POST /{ctx}/documents/keywords/search",
+  "POST /{ctx}/documents/query",
+  "POST /{ctx}/facts",
+  "POST /{ctx}/facts/batch",
+  "POST /{ctx}/forget",
+  "POST /{ctx}/query",
+  "POST /{ctx}/scopes",
+  "POST /{ctx}/sessions",
+  "PUT /{ctx}/memory/{key}",
+];
+
 /** Objects whose fields are the caller's own. */
 const OPEN: ReadonlySet<string | number> = new Set(["metadata", "grants", "value"]);
 
@@ -82,18 +99,20 @@ function sample(schema: Schema): unknown {
 const goodBody = ({ method, path, body }: Operation): object | undefined =>
   body === undefined ? undefined : (GOOD[`${method} ${path}`] ?? (sample(body) as object));
 
-/** Every value of a schema that has a text in one of the places where a string may stand, and around it no more than it takes. */
-function withText(schema: Schema, text: string): unknown[] {
+/** Every value of a schema that has a text in one of the places where a string may stand, and around it what is good. */
+function withText(schema: Schema, text: string, around = sample(schema)): unknown[] {
   if (schema.anyOf !== undefined) return schema.anyOf.flatMap((one) => withText(one, text));
   if (schema.type === "array") return withText(schema.items ?? {}, text).map((item) => [item]);
   if (schema.type === "object") {
-    const around = sample(schema) as object;
     const known = Object.entries(schema.properties ?? {}).flatMap(([field, inner]) =>
-      withText(inner, text).map((value) => ({ ...around, [field]: value })),
+      withText(inner, text).map((value) => ({ ...(around as object), [field]: value })),
     );
     return schema.additionalProperties === false ? known : [...known, { [text]: text }, { note: text }];
   }
-  return schema.type === undefined || schema.type === "string" ? [text] : [];
+  // Of any type: a scope, or a value.
+  if (schema.type === undefined) return [text, { org: text }, [`org=${text}`]];
+  if (schema.type !== "string") return [];
+  return [schema.pattern?.includes("=") ? `a=${text}` : text];
 }
 
 /** The places of a value that hold what is wanted, from the outermost. */
@@ -117,7 +136,7 @@ function changed<T>(value: T, [key, ...rest]: Place, change: (inner: unknown) =>
 
 let service: TestService;
 beforeAll(async () => {
-  service = await startService();
+  service = await startService({ worker: {} });
 });
 afterAll(() => service.stop());
 
@@ -199,10 +218,12 @@ test("every object that a body may hold says which fields there are (threat 23)"
 
 test("whatever stands in any string, parameter, path or header is a value and no part of a statement (threat 22)", async () => {
   const mark = "zq7xv";
-  const statuses: number[] = [];
+  const accepted = new Set<string>();
   for (const hostile of [`${mark}'; DROP TABLE scopefloor.passage; --"$1\\{}%`, `org/${mark}' OR '1'='1`]) {
     const named = await makeNamed();
     for (const operation of operations) {
+      // It attacks the service by itself, for seconds, and takes nothing but its headers.
+      if (operation.path.endsWith("/audit-report")) continue;
       const path = pathOf(operation, named);
       const good = goodBody(operation);
       const attempts: (readonly [string, object | undefined, Record<string, string>?])[] = [
@@ -210,22 +231,22 @@ test("whatever stands in any string, parameter, path or header is a value and no
           ([, name]) => [pathOf(operation, named, name, hostile), good] as const,
         ),
         ...operation.query.map((name) => [`${path}?${name}=${encodeURIComponent(hostile)}`, good] as const),
-        ...withText(operation.body ?? { type: "null" }, hostile).map(
-          (body) => [path, { ...good, ...(body as object) }] as const,
+        ...(operation.body === undefined ? [] : withText(operation.body, hostile, good)).map(
+          (body) => [path, body as object] as const,
         ),
-        ...(good === undefined ? [] : HEADERS).map((header) => [path, good, { [header]: hostile }] as const),
+        ...HEADERS.map((header) => [path, good, { [header]: hostile }] as const),
       ];
       for (const [to, body, headers] of attempts) {
         const { status, text } = await send(operation, to, body, headers);
         const what = `${operation.method} ${to} ${JSON.stringify(body)} ${JSON.stringify(headers)}`;
         expect(status, `${what}: ${text}`).toBeLessThan(500);
-        statuses.push(status);
+        if (status < 300 && (body !== good || to !== path)) accepted.add(`${operation.method} ${operation.path}`);
       }
     }
   }
   expect(service.sent.filter(({ text }) => text.includes(mark))).toEqual([]);
   // The control: they got as far as statements, and were stored as what they are.
-  expect(statuses.filter((status) => status < 300).length).toBeGreaterThan(statuses.length / 10);
+  for (const route of ACCEPTING) expect(accepted, route).toContain(route);
   const [stored] = await service.database.sql("SELECT count(*) AS n FROM scopefloor.passage WHERE text LIKE $1", [
     `${mark}%`,
   ]);
