@@ -212,10 +212,7 @@ class Prover {
           columnOf(A_Expr.lexpr, relation) === column &&
           A_Expr.rexpr?.A_Const?.ival !== undefined,
       );
-    let calls = 0;
-    this.#visit(indexParams, (node) => {
-      if (node.FuncCall) calls++;
-    });
+    const calls = this.#holds(indexParams, (node) => node.FuncCall !== undefined);
     if (
       !GRAPH.test(idxname ?? "") ||
       relation.relname !== "passage" ||
@@ -228,8 +225,7 @@ class Prover {
 
   #judgeOwnersQuery(statement: Node): void {
     this.#visit(statement, (node) => {
-      if (node.InsertStmt || node.UpdateStmt || node.DeleteStmt || node.MergeStmt)
-        this.#violations.push("changes rows");
+      if (isChange(node)) this.#violations.push("changes rows");
       if (node.CommonTableExpr) this.#violations.push("names a table of its own");
       if (node.intoClause) this.#violations.push("makes a table");
       if (node.relname !== undefined && node.relpersistence !== undefined) {
@@ -265,15 +261,22 @@ class Prover {
     for (const child of Object.values(node)) this.#visit(child, see);
   }
 
+  #holds(node: Node, is: (node: Node) => boolean): boolean {
+    let found = false;
+    this.#visit(node, (inner) => {
+      found ||= is(inner);
+    });
+    return found;
+  }
+
   #readsCatalogAlone(statement: Node): boolean {
     const tables: Node[] = [];
-    let changes = 0;
     this.#visit(statement, (node) => {
       if (node.relname !== undefined && node.relpersistence !== undefined) tables.push(node);
-      if (node.InsertStmt || node.UpdateStmt || node.DeleteStmt || node.MergeStmt) changes++;
     });
     return (
-      changes === 0 && tables.every(({ schemaname, relname }) => schemaname === "pg_catalog" && CATALOG.has(relname))
+      !this.#holds(statement, isChange) &&
+      tables.every(({ schemaname, relname }) => schemaname === "pg_catalog" && CATALOG.has(relname))
     );
   }
 
@@ -364,11 +367,7 @@ class Prover {
   }
 
   #hasStar(node: Node): boolean {
-    let stars = 0;
-    this.#visit(node, (inner) => {
-      if (inner.A_Star) stars++;
-    });
-    return stars > 0;
+    return this.#holds(node, (inner) => inner.A_Star !== undefined);
   }
 
   #judge(node: Node): void {
@@ -399,6 +398,9 @@ class Prover {
     if (!isKnown) this.#violations.push(`calls ${schema === undefined ? "" : `${schema}.`}${own}`);
   }
 }
+
+const isChange = ({ InsertStmt, UpdateStmt, DeleteStmt, MergeStmt }: Node): boolean =>
+  [InsertStmt, UpdateStmt, DeleteStmt, MergeStmt].some((change) => change !== undefined);
 
 /** The conditions that a WHERE joins with AND; one that is not there is none. */
 const armsOf = (where: Node): Node[] =>
