@@ -25,27 +25,31 @@ export async function addCrowd(sql: postgres.Sql, { orgs, users, passages, words
   }
   await sql`SET session_replication_role = replica`;
   await sql`
-    INSERT INTO scopefloor.scope (tags) SELECT jsonb_build_object('org', ${prefix}::text || '-' || o) FROM generate_series(0, ${orgs}::int - 1) o`;
+    INSERT INTO scopefloor.tenant (root) SELECT jsonb_build_object('org', ${prefix}::text || '-' || o) FROM generate_series(0, ${orgs}::int - 1) o`;
   await sql`
-    INSERT INTO scopefloor.scope (tags)
-    SELECT jsonb_build_object('org', ${prefix}::text || '-' || o, 'user', 'user-' || u)
-    FROM generate_series(0, ${orgs}::int - 1) o, generate_series(0, ${users}::int - 1) u`;
+    INSERT INTO scopefloor.scope (tenant_id, tags) SELECT id, root FROM scopefloor.tenant WHERE starts_with(root->>'org', ${`${prefix}-`})`;
+  await sql`
+    INSERT INTO scopefloor.scope (tenant_id, tags)
+    SELECT id, root || jsonb_build_object('user', 'user-' || u)
+    FROM scopefloor.tenant, generate_series(0, ${users}::int - 1) u WHERE starts_with(root->>'org', ${`${prefix}-`})`;
+  const [model] = await sql`SELECT id FROM scopefloor.embedder WHERE name = 'lexical-hash-384'`;
+  const embedder = model?.id as number;
   await sql`
     CREATE TEMP TABLE staged AS
-    SELECT s.id AS scope_id, gen_random_uuid() AS id, w.words, (random() * 996)::int AS v
+    SELECT s.tenant_id, s.id AS scope_id, gen_random_uuid() AS id, w.words, (random() * 996)::int AS v
     FROM scopefloor.scope s, generate_series(1, ${passages}::int) n,
       LATERAL (SELECT array_agg('w' || floor(4000 ^ random())::int) AS words FROM generate_series(1, ${words}::int) k WHERE n > 0 AND s.id > 0) w
     WHERE starts_with(s.tags->>'org', ${`${prefix}-`}) AND ((s.tags ? 'user') = (${users}::int > 0))`;
   await sql`
-    INSERT INTO scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, observed_at)
-    SELECT t.scope_id, t.id, 'turn', gen_random_uuid(), array_to_string(t.words, ' '), cardinality(t.words), cardinality(t.words), 1, v.embedding, now()
+    INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, observed_at)
+    SELECT t.tenant_id, t.scope_id, t.id, 'turn', gen_random_uuid(), array_to_string(t.words, ' '), cardinality(t.words), cardinality(t.words), ${embedder}::int, v.embedding, now()
     FROM staged t JOIN public.bench_vector v ON v.i = t.v`;
   await sql`
-    INSERT INTO scopefloor.posting (scope_id, lexeme, passage_id, tf, lexemes)
-    SELECT t.scope_id, w, t.id, count(*), cardinality(t.words) FROM staged t, unnest(t.words) w GROUP BY t.scope_id, t.id, w, t.words`;
+    INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
+    SELECT t.tenant_id, t.scope_id, w, t.id, count(*), cardinality(t.words) FROM staged t, unnest(t.words) w GROUP BY t.tenant_id, t.scope_id, t.id, w, t.words`;
   await sql`
-    INSERT INTO scopefloor.scope_counter (scope_id, embedder_id, passages, tokens, lexemes, bytes)
-    SELECT scope_id, 1, count(*), sum(cardinality(words)), sum(cardinality(words)), 0 FROM staged GROUP BY 1`;
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, ${embedder}::int, count(*), sum(cardinality(words)), sum(cardinality(words)), 0 FROM staged GROUP BY 1, 2`;
   await sql`DROP TABLE staged`;
   await sql`SET session_replication_role = origin`;
   await sql`VACUUM ANALYZE`;

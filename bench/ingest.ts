@@ -2,6 +2,7 @@
  * Storing turns in batches of 500: passages, postings, counters and traces under both locks, beside
  * LangChain's PGVectorStore.addVectors into a table with a GIN index on the words. Embedding is timed apart.
  */
+import { modelRegistry } from "../src/db/access/model-registry.ts";
 import { createLog } from "../src/log.ts";
 import { prepareTurns, storeTurns } from "../src/memory/turns.ts";
 import { LOCAL_MODELS, Models } from "../src/models/models.ts";
@@ -19,7 +20,7 @@ export default async function ingest(): Promise<Record<string, unknown>> {
   try {
     await store.sql`CREATE INDEX ON public.peer USING gin (to_tsvector('english', text))`;
     const random = seeded(7700);
-    const models = await Models.open(store.database, LOCAL_MODELS, createLog("warn"));
+    const models = await Models.open(modelRegistry(store.database), LOCAL_MODELS, createLog("warn"));
     const batches = Array.from({ length: BATCHES }, () => Array.from({ length: BATCH }, () => randomText(random, 30)));
     let embedding = 0;
     let ours = 0;

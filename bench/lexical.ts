@@ -1,6 +1,7 @@
 /** BM25 of five terms over one scope of 1,000, 10,000 and 100,000 passages, beside a bare read of the same postings. */
-import { NO_FILTER } from "../src/recall/filter.ts";
-import { findByWords, rankByBm25 } from "../src/recall/lexical.ts";
+
+import { findByWords, rankByBm25 } from "../src/recall/ranking/bm25.ts";
+import { NO_FILTER } from "../src/recall/ranking/filter.ts";
 import { addCrowd, crowdQuery } from "./crowd.ts";
 import { quantile, round, table } from "./measure.ts";
 import { benchStore, timeEach } from "./store.ts";

@@ -3,9 +3,9 @@
  * same server: a hundred tenants in one store, the ten nearest of one of them, four questions at a time.
  */
 import type { VectorText } from "../src/models/embedder.ts";
-import { NO_FILTER } from "../src/recall/filter.ts";
-import { fetchHits } from "../src/recall/passages.ts";
-import { rankByDistance } from "../src/recall/vector.ts";
+import { fetchHits } from "../src/recall/answer/hits.ts";
+import { NO_FILTER } from "../src/recall/ranking/filter.ts";
+import { rankByDistance } from "../src/recall/ranking/vector.ts";
 import { type Load, load, round, table } from "./measure.ts";
 import { openPeer } from "./peer-store.ts";
 import { benchStore, clusteredVectors, vectorText } from "./store.ts";

@@ -1,4 +1,10 @@
-/** npm run bench -- <name>: prints a table for people and, last, one line `RESULT {json}`. */
+/**
+ * npm run bench -- <name>: prints a table for people and, last, one line `RESULT {json}`. With
+ * `--against=<checkout>` the same bench of that checkout is run in the same run, and the ratios are printed.
+ */
+import { compareWith } from "./against.ts";
+import { textOption } from "./options.ts";
+
 const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   sizes: async () => (await import("./sizes.ts")).default(),
   tenants: async () => (await import("./tenants.ts")).default(),
@@ -20,5 +26,6 @@ if (bench === undefined) {
   process.stderr.write(`usage: npm run bench -- <${Object.keys(benches).join("|")}>\n`);
   process.exit(1);
 }
-const result = await bench();
+const against = textOption("against");
+const result = against === undefined ? await bench() : await compareWith(against, name);
 process.stdout.write(`RESULT ${JSON.stringify({ bench: name, at: new Date().toISOString(), ...result })}\n`);

@@ -3,13 +3,13 @@
  * planner, under both locks, beside a naive HNSW index with a filter, the same with iterative scans,
  * and exact, as raw SQL on a copy of the rows. `--dimensions=1024`, `--largest=10000`, `--full`.
  */
-import { keepGraphs } from "../src/jobs/vector-graphs.ts";
+import { reconcileGraphs } from "../src/jobs/vector-graphs.ts";
 import { createLog } from "../src/log.ts";
 import type { VectorText } from "../src/models/embedder.ts";
-import { NO_FILTER } from "../src/recall/filter.ts";
-import { rankByDistance } from "../src/recall/vector.ts";
+import { NO_FILTER } from "../src/recall/ranking/filter.ts";
+import { rankByDistance } from "../src/recall/ranking/vector.ts";
 import { quantile, round, table } from "./measure.ts";
-import { numberOption } from "./options.ts";
+import { hasOption, numberOption } from "./options.ts";
 import { benchStore, clusteredVectors, timeEach, vectorText } from "./store.ts";
 import { seeded } from "./text.ts";
 
@@ -24,7 +24,7 @@ interface Way {
 
 export default async function sizes(): Promise<Record<string, unknown>> {
   const dimensions = numberOption("dimensions", 384);
-  const largest = numberOption("largest", process.argv.includes("--full") ? 1_000_000 : 100_000);
+  const largest = numberOption("largest", hasOption("full") ? 1_000_000 : 100_000);
   const counts = [100, 1_000, 10_000, 100_000, 1_000_000].filter((n) => n <= largest);
   const foreign = numberOption("foreign", counts.reduce((sum, n) => sum + n, 0) * 10);
   const random = seeded(7700);
@@ -45,7 +45,7 @@ export default async function sizes(): Promise<Record<string, unknown>> {
     await sql`VACUUM ANALYZE scopefloor.passage`;
     const log = createLog("warn");
     let began = performance.now();
-    await keepGraphs(store.database, { least: numberOption("graph-from", 20_000), log, isStopped: () => false });
+    await reconcileGraphs(store.database, { least: numberOption("graph-from", 20_000), log, isStopped: () => false });
     const ownBuildS = (performance.now() - began) / 1000;
 
     await sql`CREATE SCHEMA raw`;

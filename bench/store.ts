@@ -5,10 +5,11 @@
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import postgres from "postgres";
-import { enterScope, type KeyHash } from "../src/db/enter.ts";
-import type { Database } from "../src/db/lease.ts";
-import { openPostgres } from "../src/db/open.ts";
-import type { ScopedTransaction } from "../src/db/scoped.ts";
+import { enterScope } from "../src/db/access/enter.ts";
+import type { KeyHash } from "../src/db/access/entry.ts";
+import type { ScopedTransaction } from "../src/db/access/scoped.ts";
+import type { Database } from "../src/db/connect/lease.ts";
+import { openPostgres } from "../src/db/connect/open.ts";
 import { ensureFirstKey } from "../src/keys/first-key.ts";
 import { hashSecret } from "../src/keys/secret.ts";
 import { createLog } from "../src/log.ts";
@@ -53,12 +54,14 @@ export async function benchStore(): Promise<BenchStore> {
     url: made.url,
     sql,
     scope: async (name) => {
-      const [row] = await sql`INSERT INTO scopefloor.scope (tags) VALUES (${sql.json({ org: name })}) RETURNING id`;
+      const [row] = await sql`
+        WITH made AS (INSERT INTO scopefloor.tenant (root) VALUES (${sql.json({ org: name })}) RETURNING id, root)
+        INSERT INTO scopefloor.scope (tenant_id, tags) SELECT id, root FROM made RETURNING id`;
       return row?.id as number;
     },
     embedder: async (dimensions) => {
       const [row] = await sql`
-        INSERT INTO scopefloor.embedder (name, dimensions) VALUES (${`bench:${dimensions}`}, ${dimensions}) RETURNING id`;
+        SELECT scopefloor.ensure_embedder(${`bench:${dimensions}`}, ${dimensions}) AS id`;
       return row?.id as number;
     },
     write: (rows) => copyPassages(sql, rows),
@@ -93,8 +96,10 @@ export async function benchStore(): Promise<BenchStore> {
 /** COPY in binary form, without triggers; codes and counters are as the triggers would have left them. */
 async function copyPassages(sql: postgres.Sql, rows: Iterable<BenchRow>): Promise<void> {
   await sql`SET session_replication_role = replica`;
+  const scopes = await sql`SELECT id, tenant_id FROM scopefloor.scope`;
+  const tenants = new Map(scopes.map((row) => [row.id as number, row.tenant_id as number]));
   const stream = await sql`
-    COPY scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, code, observed_at)
+    COPY scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, embedding, code, observed_at)
     FROM STDIN (FORMAT binary)`.writable();
   const header = Buffer.alloc(19);
   header.write("PGCOPY\n\xff\r\n\0", "latin1");
@@ -102,7 +107,7 @@ async function copyPassages(sql: postgres.Sql, rows: Iterable<BenchRow>): Promis
   let n = 0;
   let parts: Buffer[] = [];
   for (const row of rows) {
-    parts.push(tuple(row, n++));
+    parts.push(tuple(row, tenants.get(row.scopeId) ?? 0, n++));
     if (parts.length < 500) continue;
     if (!stream.write(Buffer.concat(parts))) await once(stream, "drain");
     parts = [];
@@ -112,14 +117,15 @@ async function copyPassages(sql: postgres.Sql, rows: Iterable<BenchRow>): Promis
   await sql`SET session_replication_role = origin`;
   await sql`DELETE FROM scopefloor.scope_counter`;
   await sql`
-    INSERT INTO scopefloor.scope_counter (scope_id, embedder_id, passages, tokens, lexemes, bytes)
-    SELECT scope_id, embedder_id, count(*), sum(tokens), sum(lexemes), sum(octet_length(text)) FROM scopefloor.passage GROUP BY 1, 2`;
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, count(*), sum(tokens), sum(lexemes), sum(octet_length(text)) FROM scopefloor.passage GROUP BY 1, 2, 3`;
 }
 
 const KEY = Buffer.alloc(16, 7);
 
-function tuple({ scopeId, embedderId, vector }: BenchRow, n: number): Buffer {
+function tuple({ scopeId, embedderId, vector }: BenchRow, tenantId: number, n: number): Buffer {
   const fields: Buffer[] = [
+    int4(tenantId),
     int4(scopeId),
     randomBytes(16),
     Buffer.from("turn"),

@@ -16,6 +16,7 @@ const environment = z.object({
   DATABASE_OWNER_URL: databaseUrl,
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
+  SCOPEFLOOR_DEPLOYMENT: z.coerce.number().int().min(0).max(127).optional(),
   SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
   SCOPEFLOOR_RECEIPTS: z.string().min(1).optional(),
   SCOPEFLOOR_CONTEXT: z
@@ -59,8 +60,10 @@ export interface Config {
   readonly databaseOwnerUrl: string | undefined;
   readonly dbConnections: number;
   readonly dbTimeoutMs: number;
+  /** Which of several deployments this is, so that no two give a scope or a tenant the same number. Unset: it stands alone. */
+  readonly deployment: number | undefined;
   readonly dataDir: string;
-  /** A file in which receipts outlive the database (src/forget/journal.ts). Unset: they do not. */
+  /** A file in which receipts outlive the database (src/forget/replay/journal.ts). Unset: they do not. */
   readonly receiptsFile: string | undefined;
   /** The Context's id in URLs. */
   readonly context: string;
@@ -107,6 +110,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     databaseOwnerUrl: v.DATABASE_OWNER_URL,
     dbConnections: v.SCOPEFLOOR_DB_CONNECTIONS,
     dbTimeoutMs: v.SCOPEFLOOR_DB_TIMEOUT_MS,
+    deployment: v.SCOPEFLOOR_DEPLOYMENT,
     dataDir: v.SCOPEFLOOR_DATA_DIR,
     receiptsFile: v.SCOPEFLOOR_RECEIPTS,
     context: v.SCOPEFLOOR_CONTEXT,

@@ -2,9 +2,9 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
-import { openDatabase } from "./db/open.ts";
-import { receiptJournal } from "./forget/journal.ts";
-import { isReplayed, replayReceipts } from "./forget/replay.ts";
+import { openDatabase } from "./db/connect/open.ts";
+import { receiptJournal } from "./forget/replay/journal.ts";
+import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
@@ -18,8 +18,8 @@ async function main(): Promise<void> {
   const log = createLog(config.logLevel);
   const database = await openDatabase(config);
   const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
-  const { context, models, reranker } = config;
-  await prepareDatabase(database, { context, mayMigrate, log, models });
+  const { context, models, reranker, deployment } = config;
+  await prepareDatabase(database, { context, mayMigrate, log, models, deployment });
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
     : { from: "elsewhere" };
@@ -28,7 +28,7 @@ async function main(): Promise<void> {
   if (receiptsFile !== undefined && mayMigrate) await replayReceipts(database, receiptsFile, log);
   else if (receiptsFile !== undefined && !(await isReplayed(database, receiptsFile))) {
     throw new Error(
-      "the database does not know all of SCOPEFLOOR_RECEIPTS: start a worker first, which forgets it again",
+      "the receipts file (SCOPEFLOOR_RECEIPTS) lists forgets that this database has not applied; start a worker first to repeat them",
     );
   }
 

@@ -1,5 +1,5 @@
-import { type Database, inTransaction } from "./db/lease.ts";
-import { migrationCheck } from "./db/migrate.ts";
+import { type Database, inTransaction } from "./db/connect/lease.ts";
+import { migrationCheck } from "./db/upkeep/migrate.ts";
 import { hasWork } from "./jobs/queue.ts";
 
 export interface Readiness {

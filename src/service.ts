@@ -1,22 +1,23 @@
 import type Koa from "koa";
 import type { Logger } from "pino";
-import { FairQueue } from "./db/fair-queue.ts";
-import { type Database, inTransaction } from "./db/lease.ts";
-import { migrate, migrationCheck } from "./db/migrate.ts";
-import { Turns } from "./db/turns.ts";
-import { databaseWarnings } from "./db/warnings.ts";
+import { modelRegistry } from "./db/access/model-registry.ts";
+import { type Database, inTransaction } from "./db/connect/lease.ts";
+import { databaseWarnings } from "./db/connect/warnings.ts";
+import { migrate, migrationCheck } from "./db/upkeep/migrate.ts";
 import { createApp } from "./http/app.ts";
 import { createMetrics } from "./http/metrics.ts";
 import { queueDepth } from "./jobs/queue.ts";
-import { type RunningWorker, startWorker, type WorkerOptions } from "./jobs/worker.ts";
+import { Worker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
+import { FairQueue } from "./load/fair-queue.ts";
+import { ShareGroups } from "./load/share-groups.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
 
-/** At 16 MiB each at most. */
+/** At most 8 bodies of up to 16 MiB are in memory at once. */
 const LARGE_BODIES = { places: 8, waitMs: 30_000, whenFull: "too many large bodies are being read" };
-/** Their attacks are load. */
+/** An audit report attacks the service over HTTP, so one runs at a time. */
 const AUDIT_REPORTS = { places: 1, waitMs: 60_000, mostWaiting: 1, whenFull: "other audit reports are being made" };
 
 export interface Service {
@@ -40,14 +41,23 @@ export interface ServiceOptions {
 /** Migrates, where this process may, and registers the Context and the embedding model. */
 export async function prepareDatabase(
   database: Database,
-  options: { context: string; mayMigrate: boolean; log: Logger; models?: ModelSettings },
+  options: {
+    context: string;
+    mayMigrate: boolean;
+    log: Logger;
+    models?: ModelSettings;
+    deployment?: number | undefined;
+  },
 ): Promise<void> {
   if (!options.mayMigrate) {
     if ((await inTransaction(database.app, migrationCheck())) === "current") return;
     throw new Error("the database is not at this version: start a worker first, or set DATABASE_OWNER_URL here");
   }
   await migrate(database);
-  await registerModel(database, options.models ?? LOCAL_MODELS, options.log);
+  await inTransaction(database.owner, (owner) =>
+    owner.query("SELECT scopefloor.number_deployment($1::int)", [options.deployment ?? null]),
+  );
+  await registerModel(modelRegistry(database), options.models ?? LOCAL_MODELS, options.log);
   await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.ensure_context($1)", [options.context]),
   );
@@ -57,16 +67,16 @@ export async function prepareDatabase(
 export async function createService(database: Database, options: ServiceOptions): Promise<Service> {
   const { context, log } = options;
   const touches = new KeyTouches(database.app);
-  const models = await Models.open(database, options.models ?? LOCAL_MODELS, log);
+  const models = await Models.open(modelRegistry(database), options.models ?? LOCAL_MODELS, log);
   const warnings = await databaseWarnings(database);
   for (const warning of warnings) log.warn(warning);
   let serving = true;
   const isServing = () => serving;
-  const worker: RunningWorker | undefined =
-    options.worker === undefined ? undefined : startWorker({ database, models, context, log }, options.worker);
+  const worker =
+    options.worker === undefined ? undefined : new Worker({ database, models, context, log }, options.worker).start();
   const app = createApp({
     database,
-    turns: new Turns(),
+    shareGroups: new ShareGroups(),
     intake: new FairQueue(LARGE_BODIES),
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,

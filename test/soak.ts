@@ -5,6 +5,7 @@
  */
 import { spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
 
 interface Soak {
   readonly files: readonly string[];
@@ -22,11 +23,14 @@ const SOAKS: Readonly<Record<string, Soak>> = {
   races: { files: ["test/forget/race.test.ts"], size: ["SCOPEFLOOR_RACES", "races", 10_000] },
 };
 
-const [name = "", ...options] = process.argv.slice(2);
-const given = (option: string) => options.find((one) => one.startsWith(`--${option}=`))?.slice(option.length + 3);
+const {
+  positionals: [name = ""],
+  values,
+} = parseArgs({ strict: false, allowPositionals: true });
+const given = (option: string) => (typeof values[option] === "string" ? values[option] : undefined);
 
 const environment = { ...process.env };
-if (options.includes("--embedded")) delete environment.TEST_DATABASE_URL;
+if (values.embedded !== undefined) delete environment.TEST_DATABASE_URL;
 
 const run = (script: readonly string[]) =>
   new Promise<number>((resolve) => {

@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
 import { readConfig } from "../config.ts";
-import { openDatabase } from "../db/open.ts";
-import { scrub } from "../db/scrub.ts";
+import { openDatabase } from "../db/connect/open.ts";
+import { scrub } from "../db/upkeep/scrub.ts";
 
 const USAGE = `usage: scopefloor scrub
 

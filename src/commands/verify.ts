@@ -1,7 +1,8 @@
 import { parseArgs } from "node:util";
-import { openPostgres } from "../db/open.ts";
-import { auditCatalog, type Finding } from "../verify/catalog.ts";
+import { openPostgres } from "../db/connect/open.ts";
+import { auditCatalog } from "../verify/catalog.ts";
 import { auditChain, type ChainHead, type ChainState } from "../verify/chain.ts";
+import type { Finding } from "../verify/finding.ts";
 import { runProbes } from "../verify/probes.ts";
 import { reportOf } from "../verify/report.ts";
 

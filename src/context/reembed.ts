@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** How far a subtree is on its way to the present model. */

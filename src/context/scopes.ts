@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { canonicalPath, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -57,17 +57,17 @@ export async function tombstoneScope(tx: ScopedTransaction): Promise<RegisteredS
   }
   // Entering to write has made the scope if there was none: rolled back with this answer.
   const known = await tx.row(
-    sql`SELECT 1 FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write}::int AND s.created_at < transaction_timestamp()`,
+    sql`SELECT 1 FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write?.id ?? null}::int AND s.created_at < transaction_timestamp()`,
   );
   if (known === undefined) throw notFound();
-  await tx.update("scope", { tombstonedAt: sql`coalesce(tombstoned_at, now())` as never }, sql`true`);
+  await tx.update("scope", { tombstonedAt: sql`coalesce(tombstoned_at, now())` }, sql`true`);
   recordTrace(tx, { kind: "decision", operation: "scope_delete" });
   return currentScope(tx);
 }
 
 async function currentScope(tx: ScopedTransaction): Promise<RegisteredScope> {
   const row = await tx.row<ScopeRow>(
-    sql`SELECT ${COLUMNS} FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write}::int`,
+    sql`SELECT ${COLUMNS} FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write?.id ?? null}::int`,
   );
   if (row === undefined) throw notFound();
   return toRegistered(row);

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { json, type ScopedTransaction } from "../db/scoped.ts";
+import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
 import type { Models } from "../models/models.ts";
 import { recordTrace } from "../traces/record.ts";

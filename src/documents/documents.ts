@@ -1,13 +1,13 @@
 import { v7 as uuid } from "uuid";
-import { json, list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
-import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
+import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
 import type { MediaType } from "./parsing/media-type.ts";
-import { PART_BYTES, type SpooledFile } from "./spool.ts";
+import type { SpooledFile } from "./spool.ts";
 
-/** In the order in which a document goes through them; `extracting_nodes` is for a chat model, which is not used yet. */
+/** As the wire knows them, in order. `keywording` and `extracting_nodes` are other services' words: no document is ever in them. */
 export const DOCUMENT_STATUSES = [
   "queued",
   "extracting",
@@ -200,7 +200,7 @@ export async function removeChunks(tx: ScopedTransaction, id: string): Promise<v
 
 /** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
 export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
-  await tx.call("drop_recalled_answers"); // they may hold its text
+  await tx.call("drop_cached_answers"); // they may hold its text
   const deleted = await removeDocument(tx, id);
   if (deleted === 0) throw notFound();
   await writeReceipt(
@@ -257,50 +257,4 @@ export async function listChunks(tx: ScopedTransaction, id: string, limit: numbe
     returned: rows.length,
   });
   return rows.map(toChunk);
-}
-
-export interface StoredBytes {
-  readonly mimeType: string;
-  readonly title: string;
-  readonly size: number;
-  readonly version: number;
-  readonly parts: number;
-}
-
-/** What the newest upload's bytes are. 404 as well when they were forgotten with a part of the text. */
-export async function describeBytes(tx: ScopedTransaction, id: string): Promise<StoredBytes> {
-  const row = await tx.row<{
-    mimeType: string;
-    title: string;
-    size: number;
-    version: number;
-    contentHash: string | null;
-  }>(sql`
-    SELECT o.mime_type AS "mimeType", o.title, o.size_bytes AS size, o.version, o.content_hash AS "contentHash"
-    FROM ${tx.read("document", "o")} WHERE o.id = ${id}::uuid`);
-  if (row === undefined || row.contentHash === null) throw notFound();
-  recordTrace(tx, { kind: "retrieval", operation: "document_raw", sources: [id], returned: 1 });
-  return { ...row, parts: Math.ceil(row.size / PART_BYTES) };
-}
-
-export async function readPart(tx: ScopedTransaction, id: string, version: number, part: number): Promise<Uint8Array> {
-  const row = await tx.row<{ bytes: Uint8Array }>(sql`
-    SELECT c.bytes FROM ${tx.read("document_content", "c")}
-    WHERE c.document_id = ${id}::uuid AND c.version = ${version}::int AND c.part = ${part}::int`);
-  if (row === undefined) throw notFound();
-  return row.bytes;
-}
-
-/** Takes the bytes of documents out, and what else was made from the text of them, because a part of that text was forgotten. */
-export async function forgetBytes(tx: ScopedTransaction, documents: readonly string[]): Promise<number> {
-  const ids = list(documents);
-  // A newer version that is still on its way is another text.
-  await tx.remove(
-    "document_content",
-    sql`document_id = ANY (${ids}::uuid[]) AND version <= (
-      SELECT o.ready_version FROM ${tx.read("document", "o")} WHERE o.scope_id = document_content.scope_id AND o.id = document_content.document_id)`,
-  );
-  await tx.remove("keyword", sql`document_id = ANY (${ids}::uuid[])`);
-  const contentHash = sql`CASE WHEN version = ready_version THEN NULL ELSE content_hash END` as never;
-  return tx.update("document", { contentHash, updatedAt: sql`now()` as never }, sql`id = ANY (${ids}::uuid[])`);
 }

@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
 import { getDocument } from "./documents.ts";

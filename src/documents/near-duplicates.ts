@@ -1,5 +1,5 @@
 import { setImmediate } from "node:timers/promises";
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { areAlike, type Words, wordsOf } from "./similarity.ts";
 
 /** Older chunks that are looked at for a batch: a boilerplate line may share its band with thousands. */

@@ -1,19 +1,20 @@
-import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import { forgetBytes, removeDocument } from "../documents/documents.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
+import { forgetBytes } from "../documents/bytes.ts";
+import { removeDocument } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { removeEntities } from "../memory/entities.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
-import { NO_FILTER } from "../recall/filter.ts";
-import { rankByBm25 } from "../recall/lexical.ts";
-import { fetchHits } from "../recall/passages.ts";
-import { rankByDistance } from "../recall/vector.ts";
+import { fetchHits } from "../recall/answer/hits.ts";
+import { rankByBm25 } from "../recall/ranking/bm25.ts";
+import { NO_FILTER } from "../recall/ranking/filter.ts";
+import { rankByDistance } from "../recall/ranking/vector.ts";
+import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
-import { matchNames, removeNames } from "./names.ts";
-import { type ForgottenItems, NOTHING, writeReceipt } from "./receipt.ts";
-import { type Match, matchUnranked } from "./unranked.ts";
+import { matchNames, removeNames } from "./matching/document-names.ts";
+import { type Match, matchUnranked } from "./matching/facts-and-items.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
-const MOST = 1_000;
+const MAX_MATCHES = 1_000;
 
 export interface ForgetRequest {
   readonly query: string | undefined;
@@ -73,7 +74,7 @@ export async function forgetMatching(
   const items = { ...itemsOf(matches, request), ...named };
   const counts = await forgetItems(tx, items, request.purge);
   const pendingDocuments = await tx.call<number>("pending_documents");
-  const answers = await tx.call<number>("drop_recalled_answers");
+  await tx.call("drop_cached_answers");
   const receiptId = await writeReceipt(
     tx,
     {
@@ -85,7 +86,6 @@ export async function forgetMatching(
     },
     {
       ...counts,
-      idempotency: answers,
       ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
     },
   );
@@ -114,15 +114,15 @@ async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, item
   const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.update(
     "passage",
-    { expiredAt: sql`now()` as never, embedding: null, embedderId: null },
+    { expiredAt: sql`now()`, embedding: null, embedderId: null },
     sql`id = ANY (${list(ids)}::uuid[]) AND expired_at IS NULL`,
   );
   const turn = await tx.update(
     "turn",
-    { expiredAt: sql`now()` as never },
+    { expiredAt: sql`now()` },
     sql`id = ANY (${list(turns)}::uuid[]) AND expired_at IS NULL`,
   );
-  const fact = { expiredAt: sql`now()` as never };
+  const fact = { expiredAt: sql`now()` };
   const attribute = await tx.update("attribute", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
   const relation = await tx.update("relation", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
   // The keyed store has no expired values: what is forgotten there is gone.
@@ -207,9 +207,9 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise
   }
   if (request.query === undefined) return wholeSession(tx, request);
   const [lexical, ...byModel] = await Promise.all([
-    rankByBm25(tx, request.query, filter, MOST),
+    rankByBm25(tx, request.query, filter, MAX_MATCHES),
     ...request.prepared.vectors.map(async ({ embedder, vector }) =>
-      (await rankByDistance(tx, embedder, vector, filter, MOST)).ranking.map((c) => ({
+      (await rankByDistance(tx, embedder, vector, filter, MAX_MATCHES)).ranking.map((c) => ({
         ...c,
         isNear: 1 - c.score < embedder.nearDistance,
       })),
@@ -227,9 +227,11 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise
   const least = (scored[0]?.score ?? 0) * request.threshold;
   const matching = scored.filter((c) => c.score >= least);
   const unranked =
-    request.sessionId === undefined ? await matchUnranked(tx, request.query, request.threshold, MOST) : [];
-  if (matching.length + unranked.length >= MOST) {
-    throw unprocessable(`${MOST} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`);
+    request.sessionId === undefined ? await matchUnranked(tx, request.query, request.threshold, MAX_MATCHES) : [];
+  if (matching.length + unranked.length >= MAX_MATCHES) {
+    throw unprocessable(
+      `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,
+    );
   }
   return [...(await fetchHits(tx, matching)), ...unranked];
 }

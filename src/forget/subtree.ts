@@ -1,6 +1,6 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { type ForgetCounts, writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
-import { type ForgetCounts, writeReceipt } from "./receipt.ts";
 
 /**
  * Every table with a scope, and what an erase does to it; a test compares this list with the
@@ -22,7 +22,7 @@ export const ERASURE = {
     "turn",
     "session",
   ],
-  /** By `scopefloor.retire_scopes` and `drop_recalled_answers`: text out, numbers kept. */
+  /** By `scopefloor.retire_scopes` and `drop_cached_answers`: text out, numbers kept. */
   redact: [
     "idempotency",
     "response_cache",
@@ -49,9 +49,9 @@ export interface ErasedSubtree {
 export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree> {
   const counts: Record<string, number> = {};
   for (const table of ERASURE.delete) counts[table] = await tx.remove(table, sql`true`);
-  counts.idempotency = await tx.call<number>("drop_recalled_answers");
+  await tx.call("drop_cached_answers");
   const retired = await tx.call<ForgetCounts>("retire_scopes");
-  counts.idempotency += retired.idempotency ?? 0;
+  counts.idempotency = retired.idempotency ?? 0;
   const receiptId = await writeReceipt(
     tx,
     { policy: "scope", action: "erase", subtree: true },

@@ -1,22 +1,15 @@
 import { createHash } from "node:crypto";
 import type { ParameterizedContext } from "koa";
-import { json, type ScopedTransaction } from "../db/scoped.ts";
+import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { RolledBack } from "../db/connect/lease.ts";
 import { AppError, invalid } from "../errors.ts";
 import type { Endpoint } from "./endpoint.ts";
+import type { Input } from "./input.ts";
 
 /** The body as text: JSON in the database has its own order of members, and a replay has none but the first's. */
 export interface StoredAnswer {
   readonly status: number;
   readonly body: string | null;
-}
-
-/** Thrown to leave a transaction that found an answer stored for its idempotency key. */
-export class Replay extends Error {
-  readonly answer: StoredAnswer;
-  constructor(answer: StoredAnswer) {
-    super("replay");
-    this.answer = answer;
-  }
 }
 
 /** One use of an idempotency key. */
@@ -26,18 +19,20 @@ export interface Idempotency {
   readonly bodyHash: Uint8Array;
 }
 
+/** What a handler goes on with: its own answer, or the one that was stored for the same request. */
+type Once<T> = { readonly body: T } | { readonly body: T; readonly replayed: StoredAnswer };
+type Said = Pick<Input, "params" | "body"> | undefined;
+
 /** Claims the idempotency key, does the work and stores its answer: all of it commits, or none. */
 export async function onlyOnce<T>(
   tx: ScopedTransaction,
   spec: Endpoint,
-  idempotency: Idempotency,
+  { endpoint: at, key, bodyHash }: Idempotency,
+  said: Said,
   work: (tx: ScopedTransaction) => Promise<T>,
-): Promise<T> {
-  const { endpoint: at, key, bodyHash } = idempotency;
-  const claim = await claimed(tx, at, key, bodyHash, spec.recalls);
-  if (claim.status === "replay") throw new Replay(claim.answer);
-  if (claim.status === "busy")
-    throw new AppError("unavailable", "something that this may answer with is being forgotten", { retryAfter: 1 });
+): Promise<Once<T>> {
+  const claim = await claimed(tx, at, key, bodyHash);
+  if (claim.status === "replay") return replayOf<T>(spec, claim.answer, said);
   if (claim.status === "conflict") {
     throw new AppError(
       "conflict",
@@ -47,30 +42,31 @@ export async function onlyOnce<T>(
     );
   }
   const body = await work(tx);
-  if (!spec.secret)
-    await tx.call(
-      "store_answer",
-      at,
-      key,
-      json({ status: spec.status, body: body === undefined ? null : JSON.stringify(body) }),
-    );
-  return body;
+  if (body instanceof RolledBack) throw new Error(`${at}: work that is undone has no answer to store`);
+  if (!spec.secret) {
+    const kept = spec.retold === undefined ? body : spec.retold.strip(body);
+    const stored = { status: spec.status, body: kept === undefined ? null : JSON.stringify(kept) };
+    await tx.call("store_answer", at, key, json(stored), sql`${list(tx.spokenOf)}::uuid[]`);
+  }
+  return { body };
+}
+
+function replayOf<T>(spec: Endpoint, { status, body }: StoredAnswer, said: Said): Once<T> {
+  if (spec.retold === undefined || body === null) {
+    return { body: (body === null ? undefined : JSON.parse(body)) as T, replayed: { status, body } };
+  }
+  const told = spec.retold.tell(JSON.parse(body), said);
+  return { body: told as T, replayed: { status, body: JSON.stringify(told) } };
 }
 
 type Claim =
-  | { readonly status: "new" | "busy" }
+  | { readonly status: "new" }
   | { readonly status: "replay"; readonly answer: StoredAnswer }
   | { readonly status: "conflict"; readonly sameBody: boolean };
 
-async function claimed(
-  tx: ScopedTransaction,
-  at: string,
-  key: string,
-  bodyHash: Uint8Array,
-  recalled: boolean,
-): Promise<Claim> {
+async function claimed(tx: ScopedTransaction, at: string, key: string, bodyHash: Uint8Array): Promise<Claim> {
   try {
-    return await tx.call<Claim>("claim_idempotency", at, key, bodyHash, recalled);
+    return await tx.call<Claim>("claim_idempotency", at, key, bodyHash);
   } catch (cause) {
     // Waited for the first one as long as a statement may take, and it has not ended.
     if (["55P03", "57014"].includes((cause as { code?: string }).code ?? "")) {
@@ -83,22 +79,29 @@ async function claimed(
   }
 }
 
-export function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, raw: Buffer): Idempotency | undefined {
+/** Undefined: the request has no idempotency key, or no answer is kept for it, since it only reads. */
+export function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, input: Input): Idempotency | undefined {
   const key = ctx.get("idempotency-key");
   if (key === "" || (spec.method !== "post" && spec.method !== "put")) return undefined;
   if (!/^[\x21-\x7e]{1,255}$/.test(key)) throw invalid("Idempotency-Key must be 1 to 255 printable ASCII characters");
+  if (spec.readsOnly(input.body)) return undefined;
   const bodyHash = createHash("sha256")
     .update(ctx.querystring)
     .update("\0")
     .update(ctx.get("x-spectron-on-behalf-of"))
     .update("\0")
-    .update(raw)
+    .update(input.digested)
     .digest();
   return { endpoint: `${ctx.method} ${ctx.path}`, key, bodyHash };
 }
 
-/** Leaves with the answer that is stored for this very request, if there is one. */
-export async function replayStored(tx: ScopedTransaction, { endpoint: at, key, bodyHash }: Idempotency): Promise<void> {
+/** The answer that is stored for this very request, if there is one. */
+export async function replayStored<T>(
+  tx: ScopedTransaction,
+  spec: Endpoint,
+  { endpoint: at, key, bodyHash }: Idempotency,
+  said: Said,
+): Promise<Once<T> | undefined> {
   const stored = await tx.call<StoredAnswer | null>("stored_answer", at, key, bodyHash);
-  if (stored !== null) throw new Replay(stored);
+  return stored === null ? undefined : replayOf<T>(spec, stored, said);
 }

@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
 import type { Context, Next } from "koa";
 import type { Logger } from "pino";
-import { AppError } from "../errors.ts";
+import { AppError, type ErrorSlug } from "../errors.ts";
 
-const titles: Record<string, string> = {
+const titles: Record<ErrorSlug, string> = {
   "validation-error": "The request is not valid",
   unauthorized: "Not authenticated",
   forbidden: "Not allowed",
@@ -34,7 +34,7 @@ export function asAppError(error: unknown): AppError {
       retryAfter: 1,
     });
   }
-  return new AppError("internal", "something went wrong on our side; the request id finds it in the log", {
+  return new AppError("internal", "internal error; search the log for this requestId", {
     cause: error,
   });
 }

@@ -77,14 +77,14 @@ interface Parts {
   metadata: string | undefined;
 }
 
-/** What is still coming after a refusal is thrown away up to here, so that the client reads the answer. */
-const DRAINED = 64 * 1024 * 1024;
+/** Bytes that are read on and thrown away after a refusal, so that the client reads the answer. */
+const MAX_DRAINED_BYTES = 64 * 1024 * 1024;
 
 function drain(request: IncomingMessage): void {
   let size = 0;
   request.on("data", (part: Buffer) => {
     size += part.length;
-    if (size > DRAINED) request.destroy();
+    if (size > MAX_DRAINED_BYTES) request.destroy();
   });
 }
 
@@ -95,92 +95,114 @@ const unknownPart = (name: string | undefined) =>
 const cutShort = (cause?: unknown) =>
   new AppError("validation-error", "the body could not be read to its end", { cause });
 
-async function readParts(request: IncomingMessage): Promise<Parts> {
-  if (request.destroyed) throw cutShort();
-  const parts: Parts = { spooled: undefined, metadata: undefined };
-  const filing: Promise<void>[] = [];
-  let hasFile = false;
-  let failure: unknown;
-  let parser: busboy.Busboy;
+const BUSBOY_LIMITS = {
+  files: 2,
+  fields: 1,
+  parts: 3,
+  fileSize: UPLOAD_LIMIT + 1,
+  fieldSize: METADATA_LIMIT,
+  fieldNameSize: 100,
+  headerPairs: 20,
+};
+
+function parserOf({ headers }: IncomingMessage): busboy.Busboy {
   try {
-    parser = busboy({
-      headers: request.headers,
-      defParamCharset: "utf8",
-      limits: {
-        files: 2,
-        fields: 1,
-        parts: 3,
-        fileSize: UPLOAD_LIMIT + 1,
-        fieldSize: METADATA_LIMIT,
-        fieldNameSize: 100,
-        headerPairs: 20,
-      },
-    });
+    return busboy({ headers, defParamCharset: "utf8", limits: BUSBOY_LIMITS });
   } catch (cause) {
     throw new AppError("validation-error", "the multipart body has no boundary", { cause });
   }
+}
+
+async function readParts(request: IncomingMessage): Promise<Parts> {
+  if (request.destroyed) throw cutShort();
+  const parser = parserOf(request);
+  const taker = new PartTaker();
   await new Promise<void>((resolve) => {
-    const fail = (error: unknown) => {
-      failure ??= error;
-      resolve();
-    };
-    const takeMetadata = (text: string) => {
-      if (parts.metadata !== undefined) fail(invalid("the multipart body has metadata twice"));
-      parts.metadata = text;
-    };
-    const takeFile = async (stream: Readable, filename: string, partType: string) => {
-      const file = await spool(stream);
-      parts.spooled = { file, filename: filename.slice(-255), partType };
-      if (file.size > UPLOAD_LIMIT) fail(tooLarge());
-    };
+    taker.onFailure = resolve;
     // busboy's types promise a name and a file name; a part need have neither.
-    parser.on("file", (name: string | undefined, stream, info: Partial<busboy.FileInfo>) => {
-      // First of all: a stream that fails before anyone reads it would end the process.
-      stream.on("error", () => undefined);
-      const refusal =
-        name === "metadata" || (name === "file" && !hasFile)
-          ? undefined
-          : name === "file"
-            ? invalid("the multipart body has more than one file")
-            : unknownPart(name);
-      if (refusal !== undefined) {
-        stream.resume();
-        return fail(refusal);
-      }
-      // Metadata in a part with a file name, as browsers send a Blob.
-      if (name === "metadata") {
-        filing.push(readField(stream).then(takeMetadata).catch(fail));
-        return;
-      }
-      hasFile = true;
-      stream.on("limit", () => fail(tooLarge()));
-      filing.push(takeFile(stream, info.filename ?? "", info.mimeType ?? "").catch(fail));
-    });
-    parser.on("field", (name: string | undefined, value, { valueTruncated }) => {
-      if (name !== "metadata") return fail(unknownPart(name));
-      if (valueTruncated) return fail(invalid(`metadata is over ${METADATA_LIMIT} bytes`));
-      takeMetadata(value);
-    });
+    parser.on("file", (name: string | undefined, stream, info: Partial<busboy.FileInfo>) =>
+      taker.takeFilePart(name, stream, info),
+    );
+    parser.on("field", (name: string | undefined, value, { valueTruncated }) =>
+      taker.takeField(name, value, valueTruncated),
+    );
     for (const limit of ["filesLimit", "fieldsLimit", "partsLimit"] as const) {
-      parser.on(limit, () => fail(invalid("the multipart body has more parts than file and metadata, once each")));
+      const tooMany = "the multipart body has more parts than file and metadata, once each";
+      parser.on(limit, () => taker.fail(invalid(tooMany)));
     }
-    parser.on("error", (cause) => fail(new AppError("validation-error", "the multipart body is malformed", { cause })));
+    parser.on("error", (cause) =>
+      taker.fail(new AppError("validation-error", "the multipart body is malformed", { cause })),
+    );
     parser.on("close", resolve);
-    request.on("error", (cause) => fail(cutShort(cause)));
+    request.on("error", (cause) => taker.fail(cutShort(cause)));
     request.on("close", () => {
-      if (!request.complete) fail(cutShort());
+      if (!request.complete) taker.fail(cutShort());
     });
     request.pipe(parser);
   });
-  if (failure !== undefined) {
+  if (taker.failure !== undefined) {
     request.unpipe(parser);
     drain(request);
     parser.destroy();
   }
-  await Promise.all(filing);
-  if (failure !== undefined) {
-    await parts.spooled?.file.discard();
-    throw failure;
+  return taker.taken();
+}
+
+/** Takes the parts of one body as they come; the first thing that is wrong is what is told. */
+class PartTaker {
+  failure: unknown;
+  onFailure: () => void = () => undefined;
+  readonly #parts: Parts = { spooled: undefined, metadata: undefined };
+  readonly #filing: Promise<void>[] = [];
+  #hasFile = false;
+
+  fail(error: unknown): void {
+    this.failure ??= error;
+    this.onFailure();
   }
-  return parts;
+
+  takeField(name: string | undefined, value: string, isTruncated: boolean): void {
+    if (name !== "metadata") this.fail(unknownPart(name));
+    else if (isTruncated) this.fail(invalid(`metadata is over ${METADATA_LIMIT} bytes`));
+    else this.#takeMetadata(value);
+  }
+
+  takeFilePart(name: string | undefined, stream: Readable, info: Partial<busboy.FileInfo>): void {
+    // First of all: a stream that fails before anyone reads it would end the process.
+    stream.on("error", () => undefined);
+    if (name === "metadata") {
+      // In a part with a file name, as browsers send a Blob.
+      this.#file(readField(stream).then((text) => this.#takeMetadata(text)));
+    } else if (name === "file" && !this.#hasFile) {
+      this.#hasFile = true;
+      stream.on("limit", () => this.fail(tooLarge()));
+      this.#file(this.#takeFile(stream, info.filename ?? "", info.mimeType ?? ""));
+    } else {
+      stream.resume();
+      this.fail(name === "file" ? invalid("the multipart body has more than one file") : unknownPart(name));
+    }
+  }
+
+  /** What there is once all of it is on disk. */
+  async taken(): Promise<Parts> {
+    await Promise.all(this.#filing);
+    if (this.failure === undefined) return this.#parts;
+    await this.#parts.spooled?.file.discard();
+    throw this.failure;
+  }
+
+  #file(filing: Promise<void>): void {
+    this.#filing.push(filing.catch((error: unknown) => this.fail(error)));
+  }
+
+  #takeMetadata(text: string): void {
+    if (this.#parts.metadata !== undefined) this.fail(invalid("the multipart body has metadata twice"));
+    this.#parts.metadata = text;
+  }
+
+  async #takeFile(stream: Readable, filename: string, partType: string): Promise<void> {
+    const file = await spool(stream);
+    this.#parts.spooled = { file, filename: filename.slice(-255), partType };
+    if (file.size > UPLOAD_LIMIT) this.fail(tooLarge());
+  }
 }

@@ -1,14 +1,14 @@
 import { v7 as uuid } from "uuid";
-import { enterJob, type TakenJob } from "../db/enter-job.ts";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import type { Embedded, Embedder } from "../models/embedder.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import type { VectorText } from "../models/vectors.ts";
 import { recordTrace } from "../traces/record.ts";
-import type { JobContext } from "./worker.ts";
+import type { JobContext } from "./job-context.ts";
 
 /** Passages in one call to the model. */
-const BATCH = 64;
+const PASSAGES_PER_CALL = 64;
 /** After so many the job goes to the end of the line: other floors are waiting. */
 const BATCHES = 40;
 /** From this attempt on a text may be to blame for a failure that names no other reason. */
@@ -61,7 +61,7 @@ const waitingPassages = (tx: ScopedTransaction, embedderId: number) =>
   tx.rows<Waiting>(sql`
     SELECT p.id, p.text FROM ${tx.read("passage", "p")}
     WHERE p.expired_at IS NULL AND p.embedder_id IS DISTINCT FROM ${embedderId}::int
-    ORDER BY p.observed_at DESC, p.id LIMIT ${BATCH}`);
+    ORDER BY p.observed_at DESC, p.id LIMIT ${PASSAGES_PER_CALL}`);
 
 /** A text of no one's, to find out whether a model works at all. */
 const PROBE = "The quick brown fox jumps over the lazy dog.";
@@ -107,8 +107,7 @@ async function storeVectors(
   await tx.update(
     "passage",
     {
-      embedding:
-        sql`(SELECT v.embedding::halfvec FROM jsonb_to_recordset(${given}) AS v(id uuid, embedding text) WHERE v.id = passage.id)` as never,
+      embedding: sql`(SELECT v.embedding::halfvec FROM jsonb_to_recordset(${given}) AS v(id uuid, embedding text) WHERE v.id = passage.id)`,
       embedderId: embedder.id,
     },
     sql`id IN (SELECT v.id FROM jsonb_to_recordset(${given}) AS v(id uuid)) AND expired_at IS NULL`,
@@ -119,7 +118,7 @@ async function storeVectors(
 async function finish(tx: ScopedTransaction): Promise<void> {
   await tx.update(
     "document",
-    { status: "ready", error: null, processingCompletedAt: sql`now()` as never, updatedAt: sql`now()` as never },
+    { status: "ready", error: null, processingCompletedAt: sql`now()`, updatedAt: sql`now()` },
     // Also one whose embedding was given up before.
     sql`(status = 'embedding' OR (status = 'failed' AND ready_version = version)) AND ready_version = version`,
   );

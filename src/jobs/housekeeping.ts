@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
-import { type Database, inTransaction } from "../db/lease.ts";
+import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { failureOf } from "../log.ts";
-import { keepGraphs } from "./vector-graphs.ts";
+import { reconcileGraphs } from "./vector-graphs.ts";
 
 const EVERY_MS = 60_000;
 
@@ -17,7 +17,7 @@ export interface HousekeepingOptions {
 }
 
 /** Folds counters, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
-export async function keepHouse(database: Database, now: Date): Promise<void> {
+export async function runHousekeeping(database: Database, now: Date): Promise<void> {
   await inTransaction(database.worker, async (worker) => {
     await worker.query("SELECT scopefloor.fold_counters()");
     await worker.query("SELECT scopefloor.purge_old()");
@@ -30,7 +30,7 @@ export async function keepHouse(database: Database, now: Date): Promise<void> {
       owner.query("SELECT scopefloor.ensure_trace_partition($1)", [month]),
     );
   }
-  if (database.kind === "embedded") await vacuumGrown(database);
+  if (database.kind === "embedded") await vacuumGrownTables(database);
 }
 
 /** Gives what is new in the audit chain its place there. */
@@ -48,7 +48,7 @@ export async function sealAudit(database: Database): Promise<void> {
  * scans visit the tables, which costs a recall among 10,000 passages a third of its time. Nor does
  * it count changes, so a table's size has to say that it is worth while.
  */
-async function vacuumGrown(database: Database): Promise<void> {
+async function vacuumGrownTables(database: Database): Promise<void> {
   const lease = await database.owner.acquire();
   try {
     const grown = await lease.query(`
@@ -77,10 +77,10 @@ export function startHousekeeping(
     // The journal first, and by itself: what is forgotten must outlive whatever else does not work.
     round = Promise.resolve(journal?.save())
       .catch(failed)
-      .then(() => keepHouse(database, new Date()))
+      .then(() => runHousekeeping(database, new Date()))
       .then(() => {
         // In a round of its own: a build takes minutes.
-        building ??= keepGraphs(database, { least: graphFrom, log, isStopped: () => stopped })
+        building ??= reconcileGraphs(database, { least: graphFrom, log, isStopped: () => stopped })
           .catch(failed)
           .finally(() => {
             building = undefined;

@@ -1,6 +1,6 @@
 import { v7 as uuid } from "uuid";
-import { enterJob, JobGone, type TakenJob } from "../db/enter-job.ts";
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type DocumentStatus, removeChunks } from "../documents/documents.ts";
 import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
 import type { Chunk } from "../documents/parsing/chunk.ts";
@@ -8,13 +8,13 @@ import type { Keyword } from "../documents/parsing/keywords.ts";
 import type { MediaType } from "../documents/parsing/media-type.ts";
 import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
-import { storePassages } from "../memory/passages.ts";
+import { storePassages } from "../memory/store-passages.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
-import type { JobContext } from "./worker.ts";
+import type { JobContext } from "./job-context.ts";
 
 /** Chunks stored by one statement. */
-const BATCH = 500;
+const CHUNKS_PER_TRANSACTION = 500;
 
 /**
  * Takes one version of a document from its bytes to recall. Done twice it has one effect: it begins by
@@ -47,7 +47,10 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   const inline = deps.models.current.isRemote ? undefined : deps.models.current;
   let embedded = 0;
   const store = async (tx: ScopedTransaction, document: Version, at: number) => {
-    const [chunks, counts] = [parsed.chunks.slice(at, at + BATCH), tokens.slice(at, at + BATCH)];
+    const [chunks, counts] = [
+      parsed.chunks.slice(at, at + CHUNKS_PER_TRANSACTION),
+      tokens.slice(at, at + CHUNKS_PER_TRANSACTION),
+    ];
     embedded += await storeChunks(tx, inline, document, chunks, counts);
   };
   const isFirst = !started.hasReadyVersion;
@@ -55,14 +58,14 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     // Nothing has to leave recall in the same moment: short transactions, so that an erasure of the
     // scope, or a reader behind it, never waits for a whole book. A retry begins again.
     await enter((tx) => clear(tx, job));
-    for (let at = 0; at < parsed.chunks.length; at += BATCH) {
+    for (let at = 0; at < parsed.chunks.length; at += CHUNKS_PER_TRANSACTION) {
       await enter((tx, document) => store(tx, document, at));
     }
   }
   await enter(async (tx, document, renew) => {
     if (!isFirst) {
       await clear(tx, job);
-      for (let at = 0; at < parsed.chunks.length; at += BATCH) {
+      for (let at = 0; at < parsed.chunks.length; at += CHUNKS_PER_TRANSACTION) {
         await renew();
         await store(tx, document, at);
       }
@@ -121,7 +124,7 @@ async function start(
     }
     await setStatus(tx, job, {
       status: "extracting",
-      processingStartedAt: sql`coalesce(processing_started_at, now())` as never,
+      processingStartedAt: sql`coalesce(processing_started_at, now())`,
       error: null,
     });
     return {
@@ -137,7 +140,7 @@ type DocumentChange = Parameters<typeof ScopedTransaction.prototype.update<"docu
 const setStatus = (tx: ScopedTransaction, job: TakenJob, change: DocumentChange) =>
   tx.update(
     "document",
-    { updatedAt: sql`now()` as never, ...change },
+    { updatedAt: sql`now()`, ...change },
     sql`id = ${job.documentId}::uuid AND version = ${job.version}::int`,
   );
 
@@ -146,7 +149,7 @@ const advance = (deps: JobContext, job: TakenJob, status: DocumentStatus) =>
 
 async function fail(deps: JobContext, job: TakenJob, reason: string): Promise<void> {
   await enterJob(deps.database.worker, job, deps.context, async (tx) => {
-    await setStatus(tx, job, { status: "failed", error: reason, processingCompletedAt: sql`now()` as never });
+    await setStatus(tx, job, { status: "failed", error: reason, processingCompletedAt: sql`now()` });
     recordTrace(tx, { kind: "decision", operation: "extract", sources: [job.documentId ?? ""], returned: 0 });
     await finish(tx);
   });
@@ -208,7 +211,7 @@ async function complete(tx: ScopedTransaction, job: TakenJob, status: "ready" | 
     status,
     error: null,
     readyVersion: job.version,
-    ...(status === "ready" ? { processingCompletedAt: sql`now()` as never } : {}),
+    ...(status === "ready" ? { processingCompletedAt: sql`now()` } : {}),
   });
   // A newer version came in the meantime: nothing of this one may stay.
   if (completed === 0) throw new JobGone();

@@ -1,5 +1,5 @@
-import type { TakenJob } from "../db/enter-job.ts";
-import { type Database, inTransaction } from "../db/lease.ts";
+import type { TakenJob } from "../db/access/enter-job.ts";
+import { type Database, inTransaction } from "../db/connect/lease.ts";
 
 /** How many jobs are in a state, over all scopes. */
 export interface QueueDepth {
@@ -21,9 +21,9 @@ export class Queue {
     this.#leaseSeconds = leaseSeconds;
   }
 
-  /** The next job, or undefined when nothing is due or each floor has `perFloor` at work. */
-  async take(perFloor: number): Promise<TakenJob | undefined> {
-    const [row] = await this.#call("SELECT scopefloor.take_job($1, $2) AS job", [perFloor, this.#leaseSeconds]);
+  /** The next job, or undefined when nothing is due or each share group has `perGroup` at work. */
+  async take(perGroup: number): Promise<TakenJob | undefined> {
+    const [row] = await this.#call("SELECT scopefloor.take_job($1, $2) AS job", [perGroup, this.#leaseSeconds]);
     return (row?.job ?? undefined) as TakenJob | undefined;
   }
 
@@ -53,7 +53,7 @@ export class Queue {
   }
 }
 
-/** Whether there is work; fails when the queue cannot be looked at. */
+/** Whether there is work; fails when the queue cannot be read. */
 export async function hasWork(database: Database): Promise<boolean> {
   const [row] = await inTransaction(database.app, (app) => app.query("SELECT scopefloor.has_work() AS has"));
   return row?.has === true;

@@ -1,13 +1,13 @@
 import type { Logger } from "pino";
-import { type Database, inTransaction, type Lease } from "../db/lease.ts";
-import { createGraph, dropGraph, limitBuilds } from "../db/vector-graph.ts";
+import { type Database, inTransaction, type Lease } from "../db/connect/lease.ts";
+import { createGraph, dropGraph, limitBuilds } from "../db/upkeep/vector-graph.ts";
 import { failureOf } from "../log.ts";
 
 /**
  * Graphs on the one table `passage`. Every statement locks every index of its table: 1,000 of them cost
  * 2.9 ms a statement, and 3,000 concurrent transactions ran out of locks. The largest scopes have them.
  */
-const MOST = 200;
+const MAX_GRAPHS = 200;
 /** One worker at a time builds, whatever their number. */
 const LOCK = "7700, 5";
 
@@ -41,11 +41,11 @@ export interface GraphOptions {
  * Needs the owner's connection, for DDL; what is to be done is known from counts, and no content is
  * read. On the embedded database nothing is built: it would take minutes, with everyone waiting.
  */
-export async function keepGraphs(database: Database, options: GraphOptions): Promise<void> {
+export async function reconcileGraphs(database: Database, options: GraphOptions): Promise<void> {
   if (database.kind === "embedded") return;
   const look = async () =>
     (await inTransaction(database.worker, (worker) =>
-      worker.query("SELECT * FROM scopefloor.vector_index_work($1, $2)", [options.least, options.most ?? MOST]),
+      worker.query("SELECT * FROM scopefloor.vector_index_work($1, $2)", [options.least, options.most ?? MAX_GRAPHS]),
     )) as unknown as Work[];
   if ((await look()).length === 0) return;
   const owner = await database.owner.acquire();

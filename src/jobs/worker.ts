@@ -1,22 +1,20 @@
-import type { Logger } from "pino";
-import { JobGone, type TakenJob } from "../db/enter-job.ts";
-import type { Database } from "../db/lease.ts";
+import { JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
 import { failureOf } from "../log.ts";
-import type { Models } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { embedPassages } from "./embed-passages.ts";
+import type { JobContext } from "./job-context.ts";
 import { processDocument } from "./process-document.ts";
 import { Queue } from "./queue.ts";
 
 export interface WorkerOptions {
   /** Jobs at work at the same time in this process. */
   readonly concurrency: number;
-  /** Of those of one floor at most, over all workers. */
-  readonly perFloor: number;
+  /** Of those of one share group at most, over all workers. */
+  readonly perGroup: number;
   /** A job that says nothing for this long is another worker's to take. */
   readonly leaseSeconds: number;
-  /** Between looks at an empty queue. */
+  /** How often an empty queue is polled. */
   readonly pollMs: number;
   /** The first wait before another attempt; it doubles with each. */
   readonly backoffSeconds: number;
@@ -26,7 +24,7 @@ export interface WorkerOptions {
 
 const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 2,
-  perFloor: 1,
+  perGroup: 1,
   leaseSeconds: 30,
   pollMs: 500,
   backoffSeconds: 2,
@@ -34,136 +32,116 @@ const WORKER_DEFAULTS: WorkerOptions = {
   parser: PARSER_LIMITS,
 };
 
-const LONGEST_WAIT_SECONDS = 300;
-
-/** What a job works with. */
-export interface JobContext {
-  readonly database: Database;
-  readonly models: Models;
-  readonly context: string;
-  readonly log: Logger;
-  readonly parser: ParserLimits;
-  extend(job: TakenJob): Promise<void>;
-}
-
-export interface RunningWorker {
-  /** Looks at the queue now: something was put there. */
-  wake(): void;
-  /** Takes no more jobs, and waits for those at work. */
-  stop(): Promise<void>;
-}
+const MAX_BACKOFF_SECONDS = 300;
 
 /** Takes jobs from the queue and does them, until it is stopped. */
-export function startWorker(
-  deps: Omit<JobContext, "extend" | "parser">,
-  options: Partial<WorkerOptions> = {},
-): RunningWorker {
-  const settings = { ...WORKER_DEFAULTS, ...options };
-  const atWork = new Set<Promise<void>>();
-  let stopped = false;
-  let timer: NodeJS.Timeout | undefined;
-  let looking: Promise<void> | undefined;
-  let again = false;
+export class Worker {
+  readonly #deps: Omit<JobContext, "extend" | "parser">;
+  readonly #settings: WorkerOptions;
+  readonly #queue: Queue;
+  readonly #atWork = new Set<Promise<void>>();
+  #isStopped = false;
+  #timer: NodeJS.Timeout | undefined;
+  #polling: Promise<void> | undefined;
+  /** Something was put into the queue while it was being polled. */
+  #pollAgain = false;
 
-  const queue = new Queue(deps.database, settings.leaseSeconds);
+  constructor(deps: Omit<JobContext, "extend" | "parser">, options: Partial<WorkerOptions> = {}) {
+    this.#deps = deps;
+    this.#settings = { ...WORKER_DEFAULTS, ...options };
+    this.#queue = new Queue(deps.database, this.#settings.leaseSeconds);
+  }
 
-  const look = async () => {
-    do {
-      again = false;
-      while (!stopped && atWork.size < settings.concurrency) {
-        const job = await queue.take(settings.perFloor);
-        if (job === undefined) break;
-        const work = run(job).finally(() => {
-          atWork.delete(work);
-          wake();
+  start(): this {
+    if (this.#deps.database.kind === "embedded") {
+      // One process has the embedded database to itself: whoever had a job is gone.
+      this.#polling = this.#queue
+        .recover()
+        .catch((error: unknown) => this.#logFailure("jobs of an earlier process could not be recovered", error))
+        .finally(() => {
+          this.#polling = undefined;
+          this.wake();
         });
-        atWork.add(work);
-      }
-    } while (again && !stopped);
-  };
+    } else this.wake();
+    return this;
+  }
 
-  const wake = () => {
-    if (stopped) return;
-    if (looking !== undefined) {
-      again = true;
+  /** Polls the queue now: something was put there. */
+  wake(): void {
+    if (this.#isStopped) return;
+    if (this.#polling !== undefined) {
+      this.#pollAgain = true;
       return;
     }
-    clearTimeout(timer);
-    looking = look()
-      .catch((error: unknown) => logFailure("the queue could not be looked at", error))
+    clearTimeout(this.#timer);
+    this.#polling = this.#poll()
+      .catch((error: unknown) => this.#logFailure("the queue could not be read", error))
       .finally(() => {
-        looking = undefined;
-        if (!stopped) timer = setTimeout(wake, settings.pollMs);
+        this.#polling = undefined;
+        if (!this.#isStopped) this.#timer = setTimeout(() => this.wake(), this.#settings.pollMs);
       });
-  };
+  }
 
-  const run = async (job: TakenJob) => {
+  /** Takes no more jobs, and waits for those at work. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    clearTimeout(this.#timer);
+    await this.#polling;
+    await Promise.all(this.#atWork);
+  }
+
+  async #poll(): Promise<void> {
+    do {
+      this.#pollAgain = false;
+      while (!this.#isStopped && this.#atWork.size < this.#settings.concurrency) {
+        const job = await this.#queue.take(this.#settings.perGroup);
+        if (job === undefined) break;
+        const work = this.#run(job).finally(() => {
+          this.#atWork.delete(work);
+          this.wake();
+        });
+        this.#atWork.add(work);
+      }
+    } while (this.#pollAgain && !this.#isStopped);
+  }
+
+  async #run(job: TakenJob): Promise<void> {
+    const { leaseSeconds, attempts, parser } = this.#settings;
     const startedAt = performance.now();
-    const heartbeat = setInterval(
-      () => {
-        queue.extend(job).catch(() => undefined); // then the lease runs out, and the job runs once more
-      },
-      (settings.leaseSeconds * 1000) / 3,
-    );
+    const extend = (mine: TakenJob) => this.#queue.extend(mine);
+    // Where it fails the lease runs out, and the job runs once more.
+    const heartbeat = setInterval(() => extend(job).catch(() => undefined), (leaseSeconds * 1000) / 3);
     try {
-      if (job.attempts > settings.attempts) {
-        await queue.postpone(job, `given up after ${settings.attempts} attempts that were interrupted`, 0, true);
+      if (job.attempts > attempts) {
+        await this.#queue.postpone(job, `given up after ${attempts} attempts that were interrupted`, 0, true);
         return;
       }
-      await (job.kind === "document" ? processDocument : embedPassages)(
-        { ...deps, parser: settings.parser, extend: (mine) => queue.extend(mine) },
-        job,
-      );
-      deps.log.info(
-        { job: job.id, kind: job.kind, attempts: job.attempts, ms: Math.round(performance.now() - startedAt) },
-        "job done",
-      );
+      await (job.kind === "document" ? processDocument : embedPassages)({ ...this.#deps, parser, extend }, job);
+      const ms = Math.round(performance.now() - startedAt);
+      this.#deps.log.info({ job: job.id, kind: job.kind, attempts: job.attempts, ms }, "job done");
     } catch (error) {
-      if (!(error instanceof JobGone)) await putOff(job, error);
+      if (!(error instanceof JobGone)) await this.#postpone(job, error);
     } finally {
       clearInterval(heartbeat);
     }
-  };
+  }
 
-  const putOff = async (job: TakenJob, error: unknown) => {
-    const giveUp = job.attempts >= settings.attempts;
-    const wish = error instanceof ModelUnavailable ? (error.retryAfterMs ?? 0) / 1000 : 0;
-    const backoff = Math.min(settings.backoffSeconds * 2 ** (job.attempts - 1), LONGEST_WAIT_SECONDS);
+  async #postpone(job: TakenJob, error: unknown): Promise<void> {
+    const giveUp = job.attempts >= this.#settings.attempts;
+    const requested = error instanceof ModelUnavailable ? (error.retryAfterMs ?? 0) / 1000 : 0;
+    const backoff = Math.min(this.#settings.backoffSeconds * 2 ** (job.attempts - 1), MAX_BACKOFF_SECONDS);
     // Spread a little, so that what failed together does not come back together.
-    const seconds = Math.max(wish, backoff * (0.8 + 0.4 * Math.random()));
+    const seconds = Math.max(requested, backoff * (0.8 + 0.4 * Math.random()));
     const reason = `${reasonOf(error)}${giveUp ? ` (given up after ${job.attempts} attempts)` : ""}`;
-    logFailure(giveUp ? "job given up" : "job will be tried again", error, {
-      job: job.id,
-      kind: job.kind,
-      attempts: job.attempts,
-    });
-    await queue.postpone(job, reason, seconds, giveUp).catch(() => undefined); // then its lease runs out
-  };
+    const { id, kind, attempts } = job;
+    this.#logFailure(giveUp ? "job given up" : "job will be tried again", error, { job: id, kind, attempts });
+    await this.#queue.postpone(job, reason, seconds, giveUp).catch(() => undefined); // then its lease runs out
+  }
 
-  const logFailure = (what: string, error: unknown, more: object = {}) => {
+  #logFailure(what: string, error: unknown, more: object = {}): void {
     const reason = error instanceof ModelUnavailable ? error.message : undefined;
-    deps.log.warn({ ...more, ...failureOf(error), reason }, what);
-  };
-
-  if (deps.database.kind === "embedded") {
-    // One process has the embedded database to itself: whoever had a job is gone.
-    looking = queue
-      .recover()
-      .catch((error: unknown) => logFailure("jobs of an earlier process could not be recovered", error))
-      .finally(() => {
-        looking = undefined;
-        wake();
-      });
-  } else wake();
-  return {
-    wake,
-    stop: async () => {
-      stopped = true;
-      clearTimeout(timer);
-      await looking;
-      await Promise.all(atWork);
-    },
-  };
+    this.#deps.log.warn({ ...more, ...failureOf(error), reason }, what);
+  }
 }
 
 /** What is kept of a failure: for the uploader and the operator, without a word of anyone's text. */

@@ -1,8 +1,8 @@
 import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { v7 as uuid } from "uuid";
-import { checkCaller } from "../db/enter.ts";
-import { type Database, inTransaction } from "../db/lease.ts";
+import { checkCaller } from "../db/access/enter.ts";
+import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { AppError } from "../errors.ts";
 import { hashSecret, newSecret } from "./secret.ts";
 

@@ -1,8 +1,9 @@
 import { v7 as uuid } from "uuid";
-import { type MemoryVerb, type Principal, unauthorized } from "../db/enter.ts";
-import { json, list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { unauthorized } from "../db/access/enter.ts";
+import type { MemoryVerb, Principal } from "../db/access/entry.ts";
+import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
-import type { Scope } from "../scope/scope.ts";
+import { canonicalPath, type Scope } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import { hashSecret, newSecret } from "./secret.ts";
 
@@ -146,4 +147,10 @@ export async function narrowKey(tx: ScopedTransaction, id: string, keep: readonl
 /** The caller and those that it minted. */
 export async function ownKeys(tx: ScopedTransaction): Promise<ApiKey[]> {
   return (await tx.call<ApiKey[]>("own_keys")).map(withUtcTimes);
+}
+
+/** Each verb with the paths that it reaches: the floor and what lies below it. */
+export function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, string[]> {
+  const path = canonicalPath(floor);
+  return Object.fromEntries(granted.map((verb) => [verb, [path === "{}" ? "/*" : `${path}/*`]]));
 }

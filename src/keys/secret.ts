@@ -1,6 +1,6 @@
 import { createHash, randomInt } from "node:crypto";
 import { crc32 } from "node:zlib";
-import type { KeyHash, Principal } from "../db/enter.ts";
+import type { KeyHash, Principal } from "../db/access/entry.ts";
 
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const PREFIX: Record<Principal, string> = { agent: "sf_agent_", supervisor: "sf_sup_", management: "sf_mgmt_" };

@@ -1,5 +1,5 @@
-import type { KeyHash } from "../db/enter.ts";
-import { inTransaction, type Leases } from "../db/lease.ts";
+import type { KeyHash } from "../db/access/entry.ts";
+import { inTransaction, type Leases } from "../db/connect/lease.ts";
 
 const EVERY_MS = 60_000;
 const MOST_KEYS = 100_000;

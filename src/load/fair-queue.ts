@@ -24,9 +24,9 @@ interface Group {
   lastSeenAt: number;
 }
 
-/** Requests of nobody known yet: a key that has not been looked at, the service's own small errands. */
-const NOBODY = "";
-const ALL_BUSY = "all database connections are busy";
+/** Requests whose group is not known: the first of a key, and the service's own. */
+const UNKNOWN_GROUP = "";
+const ALL_PLACES_TAKEN = "all places are taken";
 /** A group that was heard of so lately counts as present. */
 const PRESENT_MS = 1_000;
 
@@ -47,7 +47,7 @@ export class FairQueue {
   #closing: (() => void) | undefined;
   #isClosed = false;
 
-  constructor({ places, waitMs, mostWaiting = places * 16, whenFull = ALL_BUSY }: FairQueueOptions) {
+  constructor({ places, waitMs, mostWaiting = places * 16, whenFull = ALL_PLACES_TAKEN }: FairQueueOptions) {
     this.#places = places;
     this.#waitMs = waitMs;
     this.#mostWaiting = mostWaiting;
@@ -60,16 +60,16 @@ export class FairQueue {
    * @throws AppError `rate-limited` when the wait is for the group's own requests, `unavailable` when
    *   it is for others' or the queue is closed
    */
-  async enter(name: string = NOBODY): Promise<() => void> {
+  async enter(name: string = UNKNOWN_GROUP): Promise<() => void> {
     if (this.#isClosed) throw stopping();
     const group = this.#groups.get(name) ?? { inside: 0, waiting: [], lastServed: 0, lastSeenAt: 0 };
     this.#groups.set(name, group);
     group.lastSeenAt = performance.now();
-    if (group.waiting.length >= this.#mostWaiting) throw name === NOBODY ? this.#busy() : tooMany();
+    if (group.waiting.length >= this.#mostWaiting) throw name === UNKNOWN_GROUP ? this.#busy() : tooMany();
     await new Promise<void>((resolve, reject) => {
       const timer = setTimeout(() => {
         group.waiting.splice(group.waiting.indexOf(waiter), 1);
-        reject(name !== NOBODY && group.inside > 0 ? tooMany() : this.#busy());
+        reject(name !== UNKNOWN_GROUP && group.inside > 0 ? tooMany() : this.#busy());
       }, this.#waitMs);
       const waiter: Waiter = {
         give: () => {
@@ -123,7 +123,7 @@ export class FairQueue {
     for (const [name, group] of this.#groups) {
       if (group.inside > 0 || group.waiting.length > 0) present++;
       else if (now - group.lastSeenAt >= PRESENT_MS) this.#groups.delete(name);
-      else if (name !== NOBODY) present++;
+      else if (name !== UNKNOWN_GROUP) present++;
     }
     const most = this.#most(present);
     let best: Group | undefined;
@@ -153,6 +153,6 @@ export class FairQueue {
 
 const stopping = () => new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
 const tooMany = () =>
-  new AppError("rate-limited", "too many requests of this tenant are under way; send fewer at a time", {
+  new AppError("rate-limited", "too many concurrent requests from this tenant; send fewer at once", {
     retryAfter: 1,
   });

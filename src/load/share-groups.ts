@@ -1,25 +1,23 @@
-import type { KeyHash } from "./enter.ts";
-
-const MOST_KEYS = 100_000;
+const MAX_KEYS = 100_000;
 
 /**
- * Whose turn each key uses up at the connections, as the database has said when it first came in: the
- * hash of the first tag of the uppermost floor above it (`scopefloor.turn_of`), so that minting keys wins nothing.
+ * Maps each key to the group that its connections are charged to, the topmost floor above it, as the
+ * database answered when the key first came in (`share_group_of`). A tenant gains nothing by minting keys.
  */
-export class Turns {
+export class ShareGroups {
   readonly #byKey = new Map<string, string>();
 
   /** Undefined: the key has not come in yet, and waits among the strangers. */
-  of(keyHash: KeyHash): string | undefined {
+  of(keyHash: Uint8Array): string | undefined {
     return this.#byKey.get(nameOf(keyHash));
   }
 
-  learn(keyHash: KeyHash, turn: string): void {
+  learn(keyHash: Uint8Array, group: string): void {
     // The oldest goes, and waits once more among the strangers.
     const [oldest] = this.#byKey.keys();
-    if (this.#byKey.size >= MOST_KEYS && oldest !== undefined) this.#byKey.delete(oldest);
-    this.#byKey.set(nameOf(keyHash), turn);
+    if (this.#byKey.size >= MAX_KEYS && oldest !== undefined) this.#byKey.delete(oldest);
+    this.#byKey.set(nameOf(keyHash), group);
   }
 }
 
-const nameOf = (keyHash: KeyHash) => Buffer.from(keyHash).toString("base64");
+const nameOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("base64");

@@ -1,7 +1,7 @@
-import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
-import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
 import type { EntityName } from "./triples.ts";
 
@@ -86,14 +86,14 @@ const FACT = sql`
 const ORDER = sql`ORDER BY ${NARROWEST_FIRST}, e.type, e.name, f.key, f.valid_from DESC, f.id`;
 
 /** At most; more is what recall is for. */
-const MOST = 2_000;
+const MAX_FACTS = 2_000;
 
 export async function attributesWhere(tx: ScopedTransaction, where: SQL, moment: Moment = {}): Promise<Attribute[]> {
   const rows = await tx.rows<Raw<Attribute>>(sql`
     SELECT ${FACT}, f.value FROM ${tx.read("attribute", "f")}
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MOST}`);
+    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`);
   return rows.map((row) => asKnown(withScope<Attribute>(row), moment));
 }
 
@@ -103,7 +103,7 @@ export async function relationsWhere(tx: ScopedTransaction, where: SQL, moment: 
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("entity", "o")} ON o.scope_id = f.scope_id AND o.id = f.target_id
     JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MOST}`);
+    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`);
   return rows.map((row) => asKnown(withScope<Relation>(row), moment));
 }
 
@@ -132,7 +132,7 @@ async function entitiesNamed(tx: ScopedTransaction, { type, name }: EntityName):
   const rows = await tx.rows<Raw<Entity>>(sql`
     SELECT e.id, e.type, e.name, e.created_at AS "createdAt", d.tags FROM ${tx.read("entity", "e")}
     JOIN ${tx.read("scope", "d")} ON d.id = e.scope_id
-    WHERE e.type = ${type} AND e.name = ${name} ORDER BY ${NARROWEST_FIRST}, e.id LIMIT ${MOST}`);
+    WHERE e.type = ${type} AND e.name = ${name} ORDER BY ${NARROWEST_FIRST}, e.id LIMIT ${MAX_FACTS}`);
   if (rows.length === 0) throw notFound();
   return rows.map((row) => withScope<Entity>(row));
 }
@@ -189,7 +189,7 @@ export async function historyOf(
 
 /** Deletes an entity with everything that is said of it and that points at it. */
 export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Promise<void> {
-  await tx.call("drop_recalled_answers");
+  await tx.call("drop_cached_answers");
   const rows = await tx.rows<{ id: string }>(sql`
     SELECT e.id FROM ${tx.read("entity", "e")} WHERE e.type = ${named.type} AND e.name = ${named.name}`);
   const entities = await removeEntities(

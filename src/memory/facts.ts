@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import type { ScopedTransaction } from "../db/scoped.ts";
+import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";

@@ -1,4 +1,4 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { getDocument, listChunks } from "../documents/documents.ts";
 import { invalid } from "../errors.ts";
 import { getTrace } from "../traces/list.ts";

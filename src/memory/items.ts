@@ -1,8 +1,8 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
-import { writeReceipt } from "../forget/receipt.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
+import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
 import { NARROWEST_FIRST } from "./entities.ts";
 
@@ -28,7 +28,13 @@ const instant = (text: string) => new Date(text).toISOString();
 
 /** Sets the value at the write scope. */
 export async function putItem(tx: ScopedTransaction, key: string, value: unknown): Promise<KeyedItem> {
-  const times = await tx.call<{ createdAt: string; updatedAt: string }>("put_item", uuid(), key, json(value));
+  const times = await tx.call<{ id: string; createdAt: string; updatedAt: string }>(
+    "put_item",
+    uuid(),
+    key,
+    json(value),
+  );
+  tx.speaksOf(times.id);
   recordTrace(tx, { kind: "decision", operation: "item_put" });
   const scope = tx.entry.effective ?? tx.entry.trace.tags;
   const updatedAt = instant(times.updatedAt);
@@ -63,7 +69,7 @@ export async function listItems(
 
 /** Deletes the value at E, and shows again what stood behind it. */
 export async function deleteItem(tx: ScopedTransaction, key: string): Promise<void> {
-  await tx.call("drop_recalled_answers");
+  await tx.call("drop_cached_answers");
   const items = await tx.removeIds("memory_item", sql`key = ${key}`);
   if (items.length === 0) throw notFound();
   await writeReceipt(

@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import { type Attribute, attributesWhere, type Relation, relationsWhere } from "./entities.ts";

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -35,7 +35,7 @@ export async function insertSession(
 ): Promise<{ id: string; createdAt: string }> {
   const id = uuid();
   const createdAt = new Date().toISOString();
-  await tx.insert("session", [{ id, apiKeyId: tx.entry.key.id, metadata: json(metadata) as never, createdAt }]);
+  await tx.insert("session", [{ id, apiKeyId: tx.entry.key.id, metadata: json(metadata), createdAt }]);
   return { id, createdAt };
 }
 
@@ -63,11 +63,7 @@ export async function getSession(tx: ScopedTransaction, id: string): Promise<Ses
 
 /** No more turns; those that are there stay. Closing twice is fine. */
 export async function closeSession(tx: ScopedTransaction, id: string): Promise<void> {
-  const closed = await tx.update(
-    "session",
-    { closedAt: sql`coalesce(closed_at, now())` as never },
-    sql`id = ${id}::uuid`,
-  );
+  const closed = await tx.update("session", { closedAt: sql`coalesce(closed_at, now())` }, sql`id = ${id}::uuid`);
   if (closed === 0) throw notFound();
   recordTrace(tx, { kind: "decision", operation: "session_close", sessionId: id });
 }

@@ -1,4 +1,4 @@
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import type { VectorText } from "../models/embedder.ts";
 
 interface AnyPassage {

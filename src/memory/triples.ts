@@ -1,8 +1,8 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction } from "../db/scoped.ts";
+import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import type { Embedded } from "../models/embedder.ts";
 import { countTokens } from "../models/tokens.ts";
-import { storePassages } from "./passages.ts";
+import { storePassages } from "./store-passages.ts";
 
 export interface EntityName {
   readonly type: string;

@@ -1,11 +1,11 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
 import { countAll, type Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
-import { storePassages } from "./passages.ts";
 import { insertSession } from "./sessions.ts";
+import { storePassages } from "./store-passages.ts";
 
 export type Role = "user" | "assistant" | "system" | "tool";
 

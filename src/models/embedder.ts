@@ -44,9 +44,9 @@ export interface EmbedOptions {
 }
 
 /** Texts in one call to a model. */
-const BATCH = 64;
+const TEXTS_PER_CALL = 64;
 /** Characters in one call: providers limit the tokens of a request, and a batch of long texts is slow. */
-const BATCH_CHARACTERS = 200_000;
+const CHARACTERS_PER_CALL = 200_000;
 /** After so many failures in a row, whoever's texts they were about, a model is left alone for a moment. */
 const FAILURES = 3;
 const PAUSE_MS = 2_000;
@@ -133,7 +133,7 @@ function* inBatches(texts: readonly string[]): Generator<string[]> {
   let batch: string[] = [];
   let characters = 0;
   for (const text of texts) {
-    if (batch.length === BATCH || (batch.length > 0 && characters + text.length > BATCH_CHARACTERS)) {
+    if (batch.length === TEXTS_PER_CALL || (batch.length > 0 && characters + text.length > CHARACTERS_PER_CALL)) {
       yield batch;
       batch = [];
       characters = 0;

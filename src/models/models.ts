@@ -1,9 +1,9 @@
 import type { Logger } from "pino";
-import { type Database, inTransaction, type Row } from "../db/lease.ts";
 import { type Calibration, calibrate } from "./calibrate.ts";
 import { type Embedder, overLangChain, type TokenSource, type VectorText } from "./embedder.ts";
 import { LexicalEmbeddings } from "./lexical-embeddings.ts";
 import { type ModelName, type ProviderSettings, resolveEmbeddings } from "./providers.ts";
+import type { ModelRegistry, RegisteredModel } from "./registry.ts";
 import { ModelUnavailable } from "./unavailable.ts";
 
 /** The built-in embedder under its name in the table `embedder`. */
@@ -60,7 +60,7 @@ function nameOf(row: string): ModelName {
  *
  * @throws Error with one line when the length has changed, or when a model that has never answered does not
  */
-export async function registerModel(database: Database, settings: ModelSettings, log: Logger): Promise<void> {
+export async function registerModel(registry: ModelRegistry, settings: ModelSettings, log: Logger): Promise<void> {
   const row = rowOf(settings);
   let measured: Calibration;
   if (settings.embeddings === "local") {
@@ -71,10 +71,7 @@ export async function registerModel(database: Database, settings: ModelSettings,
       measured = await calibrate(embeddings);
     } catch (error) {
       if (!(error instanceof ModelUnavailable)) throw error;
-      const [known] = await inTransaction(database.app, (app) =>
-        app.query("SELECT 1 FROM scopefloor.embedder WHERE name = $1", [row]),
-      );
-      if (known === undefined) {
+      if ((await registry.find(row)) === undefined) {
         throw new Error(
           `SCOPEFLOOR_EMBEDDINGS: ${row} has never answered here, so the length of its vectors is not known: ${error.message}`,
         );
@@ -86,41 +83,37 @@ export async function registerModel(database: Database, settings: ModelSettings,
       return;
     }
   }
-  await inTransaction(database.owner, (owner) =>
-    owner.query("SELECT scopefloor.register_embedder($1, $2, $3)", [row, measured.dimensions, measured.nearDistance]),
-  );
+  await registry.register({ name: row, dimensions: measured.dimensions, nearDistance: measured.nearDistance });
 }
 
 /** The models of a running service: the one that new texts are embedded with, and those whose vectors are still stored. */
 export class Models {
   readonly current: Embedder;
-  readonly #database: Database;
+  readonly #registry: ModelRegistry;
   readonly #settings: ModelSettings;
   readonly #log: Logger;
   #inUse: readonly Embedder[];
   #refreshAt = 0;
   #refreshing: Promise<void> | undefined;
 
-  private constructor(database: Database, settings: ModelSettings, log: Logger, current: Embedder) {
+  private constructor(registry: ModelRegistry, settings: ModelSettings, log: Logger, current: Embedder) {
     this.current = current;
-    this.#database = database;
+    this.#registry = registry;
     this.#settings = settings;
     this.#log = log;
     this.#inUse = [current];
   }
 
   /** @throws Error when the model is not registered, or its package not installed */
-  static async open(database: Database, settings: ModelSettings, log: Logger): Promise<Models> {
+  static async open(registry: ModelRegistry, settings: ModelSettings, log: Logger): Promise<Models> {
     const row = rowOf(settings);
-    const [known] = await inTransaction(database.app, (app) =>
-      app.query("SELECT id, name, dimensions, near_distance, is_dense FROM scopefloor.embedder WHERE name = $1", [row]),
-    );
+    const known = await registry.find(row);
     if (known === undefined) {
       throw new Error(
         `the embedding model ${row} is not registered: start a worker first, or set DATABASE_OWNER_URL here`,
       );
     }
-    const models = new Models(database, settings, log, await embedderOf(known, settings));
+    const models = new Models(registry, settings, log, await embedderOf(known, settings));
     await models.#refresh();
     return models;
   }
@@ -135,7 +128,7 @@ export class Models {
    * The vectors of a query. A model that does not answer in time is left out, and named.
    *
    * @param others models, by id, that are asked besides the current one: those that the caller's own scopes
-   *   hold vectors of (src/recall/prepare.ts). A model that only others use has no part in an answer.
+   *   hold vectors of (src/recall/vectors.ts). A model that only others use has no part in an answer.
    */
   async embedQuery(query: string, others: ReadonlySet<number> = new Set()): Promise<QueryVectors> {
     const asked = this.#inUse.filter(({ id }) => id === this.current.id || others.has(id));
@@ -183,11 +176,7 @@ export class Models {
   /** While a scope is moved over to another model, old and new vectors stand side by side. */
   async #refresh(): Promise<void> {
     this.#refreshAt = performance.now() + REFRESH_MS;
-    const rows = await inTransaction(this.#database.app, (app) =>
-      app.query(
-        "SELECT e.id, e.name, e.dimensions, e.near_distance, e.is_dense FROM scopefloor.embedder e JOIN scopefloor.embedders_in_use() u USING (id) ORDER BY e.id",
-      ),
-    );
+    const rows = await this.#registry.inUse();
     const others = await Promise.all(
       rows
         .filter((row) => row.id !== this.current.id)
@@ -209,17 +198,17 @@ export class Models {
   }
 }
 
-async function embedderOf(row: Row, settings: ModelSettings): Promise<Embedder> {
-  const name = nameOf(String(row.name));
+async function embedderOf(row: RegisteredModel, settings: ModelSettings): Promise<Embedder> {
+  const name = nameOf(row.name);
   const isRemote = name.provider !== LOCAL.provider;
   return overLangChain(isRemote ? await resolveEmbeddings(name, settings) : new LexicalEmbeddings(), {
-    id: row.id as number,
+    id: row.id,
     provider: name.provider,
     model: name.model,
-    nearDistance: row.near_distance as number,
+    nearDistance: row.nearDistance,
     isRemote,
-    isDense: row.is_dense as boolean,
-    dimensions: row.dimensions as number,
+    isDense: row.isDense,
+    dimensions: row.dimensions,
     patienceMs: settings.timeoutMs,
   });
 }

@@ -21,7 +21,7 @@ const PAUSE_MS = 2_000;
 /** Bytes. */
 const ANSWER_LIMIT = 1_000_000;
 /** Texts of one request: what Text Embeddings Inference takes by default. A text's score does not depend on the others. */
-const BATCH = 32;
+const TEXTS_PER_CALL = 32;
 
 type Shape = "documents" | "texts";
 
@@ -33,6 +33,8 @@ const answer = z.union([
     usage: z.object({ total_tokens: z.int().min(0).optional() }).optional(),
   }),
 ]);
+
+const unavailable = (what: string, cause?: unknown) => new ModelUnavailable(what, { model: "reranker", cause });
 
 /**
  * A cross-encoder over HTTP, in the shape that Cohere and Jina share (`documents`, `results`) or that of
@@ -50,13 +52,14 @@ export class Reranker {
 
   /** @throws ModelUnavailable when it does not answer in time, or not with scores */
   async rerank(query: string, texts: readonly string[]): Promise<Reranked> {
-    if (performance.now() < this.#pausedUntil) throw new ModelUnavailable("the reranker failed a moment ago");
+    if (performance.now() < this.#pausedUntil) throw unavailable("it failed a moment ago");
     try {
       const batches = [];
-      for (let at = 0; at < texts.length; at += BATCH) batches.push(this.#ask(query, texts.slice(at, at + BATCH)));
+      for (let at = 0; at < texts.length; at += TEXTS_PER_CALL)
+        batches.push(this.#ask(query, texts.slice(at, at + TEXTS_PER_CALL)));
       const answers = await Promise.all(batches);
       const scores = answers.flatMap((given) => given.scores);
-      if (scores.every((given) => given === undefined)) throw new ModelUnavailable("the reranker gave no scores");
+      if (scores.every((given) => given === undefined)) throw unavailable("it gave no scores");
       const tokens = answers.reduce<number | undefined>(
         (sum, given) => (sum === undefined || given.tokens === undefined ? undefined : sum + given.tokens),
         0,
@@ -67,7 +70,7 @@ export class Reranker {
       if (error instanceof ModelUnavailable) throw error;
       this.#pausedUntil = performance.now() + PAUSE_MS;
       const reason = (error as Error).name === "TimeoutError" ? "did not answer in time" : "could not be reached";
-      throw new ModelUnavailable(`the reranker ${reason}`, { cause: error });
+      throw unavailable(`it ${reason}`, error);
     }
   }
 
@@ -82,12 +85,12 @@ export class Reranker {
     if (!response.ok) {
       await response.body?.cancel();
       if (response.status >= 500 || response.status === 429) this.#pausedUntil = performance.now() + PAUSE_MS;
-      throw new ModelUnavailable(`the reranker answered ${response.status}`);
+      throw unavailable(`it answered ${response.status}`);
     }
     const body = await readAtMost(response, ANSWER_LIMIT);
-    if (body === undefined) throw new ModelUnavailable("the reranker's answer is too long");
+    if (body === undefined) throw unavailable("its answer is too long");
     const parsed = answer.safeParse(parseJson(body));
-    if (!parsed.success) throw new ModelUnavailable("the reranker gave no scores");
+    if (!parsed.success) throw unavailable("it gave no scores");
     const results = Array.isArray(parsed.data) ? parsed.data : parsed.data.results;
     const scores: (number | undefined)[] = texts.map(() => undefined);
     for (const { index, relevance_score, score: bare } of results) {

@@ -5,8 +5,16 @@ export class ModelUnavailable extends Error {
   /** A text may be to blame, not the model: then others' texts go on. */
   readonly mayBeText: boolean;
 
-  constructor(what: string, options: { cause?: unknown; retryAfterMs?: number | undefined; mayBeText?: boolean } = {}) {
-    super(`the embedding model is not available: ${what}`, { cause: options.cause });
+  constructor(
+    what: string,
+    options: {
+      readonly model?: "embedding model" | "reranker";
+      readonly cause?: unknown;
+      readonly retryAfterMs?: number | undefined;
+      readonly mayBeText?: boolean;
+    } = {},
+  ) {
+    super(`the ${options.model ?? "embedding model"} is not available: ${what}`, { cause: options.cause });
     this.name = "ModelUnavailable";
     this.retryAfterMs = options.retryAfterMs;
     this.mayBeText = options.mayBeText ?? false;

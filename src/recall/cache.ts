@@ -1,8 +1,8 @@
 import { z } from "zod";
-import { json, type ScopedTransaction } from "../db/scoped.ts";
-import { settingsOf } from "../memory/settings.ts";
-import { fetchHits } from "./passages.ts";
-import type { SearchResult, Tier } from "./search.ts";
+import { settingsOf } from "../context/settings.ts";
+import { json, type ScopedTransaction } from "../db/access/scoped.ts";
+import { fetchHits } from "./answer/hits.ts";
+import type { SearchResult, Tier } from "./ranking/search.ts";
 
 /** What is kept of an answer: which passages, in which order, and how they were found. No text. */
 const kept = z.object({
@@ -53,7 +53,7 @@ export async function answerFromCache(tx: ScopedTransaction): Promise<Cached | u
  *
  * @param version of the visible scopes, from before the search began
  */
-export function keepAnswer(
+export function storeAnswer(
   tx: ScopedTransaction,
   question: Uint8Array,
   version: string,

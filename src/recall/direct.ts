@@ -1,4 +1,4 @@
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import {
   type Attribute,
   attributesWhere,
@@ -142,7 +142,7 @@ async function byEntity(
       scope: fact.scope,
       occurredAt: fact.validFrom,
     })),
-    seedEntities: [...new Map(answering.map((fact) => [fact.entity.type, fact.entity])).values()],
+    seedEntities: [...new Map(answering.map(({ entity }) => [`${entity.type}/${entity.name}`, entity])).values()],
     reason: "typed question: an attribute of an entity",
   };
 }

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import type { SearchRequest } from "./search.ts";
+import type { SearchRequest } from "./ranking/search.ts";
 
 /**
  * Spacing, Unicode form, the first letter's case and the marks at the end make no other question. The

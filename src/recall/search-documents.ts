@@ -1,10 +1,10 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
-import type { Candidate } from "./candidate.ts";
-import { NO_FILTER } from "./filter.ts";
-import { recall } from "./recall.ts";
-import type { Mode } from "./search.ts";
+import { conclude, spending } from "./conclude.ts";
+import type { Candidate } from "./ranking/candidate.ts";
+import { NO_FILTER } from "./ranking/filter.ts";
+import { type Mode, search } from "./ranking/search.ts";
 
 export interface DocumentsRequest {
   readonly query: string;
@@ -43,32 +43,29 @@ export async function queryDocuments(
   request: DocumentsRequest,
 ): Promise<DocumentResult[]> {
   const graph = request.mode === "hybrid_graph";
-  const { hits } = await recall(
-    tx,
-    models,
+  const found = await search(tx, {
+    query: request.query,
     prepared,
-    {
-      query: request.query,
-      k: request.k,
-      mode: request.mode === "hybrid_graph" ? "hybrid" : request.mode,
-      filter: {
-        ...NO_FILTER,
-        labels: request.labels,
-        kinds: ["chunk"],
-        documentIds: request.documentIds,
-        mimeType: request.mimeType,
-      },
-      includeDuplicates: false,
-      leastScore: request.threshold ?? 0,
-      fullContextTokens: 0,
-      fusion: {
-        rrfK: request.rrfK,
-        vectorWeight: request.vectorWeight,
-        ...(graph ? { expand: (ranked: readonly Candidate[]) => alongLinks(tx, ranked) } : {}),
-      },
+    k: request.k,
+    mode: request.mode === "hybrid_graph" ? "hybrid" : request.mode,
+    filter: {
+      ...NO_FILTER,
+      labels: request.labels,
+      kinds: ["chunk"],
+      documentIds: request.documentIds,
+      mimeType: request.mimeType,
     },
-    { operation: "documents_query", hintsIgnored: request.hintsIgnored },
-  );
+    includeDuplicates: false,
+    leastScore: request.threshold ?? 0,
+    fullContextTokens: 0,
+    fusion: {
+      rrfK: request.rrfK,
+      vectorWeight: request.vectorWeight,
+      ...(graph ? { expand: (ranked: readonly Candidate[]) => alongLinks(tx, ranked) } : {}),
+    },
+  });
+  const about = { operation: "documents_query", hintsIgnored: request.hintsIgnored } as const;
+  const { hits } = await conclude(tx, request.query, found, about, spending(models, prepared));
   const scores = new Map(hits.map((hit) => [hit.id, hit.score]));
   const rows = await tx.rows<
     ChunkRow & { title: string; mimeType: string; source: string | null; version: number }

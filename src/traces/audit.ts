@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { ofCaller } from "./list.ts";
 
 /** Who did what, where and when: no text. */

@@ -1,4 +1,4 @@
-import { type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 
 export interface Trace {

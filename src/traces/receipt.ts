@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { json, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { canonicalPath, type Scope } from "../scope/scope.ts";
 

@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { json, type NewRow, type ScopedTransaction } from "../db/scoped.ts";
+import { json, type NewRow, type ScopedTransaction } from "../db/access/scoped.ts";
 import type { Embedder, TokenSource } from "../models/embedder.ts";
 
 type Columns = NewRow<"decision_trace">;
@@ -43,6 +43,9 @@ export interface TraceSummary {
   };
 }
 
+/** Milliseconds since a reading of performance.now(), to the microsecond. */
+export const elapsed = (startedAt: number) => Math.round((performance.now() - startedAt) * 1000) / 1000;
+
 /** What an embedding cost, for a trace; nothing where the model did not answer. */
 export const spentOn = (
   embedder: Pick<Embedder, "provider" | "model">,
@@ -65,16 +68,16 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
   const { sources, ...columns } = fields;
   const { entry } = tx;
   const traceId = uuid();
-  const latencyMs = Math.round((performance.now() - tx.startedAt) * 1000) / 1000;
+  const latencyMs = elapsed(tx.startedAt);
   tx.insertTrace({
     ...columns,
     ...(entry.trace.silent ? { query: null } : {}),
     id: traceId,
-    scope: json(entry.trace.tags) as never,
+    scope: json(entry.trace.tags),
     apiKeyId: entry.key.id,
     principal: entry.key.principal,
     onBehalfOf: entry.onBehalfOf,
-    sources: sources === undefined ? null : (json(sources) as never),
+    sources: sources === undefined ? null : json(sources),
     durationMs: latencyMs,
     status: "ok",
   });

@@ -1,4 +1,4 @@
-import type { ScopedTransaction } from "../db/scoped.ts";
+import type { ScopedTransaction } from "../db/access/scoped.ts";
 
 export const USAGE_GROUPS = ["scope", "org", "key", "model", "operation", "day"] as const;
 export type UsageGroup = (typeof USAGE_GROUPS)[number];

@@ -2,17 +2,10 @@
  * What an auditor asks of the live catalog (threats 10, 14, 31, 32). A new table, policy or function
  * fails until it is listed here with what it is for.
  */
-import type { Row } from "../db/lease.ts";
-
-/** One thing that was checked, and what is wrong with it. */
-export interface Finding {
-  readonly check: string;
-  /** Numbers of the threats that it answers. */
-  readonly threats: readonly number[];
-  /** How many tables, functions, … were looked at. */
-  readonly looked: number;
-  readonly problems: readonly string[];
-}
+import { DEFINERS, definersOf } from "../db/access/definers.ts";
+import type { Row } from "../db/connect/lease.ts";
+import { OPEN_POLICIES, SAMPLED, UNIQUE_ANYWHERE, UNSCOPED } from "./expected.ts";
+import type { Finding } from "./finding.ts";
 
 type Query = (text: string, params?: readonly unknown[]) => Promise<readonly Row[]>;
 
@@ -22,215 +15,19 @@ interface Check {
   run(query: Query): Promise<{ looked: number; problems: string[] }>;
 }
 
-/** Tables without scope_id. */
-const UNSCOPED: Readonly<Record<string, string>> = {
-  audit_batch: "hashes of hashes, numbers and times: the audit chain",
-  context: "the deployment's configuration",
-  embedder: "names and sizes of models",
-  erasure: "hashes of what was erased, so that nothing of it lands later",
-  forget_gate: "always empty: it is locked, never written",
-  job_turn: "whose turn in the queue it is, by a hash",
-  migration: "which migrations have run; no role of the service may read it",
-  scope: "the dictionary; its own id is its scope",
-  ticket_secret: "the secret that tickets are signed with; no role of the service may read it",
-};
-
-/** For whom each definer function is; `nobody`: for the other functions alone. */
-const DEFINERS = {
-  scopefloor_app: [
-    "add_document",
-    "audit_evidence",
-    "cache_answer",
-    "caller",
-    "caller_principal",
-    "claim_idempotency",
-    "configure_context",
-    "context_created_at",
-    "deletes",
-    "drop_recalled_answers",
-    "embedders_in_use",
-    "enqueue",
-    "enter",
-    "forgets",
-    "has_work",
-    "hides_scopes",
-    "insertable",
-    "known_key",
-    "known_keys",
-    "knows_lines",
-    "list_keys",
-    "listable",
-    "lists_all",
-    "may_add_turn",
-    "may_record",
-    "mint_key",
-    "modifiable",
-    "modifies_all",
-    "my_turn",
-    "narrow_key",
-    "order_embedding",
-    "own_keys",
-    "pending_documents",
-    "principal_of",
-    "put_item",
-    "put_triples",
-    "queue_depth",
-    "readable",
-    "readable_own",
-    "reads_all",
-    "recall_state",
-    "record_denial",
-    "recordable",
-    "relink_documents",
-    "replace_document",
-    "reserve_turns",
-    "retire_scopes",
-    "revoke_key",
-    "rotate_key",
-    "store_answer",
-    "stored_answer",
-    "touch_key",
-    "usage",
-    "write_receipt",
-  ],
-  scopefloor_worker: [
-    "enter_job",
-    "extend_job",
-    "finish_job",
-    "fold_counters",
-    "note_vector_index",
-    "postpone_job",
-    "purge_old",
-    "recover_jobs",
-    "seal_audit",
-    "take_job",
-    "vector_index_work",
-  ],
-  nobody: [
-    "begin_replay",
-    "check_audit",
-    "check_unchained",
-    "count_passages",
-    "descends_from",
-    "end_replay",
-    "ensure_context",
-    "ensure_embedder",
-    "ensure_entity",
-    "ensure_scope",
-    "erase_audited",
-    "has_first_key",
-    "hold_scope",
-    "ids_in",
-    "journal_lines",
-    "key_row",
-    "key_ticket",
-    "live_key",
-    "named_key",
-    "named_scopes",
-    "note_audit",
-    "note_replayed",
-    "recover_first_key",
-    "register_embedder",
-    "requeue_job",
-    "retire_fact",
-    "rotate_ticket_secret",
-    "set_first_key",
-    "sign_ticket",
-    "ticket",
-    "turn_of",
-    "unknown_lines",
-    "was_erased",
-    "write_ticket",
-  ],
-} as const;
-
-/** What a job's transaction needs beside the worker's own: the questions of the policies, and the queue. */
-const ALSO_WORKER = [
-  "caller",
-  "caller_principal",
-  "deletes",
-  "enqueue",
-  "forgets",
-  "insertable",
-  "listable",
-  "lists_all",
-  "may_record",
-  "modifiable",
-  "modifies_all",
-  "queue_depth",
-  "readable",
-  "readable_own",
-  "reads_all",
-];
-
-/** The definer functions that each of the service's roles may call. */
-export const DEFINERS_OF: Readonly<Record<"app" | "worker", ReadonlySet<string>>> = {
-  app: new Set(DEFINERS.scopefloor_app),
-  worker: new Set([...DEFINERS.scopefloor_worker, ...ALSO_WORKER]),
-};
-
-/** Unique without a scope: a key is found by its hash or its random id, which can be neither guessed nor chosen. */
-const UNIQUE_ANYWHERE = ["api_key: id", "api_key: secret_hash"];
-
-/** Policies that let every row through, and for what. */
-const OPEN_POLICIES: Readonly<Record<string, string>> = {
-  "decision_trace.report": "the reporting role, which may read no column with content",
-  "embedder.read": "names and sizes of models",
-};
-
-/** Columns of text that the planner may sample: words of the service's own, and of the operator's. */
-const SAMPLED: ReadonlySet<string> = new Set([
-  "access_denied.on_behalf_of", // an id
-  "access_denied.reason",
-  "access_denied.route",
-  "api_key.principal",
-  "api_key.verbs",
-  "attribute.category",
-  "audit_entry.source",
-  "context.config",
-  "context.id",
-  "decision_trace.kind",
-  "decision_trace.model",
-  "decision_trace.operation",
-  "decision_trace.plan",
-  "decision_trace.principal",
-  "decision_trace.provider",
-  "decision_trace.sources", // ids
-  "decision_trace.status",
-  "decision_trace.tier",
-  "decision_trace.tier_reason",
-  "decision_trace.token_source",
-  "document.mime_type",
-  "document.status",
-  "embedder.name",
-  "forget_receipt.action",
-  "forget_receipt.counts",
-  "forget_receipt.policy",
-  "job.error",
-  "job.kind",
-  "job.principal",
-  "job.state",
-  "migration.hash",
-  "passage.category",
-  "passage.kind",
-  "passage.role",
-  "relation.category",
-  "turn.role",
-]);
-
 const ROLES = ["scopefloor_app", "scopefloor_worker"] as const;
 
 const CHECKS: readonly Check[] = [
   {
-    name: "every table has scope_id NOT NULL and forced row security, or is on the written list",
+    name: "every table has scope_id and tenant_id NOT NULL and forced row security, or is on the written list",
     threats: [32],
     run: async (query) => {
       const rows = await query(`
         SELECT c.relname AS name, c.relrowsecurity AS enabled, c.relforcerowsecurity AS forced,
-               EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'scope_id' AND a.attnotnull) AS scoped
+               (SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname IN ('scope_id', 'tenant_id') AND a.attnotnull) = 2 AS scoped
         FROM pg_catalog.pg_class c WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p', 'm', 'f') ORDER BY 1`);
       const problems = rows.flatMap(({ name, scoped, enabled, forced }) => [
-        ...(scoped || UNSCOPED[String(name)] !== undefined ? [] : [`${name} has no scope_id`]),
+        ...(scoped || UNSCOPED[String(name)] !== undefined ? [] : [`${name} has no scope_id and tenant_id`]),
         ...((enabled && forced) || name === "migration" ? [] : [`${name} does not force row security`]),
       ]);
       return { looked: rows.length, problems };
@@ -254,8 +51,8 @@ const CHECKS: readonly Check[] = [
           `SELECT c.relname || ' ' || p.privilege AS what FROM pg_catalog.pg_class c, unnest(ARRAY['TRUNCATE', 'REFERENCES', 'TRIGGER']) p(privilege)
            WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p') AND has_table_privilege($1::name, c.oid, p.privilege)
            UNION ALL
-           SELECT a.attrelid::regclass || ' UPDATE (scope_id)' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-           WHERE c.relnamespace = 'scopefloor'::regnamespace AND a.attname = 'scope_id' AND c.relkind IN ('r', 'p')
+           SELECT a.attrelid::regclass || ' UPDATE (' || a.attname || ')' FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+           WHERE c.relnamespace = 'scopefloor'::regnamespace AND a.attname IN ('scope_id', 'tenant_id') AND c.relkind IN ('r', 'p')
              AND has_column_privilege($1::name, a.attrelid, a.attnum, 'UPDATE')`,
           [role],
         );
@@ -291,7 +88,7 @@ const CHECKS: readonly Check[] = [
     },
   },
   {
-    name: "scope_id, or the key's id, is in every unique constraint, and scope_id in every foreign key between scoped tables",
+    name: "scope_id and tenant_id, or the key's id, are in every unique constraint, and both in every foreign key between scoped tables",
     threats: [3, 4, 14, 31],
     run: async (query) => {
       const uniques = await query(`
@@ -300,13 +97,14 @@ const CHECKS: readonly Check[] = [
         FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
         WHERE c.relnamespace = 'scopefloor'::regnamespace AND i.indisunique`);
       const foreign = await query(`
-        SELECT conname AS name, EXISTS (
-          SELECT 1 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) AND a.attname = 'scope_id') AS scoped
-        FROM pg_catalog.pg_constraint c WHERE contype = 'f' AND connamespace = 'scopefloor'::regnamespace`);
+        SELECT conname AS name, (
+          SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey) AND a.attname IN ('scope_id', 'tenant_id')) = 2 AS scoped
+        FROM pg_catalog.pg_constraint c WHERE contype = 'f' AND connamespace = 'scopefloor'::regnamespace AND confrelid::regclass::text NOT LIKE '%.tenant'`);
       const open = uniques
         .filter(
           ({ name, columns }) =>
-            UNSCOPED[String(name)] === undefined && !/(^|,)(scope_id|api_key_id|parent_id)(,|$)/.test(String(columns)),
+            UNSCOPED[String(name)] === undefined &&
+            !(/(^|,)(scope_id|api_key_id)(,|$)/.test(String(columns)) && /(^|,)tenant_id(,|$)/.test(String(columns))),
         )
         .map(({ name, columns }) => `${name}: ${columns}`)
         .filter((what) => !UNIQUE_ANYWHERE.includes(what));
@@ -327,7 +125,8 @@ const CHECKS: readonly Check[] = [
                has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE') AS worker,
                has_function_privilege('scopefloor_report', p.oid, 'EXECUTE') AS report
         FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND p.prosecdef ORDER BY 1`);
-      const listed: readonly string[] = Object.values(DEFINERS).flat();
+      const listed: readonly string[] = Object.keys(DEFINERS);
+      const [app, worker] = [definersOf("app"), definersOf("worker")];
       const found = rows.map((row) => String(row.name));
       const problems = rows.flatMap((row) => {
         const name = String(row.name);
@@ -338,12 +137,8 @@ const CHECKS: readonly Check[] = [
           ...(String(row.config).includes("search_path=pg_catalog, pg_temp")
             ? []
             : [`${name} has no fixed search_path`]),
-          ...(row.app === DEFINERS_OF.app.has(name)
-            ? []
-            : [`${name}: open to scopefloor_app, or not, against the list`]),
-          ...(row.worker === DEFINERS_OF.worker.has(name)
-            ? []
-            : [`${name}: open to scopefloor_worker, or not, against the list`]),
+          ...(row.app === app.has(name) ? [] : [`${name}: open to scopefloor_app, or not, against the list`]),
+          ...(row.worker === worker.has(name) ? [] : [`${name}: open to scopefloor_worker, or not, against the list`]),
           ...(row.report ? [`${name} is open to scopefloor_report`] : []),
         ];
       });

@@ -1,8 +1,8 @@
 /**
- * The audit chain (drizzle/0020_audit_chain.sql): whether each trace, refused attempt and receipt stands
+ * The audit chain (src/db/sql/3_upkeep/4_audit_chain.sql): whether each trace, refused attempt and receipt stands
  * as it was sealed, and none was removed or put in by hand.
  */
-import type { Finding } from "./catalog.ts";
+import type { Finding } from "./finding.ts";
 
 /** How the two checks of the database are called: by the owner, or in an operator's transaction. */
 export interface ChainChecks {

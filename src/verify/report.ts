@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
-import type { Finding } from "./catalog.ts";
 import type { ChainState } from "./chain.ts";
+import type { Finding } from "./finding.ts";
 
 /** What an auditor gets, as JSON. */
 export interface AuditReport {

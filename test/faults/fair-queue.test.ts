@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, test } from "vitest";
-import { FairQueue } from "../../src/db/fair-queue.ts";
-import { Turns } from "../../src/db/turns.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
+import { FairQueue } from "../../src/load/fair-queue.ts";
+import { ShareGroups } from "../../src/load/share-groups.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
@@ -189,7 +189,7 @@ describe.runIf(onPostgres())("a tenant's flood", () => {
 
 describe("whose turn a key uses up", () => {
   test("is kept for so many keys, and the one that was heard of first goes", () => {
-    const turns = new Turns();
+    const turns = new ShareGroups();
     const hashOf = (n: number) => hashSecret(`key ${n}`);
     for (let n = 0; n < 100_000; n++) turns.learn(hashOf(n), `turn ${n}`);
     expect(turns.of(hashOf(0))).toBe("turn 0");

@@ -1,7 +1,7 @@
 import postgres from "postgres";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { inTransaction, type Lease } from "../../src/db/lease.ts";
-import { PostgresLeases } from "../../src/db/postgres.ts";
+import { inTransaction, type Lease } from "../../src/db/connect/lease.ts";
+import { PostgresLeases } from "../../src/db/connect/postgres.ts";
 import { createTestDatabase, onPostgres, type TestDatabase } from "../harness/database.ts";
 
 /**

@@ -1,18 +1,22 @@
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import postgres from "postgres";
 import { describe, expect, inject, test } from "vitest";
-import { openEmbedded } from "../../src/db/embedded.ts";
-import { inTransaction } from "../../src/db/lease.ts";
-import { migrate, migrationCheck } from "../../src/db/migrate.ts";
-import { openPostgres } from "../../src/db/open.ts";
-import { databaseWarnings } from "../../src/db/warnings.ts";
+import { openEmbedded } from "../../src/db/connect/embedded.ts";
+import { inTransaction } from "../../src/db/connect/lease.ts";
+import { openPostgres } from "../../src/db/connect/open.ts";
+import { databaseWarnings } from "../../src/db/connect/warnings.ts";
+import { migrate, migrationCheck } from "../../src/db/upkeep/migrate.ts";
+import { composeMigration, correctTables, joinParts, readPast, readPresent } from "../../src/db/upkeep/present.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
+import { dumpCatalog } from "../harness/catalog-dump.ts";
 import { createTestDatabase, onPostgres } from "../harness/database.ts";
 import { startService } from "../harness/service.ts";
 import { withDatabase } from "../harness/template.ts";
@@ -73,8 +77,7 @@ describe("migrations", () => {
   });
 });
 
-test("a database of the first release moves on with its rows, also where its owner is no superuser", async () => {
-  const release = await firstRelease();
+test("a database of this release moves on with its rows, also where its owner is no superuser", async () => {
   const url = inject("postgresTemplate")?.url;
   const name = `scopefloor_upgrade_${randomBytes(4).toString("hex")}`;
   const admin = url === undefined ? undefined : postgres(url, { max: 1, onnotice: () => undefined });
@@ -95,38 +98,34 @@ test("a database of the first release moves on with its rows, also where its own
     url === undefined
       ? await openEmbedded({})
       : openPostgres({ app: own.toString(), connections: 2, timeoutMs: 30_000 });
+  const owner = (text: string) => inTransaction(database.owner, (lease) => lease.query(text));
+  const release = await nextRelease();
   try {
-    await migrate(database, release);
-    await inTransaction(database.owner, async (owner) => {
-      await owner.query('INSERT INTO scopefloor.scope (id, tags) VALUES (5, \'{"org":"old"}\')');
-      await owner.query("INSERT INTO scopefloor.embedder (id, name, dimensions) VALUES (3, 'lexical-hash-384', 384)");
-      for (const embedder of ["3", "NULL"]) {
-        await owner.query(`INSERT INTO scopefloor.passage (scope_id, id, kind, api_key_id, text, tokens, lexemes, embedder_id, observed_at)
-          SELECT 5, gen_random_uuid(), 'turn', gen_random_uuid(), 'old text', 2, 2, ${embedder}, now() FROM generate_series(1, 3)`);
-      }
-    });
-    await migrate(database);
-    const counted = await inTransaction(database.owner, (owner) =>
-      owner.query(
-        "SELECT embedder_id, sum(passages)::int AS n FROM scopefloor.scope_counter WHERE scope_id = 5 GROUP BY 1 ORDER BY 1",
-      ),
-    );
-    expect(counted).toEqual([
-      { embedder_id: 3, n: 3 },
-      { embedder_id: null, n: 3 },
-    ]);
-    // The application runs on it, and the definer's right to make things is gone again.
+    await migrate(database, await thisRelease());
+    await owner(`INSERT INTO scopefloor.tenant (id, root) VALUES (4, '{"org":"old"}')`);
+    await owner(`INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (5, 4, '{"org":"old"}')`);
+    await owner(`INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at)
+      SELECT 4, 5, gen_random_uuid(), 'turn', gen_random_uuid(), 'old text', 2, 2, now() FROM generate_series(1, 3)`);
     const log = createLog("silent");
     await prepareDatabase(database, { context: "default", mayMigrate: true, log });
+    await migrate(database, release);
+    const kept =
+      "SELECT count(*)::int AS n, min(next) AS next FROM scopefloor.passage WHERE scope_id = 5 AND text = 'old text'";
+    expect(await owner(kept)).toEqual([{ n: 3, next: null }]);
+    const counted =
+      "SELECT tenant_id, sum(passages)::int AS n FROM scopefloor.scope_counter WHERE scope_id = 5 GROUP BY 1";
+    expect(await owner(counted)).toEqual([{ tenant_id: 4, n: 3 }]);
+    // A definer function was replaced, which takes its owner's rights; they are given back.
+    expect(await owner('SELECT scopefloor.tag_count(\'{"a":"1"}\') AS n')).toEqual([{ n: 1 }]);
+    const rights = `SELECT has_schema_privilege('scopefloor_definer', 'scopefloor', 'CREATE') AS creates,
+      EXISTS (SELECT 1 FROM pg_auth_members m WHERE m.roleid = 'scopefloor_definer'::regrole AND m.member = current_user::regrole AND m.inherit_option) AS inherits`;
+    expect(await owner(rights)).toEqual([{ creates: false, inherits: false }]);
+    // The application runs on it.
     await createService(database, { context: "default", log });
     // Where its owner cannot close large objects, that is said.
     expect(await databaseWarnings(database)).toEqual(
       onPostgres() ? [expect.stringMatching(/database login/), expect.stringMatching(/^large objects/)] : [],
     );
-    const rights = await inTransaction(database.owner, (owner) =>
-      owner.query("SELECT has_schema_privilege('scopefloor_definer', 'scopefloor', 'CREATE') AS may"),
-    );
-    expect(rights).toEqual([{ may: false }]);
   } finally {
     await database.close();
     await admin?.unsafe(`DROP DATABASE ${name} WITH (FORCE)`);
@@ -134,6 +133,105 @@ test("a database of the first release moves on with its rows, also where its own
     await admin?.end();
     await rm(release, { recursive: true });
   }
+});
+
+describe("the present of the database (src/db)", () => {
+  /** On a database of its own: what the catalogs say after these texts have run in order. */
+  const catalogAfter = async (texts: readonly string[]) => {
+    const database = await openEmbedded({});
+    try {
+      return await inTransaction(database.owner, async (owner) => {
+        // Readiness may read it, which one of the texts grants.
+        await owner.query("CREATE SCHEMA scopefloor");
+        await owner.query("CREATE TABLE scopefloor.migration (number int PRIMARY KEY, hash text NOT NULL)");
+        for (const text of texts) await owner.query(text);
+        return dumpCatalog((text) => owner.query(text));
+      });
+    } finally {
+      await database.close();
+    }
+  };
+  const tables = async () => correctTables((await promisify(execFile)("npx", ["drizzle-kit", "export"])).stdout);
+  const migrations = async () => {
+    const journal = JSON.parse(await readFile("drizzle/meta/_journal.json", "utf8")) as { entries: JournalEntry[] };
+    return Promise.all(journal.entries.map(({ tag }) => readFile(`drizzle/${tag}.sql`, "utf8")));
+  };
+
+  test("is what the migrations make: functions, policies, grants, columns, indexes, triggers", async () => {
+    const present = await readPresent();
+    const [foundation, ...rest] = present.map(({ text }) => text);
+    const made = await catalogAfter([foundation ?? "", await tables(), ...rest]);
+    expect(Object.keys(made).length).toBeGreaterThan(5);
+    for (const lines of Object.values(made)) expect(lines.length).toBeGreaterThan(1);
+    expect(made).toEqual(await catalogAfter(await migrations()));
+  });
+
+  test("runs again on what it has made, and changes nothing", async () => {
+    const files = (await readPresent()).map(({ text }) => text);
+    const once = await migrations();
+    expect(await catalogAfter([...once, ...files])).toEqual(await catalogAfter(once));
+  });
+
+  test("has changed: the next migration brings functions that are new, changed, have other arguments or are gone", async () => {
+    const past = await readPresent();
+    const change = (text: string) =>
+      text
+        .replace("RETURNS int\nLANGUAGE plpgsql IMMUTABLE", "RETURNS bigint\nLANGUAGE plpgsql IMMUTABLE") // tag_count
+        .replace(/-- Whether two scopes have a tag in common[\s\S]*?\nEND \$\$;\n/, "")
+        .concat("\nCREATE OR REPLACE FUNCTION scopefloor.added() RETURNS int\nLANGUAGE sql AS $$ SELECT 1 $$;");
+    const present = past.map((file) =>
+      file.name === "1_access/1_scopes.sql" ? { ...file, text: change(file.text) } : file,
+    );
+    expect(present).not.toEqual(past);
+    const next = composeMigration(past, present, "");
+    const after = await catalogAfter([...(await migrations()), next === undefined ? "" : joinParts(next)]);
+    const [foundation, ...rest] = present.map(({ text }) => text);
+    const fresh = await catalogAfter([foundation ?? "", await tables(), ...rest]);
+    // The grants of what is new come with the file of grants, which has not changed here.
+    const named = (dump: Record<string, string[]>) =>
+      dump.functions?.map((line) => line.replace(/\nowner [\s\S]*$/, "").trim()).sort();
+    expect(named(after)).toEqual(named(fresh));
+    const defines = (name: string) => named(after)?.some((line) => line.includes(`FUNCTION scopefloor.${name}(`));
+    expect(defines("added")).toBe(true);
+    expect(defines("are_related")).toBe(false);
+  });
+
+  test("has not changed: there is nothing to write", async () => {
+    expect(composeMigration(readPast(await migrations()), await readPresent(), "")).toBeUndefined();
+  });
+});
+
+test("a database from before the first release is refused with one line that says what to do", async () => {
+  const database = await createTestDatabase();
+  await database.sql(
+    "UPDATE scopefloor.migration SET hash = '2077bbb8ac07200c0bc5ee073ddb86894bf97cdf3190d61bdde2dcf7268370ff' WHERE number = 0",
+  );
+  await expect(migrate(database)).rejects.toThrow(/^the database is from before the first release .* move it .* away/);
+  await database.drop();
+});
+
+test("deployments with a number give scopes and tenants ids of their own, and go on where they were", async () => {
+  const database = await createTestDatabase();
+  const number = (deployment: number | null) =>
+    database.sql("SELECT scopefloor.number_deployment($1::int)", [deployment]);
+  const next = async (org: string) => {
+    const [row] = await database.sql("SELECT (s).id, (s).tenant_id AS tenant FROM scopefloor.ensure_scope($1) s", [
+      JSON.stringify({ org }),
+    ]);
+    return row as { id: number; tenant: number };
+  };
+  const first = await next("alone");
+  await number(3);
+  const numbered = await next("third");
+  for (const id of [numbered.id, numbered.tenant]) {
+    expect(id).toBeGreaterThan(3 * 2 ** 24);
+    expect(id).toBeLessThanOrEqual(4 * 2 ** 24);
+  }
+  await number(3);
+  expect((await next("fourth")).id).toBe(numbered.id + 1);
+  expect(await next("alone")).toEqual(first);
+  await expect(number(128)).rejects.toThrow(/between 0 and 127/);
+  await database.drop();
 });
 
 test("a database that nobody has migrated is behind", async () => {
@@ -177,7 +275,7 @@ test("while a newer version migrates and works, the one that runs already goes o
     expect([...statuses]).toEqual([200]);
     expect((await fetch(`${old.url}/ready`)).status).toBe(200);
     // The control: what this version needs and is not there, is not ready.
-    await old.database.sql("UPDATE scopefloor.migration SET hash = 'x' WHERE number = 3");
+    await old.database.sql("UPDATE scopefloor.migration SET hash = 'x' WHERE number = 1");
     expect((await fetch(`${old.url}/ready`)).status).toBe(503);
   } finally {
     isOver = true;
@@ -211,8 +309,8 @@ test.runIf(onPostgres())("a migration that a deadlock with the running version e
   }
 });
 
-/** The migrations that the first release had, in a folder of their own. */
-const firstRelease = () => releaseOf((entries) => entries.filter(({ idx }) => idx <= 8));
+/** The migrations up to this state, from which on they only grow. */
+const thisRelease = () => releaseOf((entries) => entries.slice(0, 2));
 
 /** One more than there are now: it adds what a next version might. */
 async function nextRelease(): Promise<string> {
@@ -226,6 +324,8 @@ async function nextRelease(): Promise<string> {
     "ALTER TABLE scopefloor.turn ADD COLUMN next int NOT NULL DEFAULT 0",
     "ALTER TABLE scopefloor.decision_trace ADD COLUMN next text",
     "CREATE INDEX passage_next ON scopefloor.passage (scope_id, next)",
+    // As a changed file of src/db/sql comes: whole, and with the grants.
+    ...(await readPresent()).filter(({ name }) => /^(1_access|6_)/.test(name)).map(({ text }) => `${text}\n-- next`),
   ];
   await writeFile(join(folder, `${tag}.sql`), statements.join(";\n--> statement-breakpoint\n"));
   return folder;
@@ -251,8 +351,8 @@ async function releaseOf(choose: (entries: readonly JournalEntry[]) => readonly 
 describe("trace partitions", () => {
   test("take over what fell into the rest while there was none for the month", async () => {
     const database = await createTestDatabase();
-    const insert = `INSERT INTO scopefloor.decision_trace (id, created_at, kind, operation, scope_id, scope, api_key_id, principal, duration_ms, status)
-      VALUES (gen_random_uuid(), '2031-05-17T00:00:00Z', 'retrieval', 'query', 0, '{}', gen_random_uuid(), 'agent', 1, 'ok')`;
+    const insert = `INSERT INTO scopefloor.decision_trace (id, created_at, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, duration_ms, status)
+      VALUES (gen_random_uuid(), '2031-05-17T00:00:00Z', 'retrieval', 'query', 0, 0, '{}', gen_random_uuid(), 'agent', 1, 'ok')`;
     await database.sql(insert);
     expect(await database.sql("SELECT count(*)::int AS n FROM scopefloor.decision_trace_rest")).toEqual([{ n: 1 }]);
     await database.sql("SELECT scopefloor.ensure_trace_partition('2031-05-02')");

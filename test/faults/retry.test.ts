@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { enterScope } from "../../src/db/enter.ts";
+import { enterScope } from "../../src/db/access/enter.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 

@@ -2,14 +2,14 @@ import { appendFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { enterScope } from "../../src/db/enter.ts";
-import { inTransaction } from "../../src/db/lease.ts";
-import { openPostgres } from "../../src/db/open.ts";
-import { receiptJournal } from "../../src/forget/journal.ts";
-import { writeReceipt } from "../../src/forget/receipt.ts";
-import { isReplayed, replayReceipts } from "../../src/forget/replay.ts";
+import { enterScope } from "../../src/db/access/enter.ts";
+import { inTransaction } from "../../src/db/connect/lease.ts";
+import { openPostgres } from "../../src/db/connect/open.ts";
+import { receiptJournal } from "../../src/forget/replay/journal.ts";
+import { isReplayed, replayReceipts } from "../../src/forget/replay/replay.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
+import { writeReceipt } from "../../src/traces/receipt.ts";
 import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 import { serviceProcess } from "../harness/service-process.ts";
@@ -139,7 +139,7 @@ test("what was forgotten after a backup is forgotten again when that is restored
     // A process that may not do it again itself does not start on this.
     expect(await isReplayed(service.database, path)).toBe(false);
     if (onPostgres())
-      await expect(startAsApi()).rejects.toThrow(/know all of SCOPEFLOOR_RECEIPTS: start a worker first/);
+      await expect(startAsApi()).rejects.toThrow(/lists forgets that this database has not applied; start a worker first/);
 
     expect(await replayReceipts(service.database, path, log)).toBe(12);
     expect(await back()).toBe(0);
@@ -212,8 +212,8 @@ test("a receipt that names others' rows takes none of them when it is done again
       return lease.query(statement);
     });
   await expect(
-    raw(`INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
-      SELECT scopefloor.recordable(), gen_random_uuid(), '{"org": "victim"}', true, 'erase', 'scope', '{}', scopefloor.caller()`),
+    raw(`INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, api_key_id)
+      SELECT 0, 0, gen_random_uuid(), '{"org": "victim"}', true, 'erase', 'scope', '{}', scopefloor.caller()`),
   ).rejects.toThrow(/permission denied/);
   // Nor does it learn, under its ticket, which receipts and keys of others there are.
   expect(await raw("SELECT scopefloor.knows_lines('[]') AS known")).toEqual([{ known: null }]);

@@ -2,9 +2,9 @@ import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import postgres from "postgres";
 import { inject } from "vitest";
-import { openEmbedded } from "../../src/db/embedded.ts";
-import { type Database, inTransaction, type Row } from "../../src/db/lease.ts";
-import { openPostgres } from "../../src/db/open.ts";
+import { openEmbedded } from "../../src/db/connect/embedded.ts";
+import { type Database, inTransaction, type Row } from "../../src/db/connect/lease.ts";
+import { openPostgres } from "../../src/db/connect/open.ts";
 import { withDatabase } from "./template.ts";
 
 /** A migrated database of its own, on whichever kind the suite runs against. */

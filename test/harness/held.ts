@@ -1,5 +1,6 @@
-import { type Demand, enterScope } from "../../src/db/enter.ts";
-import type { ScopedTransaction } from "../../src/db/scoped.ts";
+import { enterScope } from "../../src/db/access/enter.ts";
+import type { AccessRequest } from "../../src/db/access/entry.ts";
+import type { ScopedTransaction } from "../../src/db/access/scoped.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import type { Client, TestService } from "./service.ts";
 
@@ -7,7 +8,7 @@ import type { Client, TestService } from "./service.ts";
 export async function hold(
   service: TestService,
   client: Client,
-  demand: Demand,
+  demand: AccessRequest,
   work: (tx: ScopedTransaction) => Promise<unknown>,
 ) {
   let open: (last: (tx: ScopedTransaction) => Promise<unknown>) => void = () => undefined;

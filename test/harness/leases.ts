@@ -1,4 +1,4 @@
-import type { Lease, Leases, Row } from "../../src/db/lease.ts";
+import type { Lease, Leases, Row } from "../../src/db/connect/lease.ts";
 
 /** The leases, with each of their statements sent by `query`: to look at it, or to say it or its answer in another way. */
 export function withQuery(

@@ -23,7 +23,7 @@ await loadModule();
 const CONDITIONS = ["Filter", "Index Cond", "Recheck Cond", "TID Cond"];
 
 /** The functions that the policies ask: which scopes, or which one. */
-const POLICY_FUNCTION = /^scopefloor\.(readable|readable_own|modifiable|insertable|recordable|listable)\(\)$/;
+const POLICY_FUNCTION = /^scopefloor\.(readable|readable_own|modifiable|insertable|listable)\(\)$/;
 /** And those that say of all of them that they are meant. */
 const POLICY_FLAG = /^scopefloor\.(reads_all|modifies_all|lists_all)\(\)$/;
 

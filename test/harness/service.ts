@@ -3,7 +3,8 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { inject } from "vitest";
-import type { Principal } from "../../src/db/enter.ts";
+import type { Principal } from "../../src/db/access/entry.ts";
+import { modelRegistry } from "../../src/db/access/model-registry.ts";
 import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
@@ -87,7 +88,7 @@ export interface ServiceSettings {
 export async function startService(options: ServiceSettings = {}): Promise<TestService> {
   const database = await createTestDatabase(options);
   if (options.models !== undefined) {
-    await registerModel(database, options.models, createLog(process.env.LOG ?? "silent"));
+    await registerModel(modelRegistry(database), options.models, createLog(process.env.LOG ?? "silent"));
   }
   const secret = newSecret("management");
   const operatorId = uuid();

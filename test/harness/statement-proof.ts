@@ -7,9 +7,9 @@ import { appendFile } from "node:fs/promises";
 import { join } from "node:path";
 import { loadModule, parseSync } from "libpg-query";
 import { inject } from "vitest";
-import type { Database, Lease, Leases, Row } from "../../src/db/lease.ts";
+import { definersOf } from "../../src/db/access/definers.ts";
+import type { Database, Lease, Leases, Row } from "../../src/db/connect/lease.ts";
 import { scopedTables } from "../../src/db/tables/index.ts";
-import { DEFINERS_OF } from "../../src/verify/catalog.ts";
 import { type Sender, type SentStatement, UNSCOPED } from "./plans.ts";
 
 /** Settings that a statement may change for its own transaction: how to plan, never who. */
@@ -89,8 +89,8 @@ const OWNER_SETTINGS = /^(wal_recycle|max_parallel_maintenance_workers)$/;
 /** What a statement's parameters must hold for the proof to be complete. */
 export interface Bound {
   readonly parameter: number;
-  /** `ids`: scopes of a list; `id`: one scope; `tree`: the tags of a subtree. */
-  readonly as: "ids" | "id" | "tree";
+  /** `ids`: scopes of a list; `id`: one scope; `tree`: the tags of a subtree; `tenants`, `tenant`: that of the scopes. */
+  readonly as: "ids" | "id" | "tree" | "tenants" | "tenant";
   readonly to: "read" | "change" | "insert";
   readonly table: string;
 }
@@ -290,7 +290,7 @@ class Prover {
     }
     if (UpdateStmt) {
       const set: string[] = (UpdateStmt.targetList ?? []).map((target: Node) => target.ResTarget.name);
-      const ofScope = UpdateStmt.relation.relname === "scope" ? ["id", "tags"] : ["scope_id"];
+      const ofScope = UpdateStmt.relation.relname === "scope" ? ["id", "tags", "tenant_id"] : ["scope_id", "tenant_id"];
       if (set.some((column) => ofScope.includes(column))) this.#violations.push("moves rows to another scope");
     }
     if (InsertStmt) this.#guardInsertion(InsertStmt);
@@ -305,6 +305,11 @@ class Prover {
     if (bound === undefined) return;
     this.#guarded.add(table);
     this.#bound.push(...bound);
+    for (const { A_Expr } of armsOf(where)) {
+      if (A_Expr?.kind !== "AEXPR_OP_ANY" || columnOf(A_Expr.lexpr, table) !== "tenant_id") continue;
+      const parameter = castParameter(A_Expr.rexpr, "int4", true);
+      if (parameter !== undefined) this.#bound.push({ parameter, as: "tenants", to, table: table.relname });
+    }
   }
 
   /** The parameters of a condition that is true for bound scopes alone; undefined for any other. */
@@ -346,24 +351,31 @@ class Prover {
     return parameter;
   }
 
-  /** Every row that is inserted names its scope by a parameter. */
+  /** Every row that is inserted names its scope and its tenant by parameters. */
   #guardInsertion({ relation, cols = [], selectStmt, onConflictClause }: Node): void {
-    const at = cols.findIndex((column: Node) => column.ResTarget.name === "scope_id");
+    const placeOf = (name: string) => cols.findIndex((column: Node) => column.ResTarget.name === name);
+    const [at, ofTenant] = [placeOf("scope_id"), placeOf("tenant_id")];
     const select = selectStmt?.SelectStmt ?? {};
     const lists = select.valuesLists?.map((list: Node) => list.List.items) ?? [
       (select.targetList ?? []).map((target: Node) => target.ResTarget.val),
     ];
-    const parameters = lists.map(
-      (values: Node[]) => values[at]?.ParamRef?.number ?? castParameter(values[at], "int4", false),
-    );
+    const parametersAt = (place: number): (number | undefined)[] =>
+      lists.map((values: Node[]) => values[place]?.ParamRef?.number ?? castParameter(values[place], "int4", false));
+    const [parameters, tenants] = [parametersAt(at), parametersAt(ofTenant)];
     // A star before the scope would shift what stands in its place.
     const isPlain = select.op === undefined || select.op === "SETOP_NONE";
-    const isShifted = lists.some((values: Node[]) => values.slice(0, at).some((value) => this.#hasStar(value)));
+    const last = Math.max(at, ofTenant);
+    const isShifted = lists.some((values: Node[]) => values.slice(0, last).some((value) => this.#hasStar(value)));
     if (onConflictClause) this.#violations.push("answers a conflict, which may be with a row that is not visible");
-    if (!isScoped(relation) || at < 0 || !isPlain || isShifted || parameters.includes(undefined)) return;
+    const isOpen = [...parameters, ...tenants].includes(undefined);
+    if (!isScoped(relation) || at < 0 || ofTenant < 0 || !isPlain || isShifted || isOpen) return;
     this.#guarded.add(relation);
-    for (const parameter of new Set<number>(parameters))
-      this.#bound.push({ parameter, as: "id", to: "insert", table: relation.relname });
+    for (const [as, bound] of [
+      ["id", parameters],
+      ["tenant", tenants],
+    ] as const)
+      for (const parameter of new Set(bound as number[]))
+        this.#bound.push({ parameter, as, to: "insert", table: relation.relname });
   }
 
   #hasStar(node: Node): boolean {
@@ -392,7 +404,7 @@ class Prover {
   #judgeCall(schema: string | undefined, own: string): void {
     const isKnown =
       schema === "scopefloor"
-        ? DEFINERS_OF[this.#sender as "app" | "worker"].has(own)
+        ? definersOf(this.#sender as "app" | "worker").has(own)
         : (schema ?? "pg_catalog") === "pg_catalog" &&
           (COMPUTING.includes(own) || (this.#isOfCatalog && OF_CATALOG.includes(own)));
     if (!isKnown) this.#violations.push(`calls ${schema === undefined ? "" : `${schema}.`}${own}`);
@@ -444,39 +456,68 @@ interface Granted {
   readonly scopes: ReadonlySet<number>;
   /** General knowledge may be read besides. */
   readonly general: boolean;
-  /** Where new rows go. */
-  readonly writes: ReadonlySet<number>;
+  /** Where new rows go, each scope with its tenant. */
+  readonly writes: ReadonlyMap<number, number>;
   /** Where the trace goes. */
-  readonly trace: number | undefined;
+  readonly trace: { readonly id: number; readonly tenant: number } | undefined;
+  /** The tenant of all these scopes; undefined: there is not one alone, and none has to be bound. */
+  readonly tenant: number | undefined;
   readonly trees: ReadonlySet<string>;
 }
 
-const NOTHING: Granted = { scopes: new Set(), general: false, writes: new Set(), trace: undefined, trees: new Set() };
+const NOTHING: Granted = {
+  scopes: new Set(),
+  general: false,
+  writes: new Map(),
+  trace: undefined,
+  tenant: undefined,
+  trees: new Set(),
+};
 
 const canonical = (tags: object) => JSON.stringify(Object.entries(tags).sort(([a], [b]) => (a < b ? -1 : 1)));
 
 function grantedBy(answer: Node): Granted {
   if (answer?.status !== "ok") return NOTHING;
   // A job has one scope for all that it does.
-  const ofJob: number[] = typeof answer.scopeId === "number" ? [answer.scopeId] : [];
+  const ofJob = typeof answer.scopeId === "number" ? { id: answer.scopeId, tenant: answer.tenant } : undefined;
+  const write: Granted["trace"] | null = answer.write ?? ofJob;
   return {
-    scopes: new Set([...Object.keys(answer.read?.scopes ?? {}).map(Number), ...ofJob]),
+    scopes: new Set([...Object.keys(answer.read?.scopes ?? {}).map(Number), ...(ofJob ? [ofJob.id] : [])]),
     general: answer.general === true,
-    writes: new Set([...(typeof answer.write === "number" ? [answer.write] : []), ...ofJob]),
-    trace: answer.trace?.id ?? ofJob[0],
+    writes: new Map(write ? [[write.id, write.tenant]] : []),
+    trace: answer.trace ?? ofJob,
+    tenant: ofJob?.tenant ?? answer.read?.tenant ?? undefined,
     trees: new Set((answer.read?.trees ?? []).map(canonical)),
   };
 }
 
 function isGranted({ to, table }: Bound, id: number, granted: Granted): boolean {
-  if (to === "insert") return table === "decision_trace" ? id === granted.trace : granted.writes.has(id);
+  if (to === "insert") return table === "decision_trace" ? id === granted.trace?.id : granted.writes.has(id);
   // A row of the dictionary is described by who writes there, and seen by them.
   if (table === "scope" && granted.writes.has(id)) return true;
   if (to === "change") return table !== "scope" && granted.scopes.has(id);
   return granted.scopes.has(id) || (id === 0 && granted.general && KNOWLEDGE.has(table));
 }
 
+/** General rows are of tenant 0, whatever tenant reads them; a row that is inserted is of its scope's. */
+function isTenant({ to, table }: Bound, id: number, granted: Granted): boolean {
+  if (to !== "insert") return id === granted.tenant || (id === 0 && granted.general && KNOWLEDGE.has(table));
+  return table === "decision_trace" ? id === granted.trace?.tenant : [...granted.writes.values()].includes(id);
+}
+
+/** Where all that was granted is one tenant's, each table but the dictionary is bound to it. */
+function isUnbound(bounds: readonly Bound[], granted: Granted): boolean {
+  const reached = bounds.filter(({ to, table }) => to !== "insert" && table !== "scope");
+  const places = (as: Bound["as"]) => reached.filter((bound) => bound.as === as).length;
+  return granted.tenant !== undefined && places("ids") > places("tenants");
+}
+
 function outOfBounds(bounds: readonly Bound[], params: readonly unknown[], granted: Granted): string[] {
+  const unbound = isUnbound(bounds, granted) ? ["reaches a table without its tenant"] : [];
+  return [...unbound, ...outOfParameters(bounds, params, granted)];
+}
+
+function outOfParameters(bounds: readonly Bound[], params: readonly unknown[], granted: Granted): string[] {
   return bounds.flatMap((bound) => {
     const { parameter, as, to, table } = bound;
     const value = params[parameter - 1];
@@ -486,10 +527,13 @@ function outOfBounds(bounds: readonly Bound[], params: readonly unknown[], grant
       return isTree ? [] : [`$${parameter} is no granted subtree`];
     }
     const ids =
-      as === "id" ? [Number(value)] : String(value).replace(/[{}]/g, "").split(",").filter(Boolean).map(Number);
-    return ids.every((id) => isGranted(bound, id, granted))
+      as === "id" || as === "tenant"
+        ? [Number(value)]
+        : String(value).replace(/[{}]/g, "").split(",").filter(Boolean).map(Number);
+    const isOfTenant = as === "tenant" || as === "tenants";
+    return ids.every((id) => (isOfTenant ? isTenant : isGranted)(bound, id, granted))
       ? []
-      : [`$${parameter} holds a scope that was not granted (${to} ${table})`];
+      : [`$${parameter} holds a ${isOfTenant ? "tenant" : "scope"} that was not granted (${to} ${table})`];
   });
 }
 
@@ -514,7 +558,7 @@ export function proving(database: Database): ProvenDatabase {
   const violations = new Set<string>();
   const watch = (leases: Leases, role: Sender): Leases => ({
     close: () => leases.close(),
-    acquire: async (turn) => watchLease(await leases.acquire(turn), role),
+    acquire: async (group) => watchLease(await leases.acquire(group), role),
   });
   const watchLease = (lease: Lease, role: Sender): Lease => {
     let granted = NOTHING;

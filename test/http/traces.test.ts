@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { keepHouse } from "../../src/jobs/housekeeping.ts";
+import { runHousekeeping } from "../../src/jobs/housekeeping.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -144,8 +144,8 @@ describe("decision traces", () => {
 
   test("lastUsedAt is noted, and housekeeping changes no sum", async () => {
     const before = (await acme.get("/usage")).text;
-    await keepHouse(service.database, new Date());
-    await keepHouse(service.database, new Date());
+    await runHousekeeping(service.database, new Date());
+    await runHousekeeping(service.database, new Date());
     expect((await acme.get("/usage")).text).toBe(before);
     await expect
       .poll(async () => (await acme.get<{ lastUsedAt: string | null }[]>("/keys")).body[0]?.lastUsedAt)

@@ -2,13 +2,14 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { sql as rawSql } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Caller, type Demand, enterScope, unauthorized } from "../../src/db/enter.ts";
-import type { Leases } from "../../src/db/lease.ts";
-import { type ScopedTransaction, sql } from "../../src/db/scoped.ts";
+import { enterScope, unauthorized } from "../../src/db/access/enter.ts";
+import type { AccessRequest, Caller } from "../../src/db/access/entry.ts";
+import { type ScopedTransaction, sql } from "../../src/db/access/scoped.ts";
+import type { Leases } from "../../src/db/connect/lease.ts";
 import { passage } from "../../src/db/tables/memory.ts";
-import { Turns } from "../../src/db/turns.ts";
 import { type AppError, notFound } from "../../src/errors.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
+import { ShareGroups } from "../../src/load/share-groups.ts";
 import { GENERAL, scopeFromDatabase } from "../../src/scope/scope.ts";
 import { withQuery } from "../harness/leases.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
@@ -101,8 +102,9 @@ describe("the scoped builder", () => {
     const statement = sent.find(({ text }) => text.includes("RECURSIVE"))?.text ?? "";
     const references = statement.match(/"scopefloor"\."\w+"/g) ?? [];
     const guarded =
-      statement.match(/\(SELECT \* FROM "scopefloor"\."\w+" WHERE "(scope_id|id)" = ANY \(\$\d+::int\[\]\)\) AS/g) ??
-      [];
+      statement.match(
+        /\(SELECT \* FROM "scopefloor"\."\w+" WHERE ("id" = ANY \(\$\d+::int\[\]\)|\("scope_id" = ANY \(\$\d+::int\[\]\) AND tenant_id = ANY \(\$\d+::int\[\]\)\))\) AS/g,
+      ) ?? [];
     expect(references).toHaveLength(4);
     expect(guarded).toHaveLength(4);
   });
@@ -135,7 +137,7 @@ describe("the scoped builder", () => {
       return row?.id as number;
     };
     const [own, general] = [await idOf("acme"), await idOf(undefined)];
-    const bound = async (client: Client, demand: Demand, table: "passage" | "session" | "scope") => {
+    const bound = async (client: Client, demand: AccessRequest, table: "passage" | "session" | "scope") => {
       const { leases, sent } = listening();
       await enterScope(leases, caller(client), demand, (tx) =>
         tx.rows(sql`SELECT 'the one' AS one FROM ${tx.read(table, "x")} LIMIT 1`),
@@ -173,16 +175,15 @@ describe("the scoped builder", () => {
     const changing = (work: (tx: ScopedTransaction) => Promise<unknown>) =>
       enterScope(leases, caller(acme), forget, work);
     for (const work of [
-      (tx: ScopedTransaction) =>
-        tx.update("session", { metadata: sql`(SELECT 1 FROM scopefloor.turn)` as never }, sql`false`),
+      (tx: ScopedTransaction) => tx.update("session", { metadata: sql`(SELECT 1 FROM scopefloor.turn)` }, sql`false`),
       (tx: ScopedTransaction) => tx.remove("session", sql`id IN ${[sql`(SELECT id FROM scopefloor.turn)`]}`),
       (tx: ScopedTransaction) => tx.call("usage", sql`(SELECT 1 FROM scopefloor.turn)`),
     ]) {
       await expect(changing(work)).rejects.toThrow(/use tx\.read\(\)/);
     }
     await changing((tx) => tx.update("document", { title: "scopefloor.passage" }, sql`false`));
-    await changing(async (tx) => tx.sendCall("drop_recalled_answers"));
-    expect(sent.filter(({ text }) => text.includes("drop_recalled_answers"))).toHaveLength(1);
+    await changing(async (tx) => tx.sendCall("drop_cached_answers"));
+    expect(sent.filter(({ text }) => text.includes("drop_cached_answers"))).toHaveLength(1);
   });
 
   test("inserts only where the transaction was entered to write", async () => {
@@ -239,7 +240,7 @@ describe("the scoped builder", () => {
     const denials = async () =>
       Number((await service.database.sql("SELECT count(*) AS n FROM scopefloor.access_denied"))[0]?.n);
     const reader = await service.mint("agent", { org: "acme" }, { verbs: ["memory:read"] });
-    const refused = (client: { key: string }, demand: Demand) =>
+    const refused = (client: { key: string }, demand: AccessRequest) =>
       enterScope(service.database.app, caller(client as Client), demand, async () => 1).then(
         () => undefined,
         (error: AppError) => `${error.status} ${error.message}`,
@@ -259,20 +260,20 @@ describe("the scoped builder", () => {
     expect(await denials()).toBe(before + 1);
   });
 
-  test("asks whose turn a key uses up once, and only where that is kept", async () => {
-    const asked = async (turns?: Turns) => {
+  test("asks which group a key is charged to once, and only where that is kept", async () => {
+    const asked = async (shareGroups?: ShareGroups) => {
       const { leases, sent } = listening();
       const circumstances = {
         context: "default",
         arrivedAt: performance.now(),
-        ...(turns === undefined ? {} : { turns }),
+        ...(shareGroups === undefined ? {} : { shareGroups }),
       };
       await enterScope(leases, caller(acme), { verb: "memory:read", mode: "select" }, async () => 1, circumstances);
-      return sent.filter(({ text }) => text.includes("my_turn")).length;
+      return sent.filter(({ text }) => text.includes("own_share_group")).length;
     };
-    const turns = new Turns();
-    expect([await asked(), await asked(turns), await asked(turns)]).toEqual([0, 1, 0]);
-    expect(turns.of(hashSecret(acme.key))).toEqual(expect.any(String));
+    const groups = new ShareGroups();
+    expect([await asked(), await asked(groups), await asked(groups)]).toEqual([0, 1, 0]);
+    expect(groups.of(hashSecret(acme.key))).toEqual(expect.any(String));
   });
 
   test("is the only door: outside src/db no file imports tables or a driver, or spells a table's name", async () => {
@@ -282,11 +283,13 @@ describe("the scoped builder", () => {
     expect(files.length).toBeGreaterThan(20);
     for (const file of files) {
       const text = await readFile(join("src", file), "utf8");
-      expect(text, file).not.toMatch(/from "[^"]*(db\/tables|db\/postgres|drizzle-orm|@electric-sql)|from "postgres"/);
+      expect(text, file).not.toMatch(
+        /from "[^"]*(db\/tables|connect\/postgres|drizzle-orm|@electric-sql)|from "postgres"/,
+      );
       const tables = text.match(/scopefloor\.(?!dev)\w+/g) ?? [];
       // Functions of the owner's and the worker's connections, which have no ticket and read no content.
       const functions =
-        /^scopefloor\.(enter|retire_scopes|ensure_\w+|set_first_key|has_first_key|touch_key|fold_counters|seal_audit|check_audit|check_unchained|journal_lines|unknown_lines|named_scopes|knows_lines|begin_replay|end_replay|note_replayed|purge_old|vector_index_work|note_vector_index|embedder|register_embedder|embedders_in_use|(take|extend|postpone)_job|recover_jobs|queue_depth|has_work|enqueue)$/;
+        /^scopefloor\.(enter|retire_scopes|ensure_\w+|number_deployment|set_first_key|has_first_key|touch_key|fold_counters|seal_audit|check_audit|check_unchained|journal_lines|unknown_lines|named_scopes|knows_lines|begin_replay|end_replay|note_replayed|purge_old|vector_index_work|note_vector_index|embedder|register_embedder|embedders_in_use|(take|extend|postpone)_job|recover_jobs|queue_depth|has_work|enqueue)$/;
       expect(
         tables.filter((name) => !functions.test(name)),
         file,
@@ -299,7 +302,7 @@ describe("the scoped builder", () => {
 const withoutFirstLock = (leases: Leases) =>
   withQuery(leases, (lease, text, params) =>
     lease.query(
-      text.replace(/"(?:scope_id|id)" = ANY \((\$\d+)::int\[\]\)/g, "($1::int[] IS NOT NULL OR true)"),
+      text.replace(/(?:"scope_id"|"id"|tenant_id) = ANY \((\$\d+)::int\[\]\)/g, "($1::int[] IS NOT NULL OR true)"),
       params,
     ),
   );

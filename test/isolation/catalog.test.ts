@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { inTransaction } from "../../src/db/lease.ts";
+import { inTransaction } from "../../src/db/connect/lease.ts";
 import { auditCatalog } from "../../src/verify/catalog.ts";
 import { createTestDatabase, type TestDatabase } from "../harness/database.ts";
 
@@ -34,7 +34,7 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
       "a table without a scope or row security",
       "CREATE TABLE scopefloor.forgotten (id int)",
       "DROP TABLE scopefloor.forgotten",
-      ["forgotten has no scope_id", "forgotten does not force row security"],
+      ["forgotten has no scope_id and tenant_id", "forgotten does not force row security"],
     ],
     [
       "row security that is not forced",
@@ -53,6 +53,18 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
       "GRANT UPDATE (scope_id) ON scopefloor.passage TO scopefloor_app",
       "REVOKE UPDATE (scope_id) ON scopefloor.passage FROM scopefloor_app",
       ["scopefloor.passage UPDATE (scope_id) is granted"],
+    ],
+    [
+      "a scoped table without a tenant",
+      "ALTER TABLE scopefloor.posting ALTER tenant_id DROP NOT NULL",
+      "ALTER TABLE scopefloor.posting ALTER tenant_id SET NOT NULL",
+      ["posting has no scope_id and tenant_id"],
+    ],
+    [
+      "a unique index without a tenant",
+      "CREATE UNIQUE INDEX anyones ON scopefloor.document (scope_id, title)",
+      "DROP INDEX scopefloor.anyones",
+      ["unique without a scope: document: scope_id,title"],
     ],
     [
       "a policy for every row",

@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Database, inTransaction, type Row, type Transaction } from "../../src/db/lease.ts";
-import { openPostgres } from "../../src/db/open.ts";
+import { type Database, inTransaction, type Row, type Transaction } from "../../src/db/connect/lease.ts";
+import { openPostgres } from "../../src/db/connect/open.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
@@ -61,10 +61,10 @@ async function openLogin(): Promise<typeof login> {
   };
 }
 
-type Demand = readonly [verb: string, mode: string];
+type AccessRequest = readonly [verb: string, mode: string];
 
 /** Runs in a transaction that acme has entered. */
-const within = <T>([verb, mode]: Demand, work: (lease: Transaction) => Promise<T>) =>
+const within = <T>([verb, mode]: AccessRequest, work: (lease: Transaction) => Promise<T>) =>
   inTransaction(login.database.app, async (lease) => {
     const [row] = await lease.query("SELECT scopefloor.enter($1, $2, $3, NULL, NULL) AS answer", [
       hashSecret(acme.key),
@@ -75,8 +75,8 @@ const within = <T>([verb, mode]: Demand, work: (lease: Transaction) => Promise<T
     return work(lease);
   });
 
-const READING: Demand = ["memory:read", "id"];
-const DEMANDS: readonly Demand[] = [
+const READING: AccessRequest = ["memory:read", "id"];
+const DEMANDS: readonly AccessRequest[] = [
   READING,
   ["memory:read", "select"],
   ["memory:write", "write"],
@@ -87,7 +87,7 @@ const DEMANDS: readonly Demand[] = [
 ];
 
 /** What a statement gives, or the code it is refused with. */
-const tried = (demand: Demand, statement: string): Promise<readonly Row[] | string> =>
+const tried = (demand: AccessRequest, statement: string): Promise<readonly Row[] | string> =>
   within(demand, (lease) => lease.query(statement)).catch((error: { code?: string }) => error.code ?? String(error));
 
 const tables = async () =>
@@ -183,7 +183,7 @@ const REFUSED: readonly (readonly [what: string, code: string, statement: string
   [
     "moving a row by ON CONFLICT",
     PERMISSION,
-    "INSERT INTO scopefloor.memory_item (scope_id, id, key, value, api_key_id) SELECT scope_id, id, key, value, api_key_id FROM scopefloor.memory_item ON CONFLICT (scope_id, key) DO UPDATE SET scope_id = 0",
+    "INSERT INTO scopefloor.memory_item (tenant_id, scope_id, id, key, value, api_key_id) SELECT tenant_id, scope_id, id, key, value, api_key_id FROM scopefloor.memory_item ON CONFLICT (scope_id, key, tenant_id) DO UPDATE SET scope_id = 0",
   ],
 ];
 
@@ -235,7 +235,7 @@ describe("an injected statement in acme's transaction (threats 9, 10, 22, 32)", 
   });
 
   test("cannot leave the policies out: turning them off is an error, not more rows", async () => {
-    const off = (demand: Demand) =>
+    const off = (demand: AccessRequest) =>
       within(demand, async (lease) => {
         await lease.query("SET LOCAL row_security = off");
         return lease.query("SELECT text FROM scopefloor.passage");

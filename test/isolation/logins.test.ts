@@ -1,9 +1,9 @@
 import { randomBytes } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { inTransaction } from "../../src/db/lease.ts";
-import { openPostgres } from "../../src/db/open.ts";
-import { databaseWarnings } from "../../src/db/warnings.ts";
-import { keepHouse } from "../../src/jobs/housekeeping.ts";
+import { inTransaction } from "../../src/db/connect/lease.ts";
+import { openPostgres } from "../../src/db/connect/open.ts";
+import { databaseWarnings } from "../../src/db/connect/warnings.ts";
+import { runHousekeeping } from "../../src/jobs/housekeeping.ts";
 import { createLog } from "../../src/log.ts";
 import { createService, prepareDatabase } from "../../src/service.ts";
 import { createTestDatabase, onPostgres, type TestDatabase } from "../harness/database.ts";
@@ -68,7 +68,7 @@ describe.runIf(onPostgres())("three logins, as the README sets them up", () => {
       // The api's process may be without the owner's URL: it finds the database ready.
       await prepareDatabase(split, { context: "default", mayMigrate: false, log: createLog("silent") });
       await createService(split, { context: "default", log: createLog("silent") });
-      await keepHouse(split, new Date());
+      await runHousekeeping(split, new Date());
       for (const role of ["none", api, "scopefloor_definer", "scopefloor_worker", "postgres"]) {
         const outcome = await inTransaction(split.app, async (lease) => {
           await lease.query("SELECT set_config('role', $1, true)", [role]);

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { inTransaction, type Transaction } from "../../src/db/lease.ts";
+import { inTransaction, type Transaction } from "../../src/db/connect/lease.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -58,6 +58,15 @@ const attempt = (work: Promise<unknown>) =>
 
 const PERMISSION = "42501";
 
+/** The place of an org's own scope, as the values of tenant_id and scope_id. */
+async function placeOf(org: string): Promise<string> {
+  const [row] = await service.database.sql(
+    "SELECT tenant_id || ', ' || id AS place FROM scopefloor.scope WHERE tags = jsonb_build_object('org', $1::text)",
+    [org],
+  );
+  return String(row?.place);
+}
+
 describe("the application's role alone (threat 10)", () => {
   test("sees zero rows in every scoped table", async () => {
     for (const table of TABLES) {
@@ -71,9 +80,9 @@ describe("the application's role alone (threat 10)", () => {
 
   test("can write none", async () => {
     const writes = [
-      "INSERT INTO scopefloor.session (scope_id, id, api_key_id) VALUES (0, gen_random_uuid(), gen_random_uuid())",
-      "INSERT INTO scopefloor.posting (scope_id, lexeme, passage_id, tf, lexemes) VALUES (0, 'x', gen_random_uuid(), 1, 1)",
-      "INSERT INTO scopefloor.scope (tags) VALUES ('{}')",
+      "INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id) VALUES (0, 0, gen_random_uuid(), gen_random_uuid())",
+      "INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes) VALUES (0, 0, 'x', gen_random_uuid(), 1, 1)",
+      "INSERT INTO scopefloor.scope (tenant_id, tags) VALUES (0, '{}')",
       "UPDATE scopefloor.passage SET scope_id = 0",
       "UPDATE scopefloor.passage SET text = 'x'",
       "DELETE FROM scopefloor.decision_trace",
@@ -94,7 +103,7 @@ describe("the application's role alone (threat 10)", () => {
   });
 
   test("has no way to keys, secrets, the Context or stored answers", async () => {
-    for (const table of ["api_key", "ticket_secret", "context", "idempotency", "decision_trace_rest"]) {
+    for (const table of ["api_key", "ticket_secret", "context", "tenant", "idempotency", "decision_trace_rest"]) {
       expect(await attempt(asApp((lease) => lease.query(`SELECT * FROM scopefloor.${table}`))), table).toBe(PERMISSION);
     }
     for (const call of [
@@ -199,7 +208,9 @@ describe("tickets", () => {
   });
 
   test("one's own, altered in its own transaction, raises: only the signature stands against that", async () => {
-    const [other] = await service.database.sql(`SELECT id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`);
+    const [other] = await service.database.sql(
+      `SELECT id, tenant_id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`,
+    );
     const altered = (change: (payload: Record<string, unknown>) => object) =>
       attempt(
         within(acme, "memory:read", { mode: "select" }, async (lease) => {
@@ -333,12 +344,15 @@ describe("a raw handle inside acme's transaction", () => {
   });
 
   test("a ticket for reading writes nothing, one for writing writes at E alone and under its own name", async () => {
-    const insert = (scope: number | string, key: string) =>
-      `INSERT INTO scopefloor.session (scope_id, id, api_key_id) VALUES (${scope}, gen_random_uuid(), '${key}')`;
-    const [scopes] = await service.database.sql(
-      `SELECT (SELECT id FROM scopefloor.scope WHERE tags = '{"org":"acme"}') AS acme, (SELECT id FROM scopefloor.scope WHERE tags = '{"org":"globex"}') AS globex`,
+    const insert = (place: string, key: string) =>
+      `INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id) VALUES (${place}, gen_random_uuid(), '${key}')`;
+    const [places] = await service.database.sql(
+      `SELECT max(tenant_id || ', ' || id) FILTER (WHERE tags = '{"org":"acme"}') AS acme,
+              max(tenant_id || ', ' || id) FILTER (WHERE tags = '{"org":"globex"}') AS globex FROM scopefloor.scope`,
     );
-    const { acme: own, globex: other } = scopes as { acme: number; globex: number };
+    const { acme: own, globex: other } = places as { acme: string; globex: string };
+    // The right scope under another tenant's number is not its place either.
+    const mixed = `${other.split(",")[0]}, ${own.split(",")[1]}`;
     const writing = { mode: "write" };
     expect(await attempt(within(acme, "memory:read", { mode: "select" }, (l) => l.query(insert(own, acme.id))))).toBe(
       PERMISSION,
@@ -346,7 +360,11 @@ describe("a raw handle inside acme's transaction", () => {
     expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(other, acme.id))))).toBe(
       PERMISSION,
     );
-    expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(0, acme.id))))).toBe(PERMISSION);
+    for (const place of ["0, 0", mixed]) {
+      expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(place, acme.id))))).toBe(
+        PERMISSION,
+      );
+    }
     expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(own, globex.id))))).toBe(
       PERMISSION,
     );
@@ -354,15 +372,17 @@ describe("a raw handle inside acme's transaction", () => {
   });
 
   test("no table takes a row at another scope, or a general one, under a ticket for writing", async () => {
-    const [other] = await service.database.sql(`SELECT id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`);
+    const [other] = await service.database.sql(
+      `SELECT id, tenant_id FROM scopefloor.scope WHERE tags = '{"org":"globex"}'`,
+    );
     const tables = await service.database.sql(`
       SELECT c.relname AS name FROM pg_class c WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind IN ('r', 'p')
         AND has_any_column_privilege('scopefloor_app', c.oid, 'INSERT') ORDER BY 1`);
     expect(tables.length).toBeGreaterThan(8);
     for (const { name } of tables) {
-      for (const scope of [other?.id, 0]) {
+      for (const scope of [`${other?.tenant_id}, ${other?.id}`, "0, 0"]) {
         const insert = (lease: Transaction) =>
-          lease.query(`INSERT INTO scopefloor.${name} (scope_id) VALUES (${scope})`);
+          lease.query(`INSERT INTO scopefloor.${name} (tenant_id, scope_id) VALUES (${scope})`);
         // The policy speaks before any constraint does.
         expect(await attempt(within(acme, "memory:write", { mode: "write" }, insert)), `${name} at ${scope}`).toBe(
           PERMISSION,
@@ -372,14 +392,16 @@ describe("a raw handle inside acme's transaction", () => {
   });
 
   test("a trace cannot be made up: not for another key, scope or principal", async () => {
-    const trace = (scope: string, key: string, principal: string) =>
-      `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, duration_ms, status)
-       SELECT gen_random_uuid(), 'model', 'chat', scopefloor.recordable(), '${scope}', '${key}', '${principal}', 0, 'ok'`;
+    const own = await placeOf("acme");
+    const trace = (scope: string, key: string, principal: string, at = own) =>
+      `INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, duration_ms, status)
+       SELECT gen_random_uuid(), 'model', 'chat', ${at}, '${scope}', '${key}', '${principal}', 0, 'ok'`;
     const read = { mode: "select" };
     const run = (text: string) => attempt(within(acme, "memory:read", read, (lease) => lease.query(text)));
     expect(await run(trace('{"org":"globex"}', acme.id, "agent"))).toBe(PERMISSION);
     expect(await run(trace('{"org":"acme"}', globex.id, "agent"))).toBe(PERMISSION);
     expect(await run(trace('{"org":"acme"}', acme.id, "management"))).toBe(PERMISSION);
+    expect(await run(trace('{"org":"acme"}', acme.id, "agent", `0, ${own.split(",")[1]}`))).toBe(PERMISSION);
     expect(await run(trace('{"org":"acme"}', acme.id, "agent"))).toBe("done");
   });
 
@@ -389,33 +411,34 @@ describe("a raw handle inside acme's transaction", () => {
     );
     const turn = (lease: Transaction) =>
       lease.query(
-        `INSERT INTO scopefloor.turn (scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
-         SELECT scopefloor.insertable(), gen_random_uuid(), $1, $2, 'user', 'x', 900, now()`,
+        `INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
+         SELECT scopefloor.insertable_tenant(), scopefloor.insertable(), gen_random_uuid(), $1, $2, 'user', 'x', 900, now()`,
         [other?.id, acme.id],
       );
     expect(await attempt(within(acme, "memory:write", { mode: "write" }, turn))).toBe(PERMISSION);
     // Even the owner cannot, for the foreign key includes the scope.
     const forced = service.database.sql(
-      `INSERT INTO scopefloor.turn (scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
-       SELECT id, gen_random_uuid(), $1, gen_random_uuid(), 'user', 'x', 901, now() FROM scopefloor.scope WHERE tags = '{"org":"acme"}'`,
+      `INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
+       SELECT tenant_id, id, gen_random_uuid(), $1, gen_random_uuid(), 'user', 'x', 901, now() FROM scopefloor.scope WHERE tags = '{"org":"acme"}'`,
       [other?.id],
     );
     expect(await attempt(forced)).toBe("23503");
   });
 
   test("only a forget deletes or writes a receipt, and no trace takes tokens off the bill", async () => {
+    const own = await placeOf("acme");
     const run = (verb: string, mode: string, text: string) =>
       attempt(within(acme, verb, { mode }, (lease) => lease.query(text)));
-    const receipt = `INSERT INTO scopefloor.forget_receipt (scope_id, id, target, subtree, action, policy, counts, api_key_id)
-      SELECT scopefloor.recordable(), gen_random_uuid(), '{}', false, 'erase', 'x', '{}', '${acme.id}'`;
+    const receipt = `INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, api_key_id)
+      SELECT ${own}, gen_random_uuid(), '{}', false, 'erase', 'x', '{}', '${acme.id}'`;
     expect(await run("memory:read", "select", receipt)).toBe(PERMISSION);
     expect(await run("memory:forget", "forget", receipt)).toBe(PERMISSION);
     const written = "SELECT scopefloor.write_receipt('query', 'erase', true, '{}', '{}')";
     expect(await run("memory:read", "select", written)).toBe(PERMISSION);
     expect(await run("memory:write", "write", written)).toBe(PERMISSION);
     expect(await run("memory:forget", "forget", written)).toBe("done");
-    const refund = `INSERT INTO scopefloor.decision_trace (id, kind, operation, scope_id, scope, api_key_id, principal, input_tokens, duration_ms, status)
-      SELECT gen_random_uuid(), 'model', 'chat', scopefloor.recordable(), '{"org":"acme"}', '${acme.id}', 'agent', -5, 0, 'ok'`;
+    const refund = `INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, input_tokens, duration_ms, status)
+      SELECT gen_random_uuid(), 'model', 'chat', ${own}, '{"org":"acme"}', '${acme.id}', 'agent', -5, 0, 'ok'`;
     expect(await run("memory:read", "select", refund)).toBe("23514");
     const discount = refund.replace("input_tokens", "cost_usd");
     expect(await run("memory:read", "select", discount)).toBe("23514");

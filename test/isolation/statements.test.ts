@@ -2,12 +2,13 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { inTransaction } from "../../src/db/lease.ts";
-import { scrub } from "../../src/db/scrub.ts";
-import { receiptJournal } from "../../src/forget/journal.ts";
-import { replayReceipts } from "../../src/forget/replay.ts";
-import { keepHouse } from "../../src/jobs/housekeeping.ts";
-import { keepGraphs } from "../../src/jobs/vector-graphs.ts";
+import { modelRegistry } from "../../src/db/access/model-registry.ts";
+import { inTransaction } from "../../src/db/connect/lease.ts";
+import { scrub } from "../../src/db/upkeep/scrub.ts";
+import { receiptJournal } from "../../src/forget/replay/journal.ts";
+import { replayReceipts } from "../../src/forget/replay/replay.ts";
+import { runHousekeeping } from "../../src/jobs/housekeeping.ts";
+import { reconcileGraphs } from "../../src/jobs/vector-graphs.ts";
 import { ensureFirstKey } from "../../src/keys/first-key.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
@@ -46,10 +47,13 @@ describe("the statement proof accepts", () => {
       "a change",
       `UPDATE "scopefloor"."passage" SET "expired_at" = $2 WHERE "scope_id" = ANY ($1::int[]) AND (false OR true)`,
     ],
-    ["an insertion of values", `INSERT INTO "scopefloor"."turn" ("id", "scope_id") VALUES ($1, $2), ($3, $2)`],
+    [
+      "an insertion of values",
+      `INSERT INTO "scopefloor"."turn" ("id", "scope_id", "tenant_id") VALUES ($1, $2, $4), ($3, $2, $4)`,
+    ],
     [
       "an insertion of rows",
-      `INSERT INTO "scopefloor"."turn" ("scope_id", "id") SELECT $1::int, chosen.* FROM (SELECT 1) AS chosen`,
+      `INSERT INTO "scopefloor"."turn" ("tenant_id", "scope_id", "id") SELECT $2::int, $1::int, chosen.* FROM (SELECT 1) AS chosen`,
     ],
     ["a definer function", "SELECT to_jsonb(scopefloor.usage($1)) AS result"],
     ["models, which are no tenant's", "SELECT id FROM scopefloor.embedder WHERE name = $1"],
@@ -112,13 +116,24 @@ describe("the statement proof refuses", () => {
       `UPDATE scopefloor.passage SET text = t.content FROM scopefloor.turn t WHERE scope_id = ANY ($1::int[])`,
     ],
     ["an insertion without a scope", `INSERT INTO scopefloor.turn (id) VALUES ($1)`],
-    ["an insertion of one bound row of two", `INSERT INTO scopefloor.turn (scope_id) VALUES ($1), (7)`],
-    ["an insertion behind a star", `INSERT INTO scopefloor.turn (id, scope_id) SELECT c.*, $1::int FROM (SELECT 1) c`],
+    ["an insertion without a tenant", `INSERT INTO scopefloor.turn (scope_id) VALUES ($1)`],
+    [
+      "an insertion of one bound row of two",
+      `INSERT INTO scopefloor.turn (scope_id, tenant_id) VALUES ($1, $2), (7, $2)`,
+    ],
+    [
+      "an insertion of one bound tenant of two",
+      `INSERT INTO scopefloor.turn (scope_id, tenant_id) VALUES ($1, $2), ($1, 7)`,
+    ],
+    [
+      "an insertion behind a star",
+      `INSERT INTO scopefloor.turn (id, scope_id, tenant_id) SELECT c.*, $1::int, $2::int FROM (SELECT 1) c`,
+    ],
     [
       "an insertion from a table",
-      `INSERT INTO scopefloor.turn (scope_id, id) SELECT $1::int, t.id FROM scopefloor.turn t`,
+      `INSERT INTO scopefloor.turn (scope_id, tenant_id, id) SELECT $1::int, $2::int, t.id FROM scopefloor.turn t`,
     ],
-    ["a conflict", `INSERT INTO scopefloor.turn (scope_id) VALUES ($1) ON CONFLICT DO NOTHING`],
+    ["a conflict", `INSERT INTO scopefloor.turn (scope_id, tenant_id) VALUES ($1, $2) ON CONFLICT DO NOTHING`],
     ["query_to_xml", "SELECT query_to_xml('SELECT 1', true, false, '')"],
     ["set_config", "SELECT set_config('role', 'postgres', false)"],
     ["a large object", "SELECT lo_import('/etc/passwd')"],
@@ -190,12 +205,12 @@ describe("the statement proof refuses", () => {
     ["a change without a schema", "WITH x AS (SELECT 1) DELETE FROM x", "names x without a schema"],
     [
       "an insertion behind a hidden star",
-      "INSERT INTO scopefloor.turn (seq, id, scope_id) SELECT (c).*, $2, $1 FROM (SELECT 1, 7) c",
+      "INSERT INTO scopefloor.turn (seq, id, scope_id, tenant_id) SELECT (c).*, $2, $1, $3 FROM (SELECT 1, 7) c",
       unguarded("turn"),
     ],
     [
       "a scope that is rounded",
-      "INSERT INTO scopefloor.turn (scope_id) VALUES ($1::numeric(5, -1))",
+      "INSERT INTO scopefloor.turn (scope_id, tenant_id) VALUES ($1::numeric(5, -1), $2)",
       unguarded("turn"),
     ],
     ["a scope renamed", "UPDATE scopefloor.scope SET tags = $2 WHERE id = $1::int", "moves rows to another scope"],
@@ -288,11 +303,11 @@ describe("the owner's statements, which neither lock is on,", () => {
     const service = await startService();
     try {
       const proven = proving(service.database);
-      await registerModel(proven, LOCAL_MODELS, silent);
+      await registerModel(modelRegistry(proven), LOCAL_MODELS, silent);
       await ensureFirstKey(proven, { configured: undefined, dataDir: folder });
       for (let n = 0; n < 6; n++) await service.operator.remember(`knot number ${n}`, { scopes: "org/knots" });
-      await keepHouse(proven, new Date());
-      await keepGraphs(proven, { least: 5, log: silent, isStopped: () => false });
+      await runHousekeeping(proven, new Date());
+      await reconcileGraphs(proven, { least: 5, log: silent, isStopped: () => false });
       await service.operator.post("/forget", { query: "knot number 3", scopes: "org/knots", purge: true });
       await receiptJournal(proven, receipts).save();
       const unknown = (await readFile(receipts, "utf8")).replaceAll(
@@ -339,26 +354,32 @@ test("what requests and jobs send is captured, each under its own role", async (
 describe("a scope that was not granted in this transaction is no proof", () => {
   let service: TestService;
   let own: Client;
-  let scopes: Map<string, unknown>;
+  let scopes: Map<string, readonly unknown[]>;
 
   beforeAll(async () => {
     service = await startService();
     own = await service.mint("agent", { org: "own" });
     for (const agent of [own, await service.mint("agent", { org: "other" })]) await agent.remember("a word");
-    const rows = await service.database.sql("SELECT id, tags->>'org' AS org FROM scopefloor.scope");
-    scopes = new Map([["general", 0], ...rows.map(({ id, org }) => [String(org), id] as const)]);
+    const rows = await service.database.sql(
+      "SELECT id, tenant_id AS tenant, tags->>'org' AS org FROM scopefloor.scope",
+    );
+    scopes = new Map([["general", [0, 0]], ...rows.map(({ id, tenant, org }) => [String(org), [id, tenant]] as const)]);
+    scopes.set("own, as another's", [scopes.get("own")?.[0], scopes.get("other")?.[1]]);
   });
   afterAll(() => service.stop());
 
-  const read = (table: string) =>
-    `SELECT count(*) FROM (SELECT * FROM "scopefloor"."${table}" WHERE "scope_id" = ANY ($1::int[])) AS t`;
-  const taken = `DELETE FROM "scopefloor"."passage" WHERE "scope_id" = ANY ($1::int[])`;
+  const within = `("scope_id" = ANY ($1::int[]) AND tenant_id = ANY ($2::int[]))`;
+  const read = (table: string, where = within) =>
+    `SELECT count(*) FROM (SELECT * FROM "scopefloor"."${table}" WHERE ${where}) AS t`;
+  const taken = `DELETE FROM "scopefloor"."passage" WHERE ${within}`;
 
   test.each<[string, readonly (readonly [text: string, of: string])[], RegExp | undefined]>([
     ["its own, in its own (the control)", [[read("turn"), "own"]], undefined],
     ["general knowledge (the control)", [[read("passage"), "general"]], undefined],
     ["another's", [[read("turn"), "other"]], /\$1 holds a scope that was not granted \(read turn\)/],
     ["general turns", [[read("turn"), "general"]], /\(read turn\)/],
+    ["its own, without a tenant", [[read("turn", `"scope_id" = ANY ($1::int[])`), "own"]], /without its tenant/],
+    ["its own, as another's", [[read("turn"), "own, as another's"]], /\$2 holds a tenant that was not granted/],
     ["general knowledge deleted", [[taken, "general"]], /\(change passage\)/],
     [
       "its own, when the transaction has ended",
@@ -378,7 +399,10 @@ describe("a scope that was not granted in this transaction is no proof", () => {
       hashSecret(own.key),
       JSON.stringify({ mode: "select", context: "default" }),
     ]);
-    for (const [text, of] of statements) await lease.query(text, of === "" ? [] : [`{${scopes.get(of)}}`]);
+    for (const [text, of] of statements) {
+      const bound = (scopes.get(of) ?? []).map((id) => `{${id}}`);
+      await lease.query(text, text.includes("$2") ? bound : bound.slice(0, 1));
+    }
     await lease.query("ROLLBACK");
     await lease.release();
     if (expected === undefined) await proven.assertProven();

@@ -2,7 +2,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { verify } from "../../src/commands/verify.ts";
-import { databaseWarnings } from "../../src/db/warnings.ts";
+import { databaseWarnings } from "../../src/db/connect/warnings.ts";
 import { runProbes } from "../../src/verify/probes.ts";
 import type { AuditReport } from "../../src/verify/report.ts";
 import { onPostgres } from "../harness/database.ts";
@@ -67,13 +67,13 @@ test("a tenant's administrator can run them below its own floor", async () => {
 test.each([
   ["live_key", "AND a.revoked_at IS NULL", "", "a revoked key is refused at once, and so is none at all"],
   [
-    "enter",
+    "resolve_clauses",
     "IF scopefloor.contradicts(floor, clause->'tags') THEN",
     "IF false THEN",
     "naming the other tenant's scope is refused, in every spelling",
   ],
   [
-    "enter",
+    "authenticate",
     "NOT scopefloor.are_related(floor, other.floor) OR scopefloor.contradicts(floor, other.floor)",
     "false",
     "acting on behalf of the other tenant's key is refused like an unknown one",
@@ -115,10 +115,10 @@ test("a deployment that takes one tenant for another fails every probe that asks
     const { findings } = await runProbes({ url, context: "default", managementKey: service.operator.key });
     expect(findings.filter(({ problems }) => problems.length === 0).map(({ check }) => check)).toEqual([
       "the other tenant itself finds each of its words (the control)",
-      // The other tenant's own was deleted by a probe before.
-      "a file that the other tenant has is as new as any",
       // It is about what is asked, not about who asks.
       "an unknown field or filter is refused, and none is read as SQL",
+      // The other tenant's own was deleted by a probe before.
+      "a file that the other tenant has is as new as any",
       "what was made for this is removed",
     ]);
   } finally {

@@ -95,7 +95,8 @@ describe("what a recall reaches under the floor org=acme", () => {
     await large.remember("shared knowledge, canary own");
     await large.remember("shared knowledge, canary below", { scopes: "user/u7" });
     await service.database.sql(`
-      INSERT INTO scopefloor.scope (tags) SELECT jsonb_build_object('org', 'large', 'user', 'u' || n) FROM generate_series(10, 400) n`);
+      INSERT INTO scopefloor.scope (tenant_id, tags) SELECT t.id, t.root || jsonb_build_object('user', 'u' || n)
+      FROM scopefloor.tenant t, generate_series(10, 400) n WHERE t.root = '{"org":"large"}'`);
     expect(await seen(large, { scopeView: "subtree" })).toEqual(["below", "general", "own"]);
     expect(await seen(large)).toEqual(["general", "own"]);
     const { body } = await large.get<{ sessions: { scopes: string[][] }[] }>("/sessions");

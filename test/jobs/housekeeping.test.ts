@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { keepHouse } from "../../src/jobs/housekeeping.ts";
+import { runHousekeeping } from "../../src/jobs/housekeeping.ts";
 import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -29,13 +29,13 @@ test.runIf(!onPostgres())(
     };
     await fill(0);
     expect(await visible()).toBe(0);
-    await keepHouse(service.database, new Date());
+    await runHousekeeping(service.database, new Date());
     const first = await visible();
     expect(first).toBeGreaterThan(0);
-    await keepHouse(service.database, new Date());
+    await runHousekeeping(service.database, new Date());
     expect(await visible()).toBe(first);
     await fill(1_000);
-    await keepHouse(service.database, new Date());
+    await runHousekeeping(service.database, new Date());
     expect(await visible()).toBeGreaterThan(first);
   },
 );

@@ -35,7 +35,7 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         parser: inject("parser"),
         backoffSeconds: 0.1,
         concurrency: 2,
-        perFloor: 2,
+        perGroup: 2,
         attempts: 5 * KILLS + 20,
       });
       const start = async () => {

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { enterJob, JobGone } from "../../src/db/enter-job.ts";
-import { inTransaction, type Leases } from "../../src/db/lease.ts";
-import { sql } from "../../src/db/scoped.ts";
+import { enterJob, JobGone } from "../../src/db/access/enter-job.ts";
+import { sql } from "../../src/db/access/scoped.ts";
+import { inTransaction, type Leases } from "../../src/db/connect/lease.ts";
 import { Queue } from "../../src/jobs/queue.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -35,6 +35,7 @@ describe("a job", () => {
     }));
     expect(seen.texts).toEqual(["something of acme's"]);
     const scope = { org: "acme" };
+    const place = seen.entry.write;
     expect(seen.entry).toEqual({
       key: { id: agent.id, name: "", principal: "agent", content: true, expiresAt: null },
       verbs: ["memory:write"],
@@ -43,10 +44,10 @@ describe("a job", () => {
       view: "strict",
       effective: scope,
       general: false,
-      read: { scopes: new Map([[seen.entry.write, scope]]), trees: [] },
-      write: expect.any(Number),
+      read: { scopes: new Map([[place?.id, scope]]), trees: [], tenant: place?.tenant },
+      write: { id: expect.any(Number), tenant: expect.any(Number) },
       settings: expect.anything(),
-      trace: { id: seen.entry.write, tags: scope, silent: false },
+      trace: { ...place, tags: scope, silent: false },
       recall: null,
     });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
@@ -113,8 +114,8 @@ describe("a job", () => {
       'SELECT id FROM scopefloor.scope WHERE tags = \'{"org":"acme"}\'',
     )) as { id: string }[];
     await service.database.sql(
-      `INSERT INTO scopefloor.job (scope_id, id, kind, api_key_id, principal, epoch, floor_hash, run_after)
-       SELECT $1, gen_random_uuid(), 'document', $2, 'agent', 0, 42, now() - interval '1 hour' FROM generate_series(1, 1000)`,
+      `INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, epoch, share_group, run_after)
+       SELECT s.tenant_id, s.id, gen_random_uuid(), 'document', $2, 'agent', 0, 42, now() - interval '1 hour' FROM generate_series(1, 1000), scopefloor.scope s WHERE s.id = $1`,
       [id, agent.id],
     );
     const small = await service.mint("agent", { org: "small" });
@@ -122,11 +123,11 @@ describe("a job", () => {
     const first = await queue.take(1);
     const second = await queue.take(1);
     // One of each floor, whatever the order; a third of the large one has to wait for the first.
-    const rows = await service.database.sql("SELECT floor_hash FROM scopefloor.job WHERE id IN ($1, $2)", [
+    const rows = await service.database.sql("SELECT share_group FROM scopefloor.job WHERE id IN ($1, $2)", [
       first?.id,
       second?.id,
     ]);
-    expect(new Set(rows.map((row) => String(row.floor_hash))).size).toBe(2);
+    expect(new Set(rows.map((row) => String(row.share_group))).size).toBe(2);
     expect(await queue.take(1)).toBeUndefined();
     expect(await queue.take(2)).toBeDefined();
     // With one at a time they take turns too.
@@ -137,10 +138,10 @@ describe("a job", () => {
     const turns: string[] = [];
     for (let i = 0; i < 4; i++) {
       const job = await queue.take(1);
-      const [row] = await service.database.sql("DELETE FROM scopefloor.job WHERE id = $1 RETURNING floor_hash", [
+      const [row] = await service.database.sql("DELETE FROM scopefloor.job WHERE id = $1 RETURNING share_group", [
         job?.id,
       ]);
-      turns.push(String(row?.floor_hash) === "42" ? "large" : "small");
+      turns.push(String(row?.share_group) === "42" ? "large" : "small");
     }
     expect(turns.filter((turn) => turn === "small")).toHaveLength(2);
     await service.database.sql("DELETE FROM scopefloor.job");

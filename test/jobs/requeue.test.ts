@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { enterJob } from "../../src/db/enter-job.ts";
+import { enterJob } from "../../src/db/access/enter-job.ts";
 import { Queue } from "../../src/jobs/queue.ts";
 import { onPostgres } from "../harness/database.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -11,8 +11,8 @@ beforeAll(async () => {
 afterAll(() => service.stop());
 
 const order = (id: string) => `
-  INSERT INTO scopefloor.job (scope_id, id, kind, api_key_id, principal, epoch, floor_hash)
-  VALUES (1, '${id}', 'embed', gen_random_uuid(), 'agent', 0, 1)`;
+  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, epoch, share_group)
+  VALUES (0, 1, '${id}', 'embed', gen_random_uuid(), 'agent', 0, 1)`;
 const FIRST = "01900000-0000-7000-8000-00000000000a";
 const SECOND = "01900000-0000-7000-8000-00000000000b";
 
@@ -71,7 +71,7 @@ test("a tenant's turns are those of the key that the operator minted, whatever s
   await noisy.upload("two", "2.txt", { scopes: "a/x1" });
   await service.client(child.body.key).upload("three", "3.txt");
   const rows = await service.database.sql(
-    "SELECT s.tags->>'tenant' AS tenant, count(DISTINCT j.floor_hash)::int AS turns, min(j.floor_hash)::text AS turn FROM scopefloor.job j JOIN scopefloor.scope s ON s.id = j.scope_id WHERE j.kind = 'document' GROUP BY 1 ORDER BY 1 NULLS FIRST",
+    "SELECT s.tags->>'tenant' AS tenant, count(DISTINCT j.share_group)::int AS turns, min(j.share_group)::text AS turn FROM scopefloor.job j JOIN scopefloor.scope s ON s.id = j.scope_id WHERE j.kind = 'document' GROUP BY 1 ORDER BY 1 NULLS FIRST",
   );
   expect(rows).toMatchObject([
     { tenant: null, turns: 1 },

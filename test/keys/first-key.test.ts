@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { checkCaller } from "../../src/db/enter.ts";
+import { checkCaller } from "../../src/db/access/enter.ts";
 import { ensureFirstKey } from "../../src/keys/first-key.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { createTestDatabase, type TestDatabase } from "../harness/database.ts";

@@ -1,6 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { ScopedTransaction } from "../../src/db/scoped.ts";
+import type { ScopedTransaction } from "../../src/db/access/scoped.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { onPostgres } from "../harness/database.ts";
 import { hold } from "../harness/held.ts";

@@ -1,5 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
-import type { Leases } from "../../src/db/lease.ts";
+import type { Leases } from "../../src/db/connect/lease.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { KeyTouches } from "../../src/keys/touch.ts";
 import { withQuery } from "../harness/leases.ts";

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Plugin } from "vite";
-import type { Database, Row } from "../../src/db/lease.ts";
+import type { Database, Row } from "../../src/db/connect/lease.ts";
 import { type FunctionMutant, MUTANTS, type Mutant, type SourceMutant } from "./mutants.ts";
 
 /** The mutant that this run is about, if any. */

@@ -45,13 +45,13 @@ const KEYS = "test/http/keys.test.ts";
 const CACHE = "test/recall/cache.test.ts";
 const FORGET = "test/forget/forget.test.ts";
 const RACE = "test/forget/race.test.ts";
-const GATE = "test/forget/gate.test.ts";
+const STORED = "test/forget/stored-answers.test.ts";
 const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
 const JOURNAL = "test/forget/journal.test.ts";
-const SCOPED = "src/db/scoped.ts";
-const ENTER = "src/db/enter.ts";
+const SCOPED = "src/db/access/scoped.ts";
+const ENTER = "src/db/access/enter.ts";
 
 export const MUTANTS: readonly Mutant[] = [
   // -- The first lock: the builder.
@@ -64,7 +64,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "codes of everyone, and vectors of the visible scopes",
-    file: "src/recall/vector.ts",
+    file: "src/recall/ranking/vector.ts",
     from: 'SELECT c.scope_id, c.id FROM ${tx.read("passage", "c")}',
     to: 'SELECT c.scope_id, c.id FROM ${sql.raw("scopef" + "loor.passage")} c',
     tests: ["test/recall/codes.test.ts"],
@@ -100,15 +100,15 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a change that reaches a scope which was not granted",
     file: SCOPED,
-    from: 'return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys()]);',
-    to: 'return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys(), 77]);',
+    from: 'return this.#within(sql.identifier("scope_id"), [...read.scopes.keys()], tenants);',
+    to: 'return this.#within(sql.identifier("scope_id"), [...read.scopes.keys(), 77], undefined);',
     tests: [FORGET],
   },
   {
     name: "rows that go to the first scope that may be read, not to the one that may be written",
     file: SCOPED,
-    from: ": this.entry.write;",
-    to: ": ([...this.entry.read.scopes.keys()][0] ?? this.entry.write);",
+    from: ": this.entry.write;\n    if (place",
+    to: ": this.entry.write && { ...this.entry.write, id: [...this.entry.read.scopes.keys()][0] ?? 0 };\n    if (place",
     tests: [MODEL],
   },
   {
@@ -134,7 +134,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "what the database resolved is not checked against the floor",
-    file: ENTER,
+    file: "src/db/access/floor-check.ts",
     from: "if (!isExpected) throw",
     to: "if (!isExpected && floor === undefined) throw",
     tests: [BUILDER],
@@ -142,21 +142,21 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "the request's scopes are not handed to the database",
     file: ENTER,
-    from: "clauses: demand.selector ?? null,",
+    from: "clauses: request.selector ?? null,",
     to: "clauses: null,",
     tests: [VISIBILITY],
   },
   {
     name: "acting on behalf of another is ignored",
     file: ENTER,
-    from: "    demand.view ?? null,\n    caller.onBehalfOf ?? null,",
-    to: "    demand.view ?? null,\n    null,",
+    from: "    request.view ?? null,\n    caller.onBehalfOf ?? null,",
+    to: "    request.view ?? null,\n    null,",
     tests: [KEYS],
   },
   {
     name: "the view is ignored",
     file: ENTER,
-    from: "    demand.view ?? null,\n    caller.onBehalfOf ?? null,",
+    from: "    request.view ?? null,\n    caller.onBehalfOf ?? null,",
     to: '    "subtree",\n    caller.onBehalfOf ?? null,',
     tests: [VISIBILITY],
   },
@@ -220,7 +220,7 @@ export const MUTANTS: readonly Mutant[] = [
   // -- Connections.
   {
     name: "a lease that can be used after its release",
-    file: "src/db/postgres.ts",
+    file: "src/db/connect/postgres.ts",
     on: "postgres",
     from: "if (this.#released) throw new Error(",
     to: "if (this.#released && this.#aborted) throw new Error(",
@@ -228,7 +228,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a lease goes on after its connection has closed (threat 9)",
-    file: "src/db/postgres.ts",
+    file: "src/db/connect/postgres.ts",
     on: "postgres",
     from: "if (this.#client.closed) throw lost();",
     to: "",
@@ -236,7 +236,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a connection that keeps its settings (threat 9)",
-    file: "src/db/postgres.ts",
+    file: "src/db/connect/postgres.ts",
     on: "postgres",
     from: '  "RESET ALL",\n',
     to: "",
@@ -244,7 +244,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a connection with a planted statement goes on (threat 9)",
-    file: "src/db/postgres.ts",
+    file: "src/db/connect/postgres.ts",
     on: "postgres",
     from: "this.#done(!this.#client.closed && results.at(-1)?.length === 0);",
     to: "this.#done(!this.#client.closed && results.length > 0);",
@@ -252,7 +252,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "the embedded database without its role",
-    file: "src/db/embedded.ts",
+    file: "src/db/connect/embedded.ts",
     from: "await this.#pg.exec(`BEGIN; SET LOCAL ROLE ${this.#role}`);",
     to: "await this.#pg.exec(`BEGIN`);",
     tests: [SECOND, BUILDER],
@@ -416,70 +416,70 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a request may contradict the floor",
-    function: "enter",
+    function: "resolve_clauses",
     from: "IF scopefloor.contradicts(floor, clause->'tags') THEN",
     to: "IF false THEN",
     tests: [VISIBILITY],
   },
   {
     name: "the request's tags win over the floor's",
-    function: "enter",
+    function: "resolve_clauses",
     from: "effective := floor || (clause->'tags');",
     to: "effective := clause->'tags';",
     tests: [VISIBILITY],
   },
   {
     name: "verbs are not checked",
-    function: "enter",
+    function: "permit",
     from: "NOT verb = ANY (verbs)",
     to: "false",
     tests: [KEYS, MODEL],
   },
   {
     name: "supervisors write",
-    function: "enter",
-    from: "'supervisor' IN (k.principal, other.principal)",
+    function: "permit",
+    from: "'supervisor' IN (principal, on_behalf_of)",
     to: "false",
     tests: [MODEL, KEYS, VISIBILITY],
   },
   {
     name: "acting on behalf of a key that has nothing in common",
-    function: "enter",
+    function: "authenticate",
     from: "NOT scopefloor.are_related(floor, other.floor)",
     to: "false",
     tests: [KEYS],
   },
   {
     name: "acting on behalf keeps the caller's own verbs",
-    function: "enter",
+    function: "authenticate",
     from: "verbs := ARRAY(SELECT unnest(verbs) INTERSECT SELECT unnest(other.verbs) ORDER BY 1);",
     to: "",
     tests: [KEYS],
   },
   {
     name: "agents write into each other's sessions",
-    function: "enter",
-    from: "k.principal = 'agent' AND own_session.api_key_id <> k.id",
+    function: "resolve_place",
+    from: "k.principal = 'agent' AND place.api_key_id <> k.id",
     to: "false",
     tests: [MODEL, SECOND],
   },
   {
     name: "a session out of reach may be written into",
-    function: "enter",
-    from: "WHERE s.id = (requested->>'session')::uuid AND d.tags @> floor\n      AND (s.scope_id <> 0 OR floor = '{}');",
+    function: "resolve_place",
+    from: "WHERE s.id = (requested->>'session')::uuid AND d.tags @> floor AND (s.scope_id <> 0 OR floor = '{}');",
     to: "WHERE s.id = (requested->>'session')::uuid;",
     tests: [MODEL],
   },
   {
     name: "a strict view that goes below E",
-    function: "enter",
+    function: "resolve_clauses",
     from: "exact := exact || scopefloor.scopes_between(floor, effective);",
-    to: "trees := trees || effective;",
+    to: "subtree_roots := subtree_roots || effective;",
     tests: [VISIBILITY],
   },
   {
     name: "general rows are among an agent's own",
-    function: "enter",
+    function: "reach_of",
     from: "IF floor <> '{}' THEN\n    ids := array_remove(ids, 0);\n  END IF;",
     to: "ids := ids || 0;",
     tests: [MODEL, VISIBILITY],
@@ -501,7 +501,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a trace may be recorded for anyone",
     function: "may_record",
-    from: "(t->'trace'->>'id')::int = at_scope AND t->'trace'->'tags' = tags\n                  AND",
+    from: "(t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags\n                  AND",
     to: "",
     tests: [SECOND],
   },
@@ -532,28 +532,49 @@ export const MUTANTS: readonly Mutant[] = [
     tests: [CACHE],
   },
   {
-    name: "an answer is kept beside a forget (threat 18)",
-    on: "postgres",
-    function: "cache_answer",
-    from: "IF NOT scopefloor.hold_answers(t, false) THEN",
-    to: "IF false THEN",
-    tests: [GATE],
+    name: "a stored answer outlives what it speaks of (threat 17)",
+    function: "rows_are_there",
+    from: "RETURN NOT EXISTS",
+    to: "RETURN true OR NOT EXISTS",
+    tests: [STORED],
   },
   {
-    name: "one tenant's forget is in every other's way",
-    on: "postgres",
-    function: "hold_answers",
-    from: "IN SHARE MODE",
-    to: "IN EXCLUSIVE MODE",
-    tests: [GATE],
+    name: "a stored answer holds what its request said (threat 17)",
+    file: "src/http/idempotency.ts",
+    from: "spec.retold === undefined ? body : spec.retold.strip(body)",
+    to: "body",
+    tests: [STORED],
   },
   {
-    name: "a forget does not see who stores from above all orgs (threat 18)",
-    on: "postgres",
-    function: "hold_answers",
-    from: "IN ROW EXCLUSIVE MODE",
-    to: "IN ROW SHARE MODE",
-    tests: [GATE],
+    name: "the answer of a request that only reads is stored (threat 17)",
+    file: "src/http/idempotency.ts",
+    from: "if (spec.readsOnly(input.body)) return undefined;",
+    to: "",
+    tests: [STORED],
+  },
+  {
+    name: "an answer that speaks of no row",
+    file: "src/memory/items.ts",
+    from: "tx.speaksOf(times.id);",
+    to: "",
+    tests: [STORED],
+  },
+  {
+    name: "a row under another tenant's number",
+    sql: "ALTER POLICY write ON scopefloor.session WITH CHECK (scope_id = (SELECT scopefloor.insertable()) AND api_key_id = (SELECT scopefloor.caller()))",
+    tests: [SECOND],
+  },
+  {
+    name: "a trace under another tenant's number",
+    function: "may_record",
+    from: "(t->'trace'->>'tenant')::int = of_tenant AND",
+    to: "",
+    tests: [SECOND],
+  },
+  {
+    name: "tickets for whoever asks for one",
+    sql: "GRANT EXECUTE ON FUNCTION scopefloor.issue_ticket(jsonb) TO scopefloor_app",
+    tests: [CATALOG],
   },
 
   // -- The audit chain, erasures, backups.
@@ -649,7 +670,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a scrub beside a transaction that has written and waits",
     on: "postgres",
-    file: "src/db/scrub.ts",
+    file: "src/db/upkeep/scrub.ts",
     from: "UNION ALL SELECT 'session ' || pid, backend_xid FROM",
     to: "UNION ALL SELECT 'session ' || pid, backend_xmin FROM",
     tests: ["test/forget/erasure-files.test.ts"],
@@ -657,14 +678,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a replay by two processes at once",
     on: "postgres",
-    file: "src/forget/replay.ts",
+    file: "src/forget/replay/replay.ts",
     from: "pg_catalog.pg_advisory_lock(7700, 7)",
     to: "pg_catalog.pg_backend_pid()",
     tests: [JOURNAL],
   },
   {
     name: "a replay that keeps the backup's version of a document",
-    file: "src/forget/replay.ts",
+    file: "src/forget/replay/replay.ts",
     from: "for (const id of await otherVersions(tx, items)) await removeChunks(tx, id);",
     to: "",
     tests: [JOURNAL],
@@ -672,7 +693,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a scrub beside a transaction that still sees what was forgotten",
     on: "postgres",
-    file: "src/db/scrub.ts",
+    file: "src/db/upkeep/scrub.ts",
     from: "if (held.length === 0) return;",
     to: "return;",
     tests: ["test/forget/erasure-files.test.ts"],
@@ -701,9 +722,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "an erasure that leaves the answer of a request of the same microsecond (threat 18)",
     on: "postgres",
-    function: "drop_recalled_answers",
-    from: "i.xmin <> pg_current_xact_id()::xid",
-    to: "i.created_at <> transaction_timestamp()",
+    function: "retire_scopes",
+    from: "xmin <> pg_current_xact_id()::xid",
+    to: "created_at <> transaction_timestamp()",
     tests: [RACE],
   },
   {
@@ -714,7 +735,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a trace of another time",
-    sql: "ALTER POLICY write ON scopefloor.decision_trace WITH CHECK (scopefloor.may_record(scope_id, scope, api_key_id, principal))",
+    sql: "ALTER POLICY write ON scopefloor.decision_trace WITH CHECK (scopefloor.may_record(scope_id, tenant_id, scope, api_key_id, principal))",
     tests: ["test/isolation/second-lock.test.ts"],
   },
   {
@@ -726,14 +747,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "an erasure that leaves refused attempts to name the scope",
-    function: "retire_scopes",
+    function: "redact_denials",
     from: "UPDATE scopefloor.access_denied SET asked = NULL",
     to: "UPDATE scopefloor.access_denied SET asked = asked",
     tests: [FORGET],
   },
   {
     name: "an erasure that leaves names below a floor that stays",
-    function: "retire_scopes",
+    function: "mark_records",
     from: "AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;",
     to: "AND false;",
     tests: [FORGET],
@@ -761,7 +782,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a replay that takes whatever rows a receipt names (threat 9)",
-    file: "src/forget/replay.ts",
+    file: "src/forget/replay/replay.ts",
     from: "const selector = [{ tags, subtree: true }];",
     to: "const selector = [{ tags: items === null ? tags : scopeFromDatabase({}), subtree: true }];",
     tests: [JOURNAL],
@@ -789,7 +810,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "a replay that expires what was erased",
-    file: "src/forget/replay.ts",
+    file: "src/forget/replay/replay.ts",
     from: 'await forgetItems(tx, items, action === "erase");',
     to: "await forgetItems(tx, items, false);",
     tests: [JOURNAL],
@@ -810,7 +831,7 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "frequencies that are looked up in any scope",
-    file: "src/recall/lexical.ts",
+    file: "src/recall/ranking/maxscore.ts",
     from: 'LATERAL (SELECT h.tf FROM ${tx.read("posting", "h")}',
     to: 'LATERAL (SELECT h.tf FROM ${sql.raw("scopef" + "loor.posting")} h',
     tests: ["test/recall/bm25.test.ts"],
@@ -818,7 +839,7 @@ export const MUTANTS: readonly Mutant[] = [
   // -- What comes in.
   {
     name: "a filter that nobody knows is left out of account (threat 23)",
-    file: "src/http/wire.ts",
+    file: "src/http/wire/fields.ts",
     from: "z.strictObject(shape)",
     to: "z.object(shape)",
     tests: ["test/http/every-field.test.ts"],
@@ -857,14 +878,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "the trace of a read that met an erasure keeps the question (threat 18)",
     function: "enter",
-    from: "silent := true;",
+    from: "trace_is_blank := true;",
     to: "",
     tests: [RACE],
   },
   {
     name: "the trace of a read that met an erasure keeps the name (threat 18)",
     function: "enter",
-    from: "trace_tags := floor;",
+    from: "trace_tags := caller.floor;",
     to: "",
     tests: [RACE],
   },
@@ -878,14 +899,14 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "an operator's stored answer keeps the name of an erased key's floor (threat 19)",
     file: "src/http/routes/principals.ts",
-    from: "recalls: true,",
+    from: "readsOnly: () => true,",
     to: "",
-    tests: [FORGET],
+    tests: [STORED, FORGET],
   },
   {
     name: "a graph that scopes share",
     on: "postgres",
-    file: "src/db/vector-graph.ts",
+    file: "src/db/upkeep/vector-graph.ts",
     from: "WHERE scope_id = ${Number(graph.scopeId)} AND embedder_id",
     to: "WHERE embedder_id",
     tests: ["test/recall/graphs.test.ts"],

@@ -1,10 +1,11 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { enterScope } from "../../src/db/enter.ts";
-import type { Lease, Leases } from "../../src/db/lease.ts";
+import { enterScope } from "../../src/db/access/enter.ts";
+import type { Lease, Leases } from "../../src/db/connect/lease.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
-import { NO_FILTER, type PassageFilter } from "../../src/recall/filter.ts";
-import { BM25_DEFAULTS, findByWords, rankByBm25 } from "../../src/recall/lexical.ts";
+import { findByWords, rankByBm25 } from "../../src/recall/ranking/bm25.ts";
+import { NO_FILTER, type PassageFilter } from "../../src/recall/ranking/filter.ts";
+import { BM25_DEFAULTS } from "../../src/recall/ranking/scoring-sql.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -155,8 +156,8 @@ describe("BM25", () => {
         { verb: "memory:read", mode: "select", question: Buffer.alloc(32) },
         async (tx) => {
           const ways = [];
-          for (const leaveOutFrom of [0, Number.POSITIVE_INFINITY]) {
-            const parameters = { ...BM25_DEFAULTS, leaveOutFrom };
+          for (const maxScoreFrom of [0, Number.POSITIVE_INFINITY]) {
+            const parameters = { ...BM25_DEFAULTS, maxScoreFrom };
             ways.push({
               bm25: await rankByBm25(tx, query, filter, limit, parameters),
               inContext: await findByWords(tx, query, filter, limit, parameters),

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { enterScope } from "../../src/db/enter.ts";
-import { json } from "../../src/db/scoped.ts";
+import { enterScope } from "../../src/db/access/enter.ts";
+import { json } from "../../src/db/access/scoped.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { rankInContext, type WordHit } from "../../src/recall/conversation.ts";
-import { likenessInTime, timesNamed } from "../../src/recall/named-time.ts";
+import { rankInContext, type WordHit } from "../../src/recall/ranking/in-context.ts";
+import { likenessInTime, timesNamed } from "../../src/recall/ranking/named-time.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
 const turn = (position: number, frequencies: number[], more: Partial<WordHit> = {}): WordHit => ({

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { buildsInParallel, limitBuilds } from "../../src/db/vector-graph.ts";
-import { keepGraphs } from "../../src/jobs/vector-graphs.ts";
+import { buildsInParallel, limitBuilds } from "../../src/db/upkeep/vector-graph.ts";
+import { reconcileGraphs } from "../../src/jobs/vector-graphs.ts";
 import { createLog } from "../../src/log.ts";
 import { onPostgres } from "../harness/database.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
@@ -38,7 +38,7 @@ const graphs = async () =>
     await service.database.sql("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'passage\\_graph\\_%' ORDER BY 1")
   ).map((row) => row.indexname);
 const keep = (least: number, most?: number) =>
-  keepGraphs(service.database, {
+  reconcileGraphs(service.database, {
     least,
     ...(most === undefined ? {} : { most }),
     log: createLog("silent"),

@@ -1,10 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { LexicalEmbeddings } from "../../src/models/lexical-embeddings.ts";
 import { countTokens } from "../../src/models/tokens.ts";
-import type { Candidate } from "../../src/recall/candidate.ts";
-import { foldDuplicates } from "../../src/recall/fold.ts";
-import { fuseByRank } from "../../src/recall/fuse.ts";
-import type { Hit } from "../../src/recall/passages.ts";
+import { foldDuplicates } from "../../src/recall/answer/fold.ts";
+import type { Hit } from "../../src/recall/answer/hits.ts";
+import type { Candidate } from "../../src/recall/ranking/candidate.ts";
+import { fuseByRank } from "../../src/recall/ranking/fuse.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;

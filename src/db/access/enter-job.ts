@@ -1,6 +1,6 @@
-import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
-import type { Entry, Principal } from "./enter.ts";
-import { inTransaction, type Leases, type Transaction } from "./lease.ts";
+import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
+import { inTransaction, type Leases, type Transaction } from "../connect/lease.ts";
+import type { Entry, Principal } from "./entry.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
 /** A job that this worker has taken. Whose work it is stands in its row, which only the database reads. */
@@ -30,6 +30,7 @@ type Answer =
       readonly principal: Principal;
       readonly onBehalfOf: string | null;
       readonly scopeId: number;
+      readonly tenant: number;
       readonly tags: Record<string, string>;
       readonly settings: Record<string, unknown>;
     };
@@ -42,10 +43,10 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   view: "strict",
   effective: scope,
   general: false,
-  read: { scopes: new Map([[answer.scopeId, scope]]), trees: [] },
-  write: answer.scopeId,
+  read: { scopes: new Map([[answer.scopeId, scope]]), trees: [], tenant: answer.tenant },
+  write: { id: answer.scopeId, tenant: answer.tenant },
   settings: answer.settings,
-  trace: { id: answer.scopeId, tags: scope, silent: false },
+  trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, silent: false },
   recall: null,
 });
 

@@ -12,9 +12,10 @@ import { Column } from "drizzle-orm/column";
 import { makePgArray, PgDialect, PgTable } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pg-proxy";
 import { sql } from "drizzle-orm/sql";
-import type { Entry } from "./enter.ts";
-import type { Row, Transaction } from "./lease.ts";
-import { scopedTables } from "./tables/index.ts";
+import type { Row, Transaction } from "../connect/lease.ts";
+import { scopedTables } from "../tables/index.ts";
+import type { DefinerFunction } from "./definers.ts";
+import type { Entry, Place } from "./entry.ts";
 
 export type { SQL };
 export { sql };
@@ -22,8 +23,11 @@ export { sql };
 type Tables = typeof scopedTables;
 export type ScopedTable = keyof Tables;
 /** A row to insert: its scope is not the caller's to say. */
-export type NewRow<T extends ScopedTable> = Omit<Tables[T]["$inferInsert"], "scopeId">;
-type Columns<T extends ScopedTable> = Partial<Omit<Tables[T]["$inferInsert"], "scopeId" | "id">>;
+export type NewRow<T extends ScopedTable> = Omit<Tables[T]["$inferInsert"], "scopeId" | "tenantId">;
+/** The same with expressions among the values. */
+type InsertRow<T extends ScopedTable> = { readonly [Column in keyof NewRow<T>]: NewRow<T>[Column] | SQL };
+type Insert<T extends ScopedTable> = Omit<Tables[T]["$inferInsert"], "scopeId" | "tenantId" | "id">;
+type Columns<T extends ScopedTable> = { readonly [Column in keyof Insert<T>]?: Insert<T>[Column] | SQL };
 
 /** Tables in which general knowledge, scope {}, is visible to everyone. */
 const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
@@ -41,41 +45,6 @@ const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
   "memory_item",
 ]);
 
-/** Definer functions that the application's role, or inside a job the worker's, may call. Each checks the ticket by itself. */
-type DefinerFunction =
-  | "add_document"
-  | "audit_evidence"
-  | "cache_answer"
-  | "claim_idempotency"
-  | "configure_context"
-  | "context_created_at"
-  | "drop_recalled_answers"
-  | "enqueue"
-  | "finish_job"
-  | "hides_scopes"
-  | "known_key"
-  | "known_keys"
-  | "list_keys"
-  | "mint_key"
-  | "narrow_key"
-  | "order_embedding"
-  | "own_keys"
-  | "pending_documents"
-  | "principal_of"
-  | "put_item"
-  | "put_triples"
-  | "queue_depth"
-  | "relink_documents"
-  | "replace_document"
-  | "reserve_turns"
-  | "retire_scopes"
-  | "revoke_key"
-  | "rotate_key"
-  | "store_answer"
-  | "stored_answer"
-  | "usage"
-  | "write_receipt";
-
 /** A list as one bound value: drizzle would spell an array out as many. */
 export const list = (values: readonly (string | number)[]): SQL => sql`${makePgArray([...values])}`;
 
@@ -92,9 +61,20 @@ export class ScopedTransaction {
   /** The fragments that this transaction made itself. */
   readonly #own = new WeakSet<SQL>();
 
+  readonly #spokenOf: string[] = [];
+
   constructor(transaction: Transaction, entry: Entry) {
     this.#transaction = transaction;
     this.entry = entry;
+  }
+
+  /** Notes rows that the answer speaks of: once one of them is gone, a stored answer is not given again. */
+  speaksOf(...ids: readonly string[]): void {
+    this.#spokenOf.push(...ids);
+  }
+
+  get spokenOf(): readonly string[] {
+    return this.#spokenOf;
   }
 
   /** A reference to a scoped table for a FROM or JOIN: its visible rows, under an alias. */
@@ -115,31 +95,33 @@ export class ScopedTransaction {
   }
 
   /** Inserts at the write scope. Conflicts raise. */
-  async insert<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): Promise<void> {
+  async insert<T extends ScopedTable>(table: T, rows: readonly InsertRow<T>[]): Promise<void> {
     if (rows.length > 0) await this.#run(this.#insertion(table, rows));
   }
 
   /** Inserts a trace, at the trace scope, in one go with the commit. */
-  insertTrace(row: NewRow<"decision_trace">): void {
+  insertTrace(row: InsertRow<"decision_trace">): void {
     const query = this.#dialect.sqlToQuery(this.#insertion("decision_trace", [row]));
     this.#transaction.send(query.sql, query.params);
   }
 
-  #insertion<T extends ScopedTable>(table: T, rows: readonly NewRow<T>[]): SQL {
-    const scopeId = this.#insertScope(table);
-    const builder = drizzle(async () => ({ rows: [] })).insert(scopedTables[table] as PgTable);
-    return builder.values(rows.map((row) => ({ ...row, scopeId })) as never).getSQL();
+  #insertion<T extends ScopedTable>(table: T, rows: readonly InsertRow<T>[]): SQL {
+    const { id: scopeId, tenant: tenantId } = this.#insertPlace(table);
+    const target: PgTable = scopedTables[table];
+    const builder = drizzle(async () => ({ rows: [] })).insert(target);
+    return builder.values(rows.map((row) => ({ ...row, scopeId, tenantId }))).getSQL();
   }
 
   /** Inserts the rows of a SELECT, whose columns follow `columns`. */
   async insertFrom(table: ScopedTable, columns: readonly string[], select: SQL): Promise<void> {
     this.#refuseForeignTables(select);
     const names = sql.join(
-      ["scope_id", ...columns].map((column) => sql.identifier(column)),
+      ["tenant_id", "scope_id", ...columns].map((column) => sql.identifier(column)),
       sql`, `,
     );
+    const { id, tenant } = this.#insertPlace(table);
     await this.#run(
-      sql`INSERT INTO ${scopedTables[table]} (${names}) SELECT ${this.#insertScope(table)}::int, chosen.* FROM (${select}) AS chosen`,
+      sql`INSERT INTO ${scopedTables[table]} (${names}) SELECT ${tenant}::int, ${id}::int, chosen.* FROM (${select}) AS chosen`,
     );
   }
 
@@ -147,9 +129,9 @@ export class ScopedTransaction {
   async update<T extends ScopedTable>(table: T, set: Columns<T>, where: SQL): Promise<number> {
     this.#refuseForeignTables(where);
     for (const value of Object.values(set)) if (is(value, SQL)) this.#refuseForeignTables(value);
-    const target = scopedTables[table] as PgTable;
+    const target: PgTable = scopedTables[table];
     const builder = drizzle(async () => ({ rows: [] })).update(target);
-    return this.#count(sql`${builder.set(set as never).getSQL()} WHERE ${this.#modifiable(table)} AND (${where})`);
+    return this.#count(sql`${builder.set(set).getSQL()} WHERE ${this.#modifiable(table)} AND (${where})`);
   }
 
   /** Deletes those of the modifiable rows for which the condition holds; gives how many. */
@@ -207,35 +189,40 @@ export class ScopedTransaction {
     return sql`${sql.raw(`scopefloor.${name}`)}(${bound})`;
   }
 
-  /** Ids as one bound array; subtrees too large for that by their tags. */
+  /** Ids as one bound array; subtrees too large for that by their tags; and the tenant, where there is one. */
   #visible(table: ScopedTable): SQL {
-    const { read, general } = this.entry;
-    const column = sql.identifier(table === "scope" ? "id" : "scope_id");
+    const { read, general, write } = this.entry;
     const ids = [...read.scopes.keys()];
-    if (general && (KNOWLEDGE.has(table) || table === "scope") && !ids.includes(0)) ids.push(0);
-    if (table === "scope" && this.entry.write !== null) ids.push(this.entry.write);
-    return this.#within(column, ids);
+    const tenants = read.tenant === null ? undefined : [read.tenant];
+    if (general && (KNOWLEDGE.has(table) || table === "scope") && !ids.includes(0)) {
+      ids.push(0);
+      tenants?.push(0);
+    }
+    if (table !== "scope") return this.#within(sql.identifier("scope_id"), ids, tenants);
+    return this.#within(sql.identifier("id"), write === null ? ids : [...ids, write.id], undefined);
   }
 
   #modifiable(table: ScopedTable): SQL {
-    if (table === "scope") return sql`"id" = ${this.entry.write}::int`;
-    return this.#within(sql.identifier("scope_id"), [...this.entry.read.scopes.keys()]);
+    const { read, write } = this.entry;
+    if (table === "scope") return sql`"id" = ${write?.id ?? null}::int`;
+    const tenants = read.tenant === null ? undefined : [read.tenant];
+    return this.#within(sql.identifier("scope_id"), [...read.scopes.keys()], tenants);
   }
 
-  #within(column: SQL | ReturnType<typeof sql.identifier>, ids: readonly number[]): SQL {
+  #within(column: Name, ids: readonly number[], tenants: readonly number[] | undefined): SQL {
     const listed = sql`${column} = ANY (${list(ids)}::int[])`;
-    if (this.entry.read.trees.length === 0) return listed;
     const trees = this.entry.read.trees.map(
       (tags) =>
         sql`${column} IN (SELECT below.id FROM ${scopedTables.scope} AS below WHERE below.tags @> ${json(tags)})`,
     );
-    return sql`(${sql.join([listed, ...trees], sql` OR `)})`;
+    const scopes = trees.length === 0 ? listed : sql`(${sql.join([listed, ...trees], sql` OR `)})`;
+    return tenants === undefined ? scopes : sql`(${scopes} AND tenant_id = ANY (${list(tenants)}::int[]))`;
   }
 
-  #insertScope(table: ScopedTable): number {
-    const id = table === "decision_trace" ? this.entry.trace.id : this.entry.write;
-    if (id === null) throw new Error(`this transaction was not entered to write into ${table}`);
-    return id;
+  #insertPlace(table: ScopedTable): Place {
+    const place = table === "decision_trace" ? this.entry.trace : this.entry.write;
+    if (place === null) throw new Error(`this transaction was not entered to write into ${table}`);
+    return place;
   }
 
   async #count(statement: SQL): Promise<number> {

@@ -1,6 +1,6 @@
 import { PGlite, types } from "@electric-sql/pglite";
 import { vector } from "@electric-sql/pglite-pgvector";
-import { FairQueue } from "./fair-queue.ts";
+import { FairQueue } from "../../load/fair-queue.ts";
 import type { Database, Lease, Leases, Row } from "./lease.ts";
 import { asInstant } from "./postgres.ts";
 
@@ -8,7 +8,8 @@ import { asInstant } from "./postgres.ts";
 const SESSION = "SET search_path = pg_catalog, public; SET TimeZone = 'UTC'";
 
 /** PGlite has one connection: one lease at a time, for all roles together. */
-const oneAtATime = () => new FairQueue({ places: 1, waitMs: 60_000, mostWaiting: 1_000 });
+const oneAtATime = () =>
+  new FairQueue({ places: 1, waitMs: 60_000, mostWaiting: 1_000, whenFull: "the database is busy" });
 
 class EmbeddedLeases implements Leases {
   readonly #pg: PGlite;
@@ -21,8 +22,8 @@ class EmbeddedLeases implements Leases {
     this.#role = role;
   }
 
-  async acquire(turn?: string): Promise<Lease> {
-    const leave = await this.#queue.enter(turn);
+  async acquire(shareGroup?: string): Promise<Lease> {
+    const leave = await this.#queue.enter(shareGroup);
     let released = false;
     const query = async (text: string, params: readonly unknown[] = []): Promise<Row[]> => {
       if (released) throw new Error("the lease was released: its connection may be another transaction's by now");
@@ -97,9 +98,12 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
   };
 }
 
-/** The embedded database as a file that {@link openEmbedded} can load: a migrated template for tests. */
+/**
+ * The embedded database as a file that {@link openEmbedded} can load: a migrated template for tests. It is
+ * as small as it can be, since each test reads all of it: a short log, no databases to copy from, few buffers.
+ */
 export async function dumpEmbedded(prepare: (database: Database) => Promise<void>): Promise<Blob> {
-  const pg = await PGlite.create({ extensions: { vector } });
+  const pg = await PGlite.create({ extensions: { vector }, initDbStartParams: ["--wal-segsize=1"] });
   await pg.exec(SESSION);
   const queue = oneAtATime();
   const owner = new EmbeddedLeases(pg, queue);
@@ -110,6 +114,11 @@ export async function dumpEmbedded(prepare: (database: Database) => Promise<void
     owner,
     close: async () => undefined,
   });
+  await pg.exec("UPDATE pg_database SET datistemplate = false WHERE datistemplate");
+  await pg.exec("DROP DATABASE template0");
+  await pg.exec("DROP DATABASE template1");
+  await pg.exec("ALTER SYSTEM SET shared_buffers = '16MB'");
+  await pg.exec("CHECKPOINT");
   const dump = await pg.dumpDataDir("none");
   await pg.close();
   return dump;

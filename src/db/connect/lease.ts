@@ -17,10 +17,10 @@ export interface Leases {
   /**
    * Waits for a free connection, but not without end.
    *
-   * @param turn whose turn it uses up; turns are shared fairly (src/db/fair-queue.ts)
+   * @param shareGroup whom it is charged to; groups share the connections fairly (src/load/fair-queue.ts)
    * @throws AppError `rate-limited` behind too much of the same, `unavailable` behind others
    */
-  acquire(turn?: string): Promise<Lease>;
+  acquire(shareGroup?: string): Promise<Lease>;
   /** Waits for the leases that are out, then closes. */
   close(): Promise<void>;
 }
@@ -42,13 +42,21 @@ export interface Transaction {
   send(text: string, params?: readonly unknown[]): void;
 }
 
-/** Runs work inside one transaction: commits what it returns, rolls back what it throws. */
+/** What work returns to have all that it did undone; the value leaves the transaction. */
+export class RolledBack<T> {
+  readonly value: T;
+  constructor(value: T) {
+    this.value = value;
+  }
+}
+
+/** Runs work inside one transaction: commits what it returns, rolls back what it throws or returns as {@link RolledBack}. */
 export async function inTransaction<T>(
   leases: Leases,
   work: (transaction: Transaction) => Promise<T>,
-  turn?: string,
+  shareGroup?: string,
 ): Promise<T> {
-  const lease = await leases.acquire(turn);
+  const lease = await leases.acquire(shareGroup);
   const sent: Promise<unknown>[] = [];
   const send = (text: string, params?: readonly unknown[]) => {
     const answer = lease.query(text, params);
@@ -58,6 +66,10 @@ export async function inTransaction<T>(
   try {
     send("BEGIN"); // in the same round trip as the work's first statement
     const result = await work({ query: (text, params) => lease.query(text, params), send });
+    if (result instanceof RolledBack) {
+      await lease.query("ROLLBACK");
+      return result;
+    }
     // When one of those that were sent has failed, this COMMIT rolls back, and the failure is thrown.
     send("COMMIT");
     await Promise.all(sent);

@@ -1,5 +1,4 @@
 import { mkdir } from "node:fs/promises";
-import type { Config } from "../config.ts";
 import { openEmbedded } from "./embedded.ts";
 import type { Database } from "./lease.ts";
 import { PostgresLeases } from "./postgres.ts";
@@ -10,7 +9,7 @@ export interface PostgresUrls {
   readonly worker?: string;
   readonly owner?: string;
   readonly connections: number;
-  /** Jobs at work at the same time: each has a connection, and one more looks at the queue. */
+  /** Jobs at work at the same time: each has a connection, and one more polls the queue. */
   readonly jobs?: number;
   readonly timeoutMs: number;
 }
@@ -53,7 +52,20 @@ export function openPostgres(urls: PostgresUrls): Database {
   };
 }
 
-export async function openDatabase(config: Config): Promise<Database> {
+/** Where the database is, as configured. */
+export interface DatabaseSettings {
+  /** Unset: the embedded database, in the data folder. */
+  readonly databaseUrl: string | undefined;
+  readonly databaseWorkerUrl: string | undefined;
+  readonly databaseOwnerUrl: string | undefined;
+  readonly dataDir: string;
+  readonly dbConnections: number;
+  readonly dbTimeoutMs: number;
+  /** Jobs at work at the same time. */
+  readonly jobs: number;
+}
+
+export async function openDatabase(config: DatabaseSettings): Promise<Database> {
   if (config.databaseUrl === undefined) {
     await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
     return openEmbedded({ dataDir: `${config.dataDir}/db` });

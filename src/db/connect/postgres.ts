@@ -1,6 +1,6 @@
 import postgres from "postgres";
-import { AppError } from "../errors.ts";
-import { FairQueue } from "./fair-queue.ts";
+import { AppError } from "../../errors.ts";
+import { FairQueue } from "../../load/fair-queue.ts";
 import type { Lease, Leases, Row } from "./lease.ts";
 
 export interface PostgresLeasesOptions {
@@ -18,7 +18,7 @@ export interface PostgresLeasesOptions {
 
 /**
  * Ends a lease clean, in one message. Prepared statements stay: preparing them anew costs more than
- * the rest of a small request (docs/performance.md). But for those that were prepared in SQL, which
+ * the rest of a small request (docs/measurements.md). But for those that were prepared in SQL, which
  * only an injected statement does: under the name of a cached one it would run in the next tenant's
  * transaction. A connection that has any, which the last of these statements tells, is thrown away.
  */
@@ -161,11 +161,15 @@ export class PostgresLeases implements Leases {
 
   constructor(options: PostgresLeasesOptions) {
     this.#options = options;
-    this.#queue = new FairQueue({ places: options.size, waitMs: options.timeoutMs });
+    this.#queue = new FairQueue({
+      places: options.size,
+      waitMs: options.timeoutMs,
+      whenFull: "all database connections are busy",
+    });
   }
 
-  async acquire(turn?: string): Promise<Lease> {
-    const leave = await this.#queue.enter(turn);
+  async acquire(shareGroup?: string): Promise<Lease> {
+    const leave = await this.#queue.enter(shareGroup);
     const client = this.#idleClient() ?? connect(this.#options);
     return new PostgresLease(client, this.#options, (usable) => {
       if (usable) this.#idle.push(client);

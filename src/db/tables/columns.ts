@@ -15,4 +15,9 @@ export const time = (name: string) => timestamp(name, { withTimezone: true, mode
 
 export const createdAt = () => time("created_at").notNull().default(sql`now()`);
 
-export const scopeId = () => integer("scope_id").notNull();
+/**
+ * Where a row belongs: its scope, and the tenant of that scope (its `org`; 0 without one). Both are in
+ * every primary key, unique constraint and foreign key, so that no row can refer to one of another
+ * tenant or scope. The tenant stands last in them, because rows are found by their scope.
+ */
+export const place = () => ({ tenantId: integer("tenant_id").notNull(), scopeId: integer("scope_id").notNull() });

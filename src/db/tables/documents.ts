@@ -1,12 +1,12 @@
 import { sql } from "drizzle-orm";
 import { foreignKey, index, integer, primaryKey, real, text, unique, uuid } from "drizzle-orm/pg-core";
-import { bytea, createdAt, scopefloor, scopeId, time } from "./columns.ts";
+import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
 
 /** An uploaded file. Its bytes are in `document_content`, its text in passages of kind chunk. */
 export const document = scopefloor.table(
   "document",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull(),
     apiKeyId: uuid("api_key_id").notNull(),
     title: text("title").notNull(),
@@ -28,11 +28,11 @@ export const document = scopefloor.table(
     processingCompletedAt: time("processing_completed_at"),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.id] }),
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("document_id").on(t.id),
     index("document_recent").on(t.scopeId, t.createdAt),
     // Within a scope only: a foreign copy of the same file changes nothing.
-    unique("document_hash").on(t.scopeId, t.contentHash),
+    unique("document_hash").on(t.scopeId, t.contentHash, t.tenantId),
   ],
 );
 
@@ -40,17 +40,17 @@ export const document = scopefloor.table(
 export const documentContent = scopefloor.table(
   "document_content",
   {
-    scopeId: scopeId(),
+    ...place(),
     documentId: uuid("document_id").notNull(),
     version: integer("version").notNull(),
     part: integer("part").notNull(),
     bytes: bytea("bytes").notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.documentId, t.version, t.part] }),
+    primaryKey({ columns: [t.scopeId, t.documentId, t.version, t.part, t.tenantId] }),
     foreignKey({
-      columns: [t.scopeId, t.documentId],
-      foreignColumns: [document.scopeId, document.id],
+      columns: [t.scopeId, t.documentId, t.tenantId],
+      foreignColumns: [document.scopeId, document.id, document.tenantId],
     }).onDelete("cascade"),
   ],
 );
@@ -59,7 +59,7 @@ export const documentContent = scopefloor.table(
 export const keyword = scopefloor.table(
   "keyword",
   {
-    scopeId: scopeId(),
+    ...place(),
     documentId: uuid("document_id").notNull(),
     /** Lower case, single spaces: what two documents share. */
     normalised: text("normalised").notNull(),
@@ -68,11 +68,11 @@ export const keyword = scopefloor.table(
     count: integer("count").notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.documentId, t.normalised] }),
+    primaryKey({ columns: [t.scopeId, t.documentId, t.normalised, t.tenantId] }),
     index("keyword_normalised").on(t.scopeId, t.normalised),
     foreignKey({
-      columns: [t.scopeId, t.documentId],
-      foreignColumns: [document.scopeId, document.id],
+      columns: [t.scopeId, t.documentId, t.tenantId],
+      foreignColumns: [document.scopeId, document.id, document.tenantId],
     }).onDelete("cascade"),
   ],
 );
@@ -81,24 +81,24 @@ export const keyword = scopefloor.table(
 export const documentLink = scopefloor.table(
   "document_link",
   {
-    scopeId: scopeId(),
+    ...place(),
     fromId: uuid("from_id").notNull(),
     toId: uuid("to_id").notNull(),
     /** Jaccard similarity of the two sets of keywords. */
     weight: real("weight").notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.fromId, t.toId] }),
+    primaryKey({ columns: [t.scopeId, t.fromId, t.toId, t.tenantId] }),
     index("document_link_to").on(t.scopeId, t.toId),
     foreignKey({
       name: "document_link_from_fk",
-      columns: [t.scopeId, t.fromId],
-      foreignColumns: [document.scopeId, document.id],
+      columns: [t.scopeId, t.fromId, t.tenantId],
+      foreignColumns: [document.scopeId, document.id, document.tenantId],
     }).onDelete("cascade"),
     foreignKey({
       name: "document_link_to_fk",
-      columns: [t.scopeId, t.toId],
-      foreignColumns: [document.scopeId, document.id],
+      columns: [t.scopeId, t.toId, t.tenantId],
+      foreignColumns: [document.scopeId, document.id, document.tenantId],
     }).onDelete("cascade"),
   ],
 );

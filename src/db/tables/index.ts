@@ -2,14 +2,14 @@
  * Drizzle's definitions of every table. Only `src/db/` may import this folder: the rest of the code
  * reaches a scoped table through `scoped.ts`, by name.
  *
- * Primary keys lead with `scope_id` and foreign keys between scoped tables include it, so that an
- * edge from one scope to another cannot exist. `scope_id` itself has no foreign key: locking the
- * dictionary row in every insert would make it a hot spot, and the row policies already admit only
- * ids that come out of the dictionary.
+ * Primary keys lead with `scope_id` and end with `tenant_id`, and foreign keys between scoped tables
+ * include both, so that an edge from one scope to another cannot exist. Neither has a foreign key of its
+ * own: locking the dictionary row in every insert would make it a hot spot, and the row policies already
+ * admit only ids that come out of the dictionary.
  */
 import { document, documentContent, documentLink, keyword } from "./documents.ts";
 import { chunkBand, passage, posting, session, turn } from "./memory.ts";
-import { accessDenied, decisionTrace, forgetReceipt } from "./operation.ts";
+import { accessDenied, decisionTrace, forgetReceipt } from "./records.ts";
 import { scope, scopeCounter } from "./scopes.ts";
 import { attribute, entity, memoryItem, relation } from "./structure.ts";
 

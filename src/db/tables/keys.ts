@@ -1,13 +1,13 @@
 import { sql } from "drizzle-orm";
 import { boolean, index, integer, jsonb, real, text, uuid } from "drizzle-orm/pg-core";
-import { bytea, createdAt, scopefloor, scopeId, time } from "./columns.ts";
+import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
 
 export const apiKey = scopefloor.table(
   "api_key",
   {
     id: uuid("id").primaryKey(),
     /** The scope of the key's floor. */
-    scopeId: scopeId(),
+    ...place(),
     parentId: uuid("parent_id"),
     name: text("name").notNull(),
     principal: text("principal").notNull(),
@@ -46,8 +46,10 @@ export const context = scopefloor.table("context", {
   createdAt: createdAt(),
 });
 
+/** Embedding models. */
 export const embedder = scopefloor.table("embedder", {
-  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  /** A hash of the name (`scopefloor.embedder_number`): one model has one number in every deployment. */
+  id: integer("id").primaryKey(),
   name: text("name").notNull().unique(),
   dimensions: integer("dimensions").notNull(),
   /** Cosine distance below which two texts are about the same thing, measured when the model was registered. */

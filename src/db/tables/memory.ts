@@ -11,13 +11,13 @@ import {
   unique,
   uuid,
 } from "drizzle-orm/pg-core";
-import { createdAt, halfvec, scopefloor, scopeId, signs, time } from "./columns.ts";
+import { createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
 export const session = scopefloor.table(
   "session",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull(),
     apiKeyId: uuid("api_key_id").notNull(),
     metadata: jsonb("metadata").notNull().default({}),
@@ -26,7 +26,7 @@ export const session = scopefloor.table(
     closedAt: time("closed_at"),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.id] }),
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("session_id").on(t.id),
     index("session_recent").on(t.scopeId, t.createdAt),
   ],
@@ -35,7 +35,7 @@ export const session = scopefloor.table(
 export const turn = scopefloor.table(
   "turn",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull(),
     sessionId: uuid("session_id").notNull(),
     apiKeyId: uuid("api_key_id").notNull(),
@@ -47,12 +47,12 @@ export const turn = scopefloor.table(
     expiredAt: time("expired_at"),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.id] }),
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("turn_id").on(t.id),
-    unique("turn_seq").on(t.scopeId, t.sessionId, t.seq),
+    unique("turn_seq").on(t.scopeId, t.sessionId, t.seq, t.tenantId),
     foreignKey({
-      columns: [t.scopeId, t.sessionId],
-      foreignColumns: [session.scopeId, session.id],
+      columns: [t.scopeId, t.sessionId, t.tenantId],
+      foreignColumns: [session.scopeId, session.id, session.tenantId],
     }).onDelete("cascade"),
   ],
 );
@@ -61,7 +61,7 @@ export const turn = scopefloor.table(
 export const passage = scopefloor.table(
   "passage",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull(),
     kind: text("kind").notNull(),
     sessionId: uuid("session_id"),
@@ -79,7 +79,7 @@ export const passage = scopefloor.table(
     embedding: halfvec("embedding"),
     /** The model that has looked at the text, also where it found nothing in it; null: none yet. */
     embedderId: integer("embedder_id"),
-    /** Of a dense model's vector, set by a trigger; in an index of its own (`0019_vector_codes.sql`). */
+    /** Of a dense model's vector, set by a trigger; in an index of its own (src/db/sql/4_tables.sql). */
     code: signs("code"),
     observedAt: time("observed_at").notNull(),
     createdAt: createdAt(),
@@ -95,32 +95,42 @@ export const passage = scopefloor.table(
     duplicateOf: uuid("duplicate_of"),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.id] }),
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("passage_id").on(t.id),
     index("passage_recent").on(t.scopeId, t.observedAt),
     index("passage_turn").on(t.scopeId, t.turnId),
     index("passage_document").on(t.scopeId, t.documentId, t.position),
     index("passage_session").on(t.scopeId, t.sessionId, t.position),
     foreignKey({
-      columns: [t.scopeId, t.documentId],
-      foreignColumns: [document.scopeId, document.id],
+      columns: [t.scopeId, t.documentId, t.tenantId],
+      foreignColumns: [document.scopeId, document.id, document.tenantId],
     }).onDelete("cascade"),
     foreignKey({
-      columns: [t.scopeId, t.turnId],
-      foreignColumns: [turn.scopeId, turn.id],
+      columns: [t.scopeId, t.turnId, t.tenantId],
+      foreignColumns: [turn.scopeId, turn.id, turn.tenantId],
     }).onDelete("cascade"),
   ],
 );
 
-/** The inverted index. The covering unique index and the foreign key are in `0002_locks.sql`. */
-export const posting = scopefloor.table("posting", {
-  scopeId: scopeId(),
-  lexeme: text("lexeme").notNull(),
-  passageId: uuid("passage_id").notNull(),
-  tf: smallint("tf").notNull(),
-  /** The passage's length, repeated here so that ranking is an index-only scan. */
-  lexemes: integer("lexemes").notNull(),
-});
+/** The inverted index. Its unique index covers all columns (src/db/sql/4_tables.sql). */
+export const posting = scopefloor.table(
+  "posting",
+  {
+    ...place(),
+    lexeme: text("lexeme").notNull(),
+    passageId: uuid("passage_id").notNull(),
+    tf: smallint("tf").notNull(),
+    /** The passage's length, repeated here so that ranking is an index-only scan. */
+    lexemes: integer("lexemes").notNull(),
+  },
+  (t) => [
+    index("posting_passage").on(t.scopeId, t.passageId),
+    foreignKey({
+      columns: [t.scopeId, t.passageId, t.tenantId],
+      foreignColumns: [passage.scopeId, passage.id, passage.tenantId],
+    }).onDelete("cascade"),
+  ],
+);
 
 /**
  * The graphs that large scopes have of their own, one for each model (src/jobs/vector-graphs.ts).
@@ -129,29 +139,29 @@ export const posting = scopefloor.table("posting", {
 export const vectorIndex = scopefloor.table(
   "vector_index",
   {
-    scopeId: scopeId(),
+    ...place(),
     embedderId: integer("embedder_id").notNull(),
     /** False while it is built: until then answers are exact. */
     ready: boolean("ready").notNull().default(false),
     createdAt: createdAt(),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.embedderId] })],
+  (t) => [primaryKey({ columns: [t.scopeId, t.embedderId, t.tenantId] })],
 );
 
 /** Parts of chunks' fingerprints: near-duplicates share at least one (src/documents/parsing/fingerprint.ts). */
 export const chunkBand = scopefloor.table(
   "chunk_band",
   {
-    scopeId: scopeId(),
+    ...place(),
     band: integer("band").notNull(),
     passageId: uuid("passage_id").notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.band, t.passageId] }),
+    primaryKey({ columns: [t.scopeId, t.band, t.passageId, t.tenantId] }),
     index("chunk_band_passage").on(t.scopeId, t.passageId),
     foreignKey({
-      columns: [t.scopeId, t.passageId],
-      foreignColumns: [passage.scopeId, passage.id],
+      columns: [t.scopeId, t.passageId, t.tenantId],
+      foreignColumns: [passage.scopeId, passage.id, passage.tenantId],
     }).onDelete("cascade"),
   ],
 );

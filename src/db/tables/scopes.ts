@@ -1,12 +1,26 @@
 import { sql } from "drizzle-orm";
 import { bigint, index, integer, jsonb, numeric, primaryKey, text, uuid } from "drizzle-orm/pg-core";
-import { createdAt, scopefloor, scopeId, time } from "./columns.ts";
+import { createdAt, place, scopefloor, time } from "./columns.ts";
+
+/**
+ * Tenants: what a scope's `org` tag stands for, with a number that no other deployment gives. Locks,
+ * secrets, placement and erasure of a tenant go by it. 0: all that has no `org`, general knowledge too.
+ */
+export const tenant = scopefloor.table("tenant", {
+  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+  /** `{"org": …}`, or a marker once the tenant was erased. */
+  root: jsonb("root").notNull().unique(),
+  createdAt: createdAt(),
+});
 
 /** The dictionary of scopes. Id 0 is general knowledge, `{}`. */
 export const scope = scopefloor.table(
   "scope",
   {
     id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+    tenantId: integer("tenant_id")
+      .notNull()
+      .references(() => tenant.id),
     tags: jsonb("tags").notNull().unique(),
     epoch: integer("epoch").notNull().default(0),
     displayName: text("display_name"),
@@ -16,16 +30,20 @@ export const scope = scopefloor.table(
     erasedAt: time("erased_at"),
   },
   (t) => [
+    index("scope_tenant").on(t.tenantId),
     index("scope_tags_subtree").using("gin", t.tags.op("jsonb_path_ops")),
     index("scope_without_org").on(t.id).where(sql`NOT ${t.tags} ? 'org'`),
   ],
 );
 
+/** A number of its own for each change of a scope's passages. */
+export const changeNumber = scopefloor.sequence("change_number");
+
 /** Deltas that triggers append and the worker folds; a scope's counts are the sums of its rows. */
 export const scopeCounter = scopefloor.table(
   "scope_counter",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull().default(sql`gen_random_uuid()`),
     /** Counts stand by embedding model; null: not embedded yet. */
     embedderId: integer("embedder_id"),
@@ -36,5 +54,5 @@ export const scopeCounter = scopefloor.table(
     /** A number of its own for each delta; a scope's sum only grows, so it tells whether anything has changed. */
     change: numeric("change").notNull().default(sql`nextval('scopefloor.change_number')`),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.id] })],
+  (t) => [primaryKey({ columns: [t.scopeId, t.id, t.tenantId] })],
 );

@@ -1,12 +1,12 @@
 import { sql } from "drizzle-orm";
 import { foreignKey, index, jsonb, primaryKey, text, unique, uuid } from "drizzle-orm/pg-core";
-import { createdAt, scopefloor, scopeId, time } from "./columns.ts";
+import { createdAt, place, scopefloor, time } from "./columns.ts";
 
 /** Something with a name and a type that facts are about. */
 export const entity = scopefloor.table(
   "entity",
   {
-    scopeId: scopeId(),
+    ...place(),
     id: uuid("id").notNull(),
     type: text("type").notNull(),
     name: text("name").notNull(),
@@ -14,9 +14,9 @@ export const entity = scopefloor.table(
     createdAt: createdAt(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.id] }),
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("entity_id").on(t.id),
-    unique("entity_name").on(t.scopeId, t.type, t.name),
+    unique("entity_name").on(t.scopeId, t.type, t.name, t.tenantId),
   ],
 );
 
@@ -25,7 +25,7 @@ export const entity = scopefloor.table(
  * `closed_at`). A newer value for the same key closes it; nothing is overwritten.
  */
 const fact = () => ({
-  scopeId: scopeId(),
+  ...place(),
   id: uuid("id").notNull(),
   entityId: uuid("entity_id").notNull(),
   key: text("key").notNull(),
@@ -42,27 +42,27 @@ const fact = () => ({
 });
 
 export const attribute = scopefloor.table("attribute", { ...fact(), value: jsonb("value").notNull() }, (t) => [
-  primaryKey({ columns: [t.scopeId, t.id] }),
+  primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
   index("attribute_key").on(t.scopeId, t.entityId, t.key),
   foreignKey({
-    columns: [t.scopeId, t.entityId],
-    foreignColumns: [entity.scopeId, entity.id],
+    columns: [t.scopeId, t.entityId, t.tenantId],
+    foreignColumns: [entity.scopeId, entity.id, entity.tenantId],
   }).onDelete("cascade"),
 ]);
 
 export const relation = scopefloor.table("relation", { ...fact(), targetId: uuid("target_id").notNull() }, (t) => [
-  primaryKey({ columns: [t.scopeId, t.id] }),
+  primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
   index("relation_key").on(t.scopeId, t.entityId, t.key),
   index("relation_target").on(t.scopeId, t.targetId),
   foreignKey({
     name: "relation_entity_fk",
-    columns: [t.scopeId, t.entityId],
-    foreignColumns: [entity.scopeId, entity.id],
+    columns: [t.scopeId, t.entityId, t.tenantId],
+    foreignColumns: [entity.scopeId, entity.id, entity.tenantId],
   }).onDelete("cascade"),
   foreignKey({
     name: "relation_target_fk",
-    columns: [t.scopeId, t.targetId],
-    foreignColumns: [entity.scopeId, entity.id],
+    columns: [t.scopeId, t.targetId, t.tenantId],
+    foreignColumns: [entity.scopeId, entity.id, entity.tenantId],
   }).onDelete("cascade"),
 ]);
 
@@ -70,7 +70,7 @@ export const relation = scopefloor.table("relation", { ...fact(), targetId: uuid
 export const memoryItem = scopefloor.table(
   "memory_item",
   {
-    scopeId: scopeId(),
+    ...place(),
     key: text("key").notNull(),
     id: uuid("id").notNull(),
     value: jsonb("value").notNull(),
@@ -78,5 +78,5 @@ export const memoryItem = scopefloor.table(
     createdAt: createdAt(),
     updatedAt: time("updated_at").notNull().default(sql`now()`),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.key] })],
+  (t) => [primaryKey({ columns: [t.scopeId, t.key, t.tenantId] })],
 );

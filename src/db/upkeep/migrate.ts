@@ -1,9 +1,12 @@
 import { fileURLToPath } from "node:url";
 import { readMigrationFiles } from "drizzle-orm/migrator";
-import { type Database, inTransaction, retried, type Transaction } from "./lease.ts";
+import { type Database, inTransaction, retried, type Transaction } from "../connect/lease.ts";
 
 /** The same place from `src/` and from `dist/`. */
-const MIGRATIONS = fileURLToPath(new URL("../../drizzle", import.meta.url));
+const MIGRATIONS = fileURLToPath(new URL("../../../drizzle", import.meta.url));
+
+/** What the first migration of the databases from before the first release was. */
+const BEFORE_FIRST_RELEASE = "2077bbb8ac07200c0bc5ee073ddb86894bf97cdf3190d61bdde2dcf7268370ff";
 
 /** An older version may be at work: whom of the two a deadlock ends is not ours to choose. */
 const ATTEMPTS = 10;
@@ -12,7 +15,8 @@ const ATTEMPTS = 10;
  * Brings the database to this code's version: forward only, in one transaction, under an advisory
  * lock (drizzle's own migrator takes none), so that many processes may start at once.
  *
- * @throws Error when the database is newer than this code, or was migrated by other files
+ * @throws Error when the database is newer than this code, was migrated by other files, or is from before
+ *   the first release
  */
 export async function migrate(database: Database, folder = MIGRATIONS): Promise<void> {
   const files = readMigrationFiles({ migrationsFolder: folder });
@@ -23,6 +27,11 @@ export async function migrate(database: Database, folder = MIGRATIONS): Promise<
       "CREATE TABLE IF NOT EXISTS scopefloor.migration (number int PRIMARY KEY, hash text NOT NULL, at timestamptz NOT NULL DEFAULT now())",
     );
     const applied = await owner.query("SELECT number, hash FROM scopefloor.migration ORDER BY number");
+    if (applied[0]?.hash === BEFORE_FIRST_RELEASE) {
+      throw new Error(
+        "the database is from before the first release and cannot be upgraded: move it (the data folder, or the PostgreSQL database) away and start with an empty one",
+      );
+    }
     if (applied.length > files.length) {
       throw new Error(
         `the database is at migration ${applied.length} and this version of scopefloor knows ${files.length}: start a newer version`,
@@ -37,13 +46,28 @@ export async function migrate(database: Database, folder = MIGRATIONS): Promise<
     }
     for (const [number, file] of files.entries()) {
       if (number < applied.length) continue;
+      await lendDefiner(owner, true);
       for (const statement of file.sql) await owner.query(statement);
       await owner.query("INSERT INTO scopefloor.migration (number, hash) VALUES ($1, $2)", [number, file.hash]);
     }
+    await lendDefiner(owner, false);
     if (database.kind === "embedded") await closeSetConfig(owner);
     else await closeTemporary(owner);
   };
   await retried(ATTEMPTS, () => inTransaction(database.owner, all));
+}
+
+/**
+ * An owner that is no superuser replaces and hands over the definer's functions while it migrates, and
+ * has none of the definer's rights otherwise.
+ */
+async function lendDefiner(owner: Transaction, isLent: boolean): Promise<void> {
+  await owner.query(`
+    DO $$ BEGIN
+      IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AND to_regrole('scopefloor_definer') IS NOT NULL THEN
+        EXECUTE format('GRANT scopefloor_definer TO %I WITH INHERIT ${isLent ? "TRUE" : "FALSE"}, SET TRUE', current_user);
+      END IF;
+    END $$`);
 }
 
 /** See embedded.ts. The definer functions keep it: enter leaves the ticket with it. */

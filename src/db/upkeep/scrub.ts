@@ -2,7 +2,7 @@
  * What a forget leaves in the database's files: dead rows, statistics, the write-ahead log. A forget
  * takes rows away; this takes their bytes away.
  */
-import type { Database, Lease } from "./lease.ts";
+import type { Database, Lease } from "../connect/lease.ts";
 
 /** One thing that was done, or could not be: then why. */
 export interface ScrubStep {
@@ -28,7 +28,7 @@ export async function scrub(
 ): Promise<void> {
   const owner = await database.owner.acquire();
   try {
-    await step(onStep, "looked for who may still see forgotten rows", () => noneLooksBack(owner, lookBackMs));
+    await step(onStep, "looked for who may still see forgotten rows", () => waitForOldSnapshots(owner, lookBackMs));
     const tables = await owner.query(`
       SELECT c.oid::regclass::text AS name FROM pg_class c
       WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relkind = 'r' ORDER BY pg_relation_size(c.oid)`);
@@ -37,7 +37,7 @@ export async function scrub(
     }
     // What the planner knew of columns: most frequent values, and bounds of histograms.
     await step(onStep, "rewrote the statistics", () => owner.query("VACUUM (FULL) pg_catalog.pg_statistic"));
-    await step(onStep, "went once around the write-ahead log", () => aroundTheLog(owner));
+    await step(onStep, "went once around the write-ahead log", () => recycleWal(owner));
   } finally {
     await owner.release();
   }
@@ -47,7 +47,7 @@ export async function scrub(
  * Rows that are gone are written anew with the others as long as an open transaction, here or on a
  * standby, may still see them.
  */
-async function noneLooksBack(owner: Lease, waitMs: number): Promise<void> {
+async function waitForOldSnapshots(owner: Lease, waitMs: number): Promise<void> {
   // Whatever was forgotten has an earlier one.
   const [own] = await owner.query("SELECT pg_catalog.pg_current_xact_id()::xid::text AS xid");
   const back = `
@@ -83,7 +83,7 @@ async function step(onStep: (step: ScrubStep) => void, what: string, work: () =>
  * Goes on to segments that were not there yet, and has the old ones removed: one that is kept for later
  * under another name would still hold what was in it.
  */
-async function aroundTheLog(owner: Lease): Promise<void> {
+async function recycleWal(owner: Lease): Promise<void> {
   const [row] = await owner.query(
     "SELECT max(name) AS last, count(*)::int AS segments FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'",
   );

@@ -1,5 +1,5 @@
 /** The one DDL at run time: a vector graph of one scope, made and dropped over the owner's connection. */
-import type { Lease } from "./lease.ts";
+import type { Lease } from "../connect/lease.ts";
 
 /** Below this version of pgvector a parallel build can corrupt memory (CVE-2026-3172). */
 const PARALLEL_FROM = [0, 8, 2];
@@ -13,7 +13,7 @@ export interface VectorGraph {
 /** Numbers only: no tenant's name is in the catalog. */
 const nameOf = ({ scopeId, embedderId }: VectorGraph) => `passage_graph_${Number(scopeId)}_${Number(embedderId)}`;
 
-/** Builds the graph while others write; not inside a transaction. Its parameters: docs/performance.md. */
+/** Builds the graph while others write; not inside a transaction. Its parameters: docs/measurements.md. */
 export async function createGraph(owner: Lease, graph: VectorGraph): Promise<void> {
   // One that a crash left half built is there, and invalid.
   await dropGraph(owner, graph);

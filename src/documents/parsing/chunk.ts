@@ -1,7 +1,7 @@
 /** Runs in the parser's process: text to chunks, with where each stands. */
 import { RecursiveCharacterTextSplitter } from "@langchain/textsplitters";
-import type { Extracted } from "./extract.ts";
 import { bandsOf } from "./fingerprint.ts";
+import type { Extracted } from "./formats/extracted.ts";
 
 export interface Chunk {
   readonly position: number;

@@ -1,4 +1,6 @@
 /** Runs in the parser's process: what a document is about, in a few phrases. */
+
+import type { Nodes } from "nlcst";
 import retextEnglish from "retext-english";
 import retextKeywords from "retext-keywords";
 import retextPos from "retext-pos";
@@ -15,21 +17,22 @@ export interface Keyword {
   readonly count: number;
 }
 
-/** What a document is about shows in its beginning; tagging a whole book would take minutes. */
-const READ = 60_000;
-const MOST = 20;
+/** Characters that are read: what a document is about shows in its beginning, and tagging a whole book would take minutes. */
+const MAX_KEYWORD_INPUT = 60_000;
+const MAX_KEYWORDS = 20;
 
 interface Found {
   readonly score: number;
   readonly weight?: number;
-  readonly matches: readonly { readonly node: unknown }[];
+  /** Of a phrase several nodes, of a word one. */
+  readonly matches: readonly { readonly nodes?: Nodes[]; readonly node?: Nodes }[];
 }
 
 /** The key phrases and key words of a text by retext-keywords (English parts of speech), best first. */
 export async function keywordsOf(text: string): Promise<Keyword[]> {
-  const processor = unified().use(retextEnglish).use(retextPos).use(retextKeywords, { maximum: MOST });
+  const processor = unified().use(retextEnglish).use(retextPos).use(retextKeywords, { maximum: MAX_KEYWORDS });
   const { VFile } = await import("vfile");
-  const file = new VFile(text.slice(0, READ));
+  const file = new VFile(text.slice(0, MAX_KEYWORD_INPUT));
   await processor.run(processor.parse(file), file);
   const { toString: textOf } = await import("nlcst-to-string");
   const { keyphrases = [], keywords = [] } = file.data as { keyphrases?: Found[]; keywords?: Found[] };
@@ -38,9 +41,9 @@ export async function keywordsOf(text: string): Promise<Keyword[]> {
   for (const list of [keyphrases, keywords]) {
     const best = Math.max(...list.map(({ score }) => score), Number.MIN_VALUE);
     for (const { score, weight, matches } of list) {
-      const first = matches[0] as { nodes?: unknown[]; node?: unknown } | undefined;
+      const first = matches[0];
       if (first === undefined) continue;
-      const phrase = textOf((first.nodes ?? first.node) as never)
+      const phrase = textOf(first.nodes ?? first.node ?? [])
         .replace(/\s+/g, " ")
         .trim()
         .slice(0, 120);
@@ -54,5 +57,7 @@ export async function keywordsOf(text: string): Promise<Keyword[]> {
       });
     }
   }
-  return [...found.values()].sort((a, b) => b.score - a.score || (a.normalised < b.normalised ? -1 : 1)).slice(0, MOST);
+  return [...found.values()]
+    .sort((a, b) => b.score - a.score || (a.normalised < b.normalised ? -1 : 1))
+    .slice(0, MAX_KEYWORDS);
 }

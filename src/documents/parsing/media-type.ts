@@ -39,7 +39,7 @@ const EXTENSIONS: Record<string, MediaType> = {
 };
 
 const isKnown = (type: string): type is MediaType => (Object.values(MEDIA_TYPES) as string[]).includes(type);
-const UNSAID = new Set(["", "application/octet-stream", "binary/octet-stream"]);
+const GENERIC_TYPES = new Set(["", "application/octet-stream", "binary/octet-stream"]);
 
 /**
  * The type of an upload: as its metadata says, or its part's header, or its name. What the bytes are
@@ -50,7 +50,7 @@ const UNSAID = new Set(["", "application/octet-stream", "binary/octet-stream"]);
 export function mediaTypeOf(said: { mimeType: string | undefined; partType: string; filename: string }): MediaType {
   for (const given of [said.mimeType ?? "", said.partType]) {
     const type = (given.split(";")[0] ?? "").trim().toLowerCase();
-    if (UNSAID.has(type)) continue;
+    if (GENERIC_TYPES.has(type)) continue;
     const known = isKnown(type) ? type : OTHER_NAMES[type];
     if (known !== undefined) {
       // Clients send every unknown extension as plain text: the name says more.

@@ -8,7 +8,7 @@ import type { MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
 /** Chunks in one message. */
-const BATCH = 500;
+const CHUNKS_PER_MESSAGE = 500;
 
 export interface ToParser {
   readonly bytes: Uint8Array;
@@ -31,7 +31,7 @@ async function parse({ bytes, type }: ToParser): Promise<void> {
     let batch: Chunk[] = [];
     for await (const chunk of chunksOf(extracted)) {
       batch.push(chunk);
-      if (batch.length < BATCH) continue;
+      if (batch.length < CHUNKS_PER_MESSAGE) continue;
       await tell({ type: "chunks", chunks: batch });
       batch = [];
     }

@@ -45,34 +45,15 @@ export function parseDocument(
   type: MediaType,
   limits: ParserLimits = PARSER_LIMITS,
 ): Promise<Parsed> {
-  const needsLoader = isSource && limits.entry === undefined;
-  const parser = fork(limits.entry ?? ENTRY, [], {
-    execArgv: [`--max-old-space-size=${limits.heapMb}`, ...(needsLoader ? ["--import", "tsx"] : [])],
-    // Nothing of the environment: parsers have no use for keys.
-    env: {},
-    serialization: "advanced",
-    stdio: ["ignore", "ignore", "ignore", "ipc"],
-  });
+  const parser = startParser(limits);
   const chunks: Chunk[] = [];
   let keywords: readonly Keyword[] | undefined;
   let blame: UnreadableDocument | undefined;
   return new Promise<Parsed>((resolve, reject) => {
-    const stop = (reason: UnreadableDocument) => {
-      blame ??= reason;
+    const unwatch = watchLimits(parser, limits, (reason) => {
+      blame ??= new UnreadableDocument(reason);
       parser.kill("SIGKILL");
-    };
-    const deadline = setTimeout(
-      () => stop(new UnreadableDocument(`the file took longer than ${limits.timeoutMs / 1000} s to read`)),
-      limits.timeoutMs,
-    );
-    const watch = setInterval(() => {
-      residentMb(parser).then(
-        (mb) => {
-          if (mb > limits.residentMb) stop(new UnreadableDocument(TOO_MUCH_MEMORY));
-        },
-        () => undefined, // it has ended, or this is not Linux
-      );
-    }, WATCH_MS);
+    });
     parser.on("message", (message: FromParser) => {
       if (message.type === "chunks") for (const chunk of message.chunks) chunks.push(chunk);
       else if (message.type === "keywords") keywords = message.keywords;
@@ -80,26 +61,50 @@ export function parseDocument(
     });
     parser.on("error", (cause) => {
       // It could not be started, or not be told: that is the machine's fault, and is tried again.
-      clearTimeout(deadline);
-      clearInterval(watch);
+      unwatch();
       reject(blame ?? new Error("the parser could not be run", { cause }));
     });
     // After its last message, unlike "exit".
     parser.on("close", (code, signal) => {
-      clearTimeout(deadline);
-      clearInterval(watch);
+      unwatch();
       if (blame !== undefined) reject(blame);
       else if (keywords !== undefined && code === 0) resolve({ chunks, keywords });
       // V8 aborts when its heap is full; the kernel kills what uses the machine's last memory.
-      else
-        reject(
-          new UnreadableDocument(
-            signal === "SIGABRT" || signal === "SIGKILL" ? TOO_MUCH_MEMORY : "the file cannot be read",
-          ),
-        );
+      else if (signal === "SIGABRT" || signal === "SIGKILL") reject(new UnreadableDocument(TOO_MUCH_MEMORY));
+      else reject(new UnreadableDocument("the file cannot be read"));
     });
     parser.send({ bytes, type } satisfies ToParser);
   });
+}
+
+function startParser({ entry, heapMb }: ParserLimits): ChildProcess {
+  const needsLoader = isSource && entry === undefined;
+  return fork(entry ?? ENTRY, [], {
+    execArgv: [`--max-old-space-size=${heapMb}`, ...(needsLoader ? ["--import", "tsx"] : [])],
+    // Nothing of the environment: parsers have no use for keys.
+    env: {},
+    serialization: "advanced",
+    stdio: ["ignore", "ignore", "ignore", "ipc"],
+  });
+}
+
+/** Calls `stop` with the reason when a limit is passed; gives what ends the watch. */
+function watchLimits(
+  parser: ChildProcess,
+  { timeoutMs, residentMb: mostMb }: ParserLimits,
+  stop: (reason: string) => void,
+): () => void {
+  const deadline = setTimeout(() => stop(`the file took longer than ${timeoutMs / 1000} s to read`), timeoutMs);
+  const watch = setInterval(() => {
+    residentMb(parser).then(
+      (mb) => mb > mostMb && stop(TOO_MUCH_MEMORY),
+      () => undefined, // it has ended, or this is not Linux
+    );
+  }, WATCH_MS);
+  return () => {
+    clearTimeout(deadline);
+    clearInterval(watch);
+  };
 }
 
 async function residentMb({ pid }: ChildProcess): Promise<number> {

@@ -1,6 +1,6 @@
-import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import type { ForgottenItems } from "./receipt.ts";
-import { lexemesOf, shareOf } from "./share.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import type { ForgottenItems } from "../../traces/receipt.ts";
+import { lexemesOf, shareOf } from "./lexeme-share.ts";
 
 /** Of documents and chunks, what is to lose its heading, title or source. */
 export type NamedItems = Pick<ForgottenItems, "sections" | "titles" | "sources">;
@@ -29,7 +29,7 @@ export async function matchNames(tx: ScopedTransaction, query: string, threshold
 
 /** Takes them away; gives how many. */
 export async function removeNames(tx: ScopedTransaction, { sections, titles, sources }: NamedItems): Promise<number> {
-  const updatedAt = sql`now()` as never;
+  const updatedAt = sql`now()`;
   const among = (ids: readonly string[]) => sql`id = ANY (${list(ids)}::uuid[])`;
   let removed = 0;
   if (sections.length > 0) removed += await tx.update("passage", { section: null }, among(sections));

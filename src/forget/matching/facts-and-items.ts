@@ -1,8 +1,8 @@
-import { type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import { sentenceOf } from "../memory/triples.ts";
-import type { Hit } from "../recall/passages.ts";
-import { scopeFromDatabase } from "../scope/scope.ts";
-import { lexemesOf, shareOf } from "./share.ts";
+import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { sentenceOf } from "../../memory/triples.ts";
+import type { Hit } from "../../recall/answer/hits.ts";
+import { scopeFromDatabase } from "../../scope/scope.ts";
+import { lexemesOf, shareOf } from "./lexeme-share.ts";
 
 /** What a forget found: a passage, or something that recall does not rank. */
 export type Match = Omit<Hit, "source" | "scopeId"> & { readonly source: Hit["source"] | "item" };

@@ -1,4 +1,4 @@
-import { type SQL, sql } from "../db/scoped.ts";
+import { type SQL, sql } from "../../db/access/scoped.ts";
 
 /** The content words of a text, as PostgreSQL's lexemes: a fragment. */
 export const lexemesOf = (text: SQL | string): SQL => sql`tsvector_to_array(to_tsvector('english', ${text}))`;

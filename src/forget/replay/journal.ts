@@ -7,8 +7,8 @@ import { createReadStream } from "node:fs";
 import { appendFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { z } from "zod";
-import { type Database, inTransaction } from "../db/lease.ts";
-import { ofEachKind } from "./receipt.ts";
+import { type Database, inTransaction } from "../../db/connect/lease.ts";
+import { ofEachKind } from "../../traces/receipt.ts";
 
 // As the database takes them: of no particular version.
 const ids = z.array(z.guid()).default([]);

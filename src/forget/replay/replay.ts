@@ -1,19 +1,19 @@
 /** Does again what was forgotten after a backup, once that was restored and before anyone is answered. */
 import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
-import { enterScope } from "../db/enter.ts";
-import { type Database, inTransaction, type Row } from "../db/lease.ts";
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { removeChunks } from "../documents/documents.ts";
-import { hashSecret, newSecret } from "../keys/secret.ts";
-import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
-import { forgetItems } from "./by-meaning.ts";
+import { enterScope } from "../../db/access/enter.ts";
+import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { type Database, inTransaction, type Row } from "../../db/connect/lease.ts";
+import { removeChunks } from "../../documents/documents.ts";
+import { hashSecret, newSecret } from "../../keys/secret.ts";
+import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
+import { type ForgottenItems, scopeDigest } from "../../traces/receipt.ts";
+import { forgetItems } from "../forget-query.ts";
+import { eraseSubtree } from "../subtree.ts";
 import { type JournalLine, nameOf, type ReceiptLine, readJournal } from "./journal.ts";
-import { type ForgottenItems, scopeDigest } from "./receipt.ts";
-import { eraseSubtree } from "./subtree.ts";
 
 /** Lines that the database is asked about at once. */
-const AT_ONCE = 1_000;
+const LINES_PER_BATCH = 1_000;
 
 /**
  * Does again what the file has and the database has not; gives how many lines.
@@ -92,7 +92,7 @@ async function* inBatches(lines: AsyncIterable<JournalLine>): AsyncGenerator<Jou
   let batch: JournalLine[] = [];
   for await (const line of lines) {
     batch.push(line);
-    if (batch.length < AT_ONCE) continue;
+    if (batch.length < LINES_PER_BATCH) continue;
     yield batch;
     batch = [];
   }
@@ -113,7 +113,7 @@ async function openReplay(database: Database) {
         await enterScope(database.app, caller, { ...demand, mode: "forget" }, async (tx) => {
           for (const id of await otherVersions(tx, items)) await removeChunks(tx, id);
           await forgetItems(tx, items, action === "erase");
-          await tx.call("drop_recalled_answers");
+          await tx.call("drop_cached_answers");
         });
     },
     close: () => ownerRows(database, "SELECT scopefloor.end_replay($1)", [id]),

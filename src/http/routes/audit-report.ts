@@ -1,7 +1,8 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { inTransaction } from "../../db/lease.ts";
-import { sql } from "../../db/scoped.ts";
+import { z } from "zod";
+import { sql } from "../../db/access/scoped.ts";
+import { inTransaction } from "../../db/connect/lease.ts";
 import { AppError, unprocessable } from "../../errors.ts";
 import { VERBS } from "../../keys/keys.ts";
 import { hashSecret } from "../../keys/secret.ts";
@@ -10,13 +11,30 @@ import { auditCatalog } from "../../verify/catalog.ts";
 import { auditChain } from "../../verify/chain.ts";
 import { PROBE_TAGS, runProbes } from "../../verify/probes.ts";
 import { reportOf } from "../../verify/report.ts";
-import * as answers from "../answers.ts";
-import type { Deps } from "../app.ts";
+import type { Deps } from "../deps.ts";
 import { type Endpoint, endpoint } from "../endpoint.ts";
+import { instant, integer, object } from "../wire/shapes.ts";
 
 /** Of the chain, so that a request ends; `scopefloor verify` checks all of it. */
 const CHAIN_MS = 10_000;
 const DAY_MS = 86_400_000;
+
+const auditReportResponse = object({
+  version: z.string(),
+  at: instant,
+  requests: integer,
+  failed: integer,
+  findings: z.array(
+    object({ check: z.string(), threats: z.array(integer), looked: integer, problems: z.array(z.string()) }),
+  ),
+  warnings: z.array(z.string()),
+  chain: object({
+    head: object({ batch: integer, hash: z.string() }).nullable(),
+    entries: integer,
+    unsealed: integer,
+    checkedFrom: integer,
+  }).nullable(),
+});
 
 export const auditReportEndpoints: readonly Endpoint[] = [
   endpoint({
@@ -25,7 +43,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
     verb: "manage",
     operation: "audit_report",
     summary: "Evidence for an auditor: the catalog, attacks on this very service, the audit chain",
-    answer: answers.auditReport,
+    answer: auditReportResponse,
     handle: async ({ deps, enter, bearer }) => {
       const began = new Date();
       const { isOperator, turn } = await enter({}, async (tx) => {
@@ -36,7 +54,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
           throw unprocessable(
             `an audit report takes a floor of at most ${MAX_TAGS - PROBE_TAGS} tags: it mints below it`,
           );
-        return { isOperator: tagsOf(floor).length === 0, turn: deps.turns.of(hashSecret(bearer)) };
+        return { isOperator: tagsOf(floor).length === 0, turn: deps.shareGroups.of(hashSecret(bearer)) };
       });
       const leave = await deps.auditReports.enter(turn);
       try {

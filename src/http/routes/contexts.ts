@@ -1,17 +1,72 @@
 import { z } from "zod";
-import { getReceipt, listReceipts } from "../../forget/receipt.ts";
-import { orderEmbedding } from "../../memory/reembed.ts";
-import { type ContextSettings, configureContext, contextSettings, readContext } from "../../memory/settings.ts";
+import { orderEmbedding } from "../../context/reembed.ts";
+import { type ContextSettings, configureContext, contextSettings, readContext } from "../../context/settings.ts";
 import { listDenied } from "../../traces/denied.ts";
+import { getReceipt, listReceipts } from "../../traces/receipt.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
-import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText, writeSelector } from "../wire.ts";
-import { subtreeOf } from "./demand.ts";
+import { subtreeOf } from "../wire/access.ts";
+import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText, writeSelector } from "../wire/fields.ts";
+import { instant, integer, numbers, object, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
 
 const settings = fields({ config: fields(contextSettings) });
 
 const manage = { verb: "manage" } as const;
+
+const usageResponse = object({
+  groupBy: z.string().nullable(),
+  from: instant.nullable(),
+  to: instant.nullable(),
+  rows: z.array(object({ group: z.unknown().optional(), ...usageShape })),
+});
+
+const contextDescriptionResponse = object({
+  id: z.string(),
+  config: object({
+    fullContextTokens: integer,
+    contextTokens: integer,
+    cacheSeconds: integer,
+    models: object({ embeddings: z.string(), chat: z.null() }),
+  }),
+  createdAt: instant,
+});
+
+const contextsResponse = object({ contexts: z.array(contextDescriptionResponse) });
+const reembeddingResponse = object({
+  model: z.string(),
+  scopes: integer,
+  passages: integer,
+  pending: integer,
+  embedded: integer,
+});
+
+const deniedResponse = object({
+  denied: z.array(
+    object({
+      id: uuid,
+      keyId: uuid,
+      scopeFloor: scopeTags,
+      asked: z.unknown(),
+      onBehalfOf: z.string().nullable(),
+      route: z.string(),
+      reason: z.string(),
+      createdAt: instant,
+    }),
+  ),
+});
+
+const receiptResponse = object({
+  id: uuid,
+  target: z.record(z.string(), z.string()),
+  subtree: z.boolean(),
+  action: z.enum(["expire", "erase"]),
+  policy: z.string(),
+  counts: numbers,
+  keyId: uuid,
+  createdAt: instant,
+});
+
+const receiptsResponse = object({ receipts: z.array(receiptResponse), page: integer, pageSize: integer });
 
 export const contextEndpoints = [
   endpoint({
@@ -20,7 +75,7 @@ export const contextEndpoints = [
     path: "/contexts",
     operation: "contexts",
     summary: "The deployment's one Context",
-    answer: answers.contexts,
+    answer: contextsResponse,
     handle: ({ enter, deps }) => enter({}, async (tx) => ({ contexts: [await readContext(tx, deps)] })),
   }),
   endpoint({
@@ -29,7 +84,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}",
     operation: "contexts",
     summary: "The Context's configuration",
-    answer: answers.contextDescription,
+    answer: contextDescriptionResponse,
     handle: ({ enter, deps }) => enter({}, (tx) => readContext(tx, deps)),
   }),
   endpoint({
@@ -38,7 +93,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}",
     operation: "contexts_change",
     summary: "Change the Context's configuration",
-    answer: answers.contextDescription,
+    answer: contextDescriptionResponse,
     body: settings,
     handle: ({ enter, deps, body }) =>
       enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>)),
@@ -49,7 +104,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}/usage",
     operation: "usage",
     summary: "Calls, tokens, cost and storage of a subtree",
-    answer: answers.usage,
+    answer: usageResponse,
     query: fields({
       scope: querySelector,
       from: time.optional(),
@@ -70,7 +125,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}/reembed",
     operation: "reembed",
     summary: "Give a subtree the present model's vectors; asked again, its progress",
-    answer: answers.reembedding,
+    answer: reembeddingResponse,
     body: fields({ scope: writeSelector }),
     handle: async ({ enter, body, deps }) => {
       const { provider, model, id } = deps.models.current;
@@ -85,7 +140,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}/denied",
     operation: "denied",
     summary: "Refused attempts",
-    answer: answers.denied,
+    answer: deniedResponse,
     query: fields(limitAndOffset),
     handle: ({ enter, query }) =>
       enter({}, async (tx) => ({ denied: await listDenied(tx, query.limit, query.offset) })),
@@ -96,7 +151,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}/receipts",
     operation: "receipts",
     summary: "Receipts of what was forgotten",
-    answer: answers.receipts,
+    answer: receiptsResponse,
     query: fields(pageAndSize),
     handle: ({ enter, query }) =>
       enter({}, async (tx) => ({
@@ -111,7 +166,7 @@ export const contextEndpoints = [
     path: "/contexts/{ctx}/receipts/{id}",
     operation: "receipts",
     summary: "One receipt",
-    answer: answers.receipt,
+    answer: receiptResponse,
     params: z.object({ id: uuidText }),
     handle: ({ enter, params }) => enter({}, (tx) => getReceipt(tx, params.id)),
   }),

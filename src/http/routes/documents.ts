@@ -1,26 +1,28 @@
 import { Readable } from "node:stream";
 import { z } from "zod";
+import { describeBytes, readPart } from "../../documents/bytes.ts";
 import {
   addDocument,
   DOCUMENT_STATUSES,
   deleteDocument,
-  describeBytes,
   getDocument,
   listChunks,
   listDocuments,
   type NewDocument,
-  readPart,
   replaceDocument,
 } from "../../documents/documents.ts";
 import { mediaTypeOf } from "../../documents/parsing/media-type.ts";
 import { unprocessable } from "../../errors.ts";
-import { queryDocuments } from "../../recall/documents.ts";
-import { prepareQuery } from "../../recall/prepare.ts";
-import * as answers from "../answers.ts";
+import { queryDocuments } from "../../recall/search-documents.ts";
+import { prepareQuery } from "../../recall/vectors.ts";
+import { elapsed } from "../../traces/record.ts";
 import { Download, endpoint } from "../endpoint.ts";
 import type { Upload } from "../upload.ts";
+import { listAccess } from "../wire/access.ts";
 import {
   fields,
+  hints,
+  ignoredHints,
   k,
   labels,
   limitAndOffset,
@@ -33,10 +35,8 @@ import {
   uuidText,
   viewOf,
   writeSelector,
-} from "../wire.ts";
-import { listDemand } from "./demand.ts";
-import { elapsed } from "./elapsed.ts";
-import { hints, ignoredHints } from "./hints.ts";
+} from "../wire/fields.ts";
+import { chunk, document, integer, object, pageShape, uuid } from "../wire/shapes.ts";
 
 const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
@@ -72,6 +72,33 @@ const titleOf = ({ filename }: Upload) =>
     .trim()
     .slice(0, 500) || "untitled";
 
+const acceptedResponse = object({
+  id: uuid,
+  status: z.enum(DOCUMENT_STATUSES),
+  contentHash: z.string(),
+  deduplicated: z.boolean(),
+  version: integer,
+});
+
+const documentsResponse = object({ documents: z.array(document), ...pageShape });
+const chunksResponse = object({ chunks: z.array(chunk) });
+const documentResultsResponse = object({
+  results: z.array(
+    object({
+      chunk,
+      document: object({
+        id: uuid,
+        title: z.string(),
+        mimeType: z.string(),
+        source: z.string().nullable(),
+        version: integer,
+      }),
+      score: z.number(),
+    }),
+  ),
+  queryMs: z.number(),
+});
+
 export const documentEndpoints = [
   endpoint({
     method: "post",
@@ -80,7 +107,7 @@ export const documentEndpoints = [
     mode: "write",
     operation: "upload",
     summary: "Upload a file",
-    answer: answers.accepted,
+    answer: acceptedResponse,
     status: 202,
     upload: true,
     body: fields({ ...metadata, scopes: writeSelector }),
@@ -97,14 +124,14 @@ export const documentEndpoints = [
     verb: "memory:read",
     operation: "documents",
     summary: "List documents, newest first",
-    answer: answers.documents,
+    answer: documentsResponse,
     query: fields({
       ...pageAndSize,
       ...lens,
       status: z.enum(DOCUMENT_STATUSES).optional(),
       mimeType: z.string().max(200).optional(),
     }),
-    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listDocuments(tx, query)),
+    handle: ({ enter, query }) => enter(listAccess(query), (tx) => listDocuments(tx, query)),
   }),
   endpoint({
     method: "post",
@@ -113,8 +140,7 @@ export const documentEndpoints = [
     mode: "select",
     operation: "documents_query",
     summary: "Search the chunks of documents",
-    answer: answers.documentResults,
-    recalls: true,
+    answer: documentResultsResponse,
     body: fields({
       query: queryText,
       k: k.optional(),
@@ -136,15 +162,15 @@ export const documentEndpoints = [
       labels: labels.optional(),
       ...hints,
     }),
-    handle: async ({ enter, body, deps }) => {
+    handle: async ({ enter, peek, body, deps }) => {
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const startedAt = performance.now();
       const mode = body.mode ?? "hybrid";
-      const demand = { selector: body.lens, view: viewOf(body.scopeView) };
+      const access = { selector: body.lens, view: viewOf(body.scopeView) };
       const prepared = await prepareQuery(deps.models, body.query, mode === "hybrid_graph" ? "hybrid" : mode, (work) =>
-        enter(demand, work),
+        peek({ ...access, mode: "select" }, work),
       );
-      return enter(demand, async (tx) => ({
+      return enter(access, async (tx) => ({
         results: await queryDocuments(tx, deps.models, prepared, {
           query: body.query,
           k: body.k ?? 10,
@@ -168,7 +194,7 @@ export const documentEndpoints = [
     verb: "memory:read",
     operation: "documents",
     summary: "One document, and how far it is",
-    answer: answers.document,
+    answer: document,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => getDocument(tx, params.id)),
   }),
@@ -179,7 +205,7 @@ export const documentEndpoints = [
     mode: "write",
     operation: "upload",
     summary: "Upload a document's next version",
-    answer: answers.accepted,
+    answer: acceptedResponse,
     status: 202,
     upload: true,
     params: id,
@@ -230,7 +256,7 @@ export const documentEndpoints = [
     verb: "memory:read",
     operation: "chunks",
     summary: "A document's chunks, in order",
-    answer: answers.chunks,
+    answer: chunksResponse,
     params: id,
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>

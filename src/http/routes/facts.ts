@@ -3,7 +3,6 @@ import { invalid, unprocessable } from "../../errors.ts";
 import { prepareFact, storeFact } from "../../memory/facts.ts";
 import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
-import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   entityName,
@@ -17,7 +16,8 @@ import {
   time,
   uuidText,
   writeSelector,
-} from "../wire.ts";
+} from "../wire/fields.ts";
+import { namedEntity, object, uuid } from "../wire/shapes.ts";
 
 const BATCH_LIMIT = 16 * 1024 * 1024;
 const MOST_TRIPLES = 200;
@@ -72,6 +72,35 @@ function extractionOf(triples: readonly (Triple | StoredTriple)[]) {
   };
 }
 
+type Outcome = Omit<StoredTriple, "entity" | "key" | "value" | "target">;
+interface FactAnswer<T> {
+  readonly extraction?: { readonly attributes: readonly T[]; readonly relations: readonly T[] };
+}
+
+const outcomeOf = ({ entity: _, key: __, value: ___, target: ____, ...outcome }: StoredTriple): Outcome => outcome;
+
+/** An answer as it is stored: what the triples say is in the request. */
+const withoutTriples = ({ extraction, ...ids }: FactAnswer<StoredTriple>): FactAnswer<Outcome> =>
+  extraction === undefined
+    ? ids
+    : {
+        ...ids,
+        extraction: {
+          attributes: extraction.attributes.map(outcomeOf),
+          relations: extraction.relations.map(outcomeOf),
+        },
+      };
+
+function withTriples({ extraction, ...ids }: FactAnswer<Outcome>, { body }: { readonly body: FactBody }) {
+  if (extraction === undefined) return ids;
+  const [attributes, relations] = [[...extraction.attributes], [...extraction.relations]];
+  const stored = triplesOf(body).map(({ category: _, ...triple }) => ({
+    ...triple,
+    ...((triple.target === undefined ? attributes : relations).shift() as Outcome),
+  }));
+  return { ...ids, extraction: extractionOf(stored) };
+}
+
 /** Without a chat model nothing is read out of a text: triples are literal, and `full` does as `none`. */
 function refuseExtraction(wanted: z.infer<typeof infer> | undefined, hasTriples: boolean): void {
   if ((wanted === "triples" || wanted === "preview") && !hasTriples) {
@@ -81,6 +110,43 @@ function refuseExtraction(wanted: z.infer<typeof infer> | undefined, hasTriples:
   }
 }
 
+const storedTriple = object({
+  id: uuid,
+  entityId: uuid,
+  entity: namedEntity,
+  key: z.string(),
+  value: z.unknown().optional(),
+  target: namedEntity.optional(),
+  stored: z.boolean(),
+  current: z.boolean(),
+  superseded: z.array(uuid),
+});
+
+const givenTriple = object({
+  entity: namedEntity,
+  key: z.string(),
+  value: z.unknown().optional(),
+  target: namedEntity.optional(),
+  category: z.string().nullable(),
+});
+
+const extraction = (triple: z.ZodType) => ({
+  entities: z.array(namedEntity),
+  attributes: z.array(triple),
+  relations: z.array(triple),
+});
+
+const factResponse = object({
+  mode: z.enum(["none", "triples", "preview"]),
+  sessionId: uuid.optional(),
+  turnId: uuid.optional(),
+  chunkId: uuid.optional(),
+  extraction: object(extraction(storedTriple)).optional(),
+  preview: object({ ...extraction(givenTriple), sentences: z.array(z.string()) }).optional(),
+});
+
+const factsResponse = object({ sessionId: uuid, turnIds: z.array(uuid), extractions: z.array(z.never()) });
+
 export const factEndpoints = [
   endpoint({
     method: "post",
@@ -89,8 +155,9 @@ export const factEndpoints = [
     mode: "write",
     operation: "facts",
     summary: "Remember a text, triples, or both",
-    answer: answers.fact,
-    recalls: true, // what it took out of the triples
+    answer: factResponse,
+    readsOnly: (body) => body.infer === "preview",
+    retold: { strip: withoutTriples, tell: withTriples },
     body: factBody,
     handle: async ({ enter, body, deps }) => {
       const triples = triplesOf(body);
@@ -112,6 +179,7 @@ export const factEndpoints = [
       const prepared = await prepareFact(deps.models, turn, triples, said);
       return enter(where, async (tx) => {
         const { triples: stored, ...ids } = await storeFact(tx, deps.models, prepared, body.sessionId);
+        tx.speaksOf(...stored.map(({ id }) => id), ...(ids.turnId === undefined ? [] : [ids.turnId]));
         return {
           mode: triples.length > 0 ? "triples" : "none",
           ...ids,
@@ -128,7 +196,7 @@ export const factEndpoints = [
     mode: "write",
     operation: "facts_batch",
     summary: "Remember up to 500 messages",
-    answer: answers.facts,
+    answer: factsResponse,
     bodyLimit: BATCH_LIMIT,
     body: fields({
       messages: z

@@ -1,14 +1,14 @@
 import { z } from "zod";
-import type { ScopedTransaction } from "../../db/scoped.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { forgetMatching } from "../../forget/by-meaning.ts";
+import { forgetMatching } from "../../forget/forget-query.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { NO_VECTORS } from "../../models/models.ts";
-import { prepareQuery } from "../../recall/prepare.ts";
+import { prepareQuery } from "../../recall/vectors.ts";
 import { GENERAL, sameScope } from "../../scope/scope.ts";
-import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, queryText, uuidText, writeSelector } from "../wire.ts";
+import { fields, queryText, uuidText, writeSelector } from "../wire/fields.ts";
+import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 /** General knowledge is everybody's: forgetting there takes its name, typed. */
 function refuseUnconfirmed(tx: ScopedTransaction, confirm: string | undefined): void {
@@ -19,6 +19,14 @@ function refuseUnconfirmed(tx: ScopedTransaction, confirm: string | undefined): 
 
 const confirm = z.string().optional();
 
+const forgottenResponse = object({
+  deleted: integer,
+  receiptId: uuid.optional(),
+  matches: z.array(object({ id: uuid, text: z.string(), score: z.number(), scope: scopeTags })).optional(),
+});
+
+const erasedResponse = object({ forgotten: integer, receiptId: uuid });
+
 export const forgetEndpoints = [
   endpoint({
     method: "post",
@@ -27,8 +35,8 @@ export const forgetEndpoints = [
     mode: "forget",
     operation: "forget",
     summary: "Forget what a query is about, or a session",
-    answer: answers.forgotten,
-    recalls: true,
+    answer: forgottenResponse,
+    readsOnly: (body) => body.dryRun === true,
     body: fields({
       query: queryText.optional(),
       sessionId: uuidText.optional(),
@@ -39,18 +47,18 @@ export const forgetEndpoints = [
       subtree: z.boolean().optional(),
       confirm,
     }),
-    handle: async ({ enter, body, deps }) => {
+    handle: async ({ enter, peek, body, deps }) => {
       const { query, sessionId } = body;
       if (query === undefined && sessionId === undefined)
         throw invalid("query: say what to forget, or give a sessionId");
       // A session is named by its id: wherever in the floor it is.
       const subtree = body.subtree ?? (sessionId !== undefined && body.scopes === undefined);
-      const demand = { selector: body.scopes, subtree };
+      const access = { selector: body.scopes, subtree };
       const prepared =
         query === undefined
           ? NO_VECTORS
-          : await prepareQuery(deps.models, query, "hybrid", (work) => enter(demand, work));
-      return enter(demand, (tx) => {
+          : await prepareQuery(deps.models, query, "hybrid", (work) => peek({ ...access, mode: "forget" }, work));
+      return enter(access, (tx) => {
         if (body.dryRun !== true && sessionId === undefined) refuseUnconfirmed(tx, body.confirm);
         return forgetMatching(tx, deps.models, {
           query,
@@ -72,7 +80,7 @@ export const forgetEndpoints = [
     mode: "erase",
     operation: "forget_scope",
     summary: "Erase a scope and everything below it",
-    answer: answers.erased,
+    answer: erasedResponse,
     body: fields({ path: writeSelector, confirm }),
     handle: ({ enter, body }) =>
       enter({ selector: body.path, subtree: true }, (tx) => {

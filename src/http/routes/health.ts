@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import type Router from "@koa/router";
-import type { Deps } from "../app.ts";
+import type { Deps } from "../deps.ts";
 import type { Endpoint } from "../endpoint.ts";
 import { openApiOf } from "../openapi.ts";
 

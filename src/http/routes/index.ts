@@ -2,18 +2,20 @@ import type { Endpoint } from "../endpoint.ts";
 import { auditReportEndpoints } from "./audit-report.ts";
 import { contextEndpoints } from "./contexts.ts";
 import { documentEndpoints } from "./documents.ts";
+import { entityEndpoints } from "./entities.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
+import { itemEndpoints } from "./items.ts";
 import { keywordEndpoints } from "./keywords.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
+import { selfEndpoints } from "./own-keys.ts";
 import { principalEndpoints } from "./principals.ts";
+import { profileEndpoints } from "./profile.ts";
 import { recallEndpoints } from "./recall.ts";
 import { scopeEndpoints } from "./scopes.ts";
-import { selfEndpoints } from "./self.ts";
 import { sessionEndpoints } from "./sessions.ts";
-import { structureEndpoints } from "./structure.ts";
 import { traceEndpoints } from "./traces.ts";
 
 /** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
@@ -30,7 +32,9 @@ export const endpoints: readonly Endpoint[] = [
   ...traceEndpoints,
   ...keywordEndpoints,
   ...documentEndpoints,
-  ...structureEndpoints,
+  ...entityEndpoints,
+  ...profileEndpoints,
+  ...itemEndpoints,
   ...principalEndpoints,
   ...metricsEndpoints,
   ...notBuiltEndpoints,

@@ -8,8 +8,9 @@ import {
   searchKeywords,
 } from "../../documents/keyword-index.ts";
 import { normalise } from "../../documents/parsing/normalise.ts";
-import * as answers from "../answers.ts";
+import { elapsed } from "../../traces/record.ts";
 import { endpoint } from "../endpoint.ts";
+import { listAccess } from "../wire/access.ts";
 import {
   count,
   fields,
@@ -22,12 +23,24 @@ import {
   uuidText,
   viewOf,
   writeSelector,
-} from "../wire.ts";
-import { listDemand } from "./demand.ts";
-import { elapsed } from "./elapsed.ts";
+} from "../wire/fields.ts";
+import { integer, object, pageShape, uuid } from "../wire/shapes.ts";
 
 const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
+
+const linksResponse = object({ linksEmitted: integer });
+const keyword = object({ keyword: z.string(), normalised: z.string(), documentCount: integer, score: z.number() });
+const keywordsResponse = object({ keywords: z.array(keyword), ...pageShape });
+const keywordResultsResponse = object({ results: z.array(keyword), queryMs: z.number() });
+const describedKeywordResponse = object({
+  ...keyword.shape,
+  documents: z.array(object({ id: uuid, title: z.string(), score: z.number(), count: integer })),
+});
+
+const documentKeywordsResponse = object({
+  keywords: z.array(object({ keyword: z.string(), normalised: z.string(), score: z.number(), count: integer })),
+});
 
 /** What documents are about, and the links between them that come of it. They stand before the routes by a document's id. */
 export const keywordEndpoints = [
@@ -38,7 +51,7 @@ export const keywordEndpoints = [
     mode: "write",
     operation: "recompute_links",
     summary: "Link the documents of a scope by the keywords that they share",
-    answer: answers.links,
+    answer: linksResponse,
     body: fields({ scopes: writeSelector }),
     handle: ({ enter, body }) =>
       enter({ selector: body.scopes }, async (tx) => ({ linksEmitted: await recomputeLinks(tx) })),
@@ -49,7 +62,7 @@ export const keywordEndpoints = [
     verb: "memory:read",
     operation: "keywords",
     summary: "List keywords",
-    answer: answers.keywords,
+    answer: keywordsResponse,
     query: fields({
       ...pageAndSize,
       ...lens,
@@ -57,7 +70,7 @@ export const keywordEndpoints = [
       minDocumentCount: count(1, 1_000_000, 1),
       sort: z.enum(KEYWORD_ORDERS).default("documentCount"),
     }),
-    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listKeywords(tx, query)),
+    handle: ({ enter, query }) => enter(listAccess(query), (tx) => listKeywords(tx, query)),
   }),
   endpoint({
     method: "post",
@@ -66,8 +79,7 @@ export const keywordEndpoints = [
     mode: "select",
     operation: "keywords_search",
     summary: "Search keywords",
-    answer: answers.keywordResults,
-    recalls: true,
+    answer: keywordResultsResponse,
     body: fields({
       query: queryText,
       k: k.optional(),
@@ -89,11 +101,11 @@ export const keywordEndpoints = [
     verb: "memory:read",
     operation: "keywords",
     summary: "A keyword and its documents",
-    answer: answers.describedKeyword,
+    answer: describedKeywordResponse,
     params: z.object({ normalised: z.string().max(200) }),
     query: fields(lens),
     handle: ({ enter, params, query }) =>
-      enter(listDemand(query), (tx) => describeKeyword(tx, normalise(params.normalised))),
+      enter(listAccess(query), (tx) => describeKeyword(tx, normalise(params.normalised))),
   }),
   endpoint({
     method: "get",
@@ -101,7 +113,7 @@ export const keywordEndpoints = [
     verb: "memory:read",
     operation: "keywords",
     summary: "A document's keywords",
-    answer: answers.documentKeywords,
+    answer: documentKeywordsResponse,
     params: id,
     handle: ({ enter, params }) => enter({}, async (tx) => ({ keywords: await keywordsOfDocument(tx, params.id) })),
   }),

@@ -1,8 +1,8 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
-import { type ApiKey, listKeys, mintKey, revokeKey, rotateKey } from "../../keys/keys.ts";
-import * as answers from "../answers.ts";
+import { type ApiKey, listKeys, mintKey, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
 import { endpoint } from "../endpoint.ts";
+import { subtreeOf } from "../wire/access.ts";
 import {
   expiry,
   fields,
@@ -14,8 +14,8 @@ import {
   time,
   ttlSeconds,
   verbs,
-} from "../wire.ts";
-import { subtreeOf } from "./demand.ts";
+} from "../wire/fields.ts";
+import { instant, object, pageShape, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
 
 const newKey = fields({
   name: keyName,
@@ -43,6 +43,31 @@ function minted({ secret, ...key }: ApiKey & { secret: string }) {
 
 const idOrName = z.object({ idOrName: z.string().min(1).max(200) });
 
+const keyShape = {
+  id: uuid,
+  name: z.string(),
+  principal: principalKind,
+  scopeFloor: scopeTags,
+  verbs: z.array(z.enum(VERBS)),
+  content: z.boolean(),
+  createdAt: instant,
+  expiresAt: instant.nullable(),
+};
+
+const mintedKeyResponse = object({ ...keyShape, key: z.string() });
+const keysResponse = object({
+  keys: z.array(
+    object({
+      ...keyShape,
+      status: z.enum(["active", "expired", "revoked"]),
+      createdBy: uuid.nullable(),
+      lastUsedAt: instant.nullable(),
+      revokedAt: instant.nullable(),
+    }),
+  ),
+  ...pageShape,
+});
+
 export const managedKeyEndpoints = [
   endpoint({
     method: "post",
@@ -50,7 +75,7 @@ export const managedKeyEndpoints = [
     verb: "manage",
     operation: "mint_key",
     summary: "Mint a key; the secret is in this answer alone",
-    answer: answers.mintedKey,
+    answer: mintedKeyResponse,
     status: 201,
     secret: true,
     body: newKey,
@@ -76,7 +101,7 @@ export const managedKeyEndpoints = [
     verb: "manage",
     operation: "list_keys",
     summary: "The keys inside the floor",
-    answer: answers.keys,
+    answer: keysResponse,
     query: fields({ ...pageAndSize, scope: querySelector, name: keyName.optional() }),
     handle: ({ enter, query: { page, pageSize, scope, name } }) =>
       enter(subtreeOf(scope), async (tx) => {
@@ -90,7 +115,7 @@ export const managedKeyEndpoints = [
     verb: "manage",
     operation: "rotate_key",
     summary: "Give a key a new secret",
-    answer: answers.mintedKey,
+    answer: mintedKeyResponse,
     secret: true,
     params: idOrName,
     query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Demand } from "../../db/enter.ts";
+import type { AccessRequest } from "../../db/access/entry.ts";
 import { unprocessable } from "../../errors.ts";
 import { type Endpoint, endpoint } from "../endpoint.ts";
 
@@ -7,7 +7,7 @@ import { type Endpoint, endpoint } from "../endpoint.ts";
  * Routes of the public client, and of the management plane, whose capability is not there yet. A key
  * that may use them is told so (422); any other gets the answer that it would get.
  */
-const NOT_BUILT: readonly (readonly [Endpoint["method"], string, Demand["verb"], string])[] = [
+const NOT_BUILT: readonly (readonly [Endpoint["method"], string, AccessRequest["verb"], string])[] = [
   ["post", "/{ctx}/chat", "memory:read", "chat needs a chat model"],
   ["post", "/{ctx}/reflect", "memory:read", "reflection needs a chat model"],
   ["post", "/{ctx}/consolidate", "memory:write", "consolidation needs a chat model"],

@@ -1,14 +1,13 @@
 import { z } from "zod";
-import type { MemoryVerb } from "../../db/enter.ts";
+import type { MemoryVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { type ApiKey, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
+import { type ApiKey, grantsOf, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
-import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
-import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire.ts";
-import { grantsOf } from "./grants.ts";
+import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire/fields.ts";
+import { grantedPaths, instant, object, principalKind, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
 
 const listed = (key: ApiKey) => ({
   id: key.id,
@@ -54,6 +53,38 @@ function narrowingOf(body: z.output<typeof narrower>): {
 const nameParam = z.object({ name: z.string().min(1).max(200) });
 const self = { verb: "self" } as const;
 
+const meResponse = object({
+  principalId: uuid,
+  displayName: z.string(),
+  kind: principalKind,
+  scopeFloor: scopeTags,
+  verbs: z.array(z.enum(VERBS)),
+  grants: grantedPaths,
+  effectiveGrants: grantedPaths,
+  delegatedPrincipalId: uuid.optional(),
+});
+
+const ownUsageResponse = object({
+  scope: scopeTags,
+  period: z.literal("month"),
+  from: instant,
+  ...usageShape,
+  limits: z.array(z.never()),
+  resetsAt: instant,
+});
+
+const mintedSelfResponse = object({ id: uuid, name: z.string(), key: z.string(), validUntil: instant.optional() });
+const ownKeysResponse = z.array(
+  object({
+    id: uuid,
+    name: z.string(),
+    createdAt: instant,
+    lastUsedAt: instant.nullable(),
+    validUntil: instant.nullable(),
+    grants: grantedPaths,
+  }),
+);
+
 export const selfEndpoints = [
   endpoint({
     ...self,
@@ -61,7 +92,7 @@ export const selfEndpoints = [
     path: "/{ctx}/me",
     operation: "me",
     summary: "Who the key is, and what it may",
-    answer: answers.me,
+    answer: meResponse,
     handle: ({ enter }) =>
       enter({}, async ({ entry }) => {
         const granted = grantsOf(entry.floor, entry.verbs);
@@ -83,7 +114,7 @@ export const selfEndpoints = [
     path: "/{ctx}/usage",
     operation: "usage",
     summary: "What the key's own floor used this month",
-    answer: answers.ownUsage,
+    answer: ownUsageResponse,
     handle: ({ enter }) =>
       enter({}, async (tx) => {
         const now = new Date();
@@ -99,7 +130,7 @@ export const selfEndpoints = [
     path: "/{ctx}/keys",
     operation: "list_keys",
     summary: "The key itself and those that it minted",
-    answer: answers.ownKeys,
+    answer: ownKeysResponse,
     handle: ({ enter }) => enter({}, async (tx) => (await ownKeys(tx)).map(listed)),
   }),
   endpoint({
@@ -108,7 +139,7 @@ export const selfEndpoints = [
     path: "/{ctx}/keys",
     operation: "mint_key",
     summary: "Mint a narrower key",
-    answer: answers.mintedSelf,
+    answer: mintedSelfResponse,
     status: 201,
     secret: true,
     query: fields({ ttlSeconds: ttlSeconds.optional() }),
@@ -144,7 +175,7 @@ export const selfEndpoints = [
     path: "/{ctx}/keys/{name}/rotate",
     operation: "rotate_key",
     summary: "Give the key itself, or one that it minted, a new secret",
-    answer: answers.mintedSelf,
+    answer: mintedSelfResponse,
     secret: true,
     params: nameParam,
     query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),

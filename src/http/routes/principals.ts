@@ -1,13 +1,12 @@
 import { z } from "zod";
-import type { MemoryVerb } from "../../db/enter.ts";
+import type { MemoryVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { type ApiKey, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/keys.ts";
+import { type ApiKey, grantsOf, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/keys.ts";
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
-import * as answers from "../answers.ts";
 import { endpoint, type Request } from "../endpoint.ts";
-import { fields, querySelector, time, uuidText } from "../wire.ts";
-import { grantsOf } from "./grants.ts";
+import { fields, querySelector, time, uuidText } from "../wire/fields.ts";
+import { grantedPaths, instant, object, principalKind, uuid } from "../wire/shapes.ts";
 
 const id = z.object({ id: uuidText });
 const self = { verb: "self" } as const;
@@ -52,6 +51,10 @@ const changeGrants = (
     return principalOf(await narrowKey(tx, id, keep(key, verbsNamed(body, key))));
   });
 
+const principalResponse = object({ id: uuid, displayName: z.string(), kind: principalKind, grants: grantedPaths });
+const principalsResponse = z.array(principalResponse);
+const effectiveResponse = object({ path: z.string(), verbs: z.array(z.enum(VERBS)), asOf: instant.optional() });
+
 export const principalEndpoints = [
   endpoint({
     ...self,
@@ -59,7 +62,7 @@ export const principalEndpoints = [
     path: "/{ctx}/principals",
     operation: "principals",
     summary: "The keys that the key may know of",
-    answer: answers.principals,
+    answer: principalsResponse,
     handle: ({ enter }) => enter({}, async (tx) => (await knownKeys(tx)).map(principalOf)),
   }),
   endpoint({
@@ -68,7 +71,7 @@ export const principalEndpoints = [
     path: "/{ctx}/principals/{id}",
     operation: "principals",
     summary: "One of them",
-    answer: answers.principal,
+    answer: principalResponse,
     params: id,
     handle: ({ enter, params }) => enter({}, async (tx) => principalOf(await knownKey(tx, params.id))),
   }),
@@ -78,7 +81,7 @@ export const principalEndpoints = [
     path: "/{ctx}/principals/{id}/effective",
     operation: "principals",
     summary: "What a principal may at a path",
-    answer: answers.effective,
+    answer: effectiveResponse,
     params: id,
     query: fields({ path: querySelector, asOf: time.optional() }),
     handle: ({ enter, params, query }) => {
@@ -108,9 +111,9 @@ export const principalEndpoints = [
     path: "/{ctx}/principals/{id}/grants",
     operation: "narrow_key",
     summary: "Leave a key the verbs that are named",
-    answer: answers.principal,
-    // It names the key's floor.
-    recalls: true,
+    answer: principalResponse,
+    // To narrow again changes nothing, and the answer names the key's floor.
+    readsOnly: () => true,
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>
@@ -127,7 +130,7 @@ export const principalEndpoints = [
     path: "/{ctx}/principals/{id}/grants",
     operation: "narrow_key",
     summary: "Take the verbs that are named from a key",
-    answer: answers.principal,
+    answer: principalResponse,
     params: id,
     body: change,
     handle: ({ enter, params, body }) =>

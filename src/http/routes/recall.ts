@@ -1,17 +1,27 @@
 import { z } from "zod";
+import { settingsOf } from "../../context/settings.ts";
 import { unprocessable } from "../../errors.ts";
-import { settingsOf } from "../../memory/settings.ts";
-import { contextBlock } from "../../recall/context-block.ts";
-import { parseTypedQuestion, type TypedQuestion } from "../../recall/direct.ts";
-import { NO_FILTER, type PassageFilter } from "../../recall/filter.ts";
-import type { Hit } from "../../recall/passages.ts";
-import { recallDirectly, recallThroughTiers } from "../../recall/recall.ts";
-import * as answers from "../answers.ts";
-import { recallDeps } from "../app.ts";
+import { contextBlock } from "../../recall/answer/context-block.ts";
+import { answerQuery } from "../../recall/query.ts";
+import { NO_FILTER, type PassageFilter } from "../../recall/ranking/filter.ts";
+import { recallThroughTiers } from "../../recall/recall.ts";
+import { elapsed } from "../../traces/record.ts";
+import { recallDeps } from "../deps.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, k, labels, queryText, readSelector, scopeView, time, uuidText, viewOf } from "../wire.ts";
-import { elapsed } from "./elapsed.ts";
-import { hints, ignoredHints } from "./hints.ts";
+import {
+  fields,
+  hints,
+  ignoredHints,
+  k,
+  labels,
+  queryText,
+  readSelector,
+  scopeView,
+  time,
+  uuidText,
+  viewOf,
+} from "../wire/fields.ts";
+import { instant, integer, namedEntity, object, scopeTags, tokens, uuid } from "../wire/shapes.ts";
 
 const DEFAULT_K = 10;
 
@@ -60,15 +70,6 @@ function kindsOf(body: QueryBody): readonly string[] | undefined {
       : included.filter((kind) => named.includes(kind));
 }
 
-/** Only what says which values it wants is answered from them; what narrows a search is for a search. */
-function typedQuestion(body: QueryBody): TypedQuestion | undefined {
-  const isNarrowed = body.mode !== undefined || (body.labels ?? []).length > 0 || body.sessionId !== undefined;
-  const kinds = kindsOf(body);
-  return isNarrowed || (kinds !== undefined && !kinds.includes("attribute"))
-    ? undefined
-    : parseTypedQuestion(body.query);
-}
-
 function filterOf(body: QueryBody): PassageFilter {
   return {
     labels: body.labels ?? [],
@@ -83,18 +84,8 @@ function filterOf(body: QueryBody): PassageFilter {
 /** The earlier of two instants in UTC; an absent one does not count. */
 const earlier = (a: string | undefined, b: string | undefined) => [a, b].filter((time) => time !== undefined).sort()[0];
 
-const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle }: Hit) => ({
-  id,
-  source,
-  text,
-  score,
-  scope,
-  occurredAt,
-  ...(documentTitle === null ? {} : { documentTitle }),
-});
-
 /** A session's memory is found wherever in the floor the session is. */
-function demandOf(body: {
+function accessOf(body: {
   lens?: QueryBody["lens"];
   scopeView?: QueryBody["scopeView"];
   sessionId?: string | undefined;
@@ -104,8 +95,45 @@ function demandOf(body: {
   return { selector: body.lens, view: bySession ? ("subtree" as const) : view };
 }
 
-/** Leaves the transaction, with all that it claimed: the question is asked again as an open one. */
-class NotDirect extends Error {}
+const recallTrace = object({
+  traceId: uuid,
+  resolutionTier: z.string(),
+  tierReason: z.string(),
+  retrievedCount: integer,
+  topScores: z.array(z.number()),
+  latencyMs: z.number(),
+  scope: scopeTags,
+  tokens,
+  plan: z.string(),
+  savedTokens: integer.optional(),
+  hiddenByView: z.literal(true).optional(),
+  hintsIgnored: z.array(z.string()).optional(),
+});
+
+const hit = object({
+  id: uuid,
+  source: z.enum(["attribute", "entity", "chunk", "memory_chunk", "section"]),
+  text: z.string(),
+  score: z.number(),
+  scope: scopeTags,
+  occurredAt: instant,
+  documentTitle: z.string().optional(),
+});
+
+const queryResponse = object({
+  tier: z.enum(["direct", "cache", "hybrid", "full_context"]),
+  classificationKind: z.enum(["open", "attribute", "keyed"]),
+  hits: z.array(hit),
+  seedEntities: z.array(namedEntity),
+  queryMs: z.number(),
+  trace: recallTrace,
+});
+
+const contextResponse = object({
+  context: z.string(),
+  tier: z.enum(["cache", "hybrid", "full_context"]),
+  queryMs: z.number(),
+});
 
 export const recallEndpoints = [
   endpoint({
@@ -115,53 +143,21 @@ export const recallEndpoints = [
     mode: "select",
     operation: "query",
     summary: "Recall",
-    answer: answers.query,
-    recalls: true,
+    answer: queryResponse,
     body: queryBody,
-    handle: async ({ enter, body, deps }) => {
-      const mode = body.mode ?? "hybrid";
-      if (mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
+    handle: ({ enter, body, deps }) => {
+      if (body.mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
       if (body.location !== undefined) throw unprocessable("location is not built yet");
-      const startedAt = performance.now();
-      const question = typedQuestion(body);
-      let direct: Awaited<ReturnType<typeof recallDirectly>>;
-      if (question !== undefined) {
-        // No vector is made for what is found by its name.
-        try {
-          direct = await enter(demandOf(body), async (tx) => {
-            const found = await recallDirectly(tx, body.query, question, {
-              moment: body,
-              k: body.k ?? DEFAULT_K,
-              hintsIgnored: ignoredHints(body),
-            });
-            if (found === undefined) throw new NotDirect();
-            return { ...found, queryMs: elapsed(startedAt) };
-          });
-        } catch (error) {
-          if (!(error instanceof NotDirect)) throw error;
-        }
-        if (direct !== undefined) return direct;
-      }
-      return recallThroughTiers(
-        (demand, work) => enter({ ...demandOf(body), ...demand }, work),
-        recallDeps(deps),
-        {
-          query: body.query,
-          k: body.k ?? DEFAULT_K,
-          mode,
-          filter: filterOf(body),
-          includeDuplicates: body.includeDuplicates ?? false,
-        },
-        { operation: "query", sessionId: body.sessionId, hintsIgnored: ignoredHints(body) },
-        (_, { tier, hits, trace }) => ({
-          tier,
-          classificationKind: "open",
-          hits: hits.map(hitOf),
-          seedEntities: [],
-          queryMs: elapsed(startedAt),
-          trace,
-        }),
-      );
+      return answerQuery((access, work) => enter({ ...accessOf(body), ...access }, work), recallDeps(deps), {
+        query: body.query,
+        k: body.k ?? DEFAULT_K,
+        mode: body.mode,
+        filter: filterOf(body),
+        includeDuplicates: body.includeDuplicates ?? false,
+        moment: body,
+        sessionId: body.sessionId,
+        hintsIgnored: ignoredHints(body),
+      });
     },
   }),
   endpoint({
@@ -171,8 +167,7 @@ export const recallEndpoints = [
     mode: "select",
     operation: "context",
     summary: "Recall, as Markdown for a prompt",
-    answer: answers.context,
-    recalls: true,
+    answer: contextResponse,
     body: fields({
       query: queryText,
       k: k.optional(),
@@ -184,7 +179,7 @@ export const recallEndpoints = [
     handle: async ({ enter, body, deps }) => {
       const startedAt = performance.now();
       return recallThroughTiers(
-        (demand, work) => enter({ ...demandOf(body), ...demand }, work),
+        (access, work) => enter({ ...accessOf(body), ...access }, work),
         recallDeps(deps),
         {
           query: body.query,

@@ -1,9 +1,19 @@
 import { z } from "zod";
-import { listScopes, registerScope, tombstoneScope } from "../../memory/scopes.ts";
-import * as answers from "../answers.ts";
+import { listScopes, registerScope, tombstoneScope } from "../../context/scopes.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, namedScope, queryNamedScope, querySelector, scopeView } from "../wire.ts";
-import { listDemand } from "./demand.ts";
+import { listAccess } from "../wire/access.ts";
+import { fields, limitAndOffset, namedScope, queryNamedScope, querySelector, scopeView } from "../wire/fields.ts";
+import { instant, object } from "../wire/shapes.ts";
+
+const scopeResponse = object({
+  path: z.string(),
+  displayName: z.string().optional(),
+  description: z.string().optional(),
+  createdAt: instant,
+  tombstonedAt: instant.optional(),
+});
+
+const scopesResponse = z.array(scopeResponse);
 
 export const scopeEndpoints = [
   endpoint({
@@ -12,9 +22,9 @@ export const scopeEndpoints = [
     verb: "memory:read",
     operation: "scopes",
     summary: "List scopes",
-    answer: answers.scopes,
+    answer: scopesResponse,
     query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
-    handle: ({ enter, query }) => enter(listDemand(query), (tx) => listScopes(tx, query.limit, query.offset)),
+    handle: ({ enter, query }) => enter(listAccess(query), (tx) => listScopes(tx, query.limit, query.offset)),
   }),
   endpoint({
     method: "post",
@@ -23,7 +33,7 @@ export const scopeEndpoints = [
     mode: "write",
     operation: "scope",
     summary: "Register a scope, or open a deleted one again",
-    answer: answers.scope,
+    answer: scopeResponse,
     status: 201,
     body: fields({
       path: namedScope,
@@ -40,7 +50,7 @@ export const scopeEndpoints = [
     mode: "write",
     operation: "scope_delete",
     summary: "Mark a scope as deleted",
-    answer: answers.scope,
+    answer: scopeResponse,
     query: fields({ path: queryNamedScope }),
     handle: ({ enter, query }) => enter({ selector: query.path, reopen: true }, tombstoneScope),
   }),

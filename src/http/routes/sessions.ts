@@ -1,18 +1,41 @@
 import { z } from "zod";
+import { settingsOf } from "../../context/settings.ts";
 import { invalid } from "../../errors.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
-import { settingsOf } from "../../memory/settings.ts";
-import { NO_FILTER } from "../../recall/filter.ts";
+import { sessionContext } from "../../recall/answer/session-context.ts";
+import { NO_FILTER } from "../../recall/ranking/filter.ts";
 import { recallThroughTiers } from "../../recall/recall.ts";
-import { sessionContext } from "../../recall/session-context.ts";
-import * as answers from "../answers.ts";
-import { recallDeps } from "../app.ts";
+import { recallDeps } from "../deps.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, queryText, scopeView, uuidText, writeSelector } from "../wire.ts";
-import { listDemand } from "./demand.ts";
+import { listAccess } from "../wire/access.ts";
+import {
+  fields,
+  limitAndOffset,
+  querySelector,
+  queryText,
+  scopeView,
+  uuidText,
+  writeSelector,
+} from "../wire/fields.ts";
+import { instant, integer, object, scopePaths, scopeTags, uuid } from "../wire/shapes.ts";
 
 const METADATA_LIMIT = 64 * 1024;
 const id = z.object({ id: uuidText });
+
+const sessionContextResponse = object({ context: z.string() });
+const newSessionResponse = object({ id: uuid, scopes: scopePaths, scope: scopeTags, createdAt: instant });
+const sessionResponse = object({
+  ...newSessionResponse.shape,
+  metadata: z.record(z.string(), z.unknown()),
+  closedAt: instant.optional(),
+});
+
+const sessionsResponse = object({ sessions: z.array(sessionResponse) });
+const turnsResponse = object({
+  turns: z.array(
+    object({ id: uuid, session: uuid, role: z.string(), content: z.string(), seq: integer, createdAt: instant }),
+  ),
+});
 
 export const sessionEndpoints = [
   endpoint({
@@ -22,7 +45,7 @@ export const sessionEndpoints = [
     mode: "write",
     operation: "session",
     summary: "Open a session",
-    answer: answers.newSession,
+    answer: newSessionResponse,
     status: 201,
     body: fields({ scopes: writeSelector, metadata: z.record(z.string(), z.unknown()).optional() }),
     handle: ({ enter, body }) => {
@@ -40,10 +63,10 @@ export const sessionEndpoints = [
     verb: "memory:read",
     operation: "sessions",
     summary: "List sessions, newest first",
-    answer: answers.sessions,
+    answer: sessionsResponse,
     query: fields({ ...limitAndOffset, lens: querySelector, scopeView: scopeView.optional() }),
     handle: ({ enter, query }) =>
-      enter(listDemand(query), async (tx) => ({ sessions: await listSessions(tx, query.limit, query.offset) })),
+      enter(listAccess(query), async (tx) => ({ sessions: await listSessions(tx, query.limit, query.offset) })),
   }),
   endpoint({
     method: "get",
@@ -51,7 +74,7 @@ export const sessionEndpoints = [
     verb: "memory:read",
     operation: "sessions",
     summary: "One session",
-    answer: answers.session,
+    answer: sessionResponse,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => getSession(tx, params.id)),
   }),
@@ -72,7 +95,7 @@ export const sessionEndpoints = [
     verb: "memory:read",
     operation: "turns",
     summary: "A session's turns, in order",
-    answer: answers.turns,
+    answer: turnsResponse,
     params: id,
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
@@ -85,15 +108,14 @@ export const sessionEndpoints = [
     mode: "select",
     operation: "context",
     summary: "A session's end and what memory has beside it, for a prompt",
-    answer: answers.sessionContext,
-    recalls: true,
+    answer: sessionContextResponse,
     params: id,
     body: fields({ query: queryText }),
-    handle: async ({ enter, look, params, body, deps }) => {
+    handle: async ({ enter, peek, params, body, deps }) => {
       // What is remembered beside a session is what its own scope may see.
-      const { scope } = await look((tx) => getSession(tx, params.id));
+      const { scope } = await peek({}, (tx) => getSession(tx, params.id));
       return recallThroughTiers(
-        (demand, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...demand }, work),
+        (access, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...access }, work),
         recallDeps(deps),
         { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false },
         { operation: "context", sessionId: params.id },

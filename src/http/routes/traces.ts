@@ -1,14 +1,43 @@
 import { z } from "zod";
 import { auditRows } from "../../traces/audit.ts";
 import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
-import * as answers from "../answers.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire.ts";
-import { listDemand } from "./demand.ts";
+import { listAccess } from "../wire/access.ts";
+import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire/fields.ts";
+import { instant, integer, numbers, object, principalKind, scopeTags, trace, uuid } from "../wire/shapes.ts";
 
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
 
 const KINDS = ["retrieval", "decision", "response", "model", "forget", "denied"] as const;
+
+const tracesResponse = object({ traces: z.array(trace) });
+const traceStatsResponse = object({
+  total: integer,
+  byOperation: numbers,
+  byTier: numbers,
+  totalTokens: z.number(),
+  averageLatencyMs: z.number().nullable(),
+  cache: object({ hits: integer, hitRate: z.number().nullable(), savedTokens: z.number() }),
+});
+
+const auditResponse = object({
+  rows: z.array(
+    object({
+      id: uuid,
+      createdAt: instant,
+      kind: z.string(),
+      operation: z.string(),
+      principal: principalKind,
+      keyId: uuid,
+      onBehalfOf: uuid.nullable(),
+      scope: scopeTags,
+      sessionId: uuid.nullable(),
+      status: z.string(),
+      returned: integer.nullable(),
+      totalTokens: integer,
+    }),
+  ),
+});
 
 export const traceEndpoints = [
   endpoint({
@@ -17,7 +46,7 @@ export const traceEndpoints = [
     verb: "memory:read",
     operation: "audit",
     summary: "Who did what, newest first",
-    answer: answers.audit,
+    answer: auditResponse,
     query: fields({
       ...lens,
       principal: z.enum(["management", "supervisor", "agent"]).optional(),
@@ -27,7 +56,7 @@ export const traceEndpoints = [
       until: time.optional(),
       limit: limitAndOffset.limit,
     }),
-    handle: ({ enter, query }) => enter(listDemand(query), async (tx) => ({ rows: await auditRows(tx, query) })),
+    handle: ({ enter, query }) => enter(listAccess(query), async (tx) => ({ rows: await auditRows(tx, query) })),
   }),
   endpoint({
     method: "get",
@@ -35,7 +64,7 @@ export const traceEndpoints = [
     verb: "memory:read",
     operation: "traces",
     summary: "Decision traces, newest first",
-    answer: answers.traces,
+    answer: tracesResponse,
     query: fields({
       ...limitAndOffset,
       ...lens,
@@ -43,7 +72,7 @@ export const traceEndpoints = [
       since: time.optional(),
       until: time.optional(),
     }),
-    handle: ({ enter, query }) => enter(listDemand(query), async (tx) => ({ traces: await listTraces(tx, query) })),
+    handle: ({ enter, query }) => enter(listAccess(query), async (tx) => ({ traces: await listTraces(tx, query) })),
   }),
   endpoint({
     method: "get",
@@ -51,9 +80,9 @@ export const traceEndpoints = [
     verb: "memory:read",
     operation: "traces",
     summary: "Sums over traces",
-    answer: answers.traceStats,
+    answer: traceStatsResponse,
     query: fields(lens),
-    handle: ({ enter, query }) => enter(listDemand(query), traceStats),
+    handle: ({ enter, query }) => enter(listAccess(query), traceStats),
   }),
   endpoint({
     method: "get",
@@ -61,7 +90,7 @@ export const traceEndpoints = [
     verb: "memory:read",
     operation: "traces",
     summary: "One trace",
-    answer: answers.trace,
+    answer: trace,
     params: z.object({ id: uuidText }),
     handle: ({ enter, params }) => enter({}, (tx) => getTrace(tx, params.id)),
   }),

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import { unprocessable } from "../../errors.ts";
 import type { Selector } from "../../scope/selector.ts";
-import { type querySelector, type scopeView, viewOf } from "../wire.ts";
+import { type querySelector, type scopeView, viewOf } from "./fields.ts";
 
 /** What enters for one scope's subtree. The floor's own where none is named. */
 export function subtreeOf(selector: Selector | undefined) {
@@ -13,7 +13,7 @@ export function subtreeOf(selector: Selector | undefined) {
 }
 
 /** A list without a selector is the floor's subtree; with one, or a view, what those say. */
-export function listDemand(query: {
+export function listAccess(query: {
   lens?: z.output<typeof querySelector>;
   scopeView?: z.infer<typeof scopeView> | undefined;
 }) {

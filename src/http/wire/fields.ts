@@ -1,9 +1,9 @@
 /** The shapes that requests share. The wire is zod: validation and types come from here, once. */
 import { z } from "zod";
-import { AppError, invalid } from "../errors.ts";
-import { VERBS } from "../keys/keys.ts";
-import { parseScope } from "../scope/scope.ts";
-import { parseQuerySelector, parseSelector, parseWriteSelector } from "../scope/selector.ts";
+import { AppError, invalid } from "../../errors.ts";
+import { VERBS } from "../../keys/keys.ts";
+import { parseScope } from "../../scope/scope.ts";
+import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
@@ -139,3 +139,26 @@ export const scopeView = z.enum(["strict", "subtree", "merged", "crossTeam"]);
 export function viewOf(view: z.infer<typeof scopeView> | undefined): "strict" | "subtree" | undefined {
   return view === "merged" || view === "crossTeam" ? "strict" : view;
 }
+
+/** Accepted, and named in the trace as having had no effect. */
+export const hints = {
+  useHyde: z.boolean().optional(),
+  useReranker: z.boolean().optional(),
+  decomposeQuery: z.boolean().optional(),
+  expandGraph: z.boolean().optional(),
+  graphAlpha: z.number().optional(),
+  graphDepth: z.number().optional(),
+};
+
+export const ignoredHints = (body: { readonly [hint in keyof typeof hints]?: unknown }) =>
+  Object.keys(hints).filter((hint) => body[hint as keyof typeof hints] !== undefined);
+
+/** Where a list looks. */
+export const lens = { lens: querySelector, scopeView: scopeView.optional() };
+/** At which moment, of the two times. */
+export const moment = {
+  asOf: time.optional(),
+  atInstant: time.optional(),
+  validFrom: time.optional(),
+  validUntil: time.optional(),
+};

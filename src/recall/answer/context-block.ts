@@ -1,6 +1,6 @@
-import { countTokens } from "../models/tokens.ts";
-import { canonicalPath } from "../scope/scope.ts";
-import type { Hit } from "./passages.ts";
+import { countTokens } from "../../models/tokens.ts";
+import { canonicalPath } from "../../scope/scope.ts";
+import type { Hit } from "./hits.ts";
 
 const HEADING = "## Relevant memory";
 

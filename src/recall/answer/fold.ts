@@ -1,5 +1,5 @@
-import { areAlike, type Words, wordsOf } from "../documents/similarity.ts";
-import type { Hit } from "./passages.ts";
+import { areAlike, type Words, wordsOf } from "../../documents/similarity.ts";
+import type { Hit } from "./hits.ts";
 
 /** Keeps the best `k` hits, and of near-duplicates only the best one. */
 export function foldDuplicates(hits: readonly Hit[], k: number): Hit[] {

@@ -1,7 +1,7 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { GENERAL, type Scope, scopeFromDatabase } from "../scope/scope.ts";
-import type { Candidate } from "./candidate.ts";
-import { andNarrowed, type PassageFilter } from "./filter.ts";
+import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { GENERAL, type Scope, scopeFromDatabase } from "../../scope/scope.ts";
+import type { Candidate } from "../ranking/candidate.ts";
+import { andFilterSql, type PassageFilter } from "../ranking/filter.ts";
 
 /** A passage as recall shows it. */
 export interface Hit {
@@ -88,7 +88,7 @@ export async function recentHits(
 ): Promise<Hit[]> {
   const rows = await tx.rows<PassageRow>(sql`
     SELECT ${COLUMNS} FROM ${tables(tx)}
-    WHERE p.expired_at IS NULL${andNarrowed(tx, filter)}
+    WHERE p.expired_at IS NULL${andFilterSql(tx, filter)}
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${limit}`);
   let spent = 0;
   const affordable = rows.filter((row) => {

@@ -1,9 +1,9 @@
-import type { Reranker } from "../models/reranker.ts";
-import { countTokens } from "../models/tokens.ts";
-import { ModelUnavailable } from "../models/unavailable.ts";
-import type { TraceFields } from "../traces/record.ts";
-import type { Candidate } from "./candidate.ts";
-import type { Hit } from "./passages.ts";
+import type { Reranker } from "../../models/reranker.ts";
+import { countTokens } from "../../models/tokens.ts";
+import { ModelUnavailable } from "../../models/unavailable.ts";
+import type { TraceFields } from "../../traces/record.ts";
+import type { Candidate } from "../ranking/candidate.ts";
+import type { Hit } from "./hits.ts";
 
 export interface RerankedHits {
   /** Best first. */

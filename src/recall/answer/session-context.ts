@@ -1,8 +1,8 @@
-import type { ScopedTransaction } from "../db/scoped.ts";
-import { sql } from "../db/scoped.ts";
-import { countTokens } from "../models/tokens.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import { sql } from "../../db/access/scoped.ts";
+import { countTokens } from "../../models/tokens.ts";
 import { contextBlock } from "./context-block.ts";
-import type { Hit } from "./passages.ts";
+import type { Hit } from "./hits.ts";
 
 interface RecentTurn {
   readonly role: string;

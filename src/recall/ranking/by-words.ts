@@ -1,12 +1,12 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { findByWords } from "./bm25.ts";
 import type { Candidate } from "./candidate.ts";
-import { type Placed, rankInContext } from "./conversation.ts";
 import { expandFromBest } from "./expand.ts";
-import { andNarrowed, type PassageFilter } from "./filter.ts";
-import { findByWords } from "./lexical.ts";
+import { andFilterSql, type PassageFilter } from "./filter.ts";
+import { type Placed, rankInContext } from "./in-context.ts";
 
 /** Passages that BM25 finds for the ranking in context; more of them change nothing that is seen (docs/retrieval.md). */
-const POOL = 128;
+const RANKED_PASSAGES = 128;
 
 /**
  * The lexical ranking of hybrid recall: BM25 finds, query expansion and the conversation around each
@@ -20,7 +20,7 @@ export async function rankByWords(
   filter: PassageFilter,
   depth: number,
 ): Promise<Candidate[]> {
-  const found = await findByWords(tx, query, filter, POOL);
+  const found = await findByWords(tx, query, filter, RANKED_PASSAGES);
   return lookUp(tx, rankInContext(await expandFromBest(tx, found), query), filter, depth);
 }
 
@@ -40,7 +40,7 @@ async function lookUp(
           FROM unnest(${list(places.map((at) => at.scopeId))}::int[], ${list(places.map((at) => at.sessionId))}::uuid[],
                       ${list(places.map((at) => at.position))}::int[]) AS at(scope_id, session_id, position)
           JOIN ${tx.read("passage", "p")} ON p.scope_id = at.scope_id AND p.session_id = at.session_id AND p.position = at.position
-          WHERE p.kind = 'turn' AND p.expired_at IS NULL${andNarrowed(tx, filter)}`);
+          WHERE p.kind = 'turn' AND p.expired_at IS NULL${andFilterSql(tx, filter)}`);
   const ids = new Map(rows.map(({ id, sessionId, position }) => [`${sessionId} ${position}`, id]));
   return placed.flatMap(({ id, place, scopeId, score }) => {
     const known = id ?? (place && ids.get(`${place.sessionId} ${place.position}`));

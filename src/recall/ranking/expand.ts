@@ -1,6 +1,6 @@
-import { list, type ScopedTransaction, sql } from "../db/scoped.ts";
-import { isOfConversation, type WordHit, type WordHits } from "./conversation.ts";
-import { BM25_DEFAULTS, SCALE } from "./lexical.ts";
+import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { isOfConversation, type WordHit, type WordHits } from "./in-context.ts";
+import { BM25_DEFAULTS, SCALE } from "./scoring-sql.ts";
 
 /** Passages that are taken to be about the query, and how many of their lexemes are added to it. */
 const FEEDBACK = 5;
@@ -8,7 +8,7 @@ const TERMS = 20;
 /** Share of the expansion in the score. */
 const SHARE = 0.5;
 /** Passages that are ranked anew. */
-const POOL = 100;
+const MAX_CANDIDATES = 100;
 /** Shorter texts have no vocabulary to offer: mean length of the feedback passages, in lexemes. */
 const LEAST_WORDS = 30;
 
@@ -19,7 +19,7 @@ const LEAST_WORDS = 30;
  * one short statement; for the first ten, ranking the whole scope anew gives the same.
  */
 export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Promise<WordHits> {
-  const alone = found.hits.filter((hit) => !isOfConversation(hit)).slice(0, POOL);
+  const alone = found.hits.filter((hit) => !isOfConversation(hit)).slice(0, MAX_CANDIDATES);
   const feedback = alone.slice(0, FEEDBACK);
   const words = feedback.reduce((sum, hit) => sum + hit.words, 0) / Math.max(feedback.length, 1);
   if (feedback.length < FEEDBACK || words < LEAST_WORDS) return found;

@@ -1,4 +1,4 @@
-import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 
 /** What narrows a recall inside the visible scopes. It can only take rows away. */
 export interface PassageFilter {
@@ -24,7 +24,7 @@ export const NO_FILTER: PassageFilter = {
 };
 
 /** Conditions on a passage under the alias p. Undefined: nothing narrows. */
-export function narrowing(tx: ScopedTransaction, filter: PassageFilter): SQL | undefined {
+export function filterSql(tx: ScopedTransaction, filter: PassageFilter): SQL | undefined {
   const conditions: SQL[] = [];
   if (filter.labels.length > 0) conditions.push(sql`p.labels @> ${list(filter.labels)}::text[]`);
   if (filter.sessionId !== undefined) conditions.push(sql`p.session_id = ${filter.sessionId}::uuid`);
@@ -41,7 +41,7 @@ export function narrowing(tx: ScopedTransaction, filter: PassageFilter): SQL | u
 }
 
 /** As a condition that stands after another one. */
-export function andNarrowed(tx: ScopedTransaction, filter: PassageFilter): SQL {
-  const narrowed = narrowing(tx, filter);
+export function andFilterSql(tx: ScopedTransaction, filter: PassageFilter): SQL {
+  const narrowed = filterSql(tx, filter);
   return narrowed === undefined ? sql`` : sql` AND ${narrowed}`;
 }

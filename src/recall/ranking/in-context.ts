@@ -52,8 +52,8 @@ const SESSION_B = 0.75;
 /** What a session's own score adds to its turns'. */
 const SESSION_SHARE = 0.6;
 /** What it adds that the query names who said it, and when. In units of idf: a word of every seventh, or third, passage. */
-const SAID_BY = 1.2;
-const SAID_THEN = 2;
+const SPEAKER_WEIGHT = 1.2;
+const DATE_MATCH_WEIGHT = 2;
 
 /**
  * Ranks what shares words with the query by what was said around it. A turn often answers in words
@@ -108,7 +108,7 @@ export const isOfConversation = (hit: WordHit): boolean =>
 const keyOf = ({ id, place }: Placed) => id ?? `${place?.sessionId} ${place?.position}`;
 
 const bonusOf = (named: readonly NamedTime[], observedAt: string, isSpeaker: boolean) =>
-  SAID_THEN * likenessInTime(named, observedAt) + (isSpeaker ? SAID_BY : 0);
+  DATE_MATCH_WEIGHT * likenessInTime(named, observedAt) + (isSpeaker ? SPEAKER_WEIGHT : 0);
 
 /** BM25 of one text. Without a length for a window of turns, which is about as long as any other. */
 function saturated(lexemes: WordHits["lexemes"], frequencies: readonly number[], k1: number, length = 1): number {

@@ -1,25 +1,25 @@
-import type { ScopedTransaction } from "../db/scoped.ts";
-import type { QueryVectors } from "../models/models.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import type { QueryVectors } from "../../models/models.ts";
+import { foldDuplicates } from "../answer/fold.ts";
+import { fetchHits, type Hit, recentHits } from "../answer/hits.ts";
+import { rankByBm25 } from "./bm25.ts";
+import { rankByWords } from "./by-words.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
-import { foldDuplicates } from "./fold.ts";
 import { fuseByRank, fuseByScore } from "./fuse.ts";
-import { rankByBm25 } from "./lexical.ts";
-import { fetchHits, type Hit, recentHits } from "./passages.ts";
 import { type Nearest, rankByDistance } from "./vector.ts";
-import { rankByWords } from "./words.ts";
 
 export type Mode = "hybrid" | "vector" | "bm25";
 export type Tier = "hybrid" | "full_context";
 
 /** Candidates of each ranking that go into the fusion. */
-const POOL = 256;
-/** The built-in embedder's say beside the words'. */
-const SPELLING_SHARE = 0.1;
-/** Turns that only their neighbours brought in are looked up so far down at least. */
-const LOOKED_UP = 20;
+const FUSION_POOL = 256;
+/** The built-in embedder's weight beside the words'. */
+const SPELLING_WEIGHT = 0.1;
+/** Ranks within which turns that only their neighbours brought in are looked up, at least. */
+const MIN_NEIGHBOUR_DEPTH = 20;
 /** Passages fetched at once while duplicates are folded away, in multiples of k. */
-const SPARE = 2;
+const FETCH_FACTOR = 2;
 
 export interface SearchRequest {
   readonly query: string;
@@ -54,79 +54,85 @@ export interface SearchResult {
   readonly candidates: number;
 }
 
+/** What the rankings brought, before anything is fetched. */
+interface Rankings {
+  readonly lexical: readonly Candidate[];
+  readonly nearest: readonly Nearest[];
+  /** Words found so much that the built-in embedder was not asked. */
+  readonly isEnough: boolean;
+}
+
 /** Resolves a query through the tiers, inside one entered transaction. */
 export async function search(tx: ScopedTransaction, request: SearchRequest): Promise<SearchResult> {
-  const { query, filter, mode, prepared, k } = request;
-  const findWords = () =>
-    mode === "bm25"
-      ? rankByBm25(tx, query, filter, POOL)
-      : rankByWords(tx, query, filter, Math.max(LOOKED_UP, k * SPARE));
-  const findVectors = () =>
-    Promise.all(prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, POOL)));
-  const isSpelling = prepared.vectors.length > 0 && prepared.vectors.every(({ embedder }) => !embedder.isRemote);
-  const { leastScore, fusion } = request;
-  let lexical: readonly Candidate[];
-  let nearest: readonly Nearest[];
-  let isEnough = false;
-  if (mode === "hybrid" && isSpelling && fusion?.vectorWeight === undefined && fusion?.rrfK === undefined) {
-    // What the built-in embedder knows is the words' spelling: it helps where words find too little,
-    // and is not worth the time where they do not (docs/retrieval.md).
-    lexical = await findWords();
-    isEnough = lexical.length >= k;
-    nearest = isEnough ? [] : await findVectors();
-  } else {
-    // Both are on their way before either answers: one round trip on a server.
-    [lexical, nearest] = await Promise.all([
-      mode === "vector" ? [] : findWords(),
-      mode === "bm25" ? [] : findVectors(),
-    ]);
-  }
-  const fused = await fuse(mode, lexical, nearest, isSpelling, fusion ?? {});
+  const { mode, prepared, k, leastScore, filter, fullContextTokens, includeDuplicates } = request;
+  const rankings = await rank(tx, request);
+  const fused = await fuse(mode, rankings, isSpelling(prepared), request.fusion ?? {});
   const ranked = leastScore === undefined ? fused : fused.filter(({ score }) => score >= leastScore);
-  const plan = planText(tx, mode, prepared, nearest, isEnough);
-
+  const plan = planText(tx, mode, prepared, rankings);
+  const candidates = ranked.length;
   // An explicit mode is answered by that mode alone.
-  const isNear = nearest.some(
-    ({ ranking: [best] }, i) =>
-      best !== undefined && 1 - best.score < (prepared.vectors[i]?.embedder.nearDistance ?? 0),
-  );
-  const credible = lexical.length > 0 || isNear;
-  if (mode === "hybrid" && !credible && leastScore !== undefined) {
-    return {
-      tier: "hybrid",
-      tierReason: "no shared word and no vector near enough",
-      plan,
-      hits: [],
-      candidates: ranked.length,
-    };
-  }
-  if (mode === "hybrid" && !credible) {
-    const hits = await recentHits(tx, filter, request.fullContextTokens, request.includeDuplicates ? k : POOL);
+  if (mode === "hybrid" && !isCredible(rankings, prepared)) {
+    if (leastScore !== undefined) {
+      return { tier: "hybrid", tierReason: "no shared word and no vector near enough", plan, hits: [], candidates };
+    }
+    const hits = await recentHits(tx, filter, fullContextTokens, includeDuplicates ? k : FUSION_POOL);
     return {
       tier: "full_context",
       tierReason:
-        ranked.length === 0
+        candidates === 0
           ? "hybrid found nothing; the visible scope by recency"
           : "hybrid is weak: no shared word and no vector near enough; the visible scope by recency",
-      plan: `${plan}; then by recency within ${request.fullContextTokens} tokens`,
-      hits: request.includeDuplicates ? hits.slice(0, k) : foldDuplicates(hits, k),
-      candidates: ranked.length,
+      plan: `${plan}; then by recency within ${fullContextTokens} tokens`,
+      hits: includeDuplicates ? hits.slice(0, k) : foldDuplicates(hits, k),
+      candidates,
     };
   }
-  const hits = request.includeDuplicates ? await fetchHits(tx, ranked.slice(0, k)) : await fetchFolded(tx, ranked, k);
-  return {
-    tier: "hybrid",
-    tierReason:
-      mode !== "hybrid"
-        ? `mode ${mode} was asked for`
-        : prepared.unavailable === undefined
-          ? "words or vectors of the visible scopes match"
-          : `words of the visible scopes match; lexical for now: ${prepared.unavailable}`,
-    plan,
-    hits,
-    candidates: ranked.length,
-  };
+  const hits = includeDuplicates ? await fetchHits(tx, ranked.slice(0, k)) : await fetchFolded(tx, ranked, k);
+  return { tier: "hybrid", tierReason: reasonOf(mode, prepared), plan, hits, candidates };
 }
+
+const reasonOf = (mode: Mode, { unavailable }: QueryVectors) => {
+  if (mode !== "hybrid") return `mode ${mode} was asked for`;
+  return unavailable === undefined
+    ? "words or vectors of the visible scopes match"
+    : `words of the visible scopes match; lexical for now: ${unavailable}`;
+};
+
+/** Whether the vectors are the built-in embedder's alone, which knows the words' spelling and nothing else. */
+const isSpelling = ({ vectors }: QueryVectors) =>
+  vectors.length > 0 && vectors.every(({ embedder }) => !embedder.isRemote);
+
+async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rankings> {
+  const { query, filter, mode, prepared, k, fusion } = request;
+  const findWords = () =>
+    mode === "bm25"
+      ? rankByBm25(tx, query, filter, FUSION_POOL)
+      : rankByWords(tx, query, filter, Math.max(MIN_NEIGHBOUR_DEPTH, k * FETCH_FACTOR));
+  const findVectors = () =>
+    Promise.all(
+      prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, FUSION_POOL)),
+    );
+  const isPlain = fusion?.vectorWeight === undefined && fusion?.rrfK === undefined;
+  if (mode === "hybrid" && isPlain && isSpelling(prepared)) {
+    // It helps where words find too little, and is not worth the time where they do not (docs/retrieval.md).
+    const lexical = await findWords();
+    const isEnough = lexical.length >= k;
+    return { lexical, nearest: isEnough ? [] : await findVectors(), isEnough };
+  }
+  // Both are on their way before either answers: one round trip on a server.
+  const [lexical, nearest] = await Promise.all([
+    mode === "vector" ? [] : findWords(),
+    mode === "bm25" ? [] : findVectors(),
+  ]);
+  return { lexical, nearest, isEnough: false };
+}
+
+/** Whether what was found is about the query at all: a shared word, or a vector within the model's calibrated distance. */
+const isCredible = ({ lexical, nearest }: Rankings, { vectors }: QueryVectors) =>
+  lexical.length > 0 ||
+  nearest.some(
+    ({ ranking: [best] }, i) => best !== undefined && 1 - best.score < (vectors[i]?.embedder.nearDistance ?? 0),
+  );
 
 /**
  * The built-in embedder knows spelling, which the words' own ranking knows better: it has a small say.
@@ -134,9 +140,8 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
  */
 async function fuse(
   mode: Mode,
-  lexical: readonly Candidate[],
-  nearest: readonly Nearest[],
-  isSpelling: boolean,
+  { lexical, nearest }: Rankings,
+  isOfSpelling: boolean,
   { rrfK, vectorWeight, expand }: Fusion,
 ): Promise<readonly Candidate[]> {
   const byDistance = nearest.map(({ ranking }) => ranking);
@@ -145,8 +150,8 @@ async function fuse(
   const rankings = [lexical, ...byDistance];
   const share = vectorWeight ?? 0.5;
   const ranked =
-    isSpelling && rrfK === undefined && vectorWeight === undefined
-      ? fuseByScore(rankings, [1, ...byDistance.map(() => SPELLING_SHARE)])
+    isOfSpelling && rrfK === undefined && vectorWeight === undefined
+      ? fuseByScore(rankings, [1, ...byDistance.map(() => SPELLING_WEIGHT)])
       : fuseByRank(rankings, { k: rrfK, weights: [2 * (1 - share), ...byDistance.map(() => 2 * share)] });
   return expand === undefined ? ranked : fuseByRank([ranked, await expand(ranked)], { k: rrfK, weights: [2, 1] });
 }
@@ -154,8 +159,8 @@ async function fuse(
 /** The best k without near-duplicates: as much of the ranking as it takes. */
 async function fetchFolded(tx: ScopedTransaction, ranked: readonly Candidate[], k: number): Promise<Hit[]> {
   let hits: Hit[] = [];
-  for (let at = 0; at < ranked.length && hits.length < k; at += k * SPARE) {
-    hits = foldDuplicates([...hits, ...(await fetchHits(tx, ranked.slice(at, at + k * SPARE)))], k);
+  for (let at = 0; at < ranked.length && hits.length < k; at += k * FETCH_FACTOR) {
+    hits = foldDuplicates([...hits, ...(await fetchHits(tx, ranked.slice(at, at + k * FETCH_FACTOR)))], k);
   }
   return hits;
 }
@@ -164,8 +169,7 @@ function planText(
   tx: ScopedTransaction,
   mode: Mode,
   { vectors, unavailable }: QueryVectors,
-  nearest: readonly Nearest[],
-  isEnough: boolean,
+  { nearest, isEnough }: Rankings,
 ): string {
   const { scopes, trees } = tx.entry.read;
   const own = trees.length > 0 ? "large subtrees" : `${scopes.size} scope${scopes.size === 1 ? "" : "s"}`;

@@ -1,15 +1,15 @@
-import { list, type ScopedTransaction, type SQL, sql } from "../db/scoped.ts";
-import type { Embedder, VectorText } from "../models/embedder.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import type { Embedder, VectorText } from "../../models/embedder.ts";
 import type { Candidate } from "./candidate.ts";
-import { andNarrowed, narrowing, type PassageFilter } from "./filter.ts";
+import { andFilterSql, filterSql, type PassageFilter } from "./filter.ts";
 
-/** Candidates that a walk keeps, however few are asked for: docs/performance.md. */
+/** Candidates that a walk keeps, however few are asked for: docs/measurements.md. */
 const LEAST_WIDTH = 800;
 
 /**
  * Where a dense model's vectors are ranked by their signs first, and the best by those compared as a
  * whole: in the middle, where all would take longer and a graph is not worth its build. How many are
- * compared, and what of the exact ranking they hold: docs/performance.md.
+ * compared, and what of the exact ranking they hold: docs/measurements.md.
  */
 const CODES = { from: 2_000, upTo: 20_000, least: 400, timesAsked: 3, shareOfRows: 0.04 };
 
@@ -41,7 +41,7 @@ export async function rankByDistance(
   if (indexed.length === 0 || embedder.dimensions === undefined) {
     if (
       embedder.isDense &&
-      narrowing(tx, filter) === undefined &&
+      filterSql(tx, filter) === undefined &&
       known !== undefined &&
       known >= CODES.from &&
       known <= CODES.upTo
@@ -101,7 +101,7 @@ const exactly = (
     SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
       SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> ${vector}::halfvec AS distance
       FROM ${tx.read("passage", "p")}
-      WHERE ${within === undefined ? sql`` : sql`${within} AND `}p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      WHERE ${within === undefined ? sql`` : sql`${within} AND `}p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andFilterSql(tx, filter)}
       ORDER BY distance, p.id LIMIT ${limit}) n`);
 
 /** The codes come out of `passage_code` alone; a row of a dense model that has a vector has a code. */
@@ -137,6 +137,6 @@ function walk(
     SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
       SELECT p.id, p.scope_id AS "scopeId", p.embedding::${sized} <=> ${vector}::${sized} AS distance
       FROM ${tx.read("passage", "p")}
-      WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andNarrowed(tx, filter)}
+      WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andFilterSql(tx, filter)}
       ORDER BY distance LIMIT ${limit}) n`);
 }

@@ -1,0 +1,274 @@
+-- Keys. The application's role has no privilege on api_key; these functions check the ticket.
+CREATE OR REPLACE FUNCTION scopefloor.key_row(k scopefloor.api_key) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object(
+    'id', k.id, 'name', k.name, 'principal', k.principal, 'scopeFloor', k.floor, 'verbs', to_jsonb(k.verbs), 'content', k.content,
+    'status', CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= clock_timestamp() THEN 'expired' ELSE 'active' END,
+    'createdAt', k.created_at, 'createdBy', k.parent_id, 'lastUsedAt', k.last_used_at, 'expiresAt', k.expires_at, 'revokedAt', k.revoked_at)
+$$;
+
+-- Mints a key that is never wider than the ticket and the key behind it: floor = asked ∪ the caller's,
+-- verbs a subset.
+CREATE OR REPLACE FUNCTION scopefloor.mint_key(new_id uuid, key_hash bytea, new_name text, new_principal text, asked_floor jsonb,
+                                    asked_verbs text[], with_content bool, expires timestamptz) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  own scopefloor.api_key;
+  made scopefloor.api_key;
+  at_scope scopefloor.scope;
+  parent_verbs text[];
+  child_floor jsonb := coalesce(asked_floor, '{}');
+  child_content bool := coalesce(with_content, (t->>'content')::bool);
+BEGIN
+  -- Locked: a child that is minted while its parent is being revoked would outlive it.
+  SELECT * INTO own FROM scopefloor.api_key WHERE id = (t->>'key')::uuid AND revoked_at IS NULL FOR SHARE;
+  IF own.id IS NULL THEN
+    RETURN '{"status": "unauthorized", "detail": ""}';
+  END IF;
+  -- The ticket is from before the lock: verbs that were taken away meanwhile are gone.
+  parent_verbs := ARRAY(SELECT jsonb_array_elements_text(t->'verbs') INTERSECT SELECT unnest(own.verbs) ORDER BY 1);
+  IF t->>'verb' = 'self' THEN
+    IF own.principal = 'supervisor' THEN
+      RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor does not mint keys');
+    END IF;
+    new_principal := own.principal;
+  END IF;
+  IF scopefloor.contradicts(child_floor, t->'floor') THEN
+    RETURN jsonb_build_object('status', 'scope-floor', 'detail', 'the new key''s floor contradicts the minting key''s');
+  END IF;
+  child_floor := child_floor || (t->'floor');
+  IF scopefloor.tag_count(child_floor) > 8 THEN
+    RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'the new key''s floor and the minting key''s have more than 8 tags together');
+  END IF;
+  IF new_principal IN ('agent', 'supervisor') AND child_floor = '{}' THEN
+    RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('the scope floor of an %s key must not be empty', new_principal));
+  END IF;
+  IF NOT coalesce(asked_verbs, parent_verbs) <@ parent_verbs THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the new key would have verbs that the minting key lacks');
+  END IF;
+  IF child_content AND NOT (t->>'content')::bool THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key with content: false cannot mint a key with content: true');
+  END IF;
+  IF NOT child_content AND new_principal <> 'management' THEN
+    RETURN jsonb_build_object('status', CASE WHEN (t->>'content')::bool THEN 'unprocessable' ELSE 'forbidden' END, 'detail', 'content: false is for management keys');
+  END IF;
+  -- What an agent delegates ends with it.
+  IF own.principal = 'agent' THEN
+    expires := least(expires, own.expires_at);
+  END IF;
+  PERFORM scopefloor.hold_scope(child_floor);
+  at_scope := scopefloor.ensure_scope(child_floor);
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, content, secret_hash, expires_at)
+  VALUES (new_id, at_scope.tenant_id, at_scope.id, own.id, new_name, new_principal, child_floor,
+          coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires)
+  ON CONFLICT DO NOTHING
+  RETURNING * INTO made;
+  IF made.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'conflict', 'detail', 'this key has already minted a key of that name');
+  END IF;
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+END $$;
+
+-- The keys whose floor holds E (the ticket's floor, or the narrower scope asked for), newest first:
+-- {total, keys}.
+CREATE OR REPLACE FUNCTION scopefloor.list_keys(named text, skip int, take int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+BEGIN
+  IF t->>'verb' <> 'manage' THEN
+    RAISE EXCEPTION 'scopefloor: not a management ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN (
+    WITH reached AS MATERIALIZED (
+      SELECT k FROM scopefloor.api_key k
+      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named))
+    SELECT jsonb_build_object(
+      'total', (SELECT count(*) FROM reached),
+      'keys', coalesce((SELECT jsonb_agg(scopefloor.key_row(page.k)) FROM
+        (SELECT r.k FROM reached r ORDER BY (r.k).created_at DESC, (r.k).id DESC LIMIT take OFFSET skip) page), '[]')));
+END $$;
+
+-- The caller's own row and those that it minted.
+CREATE OR REPLACE FUNCTION scopefloor.own_keys() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+BEGIN
+  RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
+          FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.floor @> (t->'floor') AND k.revoked_at IS NULL);
+END $$;
+
+-- One key that the caller may know of: itself, those that it minted, and for management those inside its floor.
+CREATE OR REPLACE FUNCTION scopefloor.known_key(of_id uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+BEGIN
+  RETURN (SELECT scopefloor.key_row(k) FROM scopefloor.api_key k
+          WHERE k.id = of_id AND k.revoked_at IS NULL AND k.floor @> (t->'floor')
+            AND (k.id = caller OR k.parent_id = caller OR t->>'principal' = 'management'));
+END $$;
+
+-- Those keys. (An agent's own_keys, and for management everything inside its floor.)
+CREATE OR REPLACE FUNCTION scopefloor.known_keys() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+BEGIN
+  RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
+          FROM (SELECT * FROM scopefloor.api_key a
+                WHERE a.revoked_at IS NULL AND a.floor @> (t->'floor')
+                  AND (a.id = caller OR a.parent_id = caller OR t->>'principal' = 'management')
+                ORDER BY a.id <> caller, a.created_at, a.id LIMIT 500) k);
+END $$;
+
+-- Whether a key was minted by that one, or by one that it minted, and so on.
+CREATE OR REPLACE FUNCTION scopefloor.descends_from(child uuid, ancestor uuid) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE above AS (
+    SELECT k.parent_id AS id FROM scopefloor.api_key k WHERE k.id = child
+    UNION
+    SELECT k.parent_id FROM scopefloor.api_key k JOIN above a ON k.id = a.id)
+  SELECT EXISTS (SELECT 1 FROM above a WHERE a.id = ancestor)
+$$;
+
+-- The key that a call names: by id anywhere inside the floor (management), by name among those
+-- that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
+--
+-- Who rotates a key holds its secret afterwards, so that it must not be more than the caller:
+-- neither in verbs nor in content; and of other management keys only those that come from it.
+CREATE OR REPLACE FUNCTION scopefloor.named_key(id_or_name text) RETURNS scopefloor.api_key
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+  found scopefloor.api_key;
+BEGIN
+  IF t->>'verb' = 'manage' AND id_or_name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+    SELECT * INTO found FROM scopefloor.api_key k
+    WHERE k.id = id_or_name::uuid AND k.floor @> (t->'floor') AND k.revoked_at IS NULL
+      AND (k.principal <> 'management' OR k.id = caller OR scopefloor.descends_from(k.id, caller)
+           OR (t->'floor' <> k.floor AND k.floor @> (t->'floor')));
+  END IF;
+  IF found.id IS NULL THEN
+    SELECT * INTO found FROM scopefloor.api_key k
+    WHERE (k.parent_id = caller OR (k.id = caller AND t->>'verb' = 'self')) AND k.name = id_or_name AND k.revoked_at IS NULL
+      AND k.floor @> (t->'floor') -- on behalf of another, its floor counts too
+    ORDER BY k.id <> caller LIMIT 1;
+  END IF;
+  IF (t->>'verb' = 'self' AND found.principal = 'supervisor')
+     OR NOT to_jsonb(found.verbs) <@ (t->'verbs') OR (found.content AND found.principal = 'management' AND NOT (t->>'content')::bool)
+     OR (found.principal <> 'management' AND NOT (t->>'content')::bool) THEN
+    RETURN NULL;
+  END IF;
+  RETURN found;
+END $$;
+
+CREATE OR REPLACE FUNCTION scopefloor.principal_of(id_or_name text) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (scopefloor.named_key(id_or_name)).principal
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found scopefloor.api_key := scopefloor.named_key(id_or_name);
+  parent scopefloor.api_key;
+  made scopefloor.api_key;
+BEGIN
+  IF found.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  SELECT * INTO parent FROM scopefloor.api_key WHERE id = found.parent_id;
+  -- Rotating is no way to outlive what was granted: a key does not lengthen its own life.
+  IF found.id = scopefloor.caller() OR parent.principal = 'agent' THEN
+    expires := least(coalesce(expires, found.expires_at), found.expires_at);
+  END IF;
+  UPDATE scopefloor.api_key k
+  SET secret_hash = sha256(key_hash),
+      previous_hash = CASE WHEN grace_seconds > 0 THEN k.secret_hash END,
+      previous_until = CASE WHEN grace_seconds > 0 THEN clock_timestamp() + make_interval(secs => grace_seconds) END,
+      expires_at = coalesce(expires, k.expires_at)
+  WHERE k.id = found.id
+  RETURNING * INTO made;
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+END $$;
+
+-- Revokes a key and everything that was delegated from it: the keys that agents minted for
+-- themselves. Keys that a management key minted stay, they are other people's.
+CREATE OR REPLACE FUNCTION scopefloor.revoke_key(id_or_name text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target scopefloor.api_key := scopefloor.named_key(id_or_name);
+BEGIN
+  IF target.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  -- Waits for whoever is minting from it, and again for what those minted: until nothing is left.
+  UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL WHERE k.id = target.id;
+  LOOP
+    WITH RECURSIVE delegated AS (
+    SELECT target.id AS id, target.principal AS principal
+    UNION
+    SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent')
+  UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
+  FROM delegated d WHERE k.id = d.id AND k.revoked_at IS NULL;
+  EXIT WHEN NOT FOUND;
+  END LOOP;
+  RETURN jsonb_build_object('status', 'ok');
+END $$;
+
+-- Takes verbs from a key; there is no way to give any. Of the caller itself, of those that it minted,
+-- and for management of those inside its floor that are not its equals. NULL: none of these.
+CREATE OR REPLACE FUNCTION scopefloor.narrow_key(of_id uuid, keep text[]) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+  made scopefloor.api_key;
+BEGIN
+  IF t->>'principal' = 'supervisor' THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor does not change keys');
+  END IF;
+  UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(keep) ORDER BY 1)
+  WHERE k.id = of_id AND k.revoked_at IS NULL AND k.floor @> (t->'floor')
+    AND (k.id = caller OR k.parent_id = caller
+         OR (t->>'principal' = 'management'
+             AND (k.principal <> 'management' OR scopefloor.descends_from(k.id, caller) OR t->'floor' <> k.floor)))
+  RETURNING * INTO made;
+  IF made.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  -- What it delegated cannot do more than it: agents' children narrow with it. Waits for whoever is
+  -- minting from one of them, and again for what those minted: until nothing is left.
+  LOOP
+    WITH RECURSIVE delegated AS (
+      SELECT made.id AS id, made.principal AS principal
+      UNION
+      SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent')
+    UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1)
+    FROM delegated d WHERE k.id = d.id AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
+    EXIT WHEN NOT FOUND;
+  END LOOP;
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+END $$;
+
+-- At most once a minute, outside the request's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.touch_key(key_hash bytea) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE scopefloor.api_key k SET last_used_at = clock_timestamp()
+  WHERE k.id = (scopefloor.live_key(key_hash)).id
+    AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.note_key_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.changed_at := clock_timestamp();
+  RETURN NEW;
+END $$;

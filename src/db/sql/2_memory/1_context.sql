@@ -1,0 +1,61 @@
+-- The deployment's Context and its embedding models: no tenant's data.
+
+CREATE OR REPLACE FUNCTION scopefloor.context_created_at(of_context text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+BEGIN
+  -- The Context is everyone's: only the operator, whose floor is {}, changes it.
+  IF t->>'verb' <> 'manage' OR t->'floor' <> '{}' THEN
+    RETURN false;
+  END IF;
+  UPDATE scopefloor.context SET config = changed WHERE id = of_context;
+  RETURN FOUND;
+END $$;
+
+CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING
+$$;
+
+-- The number of a model: 31 bits of its name's hash, so that it is the same in every deployment and the
+-- vectors of a tenant that moves keep theirs.
+CREATE OR REPLACE FUNCTION scopefloor.embedder_number(of_name text) RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ('x' || left(encode(sha256(convert_to(of_name, 'UTF8')), 'hex'), 8))::bit(32)::int & 2147483647
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.ensure_embedder(of_name text, of_dimensions int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found scopefloor.embedder;
+BEGIN
+  INSERT INTO scopefloor.embedder (id, name, dimensions) VALUES (scopefloor.embedder_number(of_name), of_name, of_dimensions) ON CONFLICT (name) DO NOTHING;
+  SELECT * INTO STRICT found FROM scopefloor.embedder WHERE name = of_name;
+  IF found.dimensions <> of_dimensions THEN
+    RAISE EXCEPTION 'the embedding model % gave % dimensions before and gives % now', of_name, found.dimensions, of_dimensions;
+  END IF;
+  RETURN found.id;
+END $$;
+
+-- A model by its name: its number, once its vectors have a known length. What was measured of it may change.
+CREATE OR REPLACE FUNCTION scopefloor.register_embedder(of_name text, of_dimensions int, measured_distance real) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found int := scopefloor.ensure_embedder(of_name, of_dimensions);
+BEGIN
+  UPDATE scopefloor.embedder SET near_distance = measured_distance WHERE id = found AND near_distance <> measured_distance;
+  RETURN found;
+END $$;
+
+-- The models that any stored vector is of, for the service as a whole: what a query is embedded with.
+CREATE OR REPLACE FUNCTION scopefloor.embedders_in_use() RETURNS TABLE (id int, name text, dimensions int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT e.id, e.name, e.dimensions FROM scopefloor.embedder e
+  WHERE EXISTS (SELECT 1 FROM scopefloor.scope_counter c WHERE c.embedder_id = e.id GROUP BY c.scope_id HAVING sum(c.passages) > 0)
+$$;

@@ -1,0 +1,48 @@
+-- Every change is a row with a number of its own, also one that leaves the counts as they were.
+CREATE OR REPLACE FUNCTION scopefloor.count_passages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, count(*), sum(tokens), sum(lexemes), sum(octet_length(text))
+    FROM added WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+  ELSIF TG_OP = 'DELETE' THEN
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, -count(*), -sum(tokens), -sum(lexemes), -sum(octet_length(text))
+    FROM removed WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+  ELSE
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, sum(n), sum(n * tokens), sum(n * lexemes), sum(n * octet_length(text))
+    FROM (SELECT 1 AS n, a.* FROM added a WHERE expired_at IS NULL
+          UNION ALL
+          SELECT -1, r.* FROM removed r WHERE expired_at IS NULL) change
+    GROUP BY tenant_id, scope_id, embedder_id;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- The sum of the numbers stays, also where the counts come to nothing.
+CREATE OR REPLACE FUNCTION scopefloor.fold_counters() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  folded int;
+BEGIN
+  WITH taken AS (
+    DELETE FROM scopefloor.scope_counter c
+    WHERE c.scope_id IN (SELECT scope_id FROM scopefloor.scope_counter GROUP BY scope_id, embedder_id HAVING count(*) > 1)
+    RETURNING *)
+  INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes, change)
+  SELECT tenant_id, scope_id, embedder_id, sum(passages), sum(tokens), sum(lexemes), sum(bytes), sum(change) FROM taken GROUP BY tenant_id, scope_id, embedder_id;
+  GET DIAGNOSTICS folded = ROW_COUNT;
+  RETURN folded;
+END $$;
+
+-- A code follows its vector whoever writes it, so that none is missing beside a version of the service
+-- that knows nothing of codes.
+CREATE OR REPLACE FUNCTION scopefloor.set_code() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
+BEGIN
+  NEW.code := CASE WHEN NEW.embedding IS NOT NULL AND (SELECT e.is_dense FROM scopefloor.embedder e WHERE e.id = NEW.embedder_id)
+    THEN binary_quantize(NEW.embedding) END;
+  RETURN NEW;
+END $$;

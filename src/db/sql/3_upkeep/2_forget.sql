@@ -1,0 +1,144 @@
+-- What a forget needs beyond deleting rows through the builder.
+
+-- Takes what was asked out of refused attempts: they keep who and when, but what was asked names the
+-- scope, wherever it was asked from. Gives how many of the target's own; the rest is not the caller's to know.
+CREATE OR REPLACE FUNCTION scopefloor.redact_denials(erased jsonb, ids int[]) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  denials int;
+BEGIN
+  SELECT count(*) INTO denials FROM scopefloor.access_denied WHERE asked IS NOT NULL AND scope_id = ANY (ids);
+  UPDATE scopefloor.access_denied SET asked = NULL
+  WHERE asked IS NOT NULL AND (scope_id = ANY (ids) OR (erased <> '{}' AND EXISTS (
+    SELECT 1 FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) clause
+    WHERE access_denied.floor || (clause->'tags') @> erased OR clause->'tags' @> erased)));
+  RETURN denials;
+END $$;
+
+-- Puts the dictionary's markers where records name scopes that are gone.
+CREATE OR REPLACE FUNCTION scopefloor.mark_records(erased jsonb, ids int[], gone int[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
+  -- A question about a scope without a row of its own stands at the floor's; its tags go as well, also
+  -- where the floor is erased and stays, since a live key has it.
+  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s
+  WHERE s.id = d.scope_id AND (d.scope_id = ANY (ids) OR (erased <> '{}' AND d.scope @> erased)) AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;
+  UPDATE scopefloor.access_denied d SET floor = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
+  -- An expired key of an erased scope must not be rotated back to life there.
+  UPDATE scopefloor.api_key k
+  SET floor = s.tags, name = k.id::text, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+  FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
+  UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
+  -- Receipts that stand elsewhere but name what is gone now.
+  UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
+  WHERE erased <> '{}' AND r.target @> erased AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
+END $$;
+
+-- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
+-- and replaces the tags of its scopes by an erased marker. The numbers stay, for billing.
+-- A scope that is the floor of a live key keeps its tags: that key still names it.
+-- Gives the counts by table.
+CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  erased jsonb := t->'target';
+  ids int[];
+  gone int[];
+  traces int;
+  answers int;
+  denials int;
+  jobs int;
+BEGIN
+  IF t IS NULL OR t->>'mode' <> 'erase' THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for erasing' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  ids := scopefloor.ids_in(t->'modify');
+  UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
+  WHERE (scope_id = ANY (ids) OR (erased <> '{}' AND scope @> erased))
+    AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
+  GET DIAGNOSTICS traces = ROW_COUNT;
+  -- But for the claim of this very request.
+  DELETE FROM scopefloor.idempotency WHERE scope_id = ANY (ids) AND xmin <> pg_current_xact_id()::xid;
+  GET DIAGNOSTICS answers = ROW_COUNT;
+  -- Work that was ordered; one that is under way finds its job gone and the epoch moved on.
+  DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
+  GET DIAGNOSTICS jobs = ROW_COUNT;
+  denials := scopefloor.redact_denials(erased, ids);
+  gone := ARRAY(SELECT s.id FROM scopefloor.scope s
+    WHERE s.id = ANY (ids) AND s.id <> 0
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
+                      AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
+  -- '!' is outside the grammar of dimensions: no request can ever name the marker. Beside it stay
+  -- the tags of the nearest floor above that is still in use, so that its bill keeps the numbers.
+  UPDATE scopefloor.scope s
+  SET tags = coalesce((SELECT k.floor FROM scopefloor.api_key k
+                       WHERE erased @> k.floor AND k.floor <> erased AND k.revoked_at IS NULL
+                         AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
+                       ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
+      display_name = NULL, description = NULL, erased_at = clock_timestamp()
+  WHERE s.id = ANY (gone);
+  PERFORM scopefloor.mark_records(erased, ids, gone);
+  -- A tenant's name goes with its root: one that comes under the same name is another.
+  UPDATE scopefloor.tenant t SET root = jsonb_build_object('!erased', t.id::text)
+  WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
+    AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');
+  INSERT INTO scopefloor.erasure (hash, at) VALUES (scopefloor.scope_hash(erased), clock_timestamp());
+  UPDATE scopefloor.scope SET epoch = epoch + 1, display_name = NULL, description = NULL WHERE id = ANY (ids);
+  RETURN jsonb_build_object('traces', traces, 'idempotency', answers, 'denials', denials, 'scopes', cardinality(gone), 'jobs', jobs);
+END $$;
+
+-- Drops the cached answers that have seen a scope which is being changed, in the transaction that changes
+-- it. They hold ids and no text, and none would be given again; but the digest of a question stays no
+-- longer than what it found.
+CREATE OR REPLACE FUNCTION scopefloor.drop_cached_answers() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF (t->'modify'->>'all')::bool THEN
+    DELETE FROM scopefloor.response_cache;
+    RETURN;
+  END IF;
+  -- One that another forget is deleting just now is no reason to wait for it.
+  DELETE FROM scopefloor.response_cache r USING (
+    SELECT o.scope_id, o.digest FROM scopefloor.response_cache o WHERE o.scope_ids && scopefloor.ids_in(t->'modify') FOR UPDATE SKIP LOCKED) gone
+  WHERE r.scope_id = gone.scope_id AND r.digest = gone.digest;
+END $$;
+
+-- Records in its own transaction what a forget or a deletion took: `taken` has the ids by kind, `given`
+-- the numbers, which are ones that a reader of JSON has too. Whose, where, when and about which scope is the ticket's to say.
+CREATE OR REPLACE FUNCTION scopefloor.write_receipt(of_policy text, of_action text, with_subtree bool, given jsonb, taken jsonb) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  new_id uuid := gen_random_uuid();
+  ids jsonb;
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
+     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item')
+     OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE n.key !~ '^[a-zA-Z_]{1,40}$'
+                OR CASE jsonb_typeof(n.value) WHEN 'number' THEN n.value::numeric <> trunc(n.value::numeric) OR n.value::numeric NOT BETWEEN 0 AND 9007199254740991 ELSE true END)
+     OR EXISTS (SELECT 1 FROM jsonb_object_keys(taken) kind WHERE kind NOT IN (
+       'passages', 'turns', 'facts', 'items', 'contents', 'sessions', 'documents', 'entities', 'sections', 'titles', 'sources')) THEN
+    RAISE EXCEPTION 'scopefloor: not a receipt' USING ERRCODE = 'check_violation';
+  END IF;
+  -- An erasure's target says all of it.
+  IF t->>'mode' <> 'erase' THEN
+    SELECT coalesce(jsonb_object_agg(k.key, (SELECT jsonb_agg((i.value #>> '{}')::uuid) FROM jsonb_array_elements(k.value) i)), '{}') INTO ids
+    FROM jsonb_each(taken) k WHERE k.value <> '[]';
+  END IF;
+  INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+  VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, new_id,
+          CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
+                          WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
+          with_subtree, of_action, of_policy, given, ids, (t->>'key')::uuid);
+  RETURN new_id;
+END $$;

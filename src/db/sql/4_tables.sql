@@ -1,0 +1,96 @@
+-- What tables need beyond their definitions in src/db/tables: indexes that drizzle cannot say, the
+-- planner's statistics, the rest partition, first rows, triggers.
+
+-- Covering, so that ranking is an index-only scan.
+CREATE UNIQUE INDEX IF NOT EXISTS posting_key ON scopefloor.posting (scope_id, lexeme, passage_id) INCLUDE (tf, lexemes, tenant_id);
+-- Holds all that a ranking by codes reads, a tenth of the vectors' size.
+CREATE INDEX IF NOT EXISTS passage_code ON scopefloor.passage (scope_id, embedder_id) INCLUDE (id, code, tenant_id) WHERE expired_at IS NULL AND code IS NOT NULL;
+-- Names are unique per parent, so that a name tells nothing about another tenant's keys.
+CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON scopefloor.api_key (parent_id, name) NULLS NOT DISTINCT WHERE revoked_at IS NULL;
+-- One embedding round waits for a scope at a time.
+CREATE UNIQUE INDEX IF NOT EXISTS job_embed ON scopefloor.job (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued';
+
+-- Nothing is lost while no partition exists for a month: it goes here, and the worker moves it.
+CREATE TABLE IF NOT EXISTS scopefloor.decision_trace_rest PARTITION OF scopefloor.decision_trace DEFAULT;
+
+-- The planner's statistics would keep samples of forgotten text and of tenants' names. The catalog
+-- audit (src/verify) names every column of text that is not here.
+DO $$
+DECLARE
+  t text;
+  c text;
+BEGIN
+  FOR t, c IN SELECT listed.t, unnest(listed.columns) FROM (VALUES
+    ('tenant', '{root}'::text[]),
+    ('scope', '{tags,display_name,description}'),
+    ('api_key', '{name,floor}'),
+    ('session', '{metadata}'),
+    ('turn', '{content}'),
+    ('passage', '{text,labels,embedding,code,section}'),
+    ('posting', '{lexeme}'),
+    ('document', '{title,source,content_hash,labels,error}'),
+    ('document_content', '{bytes}'),
+    ('keyword', '{normalised,phrase}'),
+    ('chunk_band', '{band}'),
+    ('entity', '{name,type}'),
+    ('attribute', '{key,value}'),
+    ('relation', '{key}'),
+    ('memory_item', '{key,value}'),
+    ('idempotency', '{endpoint,key,answer}'),
+    ('response_cache', '{answer,digest,version,scope_ids}'),
+    ('decision_trace', '{query,error,scope}'),
+    ('access_denied', '{asked,floor}'),
+    ('forget_receipt', '{target,items}'),
+    ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
+  LOOP
+    EXECUTE format('ALTER TABLE scopefloor.%I ALTER %I SET STATISTICS 0', t, c);
+  END LOOP;
+END $$;
+-- Without a sample the planner would take 200 distinct values for the whole table.
+ALTER TABLE scopefloor.posting ALTER lexeme SET (n_distinct = -0.02);
+ALTER TABLE scopefloor.keyword ALTER normalised SET (n_distinct = -0.2);
+ALTER TABLE scopefloor.chunk_band ALTER band SET (n_distinct = -0.9);
+-- Files are compressed already, or read once: not worth the time of compressing them again.
+ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
+
+-- General knowledge, and the tenant of what has no `org`.
+INSERT INTO scopefloor.tenant (id, root) VALUES (0, '{}') ON CONFLICT DO NOTHING;
+INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLICT DO NOTHING;
+
+-- A code follows its vector, whoever writes it.
+CREATE OR REPLACE TRIGGER set_code BEFORE INSERT OR UPDATE OF embedding, embedder_id, code ON scopefloor.passage
+  FOR EACH ROW EXECUTE FUNCTION scopefloor.set_code();
+
+-- Counters are appended by statement triggers, so that no path that adds or removes passages can
+-- forget them. (Updating one dictionary row per write cut throughput to a third and deadlocked.)
+CREATE OR REPLACE TRIGGER passages_added AFTER INSERT ON scopefloor.passage
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+CREATE OR REPLACE TRIGGER passages_removed AFTER DELETE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+CREATE OR REPLACE TRIGGER passages_changed AFTER UPDATE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+
+-- What the journal keeps of a key (3_upkeep/3_replay.sql).
+CREATE OR REPLACE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FOR EACH ROW
+  WHEN ((OLD.secret_hash, OLD.verbs, OLD.floor, OLD.content, OLD.expires_at, OLD.revoked_at)
+        IS DISTINCT FROM (NEW.secret_hash, NEW.verbs, NEW.floor, NEW.content, NEW.expires_at, NEW.revoked_at))
+  EXECUTE FUNCTION scopefloor.note_key_change();
+
+-- The audit chain (3_upkeep/4_audit_chain.sql).
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.decision_trace
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('trace');
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.access_denied
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('denial');
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('receipt');
+CREATE OR REPLACE TRIGGER note_audited_items AFTER INSERT ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('receipt items');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.decision_trace
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('trace');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.access_denied
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('denial');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('receipt');
+
+SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
+SELECT scopefloor.rotate_ticket_secret() WHERE NOT EXISTS (SELECT 1 FROM scopefloor.ticket_secret);

@@ -1,0 +1,91 @@
+/**
+ * The database as it should be now: the tables of src/db/tables and everything else in src/db/sql, one
+ * file a subject. Migrations are written from it (write-migration.ts) and never read.
+ */
+import { readdir, readFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { DEFINERS } from "../access/definers.ts";
+
+const FOLDER = fileURLToPath(new URL("../sql/", import.meta.url));
+
+/** One file of src/db/sql. It may be run again on a database that has it already. */
+export interface SqlFile {
+  readonly name: string;
+  readonly text: string;
+}
+
+/** Every file, in the order in which they run. */
+export async function readPresent(folder = FOLDER): Promise<SqlFile[]> {
+  const names = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sql")).sort();
+  return Promise.all(
+    names.map(async (name) => ({ name, text: withGrants(await readFile(`${folder}/${name}`, "utf8")) })),
+  );
+}
+
+/** The grants of functions come from the list that the builder has. */
+const withGrants = (text: string) => text.replace("{{definers}}", JSON.stringify(DEFINERS)).trim();
+
+/** What tables are made on (roles, the extension, the schema) comes before them, everything else after. */
+const isFoundation = ({ name }: SqlFile) => name.startsWith("0_");
+
+/** What drizzle-kit writes, corrected: the schema is there before the tables, and it does not know partitions. */
+export const correctTables = (ddl: string): string =>
+  ddl
+    .replace(/CREATE SCHEMA "scopefloor";\n?(--> statement-breakpoint\n)?/, "")
+    .replace(/(CREATE TABLE "scopefloor"\."decision_trace" \([\s\S]*?\n\));/, '$1 PARTITION BY RANGE ("created_at");');
+
+/** Between two parts of a migration, as drizzle's reader expects it. */
+const BREAK = "\n--> statement-breakpoint\n";
+const HEADER = /^-- src\/db\/sql\/(\S+)\n/;
+const FUNCTION = /^CREATE OR REPLACE FUNCTION scopefloor\.(\w+)([\s\S]*?)\nLANGUAGE/gm;
+
+/** Each function's arguments and result. */
+const signaturesOf = (files: readonly SqlFile[]) =>
+  new Map(files.flatMap(({ text }) => [...text.matchAll(FUNCTION)].map(([, name = "", rest = ""]) => [name, rest])));
+
+/** The files as migrations have left them: the last copy of each. */
+export function readPast(migrations: readonly string[]): SqlFile[] {
+  const past = new Map<string, string>();
+  for (const part of migrations.flatMap((text) => text.split(BREAK))) {
+    const name = HEADER.exec(part)?.[1];
+    if (name !== undefined) past.set(name, part.replace(HEADER, "").trim());
+  }
+  return [...past].map(([name, text]) => ({ name, text }));
+}
+
+export interface NextMigration {
+  /** What comes up to the tables, and with them. */
+  readonly tables: string;
+  readonly rest: string;
+}
+
+/**
+ * The migration from one state of the files to another: each changed file as a whole, and a DROP for
+ * each function that is gone or has other arguments.
+ *
+ * @param tables the statements that change the tables, or nothing
+ * @returns undefined where nothing has changed
+ */
+export function composeMigration(
+  past: readonly SqlFile[],
+  present: readonly SqlFile[],
+  tables: string,
+): NextMigration | undefined {
+  const before = new Map(past.map(({ name, text }) => [name, text]));
+  const changed = present.filter(({ name, text }) => before.get(name) !== text);
+  const [old, now] = [signaturesOf(past), signaturesOf(present)];
+  const drop = (name: string) => `DROP FUNCTION scopefloor.${name};`;
+  const gone = [...old.keys()].filter((name) => !now.has(name)).map(drop);
+  const replaced = [...old]
+    .filter(([name, rest]) => now.has(name) && now.get(name) !== rest)
+    .map(([name]) => drop(name));
+  if (tables === "" && changed.length === 0 && gone.length === 0) return undefined;
+  const asPart = ({ name, text }: SqlFile) => `-- src/db/sql/${name}\n${text}\n`;
+  return {
+    tables: [...changed.filter(isFoundation).map(asPart), ...(tables === "" ? [] : [tables])].join(BREAK),
+    rest: [...replaced, ...changed.filter((file) => !isFoundation(file)).map(asPart), ...gone].join(BREAK),
+  };
+}
+
+export const joinParts = ({ tables, rest }: NextMigration): string =>
+  [tables, rest].filter((part) => part !== "").join(BREAK);

@@ -1,0 +1,162 @@
+/** The request path: who, then what, then into the transaction, then the answer. */
+import type { ParameterizedContext } from "koa";
+import { checkCaller, enterScope, unauthorized } from "../db/access/enter.ts";
+import type { AccessRequest, Caller, RequestContext } from "../db/access/entry.ts";
+import type { ScopedTransaction } from "../db/access/scoped.ts";
+import { AppError } from "../errors.ts";
+import { bearerOf, hashFromHeader } from "../keys/secret.ts";
+import type { Deps } from "./deps.ts";
+import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
+import { type Idempotency, idempotencyOf, onlyOnce, replayStored, type StoredAnswer } from "./idempotency.ts";
+import { type Input, readInput } from "./input.ts";
+
+/** From this size on a body waits for its turn before it is read, so that only so many at a time are in memory (`Deps.intake`). */
+const LARGE_BYTES = 256 * 1024;
+/** Up to this size a body is read and prepared before the key is checked, which then happens in the transaction of the work. */
+const UNCHECKED_BYTES = 16 * 1024;
+
+export async function runEndpoint(
+  spec: Endpoint,
+  deps: Deps,
+  ctx: ParameterizedContext,
+  params: Record<string, string>,
+): Promise<void> {
+  const caller = callerOf(spec, deps, ctx, params);
+  const visit = new Visit(spec, deps, caller);
+  const release: (() => unknown)[] = [];
+  try {
+    const size = bodySizeOf(spec, ctx);
+    // A large body costs work before the transaction: not for strangers.
+    if (size > UNCHECKED_BYTES) await visit.check();
+    if (!spec.upload && size > LARGE_BYTES) release.push(await deps.intake.enter(deps.shareGroups.of(caller.keyHash)));
+    const input = await readInput(spec, ctx, params);
+    release.push(() => input.upload?.file.discard());
+    visit.begin(input, idempotencyOf(spec, ctx, input));
+    const body = await spec.handle({
+      deps,
+      caller,
+      bearer: bearerOf(ctx.get("authorization")),
+      params: input.params,
+      query: input.query,
+      body: input.body,
+      upload: input.upload,
+      enter: (access, work) => visit.enter(access, work),
+      peek: (access, work) => visit.peek(access, work),
+    });
+    if (visit.replayed !== undefined) ctx.set("Idempotent-Replayed", "true");
+    respond(ctx, visit.replayed ?? answerOf(spec, body));
+  } catch (error) {
+    // Whoever may not come in at all is told that before what is wrong with the request.
+    if (error instanceof AppError && !visit.wasChecked) await visit.check();
+    throw error;
+  } finally {
+    for (const end of release) await end();
+  }
+  deps.touchKey(caller.keyHash);
+}
+
+function callerOf(spec: Endpoint, deps: Deps, ctx: ParameterizedContext, params: Record<string, string>): Caller {
+  const keyHash = hashFromHeader(ctx.get("authorization") || undefined);
+  // A wrong Context with a valid key is not told from a wrong key.
+  if (keyHash === undefined || (params.ctx !== undefined && params.ctx !== deps.context)) throw unauthorized();
+  const onBehalfOf = ctx.get("x-spectron-on-behalf-of") || undefined;
+  return { keyHash, onBehalfOf, route: `${spec.method.toUpperCase()} ${spec.path}`, operation: spec.operation };
+}
+
+/** Bytes of the body as they are announced; of one that is not, and of every upload, no bound is known. */
+function bodySizeOf(spec: Endpoint, ctx: ParameterizedContext): number {
+  if (spec.upload) return Number.POSITIVE_INFINITY;
+  if (spec.body === undefined) return 0;
+  return ctx.get("transfer-encoding") ? Number.POSITIVE_INFINITY : Number(ctx.get("content-length") || 0);
+}
+
+/** One request's way into transactions: whether its key was checked yet, and the answer that it repeats, if any. */
+class Visit {
+  wasChecked = false;
+  replayed: StoredAnswer | undefined;
+  readonly #spec: Endpoint;
+  readonly #deps: Deps;
+  readonly #caller: Caller;
+  readonly #context: RequestContext;
+  #input: Pick<Input, "params" | "body"> | undefined;
+  #idempotency: Idempotency | undefined;
+
+  constructor(spec: Endpoint, deps: Deps, caller: Caller) {
+    this.#spec = spec;
+    this.#deps = deps;
+    this.#caller = caller;
+    this.#context = { context: deps.context, arrivedAt: performance.now(), shareGroups: deps.shareGroups };
+  }
+
+  begin(input: Input, idempotency: Idempotency | undefined): void {
+    this.#input = input;
+    this.#idempotency = idempotency;
+  }
+
+  /** @throws AppError for a key that may not use the endpoint at all */
+  async check(): Promise<void> {
+    this.wasChecked = true;
+    await checkCaller(this.#deps.database.app, this.#caller, this.#spec.verb, this.#context);
+  }
+
+  peek<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
+    return this.#enter({ mode: "id", ...access, verb: this.#spec.verb }, work);
+  }
+
+  async enter<T>(
+    access: Partial<Omit<AccessRequest, "verb">>,
+    work: (tx: ScopedTransaction) => Promise<T>,
+  ): Promise<T> {
+    const spec = this.#spec;
+    const request = { mode: spec.mode, ...access, verb: spec.verb };
+    const idempotency = this.#idempotency;
+    if (idempotency === undefined) return this.#enter(request, work);
+    const outcome = await this.#enter(request, (tx) => onlyOnce(tx, spec, idempotency, this.#input, work)).catch(
+      async (error: unknown) => {
+        // A retry of what was done gets its answer even where the same would be refused by now.
+        if (!(error instanceof AppError) || ![404, 409, 422].includes(error.status)) throw error;
+        const replay = await this.#enter({ verb: "self", mode: "id" }, (tx) =>
+          replayStored<T>(tx, spec, idempotency, this.#input),
+        );
+        if (replay === undefined) throw error;
+        return replay;
+      },
+    );
+    if ("replayed" in outcome) this.replayed = outcome.replayed;
+    return outcome.body;
+  }
+
+  #enter<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
+    this.wasChecked = true;
+    return enterScope(this.#deps.database.app, this.#caller, request, work, this.#context);
+  }
+}
+
+type Answer = StoredAnswer | Download | TextAnswer;
+
+function answerOf(spec: Endpoint, body: unknown): Answer {
+  if (body instanceof Download || body instanceof TextAnswer) return body;
+  return { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) };
+}
+
+function respond(ctx: ParameterizedContext, answer: Answer): void {
+  if (answer instanceof Download) {
+    send(ctx, answer);
+  } else if (answer instanceof TextAnswer) {
+    ctx.body = answer.text;
+    ctx.type = answer.contentType;
+  } else {
+    ctx.body = answer.body;
+    ctx.status = answer.body === null ? 204 : answer.status;
+    if (answer.body !== null) ctx.type = "application/json";
+  }
+}
+
+function send(ctx: ParameterizedContext, download: Download): void {
+  ctx.body = download.bytes;
+  ctx.type = download.contentType;
+  ctx.length = download.size;
+  // A tenant's HTML is never shown as a page of this host.
+  ctx.set("Content-Disposition", `attachment; filename*=UTF-8''${encodeURIComponent(download.filename)}`);
+  ctx.set("Content-Security-Policy", "sandbox; default-src 'none'");
+}

@@ -1,0 +1,15 @@
+import type { Logger } from "pino";
+import type { TakenJob } from "../db/access/enter-job.ts";
+import type { Database } from "../db/connect/lease.ts";
+import type { ParserLimits } from "../documents/parsing/parser.ts";
+import type { Models } from "../models/models.ts";
+
+/** What a job works with. */
+export interface JobContext {
+  readonly database: Database;
+  readonly models: Models;
+  readonly context: string;
+  readonly log: Logger;
+  readonly parser: ParserLimits;
+  extend(job: TakenJob): Promise<void>;
+}

@@ -1,0 +1,95 @@
+import type { AccessRequest } from "../db/access/entry.ts";
+import type { ScopedTransaction } from "../db/access/scoped.ts";
+import { RolledBack } from "../db/connect/lease.ts";
+import type { Moment } from "../memory/entities.ts";
+import { elapsed } from "../traces/record.ts";
+import type { Hit } from "./answer/hits.ts";
+import { type RecallAbout, traceRecall } from "./conclude.ts";
+import { answerDirectly, parseTypedQuestion, type TypedQuestion } from "./direct.ts";
+import type { PassageFilter } from "./ranking/filter.ts";
+import type { Mode } from "./ranking/search.ts";
+import { type RecallDeps, recallThroughTiers } from "./recall.ts";
+
+export interface QueryRequest {
+  readonly query: string;
+  readonly k: number;
+  /** Undefined: hybrid, after the direct tier and the cache. */
+  readonly mode: Mode | undefined;
+  readonly filter: PassageFilter;
+  readonly includeDuplicates: boolean;
+  readonly moment: Moment;
+  readonly sessionId: string | undefined;
+  readonly hintsIgnored: readonly string[];
+}
+
+type Enter = <T>(access: Pick<AccessRequest, "question">, work: (tx: ScopedTransaction) => Promise<T>) => Promise<T>;
+
+/** Answers a query through the tiers: direct where it is a typed question that has an answer, then the others. */
+export async function answerQuery(enter: Enter, deps: RecallDeps, request: QueryRequest) {
+  const startedAt = performance.now();
+  const { query, k, moment, filter, includeDuplicates, sessionId, hintsIgnored } = request;
+  const about = { operation: "query", sessionId, hintsIgnored } as const;
+  const typed = typedQuestion(request);
+  if (typed !== undefined) {
+    // No vector is made for what is found by its name.
+    const direct = await enter(
+      {},
+      async (tx) => (await recallDirectly(tx, query, typed, moment, k, about)) ?? new RolledBack(undefined),
+    );
+    if (!(direct instanceof RolledBack)) return { ...direct, queryMs: elapsed(startedAt) };
+  }
+  return recallThroughTiers(
+    enter,
+    deps,
+    { query, k, mode: request.mode ?? "hybrid", filter, includeDuplicates },
+    about,
+    (_, { tier, hits, trace }) => ({
+      tier,
+      classificationKind: "open",
+      hits: hits.map(hitOf),
+      seedEntities: [],
+      queryMs: elapsed(startedAt),
+      trace,
+    }),
+  );
+}
+
+/** Only what says which values it wants is answered from them; what narrows a search is for a search. */
+function typedQuestion({ query, mode, filter, sessionId }: QueryRequest): TypedQuestion | undefined {
+  const isNarrowed = mode !== undefined || filter.labels.length > 0 || sessionId !== undefined;
+  const hasFacts = filter.kinds === undefined || filter.kinds.includes("attribute");
+  return isNarrowed || !hasFacts ? undefined : parseTypedQuestion(query);
+}
+
+/** The answer of the direct tier to a typed question, with its trace; undefined: it has none. */
+async function recallDirectly(
+  tx: ScopedTransaction,
+  query: string,
+  question: TypedQuestion,
+  moment: Moment,
+  k: number,
+  about: RecallAbout,
+) {
+  const answer = await answerDirectly(tx, question, moment, k);
+  if (answer === undefined) return undefined;
+  const { hits, seedEntities, reason: tierReason } = answer;
+  const plan = "by name over the visible scopes";
+  const outcome = { tier: "direct", tierReason, plan, candidates: hits.length, hits } as const;
+  return {
+    tier: outcome.tier,
+    classificationKind: question.kind,
+    hits,
+    seedEntities,
+    trace: traceRecall(tx, query, outcome, about, {}),
+  };
+}
+
+const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle }: Hit) => ({
+  id,
+  source,
+  text,
+  score,
+  scope,
+  occurredAt,
+  ...(documentTitle === null ? {} : { documentTitle }),
+});

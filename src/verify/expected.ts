@@ -1,0 +1,63 @@
+/** What the catalog audit expects to find, each with what it is for: what is new fails until it is listed here. */
+
+/** Tables without scope_id. */
+export const UNSCOPED: Readonly<Record<string, string>> = {
+  audit_batch: "hashes of hashes, numbers and times: the audit chain",
+  context: "the deployment's configuration",
+  embedder: "names and sizes of models",
+  erasure: "hashes of what was erased, so that nothing of it lands later",
+  job_share: "when each share group was last served, by a hash",
+  migration: "which migrations have run",
+  scope: "the dictionary; its own id is its scope",
+  tenant: "the dictionary of tenants; no role of the service may read it",
+  ticket_secret: "the secret that tickets are signed with; no role of the service may read it",
+};
+
+/** Unique without a scope: a key is found by its hash or its random id, which can be neither guessed nor chosen, and has its name below its parent. */
+export const UNIQUE_ANYWHERE = ["api_key: id", "api_key: secret_hash", "api_key: name,parent_id"];
+
+/** Policies that let every row through, and for what. */
+export const OPEN_POLICIES: Readonly<Record<string, string>> = {
+  "decision_trace.report": "the reporting role, which may read no column with content",
+  "embedder.read": "names and sizes of models",
+};
+
+/** Columns of text that the planner may sample: words of the service's own, and of the operator's. */
+export const SAMPLED: ReadonlySet<string> = new Set([
+  "access_denied.on_behalf_of", // an id
+  "access_denied.reason",
+  "access_denied.route",
+  "api_key.principal",
+  "api_key.verbs",
+  "attribute.category",
+  "audit_entry.source",
+  "context.config",
+  "context.id",
+  "decision_trace.kind",
+  "decision_trace.model",
+  "decision_trace.operation",
+  "decision_trace.plan",
+  "decision_trace.principal",
+  "decision_trace.provider",
+  "decision_trace.sources", // ids
+  "decision_trace.status",
+  "decision_trace.tier",
+  "decision_trace.tier_reason",
+  "decision_trace.token_source",
+  "document.mime_type",
+  "document.status",
+  "embedder.name",
+  "forget_receipt.action",
+  "forget_receipt.counts",
+  "forget_receipt.policy",
+  "job.error",
+  "job.kind",
+  "job.principal",
+  "job.state",
+  "migration.hash",
+  "passage.category",
+  "passage.kind",
+  "passage.role",
+  "relation.category",
+  "turn.role",
+]);
