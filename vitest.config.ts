@@ -5,6 +5,8 @@ export default defineConfig({
   plugins: mutantPlugin(),
   test: {
     include: ["test/**/*.test.ts"],
+    // `npm test` leaves these out; .ci/run runs all.
+    tags: [{ name: "long", description: "further cases of a kind, and what waits for processes and timeouts" }],
     globalSetup: "test/harness/template.ts",
     // A busy machine is no failure: what hangs is found all the same.
     testTimeout: 120_000,

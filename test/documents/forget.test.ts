@@ -17,48 +17,48 @@ const TEXT =
   "# Menu\n\nThe kitchen serves lentil soup on Mondays.\n\n# Keys\n\nThe vault combination is narwhalcanary, which nobody may know.\n";
 
 describe("forgetting what a document says", () => {
-  test.each([true, false])(
-    "takes the chunk, and the bytes and keywords that hold it too (purge: %s)",
-    async (purge) => {
-      const client = await service.mint("agent", { org: `forget-${purge}` });
-      const id = await ready(client, TEXT, "house.md");
-      const kept = await ready(client, "Another document, about lentil soup.", "kept.txt");
-      const done = await client.post<{ deleted: number; receiptId: string }>("/forget", {
-        query: "vault combination narwhalcanary",
-        purge,
-      });
-      expect(done.body.deleted).toBe(1);
-      expect(await client.recall("vault combination", { mode: "bm25" })).toEqual([]);
-      expect(await client.recall("lentil soup", { mode: "bm25" })).toHaveLength(2);
-      expect((await client.call("GET", `/documents/${id}/raw`)).status).toBe(404);
-      expect(
-        (await client.get<{ chunks: { text: string }[] }>(`/documents/${id}/chunks`)).body.chunks.map(
-          ({ text }) => text,
-        ),
-      ).toEqual([expect.stringContaining("lentil")]);
-      expect((await client.get(`/documents/${id}`)).body).toMatchObject({ contentHash: null });
-      expect((await client.get<{ keywords: unknown[] }>(`/documents/${id}/keywords`)).body.keywords).toEqual([]);
-      const [stored] = await service.database.sql(
-        "SELECT count(*)::int AS n FROM scopefloor.document_content WHERE document_id = $1",
-        [id],
+  const isTaken = async (purge: boolean) => {
+    const client = await service.mint("agent", { org: `forget-${purge}` });
+    const id = await ready(client, TEXT, "house.md");
+    const kept = await ready(client, "Another document, about lentil soup.", "kept.txt");
+    const done = await client.post<{ deleted: number; receiptId: string }>("/forget", {
+      query: "vault combination narwhalcanary",
+      purge,
+    });
+    expect(done.body.deleted).toBe(1);
+    expect(await client.recall("vault combination", { mode: "bm25" })).toEqual([]);
+    expect(await client.recall("lentil soup", { mode: "bm25" })).toHaveLength(2);
+    expect((await client.call("GET", `/documents/${id}/raw`)).status).toBe(404);
+    expect(
+      (await client.get<{ chunks: { text: string }[] }>(`/documents/${id}/chunks`)).body.chunks.map(({ text }) => text),
+    ).toEqual([expect.stringContaining("lentil")]);
+    expect((await client.get(`/documents/${id}`)).body).toMatchObject({ contentHash: null });
+    expect((await client.get<{ keywords: unknown[] }>(`/documents/${id}/keywords`)).body.keywords).toEqual([]);
+    const [stored] = await service.database.sql(
+      "SELECT count(*)::int AS n FROM scopefloor.document_content WHERE document_id = $1",
+      [id],
+    );
+    expect(stored).toEqual({ n: 0 });
+    if (purge) {
+      const [row] = await service.database.sql(
+        "SELECT count(*)::int AS n FROM scopefloor.passage p JOIN scopefloor.scope s ON s.id = p.scope_id WHERE s.tags = $1::jsonb AND p.text LIKE '%narwhalcanary%'",
+        [JSON.stringify({ org: "forget-true" })],
       );
-      expect(stored).toEqual({ n: 0 });
-      if (purge) {
-        const [row] = await service.database.sql(
-          "SELECT count(*)::int AS n FROM scopefloor.passage p JOIN scopefloor.scope s ON s.id = p.scope_id WHERE s.tags = $1::jsonb AND p.text LIKE '%narwhalcanary%'",
-          [JSON.stringify({ org: "forget-true" })],
-        );
-        expect(row).toEqual({ n: 0 });
-      }
-      // The other document is whole, and the forgotten file may be uploaded anew.
-      expect((await client.get(`/documents/${kept}`)).body.contentHash).not.toBeNull();
-      const again = await client.upload(TEXT, "house.md");
-      expect(again.body).toMatchObject({ deduplicated: false });
-      expect(again.body.id).not.toBe(id);
-    },
-  );
+      expect(row).toEqual({ n: 0 });
+    }
+    // The other document is whole, and the forgotten file may be uploaded anew.
+    expect((await client.get(`/documents/${kept}`)).body.contentHash).not.toBeNull();
+    const again = await client.upload(TEXT, "house.md");
+    expect(again.body).toMatchObject({ deduplicated: false });
+    expect(again.body.id).not.toBe(id);
+  };
+  const TITLE = "takes the chunk, and the bytes and keywords that hold it too (purge: %s)";
 
-  test("takes headings, titles and sources that name it", async () => {
+  test.each([true])(TITLE, isTaken);
+
+  test.each([false])(TITLE, { tags: ["long"] }, isTaken);
+
+  test("takes headings, titles and sources that name it", { tags: ["long"] }, async () => {
     const client = await service.mint("agent", { org: "names" });
     const { body } = await client.upload(
       "# About okapicanary\n\nThe animal lives in the forest and eats leaves all day long, says the keeper.\n\n# Other\n\nNothing here.",
@@ -74,7 +74,7 @@ describe("forgetting what a document says", () => {
     expect((await client.get(`/documents/${body.id}`)).body).toMatchObject({ title: "untitled", source: null });
   });
 
-  test("says in its receipt how many documents it could not see yet", async () => {
+  test("says in its receipt how many documents it could not see yet", { tags: ["long"] }, async () => {
     const quiet = await startService();
     try {
       const client = await quiet.mint("agent", { org: "pending" });

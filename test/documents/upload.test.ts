@@ -42,35 +42,8 @@ async function stored(client: Client, content: string | Uint8Array, name: string
 }
 
 describe("an upload of each kind", () => {
-  test.each([
-    [
-      "text",
-      "notes.txt",
-      async () => SECTIONS.map(({ heading, text }) => `${heading}\n\n${text}`).join("\n\n"),
-      "text/plain",
-    ],
-    ["Markdown", "guide.md", async () => markdownOf(SECTIONS), "text/markdown"],
-    ["HTML", "page.html", async () => htmlOf(SECTIONS), "text/html"],
-    [
-      "CSV",
-      "table.csv",
-      async () => `topic,rule\n${SECTIONS.map(({ heading, text }) => `${heading},"${text}"`).join("\n")}`,
-      "text/csv",
-    ],
-    ["JSON", "rules.json", async () => JSON.stringify({ rules: SECTIONS }), "application/json"],
-    [
-      "PDF",
-      "policy.pdf",
-      async () => pdfOf(SECTIONS.map(({ heading, text }) => `${heading}\n${text}`)),
-      "application/pdf",
-    ],
-    [
-      "DOCX",
-      "policy.docx",
-      async () => docxOf(SECTIONS),
-      "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ],
-  ])("%s is ready, recalled, and its bytes come back identical", async (_kind, name, make, mimeType) => {
+  type Kind = [kind: string, name: string, make: () => Promise<string | Uint8Array>, mimeType: string];
+  const isStored = async (...[_kind, name, make, mimeType]: Kind) => {
     const bytes = await make();
     const client = await service.mint("agent", { org: `kind-${name.replace(".", "-")}` });
     const document = await stored(client, bytes, name);
@@ -89,7 +62,41 @@ describe("an upload of each kind", () => {
     expect(raw.headers.get("content-type")).toContain(mimeType);
     expect(Buffer.from(await raw.arrayBuffer()).equals(Buffer.from(bytes))).toBe(true);
     expect(document.contentHash).toBe(createHash("sha256").update(bytes).digest("hex"));
-  });
+  };
+  const TITLE = "%s is ready, recalled, and its bytes come back identical";
+
+  test.each<Kind>([
+    ["Markdown", "guide.md", async () => markdownOf(SECTIONS), "text/markdown"],
+    [
+      "PDF",
+      "policy.pdf",
+      async () => pdfOf(SECTIONS.map(({ heading, text }) => `${heading}\n${text}`)),
+      "application/pdf",
+    ],
+  ])(TITLE, isStored);
+
+  test.each<Kind>([
+    [
+      "text",
+      "notes.txt",
+      async () => SECTIONS.map(({ heading, text }) => `${heading}\n\n${text}`).join("\n\n"),
+      "text/plain",
+    ],
+    ["HTML", "page.html", async () => htmlOf(SECTIONS), "text/html"],
+    [
+      "CSV",
+      "table.csv",
+      async () => `topic,rule\n${SECTIONS.map(({ heading, text }) => `${heading},"${text}"`).join("\n")}`,
+      "text/csv",
+    ],
+    ["JSON", "rules.json", async () => JSON.stringify({ rules: SECTIONS }), "application/json"],
+    [
+      "DOCX",
+      "policy.docx",
+      async () => docxOf(SECTIONS),
+      "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ],
+  ])(TITLE, { tags: ["long"] }, isStored);
 
   test("headings are sections, offsets are exact, and neighbours lie in order", async () => {
     const text = markdownOf([
@@ -116,7 +123,7 @@ describe("an upload of each kind", () => {
     expect([...Array(text.length).keys()].filter((i) => !covered[i] && text[i]?.trim() !== "").length).toBeLessThan(3);
   });
 
-  test("underscores stay in headings, and front matter is no heading", async () => {
+  test("underscores stay in headings, and front matter is no heading", { tags: ["long"] }, async () => {
     const document = await stored(acme, "---\nlayout: x\n---\n\n# The `foo_bar_baz` call\n\nIt calls.\n", "front.md");
     expect((await chunksOf(acme, String(document.id))).map(({ section }) => section)).toEqual([
       undefined,
@@ -124,7 +131,9 @@ describe("an upload of each kind", () => {
     ]);
   });
 
-  test("near-duplicates are marked, in one document and across those of a scope, and not across scopes", async () => {
+  test("near-duplicates are marked, in one document and across those of a scope, and not across scopes", {
+    tags: ["long"],
+  }, async () => {
     const client = await service.mint("agent", { org: "dup" });
     const line =
       "The warehouse keeps forty thousand copper kettles in the northern hall beside the old railway line, where sparrows nest every spring under a broken clock.";
@@ -142,7 +151,9 @@ describe("an upload of each kind", () => {
 });
 
 describe("an upload's request", () => {
-  test("takes its parts in either order, metadata in camelCase or snake_case, or none", async () => {
+  test("takes its parts in either order, metadata in camelCase or snake_case, or none", {
+    tags: ["long"],
+  }, async () => {
     const metadata = {
       title: "Order",
       source: "https://example.com/a",
@@ -285,7 +296,7 @@ describe("a document", () => {
     expect(rows).toEqual([{ version: 2 }]);
   });
 
-  test("whose new version cannot be read keeps showing the old one, and says why", async () => {
+  test("whose new version cannot be read keeps showing the old one, and says why", { tags: ["long"] }, async () => {
     const client = await service.mint("agent", { org: "bad-version" });
     const first = await stored(client, "The password hint is otter.", "hint.txt");
     const path = `/documents/${first.id}`;
@@ -320,7 +331,7 @@ describe("a document", () => {
     expect((await client.get(`/documents/${kept.id}`)).status).toBe(200);
   });
 
-  test("is listed by status and type, in pages", async () => {
+  test("is listed by status and type, in pages", { tags: ["long"] }, async () => {
     const client = await service.mint("agent", { org: "listed" });
     for (let i = 0; i < 5; i++) await stored(client, `text number ${i}`, `${i}.txt`);
     await stored(client, "", "empty.txt");

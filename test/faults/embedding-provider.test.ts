@@ -62,7 +62,9 @@ describe("a provider that answers", () => {
     expect(found.trace.plan).toContain("exact vectors");
   });
 
-  test("may speak Ollama's protocol: its tokens and its failures are read in the same way", async () => {
+  test("may speak Ollama's protocol: its tokens and its failures are read in the same way", {
+    tags: ["long"],
+  }, async () => {
     const ollama = await startService({
       models: { ...provider.models, embeddings: "ollama:scripted" },
       worker: { backoffSeconds: 0.1 },
@@ -115,10 +117,19 @@ describe("a provider that answers", () => {
   });
 });
 
-describe.each(["429", "500", "hang", "reset", "wrong dimension", "nan", "garbage"] as const)(
-  "a provider that answers with %s",
-  (fault) => {
-    test("loses nothing: the text is there at once by its words, and by its vector once it works again", async () => {
+describe.each<["429" | "500" | "hang" | "reset" | "wrong dimension" | "nan" | "garbage", { tags?: string[] }]>([
+  ["429", {}],
+  ["500", { tags: ["long"] }],
+  ["hang", { tags: ["long"] }],
+  ["reset", { tags: ["long"] }],
+  ["wrong dimension", {}],
+  ["nan", { tags: ["long"] }],
+  ["garbage", { tags: ["long"] }],
+])("a provider that answers with %s", (fault, options) => {
+  test(
+    "loses nothing: the text is there at once by its words, and by its vector once it works again",
+    options,
+    async () => {
       const client = await tenant();
       await recovered(client);
       provider.behave(fault);
@@ -147,9 +158,9 @@ describe.each(["429", "500", "hang", "reset", "wrong dimension", "nan", "garbage
       expect(
         await service.database.sql("SELECT 1 FROM scopefloor.passage WHERE api_key_id = $1", [client.id]),
       ).toHaveLength(2);
-    });
-  },
-);
+    },
+  );
+});
 
 describe("a text that the provider refuses", () => {
   test("is left to its words, and keeps no other from its vector", async () => {

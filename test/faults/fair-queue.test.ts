@@ -74,7 +74,10 @@ describe("a fair queue", () => {
     const waiting = [queue.enter("a"), queue.enter("a"), queue.enter(), queue.enter()];
     for (const one of waiting) one.catch(() => undefined); // still waiting when the test ends
     await expect(queue.enter("a")).rejects.toMatchObject({ status: 429 });
-    await expect(queue.enter()).rejects.toMatchObject({ status: 503, message: expect.stringContaining("are busy") });
+    await expect(queue.enter()).rejects.toMatchObject({
+      status: 503,
+      message: expect.stringContaining("places are taken"),
+    });
   });
 
   test("goes round among groups that all have as many places", async () => {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import postgres from "postgres";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { type Cluster, createCluster } from "../harness/cluster.ts";
-import { onPostgres } from "../harness/database.ts";
+import { onPostgres, unpackTemplate } from "../harness/database.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { withDatabase } from "../harness/template.ts";
 import { Ledger, type LedgerOutcome } from "./ledger.ts";
@@ -120,6 +120,7 @@ describe.skipIf(onPostgres())("writers at the embedded database", () => {
   afterAll(() => rm(folder, { recursive: true }));
 
   test("that is killed with -9 lose and double nothing", faultTimeout, async () => {
+    await unpackTemplate(folder);
     service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
     await service.start();
     const ledger = await Ledger.open(service.url, service.key, { mayRefuse: true });

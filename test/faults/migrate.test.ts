@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import postgres from "postgres";
 import { describe, expect, inject, test } from "vitest";
-import { openEmbedded } from "../../src/db/connect/embedded.ts";
+import { dumpEmbedded, openEmbedded } from "../../src/db/connect/embedded.ts";
 import { inTransaction } from "../../src/db/connect/lease.ts";
 import { openPostgres } from "../../src/db/connect/open.ts";
 import { databaseWarnings } from "../../src/db/connect/warnings.ts";
@@ -20,6 +20,18 @@ import { dumpCatalog } from "../harness/catalog-dump.ts";
 import { createTestDatabase, onPostgres } from "../harness/database.ts";
 import { startService } from "../harness/service.ts";
 import { withDatabase } from "../harness/template.ts";
+
+const once = <T>(make: () => Promise<T>) => {
+  let made: Promise<T> | undefined;
+  return () => {
+    made ??= make();
+    return made;
+  };
+};
+
+/** The embedded database before any migration: a copy, since making one takes seconds. */
+const emptyDump = once(() => dumpEmbedded(async () => undefined));
+const openEmpty = async () => openEmbedded({ loadDataDir: await emptyDump() });
 
 describe("migrations", () => {
   test("run again change nothing", async () => {
@@ -52,7 +64,7 @@ describe("migrations", () => {
   test("of twenty processes that start at once are made once", async () => {
     const url = inject("postgresTemplate")?.url;
     if (url === undefined) {
-      const database = await openEmbedded({});
+      const database = await openEmpty();
       await Promise.all(Array.from({ length: 20 }, () => migrate(database)));
       const dictionary = await database.owner.acquire();
       expect(await dictionary.query("SELECT count(*)::int AS n FROM scopefloor.scope")).toEqual([{ n: 1 }]);
@@ -95,9 +107,7 @@ test("a database of this release moves on with its rows, also where its owner is
   own.username = name;
   own.password = "x";
   const database =
-    url === undefined
-      ? await openEmbedded({})
-      : openPostgres({ app: own.toString(), connections: 2, timeoutMs: 30_000 });
+    url === undefined ? await openEmpty() : openPostgres({ app: own.toString(), connections: 2, timeoutMs: 30_000 });
   const owner = (text: string) => inTransaction(database.owner, (lease) => lease.query(text));
   const release = await nextRelease();
   try {
@@ -138,7 +148,7 @@ test("a database of this release moves on with its rows, also where its owner is
 describe("the present of the database (src/db)", () => {
   /** On a database of its own: what the catalogs say after these texts have run in order. */
   const catalogAfter = async (texts: readonly string[]) => {
-    const database = await openEmbedded({});
+    const database = await openEmpty();
     try {
       return await inTransaction(database.owner, async (owner) => {
         // Readiness may read it, which one of the texts grants.
@@ -151,7 +161,8 @@ describe("the present of the database (src/db)", () => {
       await database.close();
     }
   };
-  const tables = async () => correctTables((await promisify(execFile)("npx", ["drizzle-kit", "export"])).stdout);
+  const tables = once(async () => correctTables((await promisify(execFile)("npx", ["drizzle-kit", "export"])).stdout));
+  const catalogOfMigrations = once(async () => catalogAfter(await migrations()));
   const migrations = async () => {
     const journal = JSON.parse(await readFile("drizzle/meta/_journal.json", "utf8")) as { entries: JournalEntry[] };
     return Promise.all(journal.entries.map(({ tag }) => readFile(`drizzle/${tag}.sql`, "utf8")));
@@ -163,16 +174,17 @@ describe("the present of the database (src/db)", () => {
     const made = await catalogAfter([foundation ?? "", await tables(), ...rest]);
     expect(Object.keys(made).length).toBeGreaterThan(5);
     for (const lines of Object.values(made)) expect(lines.length).toBeGreaterThan(1);
-    expect(made).toEqual(await catalogAfter(await migrations()));
+    expect(made).toEqual(await catalogOfMigrations());
   });
 
-  test("runs again on what it has made, and changes nothing", async () => {
+  test("runs again on what it has made, and changes nothing", { tags: ["long"] }, async () => {
     const files = (await readPresent()).map(({ text }) => text);
-    const once = await migrations();
-    expect(await catalogAfter([...once, ...files])).toEqual(await catalogAfter(once));
+    expect(await catalogAfter([...(await migrations()), ...files])).toEqual(await catalogOfMigrations());
   });
 
-  test("has changed: the next migration brings functions that are new, changed, have other arguments or are gone", async () => {
+  test("has changed: the next migration brings functions that are new, changed, have other arguments or are gone", {
+    tags: ["long"],
+  }, async () => {
     const past = await readPresent();
     const change = (text: string) =>
       text
@@ -235,7 +247,7 @@ test("deployments with a number give scopes and tenants ids of their own, and go
 });
 
 test("a database that nobody has migrated is behind", async () => {
-  const database = await openEmbedded({});
+  const database = await openEmpty();
   expect(await inTransaction(database.owner, migrationCheck())).toBe("behind");
   await database.close();
 });

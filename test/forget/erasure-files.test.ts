@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import postgres from "postgres";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { openPostgres } from "../../src/db/connect/open.ts";
 import { type ScrubStep, scrub } from "../../src/db/upkeep/scrub.ts";
 import { faultTimeout } from "../faults/share.ts";
@@ -159,53 +159,52 @@ describe("what an erasure leaves in the database's files (threat 17)", () => {
     (await cluster?.program("psql", ["-At", "-d", cluster.url, "-c", statement]))?.trim();
   const dump = () => cluster?.program("pg_dump", ["--inserts", "-d", cluster.url]);
 
-  test(
-    "no word in a dump; and after `scopefloor scrub` none in any file, and the neighbour's are there",
-    faultTimeout,
-    async () => {
-      const keyId = await fill();
-      const data = cluster?.data ?? folder;
-      if (cluster !== undefined) {
-        // The control: before, each word is in the dump.
-        const before = (await dump()) ?? "";
-        for (const word of Object.values(CANARIES)) expect(before.includes(word), word).toBe(true);
-      }
-      const [reader, writer] =
-        cluster === undefined ? [] : [await lookBack(cluster.url, "reads"), await lookBack(cluster.url, "writes")];
-      expect((await call(service.key, "DELETE", `/contexts/default/keys/${keyId}`)).status).toBeLessThan(300);
-      expect((await call(service.key, "POST", "/default/scopes/forget", { path: `org/${CANARIES.tag}` })).status).toBe(
-        200,
-      );
-      if (cluster !== undefined) {
-        const after = (await dump()) ?? "";
-        for (const word of Object.values(CANARIES)) expect(after.includes(word), word).toBe(false);
-        expect(after).toContain("what stays is of another tenant");
-      }
-      const metrics = (await call(service.key, "GET", "/metrics")).text;
-      for (const word of Object.values(CANARIES)) expect(metrics.includes(word), word).toBe(false);
-      expect(await service.end("SIGTERM")).toBe(0);
-      // The control: the files still hold them.
-      expect((await holding(data)).length).toBeGreaterThan(0);
-      if (cluster !== undefined) {
-        await scrubInVain(cluster.url);
-        expect(await holding(data)).not.toEqual([]);
-        await reader?.();
-        await scrubInVain(cluster.url);
-        await writer?.();
-        await psql("ALTER SYSTEM SET wal_recycle = off");
-      }
-      const { stdout } = await run(process.execPath, ["--import", "tsx", "src/cli.ts", "scrub"], {
-        env: { PATH: process.env.PATH, ...environment },
-      });
-      expect(stdout).not.toContain("FAIL");
-      expect(await holding(data)).toEqual([]);
-      if (cluster !== undefined) {
-        // What the operator had set is as it was.
-        expect(await psql("SELECT setting::bool FROM pg_file_settings WHERE name = 'wal_recycle'")).toBe("f");
-      }
-      await service.start();
-      const left = await call(service.key, "POST", "/default/query", { query: "what stays", lens: "org/stays" });
-      expect(left.text).toContain("what stays is of another tenant");
-    },
-  );
+  test("no word in a dump; and after `scopefloor scrub` none in any file, and the neighbour's are there", {
+    ...faultTimeout,
+    tags: ["long"],
+  }, async () => {
+    const keyId = await fill();
+    const data = cluster?.data ?? folder;
+    if (cluster !== undefined) {
+      // The control: before, each word is in the dump.
+      const before = (await dump()) ?? "";
+      for (const word of Object.values(CANARIES)) expect(before.includes(word), word).toBe(true);
+    }
+    const [reader, writer] =
+      cluster === undefined ? [] : [await lookBack(cluster.url, "reads"), await lookBack(cluster.url, "writes")];
+    expect((await call(service.key, "DELETE", `/contexts/default/keys/${keyId}`)).status).toBeLessThan(300);
+    expect((await call(service.key, "POST", "/default/scopes/forget", { path: `org/${CANARIES.tag}` })).status).toBe(
+      200,
+    );
+    if (cluster !== undefined) {
+      const after = (await dump()) ?? "";
+      for (const word of Object.values(CANARIES)) expect(after.includes(word), word).toBe(false);
+      expect(after).toContain("what stays is of another tenant");
+    }
+    const metrics = (await call(service.key, "GET", "/metrics")).text;
+    for (const word of Object.values(CANARIES)) expect(metrics.includes(word), word).toBe(false);
+    expect(await service.end("SIGTERM")).toBe(0);
+    // The control: the files still hold them.
+    expect((await holding(data)).length).toBeGreaterThan(0);
+    if (cluster !== undefined) {
+      await scrubInVain(cluster.url);
+      expect(await holding(data)).not.toEqual([]);
+      await reader?.();
+      await scrubInVain(cluster.url);
+      await writer?.();
+      await psql("ALTER SYSTEM SET wal_recycle = off");
+    }
+    const { stdout } = await run(process.execPath, [join(inject("built"), "src/cli.js"), "scrub"], {
+      env: { PATH: process.env.PATH, ...environment },
+    });
+    expect(stdout).not.toContain("FAIL");
+    expect(await holding(data)).toEqual([]);
+    if (cluster !== undefined) {
+      // What the operator had set is as it was.
+      expect(await psql("SELECT setting::bool FROM pg_file_settings WHERE name = 'wal_recycle'")).toBe("f");
+    }
+    await service.start();
+    const left = await call(service.key, "POST", "/default/query", { query: "what stays", lens: "org/stays" });
+    expect(left.text).toContain("what stays is of another tenant");
+  });
 });

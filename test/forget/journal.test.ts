@@ -139,7 +139,9 @@ test("what was forgotten after a backup is forgotten again when that is restored
     // A process that may not do it again itself does not start on this.
     expect(await isReplayed(service.database, path)).toBe(false);
     if (onPostgres())
-      await expect(startAsApi()).rejects.toThrow(/lists forgets that this database has not applied; start a worker first/);
+      await expect(startAsApi()).rejects.toThrow(
+        /lists forgets that this database has not applied; start a worker first/,
+      );
 
     expect(await replayReceipts(service.database, path, log)).toBe(12);
     expect(await back()).toBe(0);
@@ -264,7 +266,9 @@ test("a line that a crash cut short is written again; one that is something else
   await writeFile(path, whole);
 });
 
-test("what was forgotten of a document's later version is not remembered from the one in the backup", async () => {
+test("what was forgotten of a document's later version is not remembered from the one in the backup", {
+  tags: ["long"],
+}, async () => {
   const agent = await service.mint("agent", { org: "versions" });
   const [first, beside] = await Promise.all(
     ["the bassoon is in the attic", "the cellar is dry"].map((text) => agent.upload(text, "house.txt")),

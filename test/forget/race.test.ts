@@ -9,7 +9,7 @@ import { type Client, startService, type TestService } from "../harness/service.
 import { pause } from "../harness/service-process.ts";
 
 /** `npm run soak -- races` runs more, in `.ci/run` 100. One connection hardly races: the embedded database has few. */
-const RACES = Number(process.env.SCOPEFLOOR_RACES ?? (onPostgres() ? 20 : 6));
+const RACES = Number(process.env.SCOPEFLOOR_RACES ?? (onPostgres() ? 20 : 2));
 
 let service: TestService;
 

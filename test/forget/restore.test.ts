@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { openEmbedded } from "../../src/db/connect/embedded.ts";
 import { inTransaction, type Row } from "../../src/db/connect/lease.ts";
 import { type Cluster, createCluster } from "../harness/cluster.ts";
-import { onPostgres } from "../harness/database.ts";
+import { onPostgres, unpackTemplate } from "../harness/database.ts";
 import { type Client, clientOf } from "../harness/service.ts";
 import { pause, type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 import { withDatabase } from "../harness/template.ts";
@@ -26,6 +26,7 @@ let service: ServiceProcess | undefined;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "scopefloor-restore-"));
+  await unpackTemplate(join(folder, "data"));
 });
 afterEach(async () => {
   await service?.end("SIGKILL");
@@ -100,7 +101,9 @@ async function holdReplay(url: string): Promise<{ met(): Promise<void>; release(
   };
 }
 
-test("a process that starts on a backup from before a forget answers nobody until it has forgotten again", async () => {
+test("a process that starts on a backup from before a forget answers nobody until it has forgotten again", {
+  tags: ["long"],
+}, async () => {
   const deployment = onPostgres() ? await onServer() : inFolder();
   const receipts = join(folder, "receipts.jsonl");
   await writeFile(receipts, "");

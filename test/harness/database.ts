@@ -1,5 +1,8 @@
+import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { readFile } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import postgres from "postgres";
 import { inject } from "vitest";
 import { openEmbedded } from "../../src/db/connect/embedded.ts";
@@ -17,6 +20,14 @@ export interface TestDatabase extends Database {
 }
 
 export const onPostgres = () => inject("postgresTemplate") !== undefined;
+
+/** Puts the migrated embedded database into a data folder, so that a process which starts there need not make one. */
+export async function unpackTemplate(dataDir: string): Promise<void> {
+  const file = inject("embeddedTemplate");
+  if (file === undefined) return;
+  await mkdir(join(dataDir, "db"), { recursive: true, mode: 0o700 });
+  await promisify(execFile)("tar", ["-xf", file, "-C", join(dataDir, "db")]);
+}
 
 export async function createTestDatabase(
   options: { connections?: number; timeoutMs?: number } = {},

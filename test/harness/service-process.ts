@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createServer } from "node:net";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { inject } from "vitest";
 
 /** The service as `npm start` runs it, in a process of its own, always on the same port. */
 export interface ServiceProcess {
@@ -21,7 +23,7 @@ export interface ServiceProcess {
 
 const KEY = "an operator's key that tests give to the process".replaceAll(" ", "-");
 
-/** A first start makes a database and migrates it: 3 s of a processor that may have much else to do. */
+/** A start may have to make a database, and the processor much else to do. */
 const START_MS = 180_000;
 
 export const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -47,7 +49,7 @@ export async function serviceProcess(environment: Record<string, string>): Promi
     internalErrors,
     key: KEY,
     start: async () => {
-      const started = spawn(process.execPath, ["--import", "tsx", "src/main.ts"], {
+      const started = spawn(process.execPath, [join(inject("built"), "src/main.js")], {
         stdio: ["ignore", "pipe", "pipe"],
         env: {
           PATH: process.env.PATH,

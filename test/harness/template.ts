@@ -1,10 +1,8 @@
 /** Runs once: makes the migrated template that every test database is a copy of. */
-import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import postgres from "postgres";
 import type { ProvidedContext } from "vitest";
 import type { TestProject } from "vitest/node";
@@ -14,6 +12,7 @@ import { openPostgres } from "../../src/db/connect/open.ts";
 import { createLog } from "../../src/log.ts";
 import { prepareDatabase } from "../../src/service.ts";
 import { mutateDatabase } from "../mutants/apply.ts";
+import { buildService } from "./build.ts";
 import { checkPlans, type SentStatement } from "./plans.ts";
 
 declare module "vitest" {
@@ -22,6 +21,8 @@ declare module "vitest" {
     embeddedTemplate: string | undefined;
     /** The server's URL and the template database's name, or undefined when embedded. */
     postgresTemplate: { url: string; name: string } | undefined;
+    /** The folder of the built service (build.ts). */
+    built: string;
     /** The built parser of documents. */
     parser: string;
     /** A folder for the statements that were sent (statement-proof.ts). */
@@ -37,20 +38,14 @@ export const withDatabase = (url: string, name: string) => {
   return changed.toString();
 };
 
-/** The parser of documents as one file: from source each of its processes would compile it anew. */
-async function buildParser(project: TestProject): Promise<() => Promise<void>> {
-  const folder = await mkdtemp(join(tmpdir(), "scopefloor-parser-"));
-  await promisify(execFile)("npm", ["run", "build:parser", "--", `--outdir=${folder}`]);
-  project.provide("parser", join(folder, "parser-process.js"));
-  return () => rm(folder, { recursive: true });
-}
-
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const removeParser = await buildParser(project);
+  const built = await buildService();
+  project.provide("built", built.folder);
+  project.provide("parser", join(built.folder, "src/documents/parsing/parser-process.js"));
   const { postgres, remove: removeTemplate } = await makeTemplate(project);
   const checkStatements = await collectStatements(project, postgres);
   return async () => {
-    await removeParser();
+    await built.remove();
     // Vitest only prints what fails here.
     await checkStatements().catch((error: unknown) => {
       process.stderr.write(`${(error as Error).message}\n`);

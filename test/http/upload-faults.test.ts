@@ -3,6 +3,7 @@ import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { unpackTemplate } from "../harness/database.ts";
 import { type ServiceProcess, serviceProcess } from "../harness/service-process.ts";
 
 /** The service as a process of its own: what would end it must not end the test. */
@@ -11,6 +12,7 @@ let folder: string;
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scopefloor-faults-"));
+  await unpackTemplate(folder);
   service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
   await service.start();
 });

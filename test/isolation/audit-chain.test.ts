@@ -237,7 +237,7 @@ describe("the audit report", () => {
     );
   });
 
-  test("gives a tenant's administrator no chain, whose length tells of the others", async () => {
+  test("gives a tenant's administrator no chain, whose length tells of the others", { tags: ["long"] }, async () => {
     const admin = await service.mint("management", { org: "acme" });
     const { status, body } = await report(admin);
     expect(status).toBe(200);
@@ -265,7 +265,7 @@ describe("the audit report", () => {
     }
   });
 
-  test("is made one at a time, and in turn: one tenant's loop keeps nobody out", async () => {
+  test("is made one at a time, and in turn: one tenant's loop keeps nobody out", { tags: ["long"] }, async () => {
     const admin = await service.mint("management", { org: "acme" });
     const sibling = await service.mint("management", { org: "acme", user: "1" });
     const order: string[] = [];

@@ -4,7 +4,7 @@ import { runPair, STEPS, type World } from "../model/pair.ts";
 import { Random } from "../model/random.ts";
 
 /** 100 and more: `npm run soak -- noninterference`. */
-const pairs = Number(process.env.SCOPEFLOOR_PAIRS ?? 4);
+const pairs = Number(process.env.SCOPEFLOOR_PAIRS ?? 1);
 const seed = Number(process.env.SCOPEFLOOR_SEED ?? 1);
 
 /** From here on fewer pairs upload: the parsers' processes would take half of the time. */

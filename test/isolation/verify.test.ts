@@ -59,7 +59,7 @@ test("every probe of the command fails to get anywhere, nothing that was made fo
   expect(warnings.length > 0).toBe(onPostgres());
 });
 
-test("a tenant's administrator can run them below its own floor", async () => {
+test("a tenant's administrator can run them below its own floor", { tags: ["long"] }, async () => {
   const admin = await service.mint("management", { org: "acme" });
   expect((await probe(admin.key)).flatMap(({ problems }) => problems)).toEqual([]);
 });
@@ -78,7 +78,7 @@ test.each([
     "false",
     "acting on behalf of the other tenant's key is refused like an unknown one",
   ],
-])("a deployment whose %s is broken is found out (the controls)", async (name, from, to, check) => {
+])("a deployment whose %s is broken is found out (the controls)", { tags: ["long"] }, async (name, from, to, check) => {
   expect(await brokenBy(name, from, to, failed)).toContain(check);
 });
 

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, inject, test } from "vitest";
 import { faults, faultTimeout } from "../faults/share.ts";
-import { onPostgres } from "../harness/database.ts";
+import { onPostgres, unpackTemplate } from "../harness/database.ts";
 import { startProvider } from "../harness/embedding-provider.ts";
 import { startService } from "../harness/service.ts";
 import { pause, serviceProcess } from "../harness/service-process.ts";
@@ -39,7 +39,7 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
         attempts: 5 * KILLS + 20,
       });
       const start = async () => {
-        const child = spawn(process.execPath, ["--import", "tsx", "test/harness/worker-process.ts", settings], {
+        const child = spawn(process.execPath, [join(inject("built"), "test/harness/worker-process.js"), settings], {
           stdio: ["ignore", "pipe", "inherit"],
         });
         await new Promise<void>((resolve) => child.stdout.once("data", () => resolve()));
@@ -110,8 +110,9 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
 });
 
 describe.skipIf(onPostgres())("the embedded service that is killed with -9", () => {
-  test("goes on with its documents after the next start", faultTimeout, async () => {
+  test("goes on with its documents after the next start", { ...faultTimeout, tags: ["long"] }, async () => {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-killed-"));
+    await unpackTemplate(folder);
     const service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
     const { url, key } = service;
     await service.start();

@@ -1,4 +1,4 @@
-/** Random commands against the service and the oracle; the first difference ends the run. */
+/** Random commands against the service and the oracle, until the first difference. */
 import type { Client, TestService } from "../harness/service.ts";
 import {
   type Caller,
@@ -14,7 +14,7 @@ import {
   type Verb,
   type View,
 } from "./oracle.ts";
-import { Random, type Weighted } from "./random.ts";
+import { Random } from "./random.ts";
 
 /** Scopes with near-miss names: a prefix, another case, a number that begins with another. */
 const SCOPES: readonly Tags[] = [
@@ -36,8 +36,6 @@ const MOST_ROWS = 40;
 const pathOf = (tags: Tags) => Object.entries(tags).flat().join("/");
 
 export interface ModelOptions {
-  readonly seed: number;
-  readonly commands: number;
   /** Ends one of the application's connections from outside; absent where there is none. */
   readonly killConnection?: (() => Promise<void>) | undefined;
   /** Starts the service anew on the same database. */
@@ -46,17 +44,41 @@ export interface ModelOptions {
   readonly service: () => TestService;
 }
 
-/** Runs the commands; gives how many of each kind were run. */
-export async function runModel(options: ModelOptions): Promise<Record<string, number>> {
-  const model = new Model(options);
-  await model.open();
+/** How often each command is chosen, relative to the others. */
+export const COMMANDS = {
+  mint: 40,
+  delegate: 30,
+  revoke: 20,
+  write: 220,
+  "write into a session": 50,
+  batch: 40,
+  item: 50,
+  triple: 30,
+  upload: 10,
+  recall: 300,
+  "read by id": 80,
+  list: 60,
+  "read an item": 40,
+  "forget by meaning": 30,
+  "forget a scope": 30,
+  kill: 10,
+  restart: 3,
+};
+export type CommandName = keyof typeof COMMANDS;
+
+/** Runs that many commands, all chosen by the seed; gives how many of each kind were run. */
+export async function runModel(
+  options: ModelOptions & { readonly seed: number; readonly commands: number },
+): Promise<Record<string, number>> {
+  const model = await Model.open(options);
+  const random = new Random(options.seed);
+  const weighted = Object.entries(COMMANDS).map(([value, weight]) => ({ value: value as CommandName, weight }));
   for (let n = 0; n < options.commands; n++) {
+    const name = random.weighted(weighted);
     try {
-      await model.step();
+      await model.run(name, random);
     } catch (error) {
-      throw new Error(`seed ${options.seed}, command ${n} (${model.last}): ${(error as Error).message}`, {
-        cause: error,
-      });
+      throw new Error(`seed ${options.seed}, command ${n} (${name}): ${(error as Error).message}`, { cause: error });
     }
   }
   return model.counts;
@@ -67,22 +89,23 @@ interface Wire {
   readonly body: Record<string, unknown>;
 }
 
-class Model {
+/** The service and the oracle, beside each other. */
+export class Model {
   readonly counts: Record<string, number> = {};
-  last = "";
   readonly #options: ModelOptions;
-  readonly #random: Random;
   readonly #oracle = new Oracle();
+  #random = new Random(0);
   #names = 0;
 
-  constructor(options: ModelOptions) {
+  private constructor(options: ModelOptions) {
     this.#options = options;
-    this.#random = new Random(options.seed);
   }
 
-  async open(): Promise<void> {
-    const { operator } = this.#options.service();
-    this.#oracle.keys.push({
+  /** On a database in which there is the operator alone. */
+  static async open(options: ModelOptions): Promise<Model> {
+    const model = new Model(options);
+    const { operator } = options.service();
+    const root: Key = {
       id: operator.id,
       secret: operator.key,
       principal: "management",
@@ -90,35 +113,37 @@ class Model {
       verbs: VERBS,
       parent: undefined,
       revoked: false,
-    });
-    for (const floor of SCOPES) await this.#mint(this.#oracle.keys[0] as Key, "agent", floor, VERBS);
+    };
+    model.#oracle.keys.push(root);
+    for (const floor of SCOPES) await model.#mint(root, "agent", floor, VERBS);
+    return model;
   }
 
-  readonly #commands: readonly Weighted<readonly [name: string, run: () => Promise<void>]>[] = [
-    { weight: 4, value: ["mint", () => this.#mintAny()] },
-    { weight: 3, value: ["delegate", () => this.#delegate()] },
-    { weight: 2, value: ["revoke", () => this.#revoke()] },
-    { weight: 22, value: ["write", () => this.#write()] },
-    { weight: 5, value: ["write into a session", () => this.#writeIntoSession()] },
-    { weight: 4, value: ["batch", () => this.#batch()] },
-    { weight: 5, value: ["item", () => this.#item()] },
-    { weight: 3, value: ["triple", () => this.#triple()] },
-    { weight: 1, value: ["upload", () => this.#upload()] },
-    { weight: 30, value: ["recall", () => this.#recall()] },
-    { weight: 8, value: ["read by id", () => this.#readById()] },
-    { weight: 6, value: ["list", () => this.#list()] },
-    { weight: 4, value: ["read an item", () => this.#readItem()] },
-    { weight: 3, value: ["forget by meaning", () => this.#forgetByMeaning()] },
-    { weight: 3, value: ["forget a scope", () => this.#forgetScope()] },
-    { weight: 1, value: ["kill", () => this.#kill()] },
-    { weight: 0.3, value: ["restart", () => this.#options.restart()] },
-  ];
+  readonly #commands: Readonly<Record<CommandName, () => Promise<void>>> = {
+    mint: () => this.#mintAny(),
+    delegate: () => this.#delegate(),
+    revoke: () => this.#revoke(),
+    write: () => this.#write(),
+    "write into a session": () => this.#writeIntoSession(),
+    batch: () => this.#batch(),
+    item: () => this.#item(),
+    triple: () => this.#triple(),
+    upload: () => this.#upload(),
+    recall: () => this.#recall(),
+    "read by id": () => this.#readById(),
+    list: () => this.#list(),
+    "read an item": () => this.#readItem(),
+    "forget by meaning": () => this.#forgetByMeaning(),
+    "forget a scope": () => this.#forgetScope(),
+    kill: () => this.#kill(),
+    restart: () => this.#options.restart(),
+  };
 
-  async step(): Promise<void> {
-    const [name, run] = this.#random.weighted(this.#commands);
-    this.last = name;
+  /** Runs one command, whose choices come from the stream; a difference between the two throws. */
+  async run(name: CommandName, random: Random): Promise<void> {
+    this.#random = random;
     this.#count(name, 1);
-    await run();
+    await this.#commands[name]();
     // Recall answers 50 at most: what is known stays below that.
     if (this.#oracle.stored.length > MOST_ROWS) await this.#forgetOldest();
   }

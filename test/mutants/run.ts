@@ -32,7 +32,10 @@ async function killerOf(mutant: Mutant, folder: string): Promise<string | undefi
   const child = spawn(
     process.execPath,
     ["node_modules/vitest/vitest.mjs", "run", "--bail=1", "--reporter=json", `--outputFile=${file}`, ...mutant.tests],
-    { env: { ...environmentFor(mutant), SCOPEFLOOR_MUTANT: mutant.name }, stdio: ["ignore", "pipe", "pipe"] },
+    {
+      env: { SCOPEFLOOR_PAIRS: "4", ...environmentFor(mutant), SCOPEFLOOR_MUTANT: mutant.name },
+      stdio: ["ignore", "pipe", "pipe"],
+    },
   );
   let output = "";
   child.stdout.on("data", (data) => (output += data));

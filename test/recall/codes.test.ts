@@ -65,7 +65,9 @@ afterAll(async () => {
   await provider.stop();
 });
 
-test("a middling scope of a dense model is ranked by codes first, and gives what comparing every vector gives", async () => {
+test("a middling scope of a dense model is ranked by codes first, and gives what comparing every vector gives", {
+  tags: ["long"],
+}, async () => {
   let same = 0;
   for (const question of QUESTIONS) {
     const [answer, exact] = await Promise.all([ask(large, question), exactly(question, "canary-large")]);
@@ -106,7 +108,7 @@ test("a code is the database's own: no writer can give a false one, and it goes 
   expect(await without("expired_at IS NOT NULL")).toBeGreaterThan(0);
 });
 
-test("a model whose vectors are mostly 0 has no codes", async () => {
+test("a model whose vectors are mostly 0 has no codes", { tags: ["long"] }, async () => {
   const local = await startService();
   const client = await local.mint("agent", { org: "local" });
   await client.remember("the harbour master keeps the ledger");

@@ -36,7 +36,9 @@ describe("recall of documents", () => {
     expect(await client.recall("heliotrope", { mode: "bm25" })).toEqual([]);
   });
 
-  test("ranks up what speaks the vocabulary of the best documents, of the visible scopes alone", async () => {
+  test("ranks up what speaks the vocabulary of the best documents, of the visible scopes alone", {
+    tags: ["long"],
+  }, async () => {
     const client = await service.mint("agent", { org: "vocabulary" });
     const related = ["turbine", "rotor", "blade", "stator", "nacelle"];
     for (let n = 0; n < 6; n++) await upload(client, `n${n}`, `generator generator ${about(related, n)}`);

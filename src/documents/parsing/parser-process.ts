@@ -1,9 +1,9 @@
 /** One document's parsing, in a process that ends with it: what one tenant's file does to a library reaches no other's. */
 import { writeFile } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
-import { type Chunk, chunksOf } from "./chunk.ts";
+import type { Chunk } from "./chunk.ts";
 import { extract } from "./extract.ts";
-import { keywordsOf } from "./keywords.ts";
+import type { keywordsOf } from "./keywords.ts";
 import type { MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
@@ -28,6 +28,8 @@ const tell = (message: FromParser) =>
 async function parse({ bytes, type }: ToParser): Promise<void> {
   try {
     const extracted = await extract(bytes, type);
+    // Loaded once they are needed: a file that cannot be read needs neither, and the keywords' lexicon is large.
+    const { chunksOf } = await import("./chunk.ts");
     let batch: Chunk[] = [];
     for await (const chunk of chunksOf(extracted)) {
       batch.push(chunk);
@@ -36,6 +38,7 @@ async function parse({ bytes, type }: ToParser): Promise<void> {
       batch = [];
     }
     await tell({ type: "chunks", chunks: batch });
+    const { keywordsOf } = await import("./keywords.ts");
     await tell({ type: "keywords", keywords: await keywordsOf(extracted.text) });
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
