@@ -103,7 +103,7 @@ describe("a provider that answers", () => {
     expect(trace).toEqual({ embedding_tokens: 7, token_source: "tokenizer" });
   });
 
-  test("embeds a document from the queue, in batches, and the document is ready then", async () => {
+  test("embeds a document from the queue, in batches, and the document is ready then", { tags: ["long"] }, async () => {
     const client = await tenant();
     const text = Array.from(
       { length: 200 },

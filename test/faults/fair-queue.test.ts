@@ -207,7 +207,9 @@ describe("large bodies", () => {
   let service: TestService;
   afterEach(() => service.stop());
 
-  test("wait unread for their turn, so that memory does not grow with their number, and all are stored", async () => {
+  test("wait unread for their turn, so that memory does not grow with their number, and all are stored", {
+    tags: ["long"],
+  }, async () => {
     service = await startService({ timeoutMs: 30_000 });
     const client = await service.mint("agent", { org: "bulk" });
     await client.remember("first");

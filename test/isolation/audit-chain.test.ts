@@ -226,7 +226,7 @@ describe("the audit report", () => {
     expect(await problems()).toEqual([]);
   });
 
-  test("says what was altered (the control)", async () => {
+  test("says what was altered (the control)", { tags: ["long"] }, async () => {
     await service.database.sql("ALTER TABLE scopefloor.turn NO FORCE ROW LEVEL SECURITY");
     await service.database.sql("UPDATE scopefloor.decision_trace SET returned = 99 WHERE operation = 'query'");
     const { body } = await report(service.operator);

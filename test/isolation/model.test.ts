@@ -12,7 +12,7 @@ const SEED = Number(process.env.SCOPEFLOOR_SEED ?? 3);
 /** Commands of one long run; then the next seed, on a database of its own: keys and traces only ever become more. */
 const COMMANDS_PER_RUN = 50_000;
 /** The short runs, each on a database of its own. */
-const RUNS = 3;
+const RUNS = 2;
 const MAX_COMMANDS = 120;
 
 /** Gives what the model needs of a service that it may restart, and stops it at the end. */
