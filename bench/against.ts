@@ -1,4 +1,4 @@
-/** The same bench on this checkout and on another, in turns, and the ratios of their figures. */
+/** The same bench on this checkout and on another, alternately, and the ratios of their figures. */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { resolve } from "node:path";

@@ -11,6 +11,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   growth: async () => (await import("./growth.ts")).default(),
   peer: async () => (await import("./peer.ts")).default(),
   lexical: async () => (await import("./lexical.ts")).default(),
+  enter: async () => (await import("./enter.ts")).default(),
   ingest: async () => (await import("./ingest.ts")).default(),
   neighbour: async () => (await import("./neighbour.ts")).default(),
   http: async () => (await import("./http.ts")).default(),

@@ -70,7 +70,7 @@ CREATE TABLE "scopefloor"."idempotency" (
 	"answer" jsonb,
 	"row_ids" uuid[],
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
-	CONSTRAINT "idempotency_api_key_id_endpoint_key_tenant_id_pk" PRIMARY KEY("api_key_id","endpoint","key","tenant_id")
+	CONSTRAINT "idempotency_api_key_id_endpoint_key_pk" PRIMARY KEY("api_key_id","endpoint","key")
 );
 --> statement-breakpoint
 CREATE TABLE "scopefloor"."response_cache" (

@@ -16,8 +16,8 @@ BEGIN
   RETURN found;
 END $$;
 
--- Whether two scopes give one dimension two values. (In plpgsql, like what follows, because its plans
--- are kept: a function in SQL is planned anew in each transaction.)
+-- Whether two scopes give one dimension two values. (In plpgsql, like the other functions that
+-- enter calls, because a plan is kept: a function in SQL is planned anew in each transaction.)
 CREATE OR REPLACE FUNCTION scopefloor.contradicts(a jsonb, b jsonb) RETURNS bool
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -32,6 +32,7 @@ BEGIN
   RETURN a = '{}' OR b = '{}' OR EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
 END $$;
 
+-- How many tags a scope has.
 CREATE OR REPLACE FUNCTION scopefloor.tag_count(tags jsonb) RETURNS int
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -70,7 +71,8 @@ BEGIN
   IF NOT of_scope ? 'org' THEN
     RETURN 0;
   END IF;
-  SELECT t.id INTO found FROM scopefloor.tenant t WHERE t.root = wanted;
+  -- Held until the scope is there: an erasure that takes the name from the tenant comes before or after.
+  SELECT t.id INTO found FROM scopefloor.tenant t WHERE t.root = wanted FOR KEY SHARE;
   IF found IS NULL THEN
     INSERT INTO scopefloor.tenant (root) VALUES (wanted) ON CONFLICT (root) DO NOTHING RETURNING id INTO found;
     IF found IS NULL THEN
@@ -106,7 +108,7 @@ DECLARE
   least bigint := coalesce(deployment, 0)::bigint * 16777216 + 1;
   most bigint := CASE WHEN deployment IS NULL THEN 2147483647 ELSE least + 16777214 END;
   ids record;
-  highest bigint;
+  used bigint;
 BEGIN
   IF deployment NOT BETWEEN 0 AND 127 THEN
     RAISE EXCEPTION 'a deployment''s number is between 0 and 127, not %', deployment;
@@ -115,9 +117,10 @@ BEGIN
     SELECT s.seqmin, s.seqmax INTO ids FROM pg_sequence s WHERE s.seqrelid = pg_get_serial_sequence('scopefloor.' || t, 'id')::regclass;
     CONTINUE WHEN ids.seqmin = least AND ids.seqmax = most;
     EXECUTE format('LOCK TABLE scopefloor.%I IN SHARE ROW EXCLUSIVE MODE', t);
-    EXECUTE format('SELECT last_value FROM %s', pg_get_serial_sequence('scopefloor.' || t, 'id')) INTO highest;
+    -- A deployment may come back to a number that it has had.
+    EXECUTE format('SELECT max(id) FROM scopefloor.%I WHERE id BETWEEN $1 AND $2', t) INTO used USING least, most;
     EXECUTE format('ALTER TABLE scopefloor.%I ALTER id SET START %2$s SET MINVALUE %2$s SET MAXVALUE %3$s RESTART WITH %4$s', t, least, most,
-                   CASE WHEN highest BETWEEN least AND most - 1 THEN highest + 1 ELSE least END);
+                   coalesce(used + 1, least));
   END LOOP;
 END $$;
 
@@ -257,7 +260,7 @@ BEGIN
   RETURN scopefloor.ids_in(t->'read');
 END $$;
 
--- Receipts and denials, which a key for management may list too.
+-- Scopes, receipts and denials to list, which a management key may do too.
 CREATE OR REPLACE FUNCTION scopefloor.listable() RETURNS int[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -317,11 +320,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(scopefloor.ticket()->>'mode' IN ('forget', 'erase', 'delete', 'job'), false)
 $$;
 
+-- The id of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.ticket()->>'key')::uuid
 $$;
 
+-- The principal of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller_principal() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT scopefloor.ticket()->>'principal'
@@ -352,7 +357,7 @@ $$;
 --
 -- Advisory locks of one number have the space of scope_hash (1_access/1_scopes.sql, seed 7700). Those of two:
 --   7700, 0   migrations                    src/db/upkeep/migrate.ts
---   7700, 1   the first management key      1_access/7_keys.sql
+--   7700, 1   the first management key      1_access/8_first_key.sql
 --   7700, 3   taking a job                  3_upkeep/1_queue.sql
 --   7700, 5   the keeper of vector graphs   src/jobs/vector-graphs.ts
 --   7700, 6   sealing the audit chain       3_upkeep/4_audit_chain.sql
@@ -457,14 +462,15 @@ BEGIN
 END $$;
 
 -- The matrix of principals and verbs: null, or why not.
-CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, on_behalf_of text, verbs text[], content bool, verb text, mode text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, other_principal text, verbs text[], content bool, verb text, mode text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage', 'self') OR mode IS NULL
+  -- NULL is none of them: with it no condition below would hold.
+  IF verb IS NULL OR verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage', 'self') OR mode IS NULL
      OR mode NOT IN ('check', 'select', 'id', 'write', 'modify', 'delete', 'forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor.enter: unknown verb % or mode %', verb, mode;
   END IF;
-  IF verb = 'manage' AND (principal <> 'management' OR on_behalf_of <> 'management') THEN
+  IF verb = 'manage' AND (principal <> 'management' OR other_principal <> 'management') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this needs a management key');
   END IF;
   IF verb LIKE 'memory:%' AND NOT content THEN
@@ -473,7 +479,7 @@ BEGIN
   IF verb LIKE 'memory:%' AND NOT verb = ANY (verbs) THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', format('this key does not have the verb %s', verb));
   END IF;
-  IF verb IN ('memory:write', 'memory:forget') AND 'supervisor' IN (principal, on_behalf_of) THEN
+  IF verb IN ('memory:write', 'memory:forget') AND 'supervisor' IN (principal, other_principal) THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor reads; it does not write or forget');
   END IF;
   IF mode = 'check' THEN
@@ -717,6 +723,10 @@ BEGIN
   ELSE
     general := named.shared IS NOT NULL AND mode IN ('select', 'id', 'modify', 'delete');
     reach := scopefloor.reach_of(caller.floor, named.exact, named.subtree_roots);
+    -- What is forgotten goes by its scopes alone: the name of a tenant may be another's by now.
+    IF mode IN ('forget', 'erase') AND reach->'trees' <> '[]' THEN
+      reach := reach || '{"tenant": null}';
+    END IF;
   END IF;
 
   SELECT * INTO traced FROM scopefloor.scope s WHERE s.tags = trace_tags;
@@ -728,7 +738,7 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
   END IF;
   PERFORM scopefloor.issue_ticket(jsonb_build_object(
-    'key', (caller.k).id, 'key_tenant', (caller.k).tenant_id, 'principal', (caller.k).principal, 'on_behalf_of', (caller.other).id,
+    'key', (caller.k).id, 'principal', (caller.k).principal, 'on_behalf_of', (caller.other).id,
     'verb', verb, 'mode', mode, 'verbs', to_jsonb(caller.verbs), 'content', caller.content,
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
@@ -746,7 +756,7 @@ BEGIN
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
     'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'silent', trace_is_blank));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
 -- Records a refused attempt, at the scope of the key's own floor. Called in a transaction of its own,
@@ -810,6 +820,8 @@ END $$;
 --> statement-breakpoint
 -- src/db/sql/1_access/7_keys.sql
 -- Keys. The application's role has no privilege on api_key; these functions check the ticket.
+
+-- A key as the API shows it, without any secret.
 CREATE OR REPLACE FUNCTION scopefloor.key_row(k scopefloor.api_key) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object(
@@ -980,11 +992,13 @@ BEGIN
   RETURN found;
 END $$;
 
+-- The principal of the key that a call names (named_key); NULL where there is none.
 CREATE OR REPLACE FUNCTION scopefloor.principal_of(id_or_name text) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.named_key(id_or_name)).principal
 $$;
 
+-- Gives a key another secret; the old one stays valid for a while: {status: ok, key} | {status: not-found, detail}.
 CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1077,6 +1091,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
 $$;
 
+-- Trigger: notes when a key's secret, rights or end changed, for the journal.
 CREATE OR REPLACE FUNCTION scopefloor.note_key_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1114,6 +1129,7 @@ BEGIN
   WHERE id = (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1);
 END $$;
 
+-- Whether the Context has its first management key.
 CREATE OR REPLACE FUNCTION scopefloor.has_first_key() RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.api_key WHERE parent_id IS NULL)
@@ -1123,11 +1139,13 @@ $$;
 -- src/db/sql/2_memory/1_context.sql
 -- The deployment's Context and its embedding models: no tenant's data.
 
+-- When the Context was made; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.context_created_at(of_context text) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
 
+-- Replaces the Context's configuration; false for anybody but the operator.
 CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1141,6 +1159,7 @@ BEGIN
   RETURN FOUND;
 END $$;
 
+-- Makes the Context's row where there is none.
 CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING
@@ -1153,6 +1172,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT ('x' || left(encode(sha256(convert_to(of_name, 'UTF8')), 'hex'), 8))::bit(32)::int & 2147483647
 $$;
 
+-- The number of a model, registered when it is new. Raises where the length of its vectors has changed.
 CREATE OR REPLACE FUNCTION scopefloor.ensure_embedder(of_name text, of_dimensions int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1300,9 +1320,8 @@ $$;
 -- definer functions, because a key that may write but not read can neither look for what is there
 -- already nor use RETURNING.
 
--- Takes the next n places in the ticket's session or in one this key has just made in its scope.
--- A definer function because a key that may write but not read cannot use RETURNING. NULL: the
--- session is not among those, or it was closed meanwhile.
+-- Takes the next n places in an open session at the ticket's write scope; an agent's key only in a
+-- session that it created. NULL: there is no such session, or it is closed.
 CREATE OR REPLACE FUNCTION scopefloor.reserve_turns(in_session uuid, n int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1467,11 +1486,12 @@ END $$;
 -- the same idempotency key; the answer is filled in before the commit that makes the work itself
 -- durable. So a crash leaves either both or neither.
 --
--- A row belongs to the tenant of the key that claims it. It holds no text: what an answer says of stored
--- rows is told again from the request, and `row_ids` names those rows. Where one of them is gone, so is
--- the answer: what was forgotten is not told again.
+-- A row stands at the scope of its request's trace. It holds no text of turns, facts and items: what an
+-- answer says of them is told again from the request, and `row_ids` names them. Once one is gone, the
+-- request is neither answered nor done again: what was forgotten does not come back by a retry. An answer
+-- that names no rows is emptied by any forget at its scope (drop_cached_answers).
 
--- Whether each of these rows is still there, at a scope or wherever the key can write: not deleted, not expired.
+-- Whether each of these turns, facts and keyed items is still at this scope: neither deleted nor expired.
 CREATE OR REPLACE FUNCTION scopefloor.rows_are_there(at_scope int, row_ids uuid[]) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1483,7 +1503,10 @@ BEGIN
       UNION ALL SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = at_scope AND m.id = wanted));
 END $$;
 
---   {status: new} | {status: replay, answer} | {status: conflict, sameBody}
+-- Claims an idempotency key for the ticket's key; waits at most 10 s for another transaction that holds it.
+--   {status: new} | {status: replay, answer} | {status: conflict, sameBody}, or
+--   {status: gone}: what the same request stored was forgotten since. It is not done again, since it was
+--   sent before the forget; with another key it would be a new one.
 CREATE OR REPLACE FUNCTION scopefloor.claim_idempotency(at_endpoint text, with_key text, with_body bytea) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1498,14 +1521,19 @@ BEGIN
   PERFORM set_config('lock_timeout', '10s', true);
   DELETE FROM scopefloor.idempotency i
   WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key
-    AND (i.created_at < now() - interval '24 hours' OR NOT scopefloor.rows_are_there(i.scope_id, i.row_ids));
+    AND i.created_at < now() - interval '24 hours';
   INSERT INTO scopefloor.idempotency (tenant_id, scope_id, api_key_id, endpoint, key, body_hash)
-  VALUES ((t->>'key_tenant')::int, (t->'trace'->>'id')::int, caller, at_endpoint, with_key, with_body)
+  VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, caller, at_endpoint, with_key, with_body)
   ON CONFLICT DO NOTHING;
   IF FOUND THEN
     RETURN '{"status": "new"}';
   END IF;
   SELECT * INTO earlier FROM scopefloor.idempotency i WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key;
+  -- An answer that is not stored, since it carries a secret, has no list of rows.
+  IF earlier.body_hash = with_body AND earlier.row_ids IS NOT NULL
+     AND (earlier.answer IS NULL OR NOT scopefloor.rows_are_there(earlier.scope_id, earlier.row_ids)) THEN
+    RETURN '{"status": "gone"}';
+  END IF;
   IF earlier.body_hash = with_body AND earlier.answer IS NOT NULL THEN
     RETURN jsonb_build_object('status', 'replay', 'answer', earlier.answer);
   END IF;
@@ -1533,6 +1561,8 @@ END $$;
 
 --> statement-breakpoint
 -- src/db/sql/2_memory/5_counters.sql
+-- Counters of passages by scope and model, which triggers (4_tables.sql) append to, and the codes of vectors.
+
 -- Every change is a row with a number of its own, also one that leaves the counts as they were.
 CREATE OR REPLACE FUNCTION scopefloor.count_passages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1572,8 +1602,7 @@ BEGIN
   RETURN folded;
 END $$;
 
--- A code follows its vector whoever writes it, so that none is missing beside a version of the service
--- that knows nothing of codes.
+-- Trigger: a passage's code follows its vector, whoever writes it.
 CREATE OR REPLACE FUNCTION scopefloor.set_code() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
 BEGIN
@@ -1586,15 +1615,15 @@ END $$;
 -- src/db/sql/2_memory/6_recall.sql
 -- The cache of answers, and what a recall has to know before it searches.
 
--- Whether the ticket is for a recall; and under which policy of which key, for the cache: what one key
--- was answered is not another's that may see or do something else.
+-- The key of the response cache: the question with the floor, principal and rights of whoever asks. NULL
+-- where the ticket is not for a recall.
 CREATE OR REPLACE FUNCTION scopefloor.cache_key(t jsonb, question bytea) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT sha256(question || convert_to(jsonb_build_array(t->'floor', t->'on_behalf_of', t->'principal', t->'verbs', t->'content', t->'general')::text, 'UTF8'))
   WHERE t->>'verb' = 'memory:read' AND t->>'mode' = 'select' AND octet_length(question) = 32
 $$;
 
--- Of the scopes in a list, what recall_state says of them as `version`.
+-- The version of these scopes: each id with the sum of its changes, as recall_state gives it.
 CREATE OR REPLACE FUNCTION scopefloor.version_of(ids int[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT string_agg(v.scope_id || ':' || v.change, ' ' ORDER BY v.scope_id)
@@ -1663,8 +1692,8 @@ BEGIN
   ON CONFLICT (scope_id, digest, tenant_id) DO UPDATE SET version = excluded.version, scope_ids = excluded.scope_ids, answer = excluded.answer, created_at = excluded.created_at;
 END $$;
 
--- Graphs to build and to drop, from the counts alone: a scope gets one from `least` passages of a model
--- on, the largest first and `most` in all, and keeps it until it has shrunk to half of that.
+-- Graphs to build and to drop, from the counts alone: a scope gets one from `least_passages`
+-- passages of a model on, the largest first and `most` in all, and keeps it until it has shrunk to half of that.
 CREATE OR REPLACE FUNCTION scopefloor.vector_index_work(least_passages bigint, most int)
 RETURNS TABLE (work text, scope_id int, embedder_id int, dimensions int)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -2020,7 +2049,10 @@ BEGIN
       display_name = NULL, description = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   PERFORM scopefloor.mark_records(erased, ids, gone);
-  -- A tenant's name goes with its root: one that comes under the same name is another.
+  -- A tenant's name goes with its root: one that comes under the same name is another. Who makes a scope
+  -- of this tenant holds its row (ensure_tenant): after the wait that scope is seen.
+  PERFORM 1 FROM scopefloor.tenant t
+  WHERE t.id IN (SELECT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (gone)) AND t.id <> 0 ORDER BY t.id FOR UPDATE;
   UPDATE scopefloor.tenant t SET root = jsonb_build_object('!erased', t.id::text)
   WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');
@@ -2031,7 +2063,9 @@ END $$;
 
 -- Drops the cached answers that have seen a scope which is being changed, in the transaction that changes
 -- it. They hold ids and no text, and none would be given again; but the digest of a question stays no
--- longer than what it found.
+-- longer than what it found. Stored answers of these scopes that name no row of theirs are emptied: they
+-- may be about what goes (a file's hash, a scope's name). The key stays claimed, and its request is not
+-- done again (claim_idempotency).
 CREATE OR REPLACE FUNCTION scopefloor.drop_cached_answers() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2039,6 +2073,11 @@ DECLARE
 BEGIN
   IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- (An erasure deletes them all: retire_scopes.)
+  IF t->>'mode' <> 'erase' THEN
+    UPDATE scopefloor.idempotency i SET answer = NULL
+    WHERE i.scope_id = ANY (scopefloor.ids_in(t->'modify')) AND i.answer IS NOT NULL AND i.row_ids = '{}';
   END IF;
   IF (t->'modify'->>'all')::bool THEN
     DELETE FROM scopefloor.response_cache;
@@ -2085,6 +2124,8 @@ END $$;
 
 --> statement-breakpoint
 -- src/db/sql/3_upkeep/3_replay.sql
+-- What the journal of receipts asks of the database, and what a replay does (src/forget/replay).
+
 -- What is to be kept outside, since a time (null: all): receipts by which anything went, and keys whose
 -- secret, rights or end were changed. Scopes by their hashes. (What names an erased scope by its
 -- marker needs no line: the erasure has one.)
@@ -2144,6 +2185,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1
 $$;
 
+-- Revokes the key of begin_replay.
 CREATE OR REPLACE FUNCTION scopefloor.end_replay(key_id uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE scopefloor.api_key SET revoked_at = clock_timestamp() WHERE id = key_id AND name = 'replay ' || key_id
@@ -2196,12 +2238,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   END::text
 $$;
 
+-- The salted hash of a row's text.
 CREATE OR REPLACE FUNCTION scopefloor.audit_text_hash(salt bytea, open text) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(salt || convert_to(open, 'UTF8')) $$;
 
+-- The hash of a row: its fixed part and the hash of its text.
 CREATE OR REPLACE FUNCTION scopefloor.audit_leaf(fixed text, text_hash bytea) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(convert_to(fixed, 'UTF8') || text_hash) $$;
 
+-- The hash of a batch, which holds that of the batch before.
 CREATE OR REPLACE FUNCTION scopefloor.audit_batch_hash(before bytea, n bigint, entries int, digest bytea, sealed_at timestamptz) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT sha256(coalesce(before, '') || convert_to(jsonb_build_array(n, entries, extract(epoch FROM sealed_at))::text, 'UTF8') || digest)
@@ -2450,7 +2495,8 @@ BEGIN
   EXECUTE format('ALTER TABLE scopefloor.decision_trace ATTACH PARTITION scopefloor.%I FOR VALUES FROM (%L) TO (%L)', name, lower, upper);
 END $$;
 
--- Rows that have had their time: of erasures, shares and jobs that were given up, and stored answers.
+-- Deletes what is over: erasures and share groups' times after a day, given-up jobs after 30 days, cached
+-- and stored answers after 24 hours. Gives the number of stored answers.
 CREATE OR REPLACE FUNCTION scopefloor.purge_old() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2568,9 +2614,9 @@ SELECT scopefloor.rotate_ticket_secret() WHERE NOT EXISTS (SELECT 1 FROM scopefl
 -- src/db/sql/5_policies.sql
 -- The second lock's table of contents: row security on every table, and who may do what to which rows.
 --
--- A role that has a privilege (6_privileges.sql) and no policy for the command reaches no row. Each
--- value that a policy asks for is an uncorrelated sub-select: evaluated once per statement, and the
--- one behind an OR only when a row fails what stands before it, which with the builder's own
+-- A role that has a privilege (6_privileges.sql) and no policy for the command reaches no row. Except
+-- for may_add_turn and may_record, which are asked for each row that is inserted, what a policy asks
+-- for is an uncorrelated sub-select: evaluated once per statement, and the one behind an OR only when a row fails what stands before it, which with the builder's own
 -- predicate none does. That predicate, on the same column, is what the indexes serve.
 DO $$
 DECLARE
@@ -2733,8 +2779,8 @@ GRANT SELECT ON scopefloor.usage_by_scope, scopefloor.usage_by_day TO scopefloor
 GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 
 -- Functions. The list is src/db/access/definers.ts, filled in here by the script that writes
--- migrations: {function: roles}, where `owner` is the migrations' own login. A definer function that
--- is not in it is for other definer functions alone.
+-- migrations: {function: roles}, where `owner` is the migrations' own login. A definer function with an
+-- empty list is for other definer functions alone.
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE

@@ -10,7 +10,7 @@ import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
 import { type Idempotency, idempotencyOf, onlyOnce, replayStored, type StoredAnswer } from "./idempotency.ts";
 import { type Input, readInput } from "./input.ts";
 
-/** From this size on a body waits for its turn before it is read, so that only so many at a time are in memory (`Deps.intake`). */
+/** A body of at least this size waits for a place before it is read, so that only a few are in memory at once (`Deps.intake`). */
 const LARGE_BYTES = 256 * 1024;
 /** Up to this size a body is read and prepared before the key is checked, which then happens in the transaction of the work. */
 const UNCHECKED_BYTES = 16 * 1024;

@@ -33,6 +33,12 @@ export async function onlyOnce<T>(
 ): Promise<Once<T>> {
   const claim = await claimed(tx, at, key, bodyHash);
   if (claim.status === "replay") return replayOf<T>(spec, claim.answer, said);
+  if (claim.status === "gone") {
+    throw new AppError(
+      "conflict",
+      "what this request stored was forgotten since; to store it again, use another Idempotency-Key",
+    );
+  }
   if (claim.status === "conflict") {
     throw new AppError(
       "conflict",
@@ -62,6 +68,7 @@ function replayOf<T>(spec: Endpoint, { status, body }: StoredAnswer, said: Said)
 type Claim =
   | { readonly status: "new" }
   | { readonly status: "replay"; readonly answer: StoredAnswer }
+  | { readonly status: "gone" }
   | { readonly status: "conflict"; readonly sameBody: boolean };
 
 async function claimed(tx: ScopedTransaction, at: string, key: string, bodyHash: Uint8Array): Promise<Claim> {
@@ -92,7 +99,9 @@ export function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, input: 
     .update("\0")
     .update(input.digested)
     .digest();
-  return { endpoint: `${ctx.method} ${ctx.path}`, key, bodyHash };
+  // A path may name what is forgotten one day.
+  const path = createHash("sha256").update(ctx.path).digest("base64url");
+  return { endpoint: `${ctx.method} ${path}`, key, bodyHash };
 }
 
 /** The answer that is stored for this very request, if there is one. */

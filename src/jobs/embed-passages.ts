@@ -10,9 +10,9 @@ import type { JobContext } from "./job-context.ts";
 /** Passages in one call to the model. */
 const PASSAGES_PER_CALL = 64;
 /** After so many the job goes to the end of the line: other floors are waiting. */
-const BATCHES = 40;
+const BATCHES_PER_JOB = 40;
 /** From this attempt on a text may be to blame for a failure that names no other reason. */
-const TRIED_OFTEN = 3;
+const ATTEMPTS_BEFORE_BLAME = 3;
 
 interface Waiting {
   readonly id: string;
@@ -28,7 +28,7 @@ interface Waiting {
  */
 export async function embedPassages(deps: JobContext, job: TakenJob): Promise<void> {
   const embedder = deps.models.current;
-  for (let done = 0; done < BATCHES; done++) {
+  for (let done = 0; done < BATCHES_PER_JOB; done++) {
     const batch = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       const waiting = await waitingPassages(tx, embedder.id);
       if (waiting.length === 0) await finish(tx);
@@ -72,7 +72,8 @@ const PROBE = "The quick brown fox jumps over the lazy dog.";
  */
 async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts: number): Promise<Embedded> {
   const texts = batch.map(({ text }) => text);
-  const isToBlame = (error: unknown) => error instanceof ModelUnavailable && error.mayBeText && attempts >= TRIED_OFTEN;
+  const isToBlame = (error: unknown) =>
+    error instanceof ModelUnavailable && error.mayBeText && attempts >= ATTEMPTS_BEFORE_BLAME;
   try {
     return await embedder.embed(texts);
   } catch (error) {

@@ -3,7 +3,7 @@ import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { failureOf } from "../log.ts";
 import { reconcileGraphs } from "./vector-graphs.ts";
 
-const EVERY_MS = 60_000;
+const HOUSEKEEPING_INTERVAL_MS = 60_000;
 
 /** Entries of the audit chain in one batch: few enough to be sealed, and later checked, in a second. */
 const SEALED_AT_ONCE = 5_000;
@@ -88,7 +88,7 @@ export function startHousekeeping(
       })
       .catch(failed)
       .finally(() => {
-        if (!stopped) timer = setTimeout(run, EVERY_MS);
+        if (!stopped) timer = setTimeout(run, HOUSEKEEPING_INTERVAL_MS);
       });
   };
   timer = setTimeout(run, 1_000);

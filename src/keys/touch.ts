@@ -1,7 +1,7 @@
 import type { KeyHash } from "../db/access/entry.ts";
 import { inTransaction, type Leases } from "../db/connect/lease.ts";
 
-const EVERY_MS = 60_000;
+const TOUCH_INTERVAL_MS = 60_000;
 const MOST_KEYS = 100_000;
 
 /** Notes when keys were last used: once a minute each, outside the request's transaction. */
@@ -18,7 +18,7 @@ export class KeyTouches {
   touch(keyHash: KeyHash): void {
     const id = Buffer.from(keyHash).toString("base64");
     const now = Date.now();
-    if (now - (this.#last.get(id) ?? 0) < EVERY_MS) return;
+    if (now - (this.#last.get(id) ?? 0) < TOUCH_INTERVAL_MS) return;
     if (this.#last.size >= MOST_KEYS) this.#last.clear();
     this.#last.set(id, now);
     this.#due.set(id, keyHash);

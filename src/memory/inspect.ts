@@ -21,7 +21,7 @@ export function parseReference(text: string): Reference {
 }
 
 /** Chunks shown with an inspected document. */
-const CHUNKS = 100;
+const MAX_CHUNKS = 100;
 
 /** One thing with where it comes from. */
 export async function inspect(tx: ScopedTransaction, reference: Reference, moment: Moment) {
@@ -44,7 +44,7 @@ export async function inspect(tx: ScopedTransaction, reference: Reference, momen
       return {
         kind: "document",
         document: await getDocument(tx, reference.id),
-        chunks: await listChunks(tx, reference.id, CHUNKS, 0),
+        chunks: await listChunks(tx, reference.id, MAX_CHUNKS, 0),
       };
   }
 }

@@ -48,7 +48,7 @@ const TEXTS_PER_CALL = 64;
 /** Characters in one call: providers limit the tokens of a request, and a batch of long texts is slow. */
 const CHARACTERS_PER_CALL = 200_000;
 /** After so many failures in a row, whoever's texts they were about, a model is left alone for a moment. */
-const FAILURES = 3;
+const FAILURES_BEFORE_PAUSE = 3;
 const PAUSE_MS = 2_000;
 
 export interface EmbedderFacts
@@ -81,7 +81,7 @@ export function overLangChain(embeddings: EmbeddingsInterface, facts: EmbedderFa
       const failure = asUnavailable(error);
       // What a text is to blame for must not take the model away from other people's texts.
       if (!failure.mayBeText) failures++;
-      if (failure.retryAfterMs !== undefined || failures >= FAILURES) {
+      if (failure.retryAfterMs !== undefined || failures >= FAILURES_BEFORE_PAUSE) {
         pausedUntil = performance.now() + (failure.retryAfterMs ?? PAUSE_MS);
         failures = 0;
       }

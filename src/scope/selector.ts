@@ -78,7 +78,7 @@ function parseArray(items: readonly unknown[]): Clause[] {
 }
 
 /**
- * A selector in any of its wire spellings (API.md, "Selectors"). `undefined` and `null` are an
+ * A selector in any of its wire spellings (docs/concepts.md, "Scopes"). `undefined` and `null` are an
  * absent selector.
  *
  * @throws AppError 400 for what is outside the grammar, 422 for a path with an odd number of segments

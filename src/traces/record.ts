@@ -71,7 +71,7 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
   const latencyMs = elapsed(tx.startedAt);
   tx.insertTrace({
     ...columns,
-    ...(entry.trace.silent ? { query: null } : {}),
+    ...(entry.trace.isBlank ? { query: null } : {}),
     id: traceId,
     scope: json(entry.trace.tags),
     apiKeyId: entry.key.id,

@@ -14,7 +14,12 @@ export const UNSCOPED: Readonly<Record<string, string>> = {
 };
 
 /** Unique without a scope: a key is found by its hash or its random id, which can be neither guessed nor chosen, and has its name below its parent. */
-export const UNIQUE_ANYWHERE = ["api_key: id", "api_key: secret_hash", "api_key: name,parent_id"];
+export const UNIQUE_ANYWHERE = [
+  "api_key: id",
+  "api_key: secret_hash",
+  "api_key: name,parent_id",
+  "idempotency: api_key_id,endpoint,key",
+];
 
 /** Policies that let every row through, and for what. */
 export const OPEN_POLICIES: Readonly<Record<string, string>> = {

@@ -76,22 +76,42 @@ describe("a stored answer (threats 4, 17)", () => {
     expect(again.text).toBe(first.text);
   });
 
-  test("is not given any more once what it speaks of was forgotten, expired or erased", async () => {
+  test("is not given once what it speaks of was forgotten, expired or deleted, and its request is not done again", async () => {
+    const isRefused = (answer: { status: number; text: string }) => {
+      expect(answer.status, answer.text).toBe(409);
+      expect(answer.text).toContain("forgotten since");
+    };
     for (const purge of [true, false]) {
-      const body = { ...triple("Quentin", `mocha ${purge}`) };
-      const first = await acme.post("/facts", body, once(`gone-${purge}`));
+      const body = { text: `Quentin likes mocha ${purge}`, ...triple("Quentin", `mocha ${purge}`) };
+      await acme.post("/facts", body, once(`gone-${purge}`));
       expect(isReplayed(await acme.post("/facts", body, once(`gone-${purge}`)))).toBe(true);
       expect(
         (await acme.post<{ deleted: number }>("/forget", { query: "Quentin mocha", purge })).body.deleted,
       ).toBeGreaterThan(0);
-      const anew = await acme.post("/facts", body, once(`gone-${purge}`));
-      expect(isReplayed(anew)).toBe(false);
-      expect(anew.text).not.toBe(first.text);
+      isRefused(await acme.post("/facts", body, once(`gone-${purge}`)));
+      expect(await acme.recall("Quentin mocha", { mode: "bm25" })).toEqual([]);
+      // With another key it is another request.
+      expect((await acme.post("/facts", body, once(`again-${purge}`))).status).toBe(200);
+      await acme.post("/forget", { query: "Quentin mocha", purge });
     }
     const put = () => acme.call("PUT", "/memory/short-lived", { value: 1 }, once("short"));
     await put();
     await acme.del("/memory/short-lived");
-    expect(isReplayed(await put())).toBe(false);
+    isRefused(await put());
+    expect((await acme.get("/memory/short-lived")).status).toBe(404);
+    expect(await kept()).not.toContain("short-lived");
+  });
+
+  test("that names no rows is emptied by a forget at its scope", async () => {
+    const file = () => acme.upload("quercitron is a yellow dye", "dye.txt", undefined, once("dye"));
+    const first = await file();
+    expect(first.status).toBe(202);
+    expect(await kept()).toContain(first.body.contentHash);
+    expect(isReplayed(await file())).toBe(true);
+    await acme.del(`/documents/${first.body.id}`);
+    expect((await file()).status).toBe(409);
+    expect(first.body.contentHash).toMatch(/^[0-9a-f]{64}$/);
+    expect(await kept()).not.toContain(first.body.contentHash);
   });
 
   test("is given to a key that only writes, which sees no row", async () => {

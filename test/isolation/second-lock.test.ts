@@ -68,6 +68,24 @@ async function placeOf(org: string): Promise<string> {
 }
 
 describe("the application's role alone (threat 10)", () => {
+  test("enters for nothing with a verb or a mode that is NULL or unknown", async () => {
+    for (const [verb, mode] of [
+      [null, "id"],
+      ["memory:read", null],
+      ["memory:everything", "id"],
+      ["memory:read", "everything"],
+    ]) {
+      const entered = asApp((lease) =>
+        lease.query("SELECT scopefloor.enter($1, $2, $3, NULL, NULL) AS answer", [
+          hashSecret(acme.key),
+          verb,
+          JSON.stringify({ mode }),
+        ]),
+      );
+      await expect(entered, `${verb} ${mode}`).rejects.toThrow(/unknown verb/);
+    }
+  });
+
   test("sees zero rows in every scoped table", async () => {
     for (const table of TABLES) {
       const rows = await asApp((lease) => lease.query(`SELECT * FROM scopefloor.${table}`));

@@ -84,7 +84,7 @@ export class Oracle {
     return alsoReads && !caller.verbs.includes("memory:read") ? 403 : 200;
   }
 
-  /** What a selector's clauses reach, rule by rule of the table in DESIGN.md §1. */
+  /** What a selector's clauses reach, rule by rule of the table in the table in docs/concepts.md, "Scopes". */
   reads(caller: Caller, clauses: readonly Tags[] | undefined, view: View, row: Tags, isKnowledge: boolean): boolean {
     const wanted = clauses ?? [{}];
     if (wanted.length === 0) return false;

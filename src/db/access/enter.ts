@@ -21,7 +21,7 @@ type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall"> 
     readonly trees: readonly RawTags[];
     readonly tenant: number | null;
   };
-  readonly trace: Place & { readonly tags: RawTags; readonly silent: boolean };
+  readonly trace: Place & { readonly tags: RawTags; readonly isBlank: boolean };
 };
 
 /** One answer for a key that is missing, malformed, unknown, revoked or expired. */

@@ -103,8 +103,8 @@ export interface Entry {
   readonly write: Place | null;
   /** The Context's configuration. */
   readonly settings: Readonly<Record<string, unknown>>;
-  /** `silent`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
-  readonly trace: Place & { readonly tags: Scope; readonly silent: boolean };
+  /** `isBlank`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
+  readonly trace: Place & { readonly tags: Scope; readonly isBlank: boolean };
   /** Only where a question was named. */
   readonly recall: RecallState | null;
 }

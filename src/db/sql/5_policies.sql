@@ -1,8 +1,8 @@
 -- The second lock's table of contents: row security on every table, and who may do what to which rows.
 --
--- A role that has a privilege (6_privileges.sql) and no policy for the command reaches no row. Each
--- value that a policy asks for is an uncorrelated sub-select: evaluated once per statement, and the
--- one behind an OR only when a row fails what stands before it, which with the builder's own
+-- A role that has a privilege (6_privileges.sql) and no policy for the command reaches no row. Except
+-- for may_add_turn and may_record, which are asked for each row that is inserted, what a policy asks
+-- for is an uncorrelated sub-select: evaluated once per statement, and the one behind an OR only when a row fails what stands before it, which with the builder's own
 -- predicate none does. That predicate, on the same column, is what the indexes serve.
 DO $$
 DECLARE

@@ -57,8 +57,8 @@ GRANT SELECT ON scopefloor.usage_by_scope, scopefloor.usage_by_day TO scopefloor
 GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 
 -- Functions. The list is src/db/access/definers.ts, filled in here by the script that writes
--- migrations: {function: roles}, where `owner` is the migrations' own login. A definer function that
--- is not in it is for other definer functions alone.
+-- migrations: {function: roles}, where `owner` is the migrations' own login. A definer function with an
+-- empty list is for other definer functions alone.
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE

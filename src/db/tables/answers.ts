@@ -18,7 +18,8 @@ export const idempotency = scopefloor.table(
     createdAt: createdAt(),
   },
   (t) => [
-    primaryKey({ columns: [t.apiKeyId, t.endpoint, t.key, t.tenantId] }),
+    // A request names its key, whatever scope it turns out to be about.
+    primaryKey({ columns: [t.apiKeyId, t.endpoint, t.key] }),
     index("idempotency_scope").on(t.scopeId),
     index("idempotency_age").on(t.createdAt),
   ],
@@ -33,9 +34,9 @@ export const responseCache = scopefloor.table(
   {
     /** Where the recall's trace stands. */
     ...place(),
-    /** SHA-256 of the question as the service compares it, and of all that narrows it. */
+    /** SHA-256 of the question, of all that narrows it, and of the floor and rights of who asks (scopefloor.cache_key). */
     digest: bytea("digest").notNull(),
-    /** The visible scopes with the number of the last change in each, and the key's policy. */
+    /** The visible scopes, each with the sum of its changes (scopefloor.version_of). */
     version: text("version").notNull(),
     /** The same scopes, to find what a forget has to drop without looking at everybody's answers. */
     scopeIds: integer("scope_ids").array().notNull().default(sql`'{}'`),

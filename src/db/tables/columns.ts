@@ -17,7 +17,8 @@ export const createdAt = () => time("created_at").notNull().default(sql`now()`);
 
 /**
  * Where a row belongs: its scope, and the tenant of that scope (its `org`; 0 without one). Both are in
- * every primary key, unique constraint and foreign key, so that no row can refer to one of another
- * tenant or scope. The tenant stands last in them, because rows are found by their scope.
+ * every primary key, unique constraint and foreign key of what is stored, so that no row can refer to one
+ * of another tenant or scope. (Keys, scopes and tenants are the directory by which a tenant is found: they
+ * are looked up by a secret's hash, by tags, or by an id, before one is known.) The tenant stands last in them, because rows are found by their scope.
  */
 export const place = () => ({ tenantId: integer("tenant_id").notNull(), scopeId: integer("scope_id").notNull() });

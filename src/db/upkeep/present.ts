@@ -59,9 +59,12 @@ export interface NextMigration {
   readonly rest: string;
 }
 
+/** Policies and grants: what is made anew has neither, so they run after every change. */
+const isForAll = ({ name }: SqlFile) => /^[56]_/.test(name);
+
 /**
- * The migration from one state of the files to another: each changed file as a whole, and a DROP for
- * each function that is gone or has other arguments.
+ * The migration from one state of the files to another: each changed file as a whole, the files of
+ * policies and grants, and a DROP for each function that is gone or has other arguments.
  *
  * @param tables the statements that change the tables, or nothing
  * @returns undefined where nothing has changed
@@ -72,14 +75,15 @@ export function composeMigration(
   tables: string,
 ): NextMigration | undefined {
   const before = new Map(past.map(({ name, text }) => [name, text]));
-  const changed = present.filter(({ name, text }) => before.get(name) !== text);
+  const differing = present.filter(({ name, text }) => before.get(name) !== text);
   const [old, now] = [signaturesOf(past), signaturesOf(present)];
   const drop = (name: string) => `DROP FUNCTION scopefloor.${name};`;
   const gone = [...old.keys()].filter((name) => !now.has(name)).map(drop);
   const replaced = [...old]
     .filter(([name, rest]) => now.has(name) && now.get(name) !== rest)
     .map(([name]) => drop(name));
-  if (tables === "" && changed.length === 0 && gone.length === 0) return undefined;
+  if (tables === "" && differing.length === 0 && gone.length === 0) return undefined;
+  const changed = present.filter((file) => differing.includes(file) || isForAll(file));
   const asPart = ({ name, text }: SqlFile) => `-- src/db/sql/${name}\n${text}\n`;
   return {
     tables: [...changed.filter(isFoundation).map(asPart), ...(tables === "" ? [] : [tables])].join(BREAK),

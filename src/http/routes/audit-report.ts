@@ -59,7 +59,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
       const leave = await deps.auditReports.enter(turn);
       try {
         const catalog = await inTransaction(deps.database.app, ({ query }) => auditCatalog(query));
-        const { findings, requests } = await underAttack(deps, (url) =>
+        const { findings, requests } = await onLoopback(deps, (url) =>
           runProbes({ url, context: deps.context, managementKey: bearer }),
         );
         const ask = <T>(first: number | null, upto: number | null, since: string | null) =>
@@ -81,7 +81,7 @@ export const auditReportEndpoints: readonly Endpoint[] = [
 ];
 
 /** The same application on a port of its own, which only this machine reaches, as long as the work takes. */
-async function underAttack<T>(deps: Deps, work: (url: string) => Promise<T>): Promise<T> {
+async function onLoopback<T>(deps: Deps, work: (url: string) => Promise<T>): Promise<T> {
   const server = createServer(deps.callback);
   await new Promise<void>((resolve, reject) => server.once("error", reject).listen(0, "127.0.0.1", resolve));
   try {

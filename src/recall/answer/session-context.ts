@@ -11,7 +11,7 @@ interface RecentTurn {
 
 const HEADING = "## Conversation so far";
 /** The conversation's part of the budget. */
-const SHARE = 0.5;
+const CONVERSATION_TOKEN_SHARE = 0.5;
 const MOST_TURNS = 50;
 
 /** The end of a session, oldest first, within a budget. Stored text cannot start a line of its own. */
@@ -37,7 +37,7 @@ export async function sessionContext(
   hits: readonly Hit[],
   maxTokens: number,
 ): Promise<string> {
-  const lines = await conversation(tx, sessionId, maxTokens * SHARE);
+  const lines = await conversation(tx, sessionId, maxTokens * CONVERSATION_TOKEN_SHARE);
   const talk = lines.length === 0 ? "" : [HEADING, "", ...lines].join("\n");
   const memory = contextBlock(
     hits.filter((hit) => hit.sessionId !== sessionId),

@@ -21,11 +21,11 @@ export async function rankByWords(
   depth: number,
 ): Promise<Candidate[]> {
   const found = await findByWords(tx, query, filter, RANKED_PASSAGES);
-  return lookUp(tx, rankInContext(await expandFromBest(tx, found), query), filter, depth);
+  return fetchRanked(tx, rankInContext(await expandFromBest(tx, found), query), filter, depth);
 }
 
 /** Gives the turns that are known by their place their ids; those that are not there, or not to be found, drop out. */
-async function lookUp(
+async function fetchRanked(
   tx: ScopedTransaction,
   placed: readonly Placed[],
   filter: PassageFilter,

@@ -3,14 +3,14 @@ import { isOfConversation, type WordHit, type WordHits } from "./in-context.ts";
 import { BM25_DEFAULTS, SCALE } from "./scoring-sql.ts";
 
 /** Passages that are taken to be about the query, and how many of their lexemes are added to it. */
-const FEEDBACK = 5;
-const TERMS = 20;
+const FEEDBACK_PASSAGES = 5;
+const EXPANSION_LEXEMES = 20;
 /** Share of the expansion in the score. */
-const SHARE = 0.5;
+const EXPANSION_WEIGHT = 0.5;
 /** Passages that are ranked anew. */
 const MAX_CANDIDATES = 100;
 /** Shorter texts have no vocabulary to offer: mean length of the feedback passages, in lexemes. */
-const LEAST_WORDS = 30;
+const MIN_MEAN_LEXEMES = 30;
 
 /**
  * Query expansion from the scope's own vocabulary: the relevance model RM3 (Abdul-Jaleel et al.
@@ -20,9 +20,9 @@ const LEAST_WORDS = 30;
  */
 export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Promise<WordHits> {
   const alone = found.hits.filter((hit) => !isOfConversation(hit)).slice(0, MAX_CANDIDATES);
-  const feedback = alone.slice(0, FEEDBACK);
+  const feedback = alone.slice(0, FEEDBACK_PASSAGES);
   const words = feedback.reduce((sum, hit) => sum + hit.words, 0) / Math.max(feedback.length, 1);
-  if (feedback.length < FEEDBACK || words < LEAST_WORDS) return found;
+  if (feedback.length < FEEDBACK_PASSAGES || words < MIN_MEAN_LEXEMES) return found;
   const { k1, b } = BM25_DEFAULTS;
   const rows = await tx.rows<{ id: string; score: number }>(sql`
     WITH feedback AS (
@@ -31,7 +31,7 @@ export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Pr
       SELECT o.lexeme, sum(round(${SCALE}::float8 * f.score * o.tf / o.lexemes)) AS weight FROM feedback f
       JOIN ${tx.read("posting", "o")} ON o.passage_id = f.id
       WHERE o.scope_id = ANY (${scopesOf(feedback)}::int[])
-      GROUP BY o.lexeme ORDER BY weight DESC, o.lexeme LIMIT ${TERMS}),
+      GROUP BY o.lexeme ORDER BY weight DESC, o.lexeme LIMIT ${EXPANSION_LEXEMES}),
     size AS MATERIALIZED (
       SELECT sum(v.weight) AS weights FROM vocabulary v)
     SELECT o.passage_id AS id,
@@ -47,7 +47,10 @@ export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Pr
   const idf = found.lexemes.reduce((sum, lexeme) => sum + lexeme.idf, 0) / terms;
   const rescored = found.hits.map((hit) =>
     inPool.has(hit.id)
-      ? { ...hit, score: (1 - SHARE) * hit.score + SHARE * terms * idf * (expansion.get(hit.id) ?? 0) }
+      ? {
+          ...hit,
+          score: (1 - EXPANSION_WEIGHT) * hit.score + EXPANSION_WEIGHT * terms * idf * (expansion.get(hit.id) ?? 0),
+        }
       : hit,
   );
   return { lexemes: found.lexemes, hits: rescored };

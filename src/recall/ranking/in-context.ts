@@ -41,9 +41,9 @@ export interface Placed {
 
 /** Share of a word's frequency that a turn takes over from the turns one and two away from it. */
 const NEIGHBOURS = [1, 0.4, 0.2] as const;
-const REACH = NEIGHBOURS.length - 1;
+const NEIGHBOUR_REACH_TURNS = NEIGHBOURS.length - 1;
 /** A lexeme of so many passages says nothing of the turns beside it. */
-const COMMON = 0.25;
+const COMMON_LEXEME_SHARE = 0.25;
 /** Saturation of a frequency in a turn with its neighbours, and in a session. */
 const K1 = 1.2;
 const SESSION_K1 = 2;
@@ -172,9 +172,9 @@ function sessionsOf(hits: readonly WordHit[]): Map<string, Session> {
 /** The frequencies at each place of a session that a hit reaches, the hits' neighbours included. */
 function around(lexemes: WordHits["lexemes"], turns: ReadonlyMap<number, WordHit>): Map<number, number[]> {
   const places = new Map<number, number[]>();
-  const spreads = lexemes.map(({ share }) => share <= COMMON);
+  const spreads = lexemes.map(({ share }) => share <= COMMON_LEXEME_SHARE);
   for (const [position, hit] of turns) {
-    for (let away = -REACH; away <= REACH; away++) {
+    for (let away = -NEIGHBOUR_REACH_TURNS; away <= NEIGHBOUR_REACH_TURNS; away++) {
       const at = position + away;
       if (at < 0) continue;
       const weight = NEIGHBOURS[Math.abs(away)] ?? 0;

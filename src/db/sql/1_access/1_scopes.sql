@@ -15,8 +15,8 @@ BEGIN
   RETURN found;
 END $$;
 
--- Whether two scopes give one dimension two values. (In plpgsql, like what follows, because its plans
--- are kept: a function in SQL is planned anew in each transaction.)
+-- Whether two scopes give one dimension two values. (In plpgsql, like the other functions that
+-- enter calls, because a plan is kept: a function in SQL is planned anew in each transaction.)
 CREATE OR REPLACE FUNCTION scopefloor.contradicts(a jsonb, b jsonb) RETURNS bool
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -31,6 +31,7 @@ BEGIN
   RETURN a = '{}' OR b = '{}' OR EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
 END $$;
 
+-- How many tags a scope has.
 CREATE OR REPLACE FUNCTION scopefloor.tag_count(tags jsonb) RETURNS int
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -69,7 +70,8 @@ BEGIN
   IF NOT of_scope ? 'org' THEN
     RETURN 0;
   END IF;
-  SELECT t.id INTO found FROM scopefloor.tenant t WHERE t.root = wanted;
+  -- Held until the scope is there: an erasure that takes the name from the tenant comes before or after.
+  SELECT t.id INTO found FROM scopefloor.tenant t WHERE t.root = wanted FOR KEY SHARE;
   IF found IS NULL THEN
     INSERT INTO scopefloor.tenant (root) VALUES (wanted) ON CONFLICT (root) DO NOTHING RETURNING id INTO found;
     IF found IS NULL THEN
@@ -105,7 +107,7 @@ DECLARE
   least bigint := coalesce(deployment, 0)::bigint * 16777216 + 1;
   most bigint := CASE WHEN deployment IS NULL THEN 2147483647 ELSE least + 16777214 END;
   ids record;
-  highest bigint;
+  used bigint;
 BEGIN
   IF deployment NOT BETWEEN 0 AND 127 THEN
     RAISE EXCEPTION 'a deployment''s number is between 0 and 127, not %', deployment;
@@ -114,8 +116,9 @@ BEGIN
     SELECT s.seqmin, s.seqmax INTO ids FROM pg_sequence s WHERE s.seqrelid = pg_get_serial_sequence('scopefloor.' || t, 'id')::regclass;
     CONTINUE WHEN ids.seqmin = least AND ids.seqmax = most;
     EXECUTE format('LOCK TABLE scopefloor.%I IN SHARE ROW EXCLUSIVE MODE', t);
-    EXECUTE format('SELECT last_value FROM %s', pg_get_serial_sequence('scopefloor.' || t, 'id')) INTO highest;
+    -- A deployment may come back to a number that it has had.
+    EXECUTE format('SELECT max(id) FROM scopefloor.%I WHERE id BETWEEN $1 AND $2', t) INTO used USING least, most;
     EXECUTE format('ALTER TABLE scopefloor.%I ALTER id SET START %2$s SET MINVALUE %2$s SET MAXVALUE %3$s RESTART WITH %4$s', t, least, most,
-                   CASE WHEN highest BETWEEN least AND most - 1 THEN highest + 1 ELSE least END);
+                   coalesce(used + 1, least));
   END LOOP;
 END $$;

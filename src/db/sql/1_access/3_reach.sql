@@ -33,7 +33,7 @@ BEGIN
   RETURN scopefloor.ids_in(t->'read');
 END $$;
 
--- Receipts and denials, which a key for management may list too.
+-- Scopes, receipts and denials to list, which a management key may do too.
 CREATE OR REPLACE FUNCTION scopefloor.listable() RETURNS int[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -93,11 +93,13 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(scopefloor.ticket()->>'mode' IN ('forget', 'erase', 'delete', 'job'), false)
 $$;
 
+-- The id of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.ticket()->>'key')::uuid
 $$;
 
+-- The principal of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller_principal() RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT scopefloor.ticket()->>'principal'

@@ -2,7 +2,7 @@
 --
 -- Advisory locks of one number have the space of scope_hash (1_access/1_scopes.sql, seed 7700). Those of two:
 --   7700, 0   migrations                    src/db/upkeep/migrate.ts
---   7700, 1   the first management key      1_access/7_keys.sql
+--   7700, 1   the first management key      1_access/8_first_key.sql
 --   7700, 3   taking a job                  3_upkeep/1_queue.sql
 --   7700, 5   the keeper of vector graphs   src/jobs/vector-graphs.ts
 --   7700, 6   sealing the audit chain       3_upkeep/4_audit_chain.sql

@@ -58,14 +58,15 @@ BEGIN
 END $$;
 
 -- The matrix of principals and verbs: null, or why not.
-CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, on_behalf_of text, verbs text[], content bool, verb text, mode text) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, other_principal text, verbs text[], content bool, verb text, mode text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage', 'self') OR mode IS NULL
+  -- NULL is none of them: with it no condition below would hold.
+  IF verb IS NULL OR verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage', 'self') OR mode IS NULL
      OR mode NOT IN ('check', 'select', 'id', 'write', 'modify', 'delete', 'forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor.enter: unknown verb % or mode %', verb, mode;
   END IF;
-  IF verb = 'manage' AND (principal <> 'management' OR on_behalf_of <> 'management') THEN
+  IF verb = 'manage' AND (principal <> 'management' OR other_principal <> 'management') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this needs a management key');
   END IF;
   IF verb LIKE 'memory:%' AND NOT content THEN
@@ -74,7 +75,7 @@ BEGIN
   IF verb LIKE 'memory:%' AND NOT verb = ANY (verbs) THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', format('this key does not have the verb %s', verb));
   END IF;
-  IF verb IN ('memory:write', 'memory:forget') AND 'supervisor' IN (principal, on_behalf_of) THEN
+  IF verb IN ('memory:write', 'memory:forget') AND 'supervisor' IN (principal, other_principal) THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor reads; it does not write or forget');
   END IF;
   IF mode = 'check' THEN

@@ -91,6 +91,10 @@ BEGIN
   ELSE
     general := named.shared IS NOT NULL AND mode IN ('select', 'id', 'modify', 'delete');
     reach := scopefloor.reach_of(caller.floor, named.exact, named.subtree_roots);
+    -- What is forgotten goes by its scopes alone: the name of a tenant may be another's by now.
+    IF mode IN ('forget', 'erase') AND reach->'trees' <> '[]' THEN
+      reach := reach || '{"tenant": null}';
+    END IF;
   END IF;
 
   SELECT * INTO traced FROM scopefloor.scope s WHERE s.tags = trace_tags;
@@ -102,7 +106,7 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
   END IF;
   PERFORM scopefloor.issue_ticket(jsonb_build_object(
-    'key', (caller.k).id, 'key_tenant', (caller.k).tenant_id, 'principal', (caller.k).principal, 'on_behalf_of', (caller.other).id,
+    'key', (caller.k).id, 'principal', (caller.k).principal, 'on_behalf_of', (caller.other).id,
     'verb', verb, 'mode', mode, 'verbs', to_jsonb(caller.verbs), 'content', caller.content,
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
@@ -120,7 +124,7 @@ BEGIN
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
     'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'silent', trace_is_blank));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
 -- Records a refused attempt, at the scope of the key's own floor. Called in a transaction of its own,

@@ -1,4 +1,6 @@
 -- Keys. The application's role has no privilege on api_key; these functions check the ticket.
+
+-- A key as the API shows it, without any secret.
 CREATE OR REPLACE FUNCTION scopefloor.key_row(k scopefloor.api_key) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object(
@@ -169,11 +171,13 @@ BEGIN
   RETURN found;
 END $$;
 
+-- The principal of the key that a call names (named_key); NULL where there is none.
 CREATE OR REPLACE FUNCTION scopefloor.principal_of(id_or_name text) RETURNS text
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.named_key(id_or_name)).principal
 $$;
 
+-- Gives a key another secret; the old one stays valid for a while: {status: ok, key} | {status: not-found, detail}.
 CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -266,6 +270,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
 $$;
 
+-- Trigger: notes when a key's secret, rights or end changed, for the journal.
 CREATE OR REPLACE FUNCTION scopefloor.note_key_change() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

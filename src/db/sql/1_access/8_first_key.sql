@@ -26,6 +26,7 @@ BEGIN
   WHERE id = (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1);
 END $$;
 
+-- Whether the Context has its first management key.
 CREATE OR REPLACE FUNCTION scopefloor.has_first_key() RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.api_key WHERE parent_id IS NULL)

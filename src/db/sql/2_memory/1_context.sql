@@ -1,10 +1,12 @@
 -- The deployment's Context and its embedding models: no tenant's data.
 
+-- When the Context was made; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.context_created_at(of_context text) RETURNS timestamptz
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
 
+-- Replaces the Context's configuration; false for anybody but the operator.
 CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -18,6 +20,7 @@ BEGIN
   RETURN FOUND;
 END $$;
 
+-- Makes the Context's row where there is none.
 CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING
@@ -30,6 +33,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT ('x' || left(encode(sha256(convert_to(of_name, 'UTF8')), 'hex'), 8))::bit(32)::int & 2147483647
 $$;
 
+-- The number of a model, registered when it is new. Raises where the length of its vectors has changed.
 CREATE OR REPLACE FUNCTION scopefloor.ensure_embedder(of_name text, of_dimensions int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

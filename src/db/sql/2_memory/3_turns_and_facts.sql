@@ -2,9 +2,8 @@
 -- definer functions, because a key that may write but not read can neither look for what is there
 -- already nor use RETURNING.
 
--- Takes the next n places in the ticket's session or in one this key has just made in its scope.
--- A definer function because a key that may write but not read cannot use RETURNING. NULL: the
--- session is not among those, or it was closed meanwhile.
+-- Takes the next n places in an open session at the ticket's write scope; an agent's key only in a
+-- session that it created. NULL: there is no such session, or it is closed.
 CREATE OR REPLACE FUNCTION scopefloor.reserve_turns(in_session uuid, n int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

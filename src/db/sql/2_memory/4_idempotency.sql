@@ -2,11 +2,12 @@
 -- the same idempotency key; the answer is filled in before the commit that makes the work itself
 -- durable. So a crash leaves either both or neither.
 --
--- A row belongs to the tenant of the key that claims it. It holds no text: what an answer says of stored
--- rows is told again from the request, and `row_ids` names those rows. Where one of them is gone, so is
--- the answer: what was forgotten is not told again.
+-- A row stands at the scope of its request's trace. It holds no text of turns, facts and items: what an
+-- answer says of them is told again from the request, and `row_ids` names them. Once one is gone, the
+-- request is neither answered nor done again: what was forgotten does not come back by a retry. An answer
+-- that names no rows is emptied by any forget at its scope (drop_cached_answers).
 
--- Whether each of these rows is still there, at a scope or wherever the key can write: not deleted, not expired.
+-- Whether each of these turns, facts and keyed items is still at this scope: neither deleted nor expired.
 CREATE OR REPLACE FUNCTION scopefloor.rows_are_there(at_scope int, row_ids uuid[]) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -18,7 +19,10 @@ BEGIN
       UNION ALL SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = at_scope AND m.id = wanted));
 END $$;
 
---   {status: new} | {status: replay, answer} | {status: conflict, sameBody}
+-- Claims an idempotency key for the ticket's key; waits at most 10 s for another transaction that holds it.
+--   {status: new} | {status: replay, answer} | {status: conflict, sameBody}, or
+--   {status: gone}: what the same request stored was forgotten since. It is not done again, since it was
+--   sent before the forget; with another key it would be a new one.
 CREATE OR REPLACE FUNCTION scopefloor.claim_idempotency(at_endpoint text, with_key text, with_body bytea) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -33,14 +37,19 @@ BEGIN
   PERFORM set_config('lock_timeout', '10s', true);
   DELETE FROM scopefloor.idempotency i
   WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key
-    AND (i.created_at < now() - interval '24 hours' OR NOT scopefloor.rows_are_there(i.scope_id, i.row_ids));
+    AND i.created_at < now() - interval '24 hours';
   INSERT INTO scopefloor.idempotency (tenant_id, scope_id, api_key_id, endpoint, key, body_hash)
-  VALUES ((t->>'key_tenant')::int, (t->'trace'->>'id')::int, caller, at_endpoint, with_key, with_body)
+  VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, caller, at_endpoint, with_key, with_body)
   ON CONFLICT DO NOTHING;
   IF FOUND THEN
     RETURN '{"status": "new"}';
   END IF;
   SELECT * INTO earlier FROM scopefloor.idempotency i WHERE i.api_key_id = caller AND i.endpoint = at_endpoint AND i.key = with_key;
+  -- An answer that is not stored, since it carries a secret, has no list of rows.
+  IF earlier.body_hash = with_body AND earlier.row_ids IS NOT NULL
+     AND (earlier.answer IS NULL OR NOT scopefloor.rows_are_there(earlier.scope_id, earlier.row_ids)) THEN
+    RETURN '{"status": "gone"}';
+  END IF;
   IF earlier.body_hash = with_body AND earlier.answer IS NOT NULL THEN
     RETURN jsonb_build_object('status', 'replay', 'answer', earlier.answer);
   END IF;

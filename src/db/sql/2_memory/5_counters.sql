@@ -1,3 +1,5 @@
+-- Counters of passages by scope and model, which triggers (4_tables.sql) append to, and the codes of vectors.
+
 -- Every change is a row with a number of its own, also one that leaves the counts as they were.
 CREATE OR REPLACE FUNCTION scopefloor.count_passages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -37,8 +39,7 @@ BEGIN
   RETURN folded;
 END $$;
 
--- A code follows its vector whoever writes it, so that none is missing beside a version of the service
--- that knows nothing of codes.
+-- Trigger: a passage's code follows its vector, whoever writes it.
 CREATE OR REPLACE FUNCTION scopefloor.set_code() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
 BEGIN

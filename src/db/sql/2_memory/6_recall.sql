@@ -1,14 +1,14 @@
 -- The cache of answers, and what a recall has to know before it searches.
 
--- Whether the ticket is for a recall; and under which policy of which key, for the cache: what one key
--- was answered is not another's that may see or do something else.
+-- The key of the response cache: the question with the floor, principal and rights of whoever asks. NULL
+-- where the ticket is not for a recall.
 CREATE OR REPLACE FUNCTION scopefloor.cache_key(t jsonb, question bytea) RETURNS bytea
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT sha256(question || convert_to(jsonb_build_array(t->'floor', t->'on_behalf_of', t->'principal', t->'verbs', t->'content', t->'general')::text, 'UTF8'))
   WHERE t->>'verb' = 'memory:read' AND t->>'mode' = 'select' AND octet_length(question) = 32
 $$;
 
--- Of the scopes in a list, what recall_state says of them as `version`.
+-- The version of these scopes: each id with the sum of its changes, as recall_state gives it.
 CREATE OR REPLACE FUNCTION scopefloor.version_of(ids int[]) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT string_agg(v.scope_id || ':' || v.change, ' ' ORDER BY v.scope_id)
@@ -77,8 +77,8 @@ BEGIN
   ON CONFLICT (scope_id, digest, tenant_id) DO UPDATE SET version = excluded.version, scope_ids = excluded.scope_ids, answer = excluded.answer, created_at = excluded.created_at;
 END $$;
 
--- Graphs to build and to drop, from the counts alone: a scope gets one from `least` passages of a model
--- on, the largest first and `most` in all, and keeps it until it has shrunk to half of that.
+-- Graphs to build and to drop, from the counts alone: a scope gets one from `least_passages`
+-- passages of a model on, the largest first and `most` in all, and keeps it until it has shrunk to half of that.
 CREATE OR REPLACE FUNCTION scopefloor.vector_index_work(least_passages bigint, most int)
 RETURNS TABLE (work text, scope_id int, embedder_id int, dimensions int)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -80,7 +80,10 @@ BEGIN
       display_name = NULL, description = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   PERFORM scopefloor.mark_records(erased, ids, gone);
-  -- A tenant's name goes with its root: one that comes under the same name is another.
+  -- A tenant's name goes with its root: one that comes under the same name is another. Who makes a scope
+  -- of this tenant holds its row (ensure_tenant): after the wait that scope is seen.
+  PERFORM 1 FROM scopefloor.tenant t
+  WHERE t.id IN (SELECT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (gone)) AND t.id <> 0 ORDER BY t.id FOR UPDATE;
   UPDATE scopefloor.tenant t SET root = jsonb_build_object('!erased', t.id::text)
   WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');
@@ -91,7 +94,9 @@ END $$;
 
 -- Drops the cached answers that have seen a scope which is being changed, in the transaction that changes
 -- it. They hold ids and no text, and none would be given again; but the digest of a question stays no
--- longer than what it found.
+-- longer than what it found. Stored answers of these scopes that name no row of theirs are emptied: they
+-- may be about what goes (a file's hash, a scope's name). The key stays claimed, and its request is not
+-- done again (claim_idempotency).
 CREATE OR REPLACE FUNCTION scopefloor.drop_cached_answers() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -99,6 +104,11 @@ DECLARE
 BEGIN
   IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- (An erasure deletes them all: retire_scopes.)
+  IF t->>'mode' <> 'erase' THEN
+    UPDATE scopefloor.idempotency i SET answer = NULL
+    WHERE i.scope_id = ANY (scopefloor.ids_in(t->'modify')) AND i.answer IS NOT NULL AND i.row_ids = '{}';
   END IF;
   IF (t->'modify'->>'all')::bool THEN
     DELETE FROM scopefloor.response_cache;

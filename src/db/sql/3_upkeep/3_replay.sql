@@ -1,3 +1,5 @@
+-- What the journal of receipts asks of the database, and what a replay does (src/forget/replay).
+
 -- What is to be kept outside, since a time (null: all): receipts by which anything went, and keys whose
 -- secret, rights or end were changed. Scopes by their hashes. (What names an erased scope by its
 -- marker needs no line: the erasure has one.)
@@ -57,6 +59,7 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1
 $$;
 
+-- Revokes the key of begin_replay.
 CREATE OR REPLACE FUNCTION scopefloor.end_replay(key_id uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   UPDATE scopefloor.api_key SET revoked_at = clock_timestamp() WHERE id = key_id AND name = 'replay ' || key_id

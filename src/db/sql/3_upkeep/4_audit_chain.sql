@@ -26,12 +26,15 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   END::text
 $$;
 
+-- The salted hash of a row's text.
 CREATE OR REPLACE FUNCTION scopefloor.audit_text_hash(salt bytea, open text) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(salt || convert_to(open, 'UTF8')) $$;
 
+-- The hash of a row: its fixed part and the hash of its text.
 CREATE OR REPLACE FUNCTION scopefloor.audit_leaf(fixed text, text_hash bytea) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(convert_to(fixed, 'UTF8') || text_hash) $$;
 
+-- The hash of a batch, which holds that of the batch before.
 CREATE OR REPLACE FUNCTION scopefloor.audit_batch_hash(before bytea, n bigint, entries int, digest bytea, sealed_at timestamptz) RETURNS bytea
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT sha256(coalesce(before, '') || convert_to(jsonb_build_array(n, entries, extract(epoch FROM sealed_at))::text, 'UTF8') || digest)

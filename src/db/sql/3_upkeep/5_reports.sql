@@ -89,7 +89,8 @@ BEGIN
   EXECUTE format('ALTER TABLE scopefloor.decision_trace ATTACH PARTITION scopefloor.%I FOR VALUES FROM (%L) TO (%L)', name, lower, upper);
 END $$;
 
--- Rows that have had their time: of erasures, shares and jobs that were given up, and stored answers.
+-- Deletes what is over: erasures and share groups' times after a day, given-up jobs after 30 days, cached
+-- and stored answers after 24 hours. Gives the number of stored answers.
 CREATE OR REPLACE FUNCTION scopefloor.purge_old() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
