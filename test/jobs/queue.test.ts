@@ -47,7 +47,7 @@ describe("a job", () => {
       read: { scopes: new Map([[place?.id, scope]]), trees: [], tenant: place?.tenant },
       write: { id: expect.any(Number), tenant: expect.any(Number) },
       settings: expect.anything(),
-      trace: { ...place, tags: scope, silent: false },
+      trace: { ...place, tags: scope, isBlank: false },
       recall: null,
     });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
