@@ -119,7 +119,7 @@ describe.skipIf(onPostgres())("writers at the embedded database", () => {
   });
   afterAll(() => rm(folder, { recursive: true }));
 
-  test("that is killed with -9 lose and double nothing", faultTimeout, async () => {
+  test("that is killed with -9 lose and double nothing", { ...faultTimeout, tags: ["long"] }, async () => {
     await unpackTemplate(folder);
     service = await serviceProcess({ SCOPEFLOOR_DATA_DIR: folder });
     await service.start();

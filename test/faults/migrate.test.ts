@@ -61,7 +61,7 @@ describe("migrations", () => {
     await database.drop();
   });
 
-  test("of twenty processes that start at once are made once", async () => {
+  test("of twenty processes that start at once are made once", { tags: ["long"] }, async () => {
     const url = inject("postgresTemplate")?.url;
     if (url === undefined) {
       const database = await openEmpty();

@@ -15,7 +15,7 @@ afterEach(() => rm(folder, { recursive: true }));
 const APP = "postgres://app@127.0.0.1:1/none";
 
 describe("the database that the configuration names", () => {
-  test("is embedded, in a folder that only its owner enters, where there is no URL", async () => {
+  test("is embedded, in a folder that only its owner enters, where there is no URL", { tags: ["long"] }, async () => {
     const dataDir = join(folder, "deep", "data");
     const database = await openDatabase(readConfig({ SCOPEFLOOR_DATA_DIR: dataDir }));
     expect(database.kind).toBe("embedded");

@@ -109,7 +109,9 @@ async function confused(): Promise<{ url: string; stop: () => Promise<unknown> }
   };
 }
 
-test("a deployment that takes one tenant for another fails every probe that asks about one (the control of all others)", async () => {
+test("a deployment that takes one tenant for another fails every probe that asks about one (the control of all others)", {
+  tags: ["long"],
+}, async () => {
   const { url, stop } = await confused();
   try {
     const { findings } = await runProbes({ url, context: "default", managementKey: service.operator.key });

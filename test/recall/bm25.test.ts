@@ -115,7 +115,9 @@ describe("BM25", () => {
     expect(rows?.n).toBe(1);
   });
 
-  test("gives what summing every posting gives where it leaves out what cannot come into the best", async () => {
+  test("gives what summing every posting gives where it leaves out what cannot come into the best", {
+    tags: ["long"],
+  }, async () => {
     const tenant = await service.mint("agent", { org: "large" });
     const general = await service.operator.post("/facts", { text: "term1 term2 and general term7", scopes: {} });
     expect(general.status).toBe(200);
