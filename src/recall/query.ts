@@ -1,4 +1,3 @@
-import type { AccessRequest } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
 import type { Moment } from "../memory/entities.ts";
@@ -8,7 +7,7 @@ import { type RecallAbout, traceRecall } from "./conclude.ts";
 import { answerDirectly, parseTypedQuestion, type TypedQuestion } from "./direct.ts";
 import type { PassageFilter } from "./ranking/filter.ts";
 import type { Mode } from "./ranking/search.ts";
-import { type RecallDeps, recallThroughTiers } from "./recall.ts";
+import { type Enter, type RecallDeps, recallThroughTiers } from "./recall.ts";
 
 export interface QueryRequest {
   readonly query: string;
@@ -21,8 +20,6 @@ export interface QueryRequest {
   readonly sessionId: string | undefined;
   readonly hintsIgnored: readonly string[];
 }
-
-type Enter = <T>(access: Pick<AccessRequest, "question">, work: (tx: ScopedTransaction) => Promise<T>) => Promise<T>;
 
 /** Answers a query through the tiers: direct where it is a typed question that has an answer, then the others. */
 export async function answerQuery(enter: Enter, deps: RecallDeps, request: QueryRequest) {

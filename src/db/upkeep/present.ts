@@ -15,10 +15,10 @@ export interface SqlFile {
 }
 
 /** Every file, in the order in which they run. */
-export async function readPresent(folder = FOLDER): Promise<SqlFile[]> {
-  const names = (await readdir(folder, { recursive: true })).filter((name) => name.endsWith(".sql")).sort();
+export async function readPresent(): Promise<SqlFile[]> {
+  const names = (await readdir(FOLDER, { recursive: true })).filter((name) => name.endsWith(".sql")).sort();
   return Promise.all(
-    names.map(async (name) => ({ name, text: withGrants(await readFile(`${folder}/${name}`, "utf8")) })),
+    names.map(async (name) => ({ name, text: withGrants(await readFile(`${FOLDER}/${name}`, "utf8")) })),
   );
 }
 
