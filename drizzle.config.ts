@@ -4,5 +4,5 @@ export default defineConfig({
   dialect: "postgresql",
   schema: "./src/db/tables/*.ts",
   schemaFilter: ["scopefloor"],
-  out: "./drizzle",
+  out: process.env.DRIZZLE_FOLDER ?? "./drizzle",
 });
