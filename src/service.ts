@@ -57,6 +57,7 @@ export async function prepareDatabase(
   await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.number_deployment($1::int)", [options.deployment ?? null]),
   );
+  await inTransaction(database.owner, (owner) => owner.query("SELECT scopefloor.close_side_channels()"));
   await registerModel(modelRegistry(database), options.models ?? LOCAL_MODELS, options.log);
   await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.ensure_context($1)", [options.context]),

@@ -26,10 +26,13 @@ export async function findNearDuplicates(
   tx: ScopedTransaction,
   batch: readonly Fingerprinted[],
 ): Promise<Map<string, string>> {
+  const bands = [...new Set(batch.flatMap((chunk) => chunk.bands.map(String)))];
   const stored = await tx.rows<{ id: string; text: string; bands: number[] }>(sql`
-    SELECT p.id, p.text, jsonb_agg(b.band) AS bands FROM ${tx.read("chunk_band", "b")}
+    WITH asked AS MATERIALIZED (SELECT * FROM ${tx.writtenHashes(bands, "h")})
+    SELECT p.id, p.text, jsonb_agg(a.word::int) AS bands FROM ${tx.read("chunk_band", "b")}
+    JOIN asked a ON a.hash = b.band
     JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id
-    WHERE b.band = ANY (${list([...new Set(batch.flatMap((chunk) => chunk.bands))])}::int[]) AND p.duplicate_of IS NULL AND p.expired_at IS NULL
+    WHERE b.band = ANY (ARRAY(SELECT asked.hash FROM asked)) AND p.duplicate_of IS NULL AND p.expired_at IS NULL
     GROUP BY p.scope_id, p.id, p.text ORDER BY p.id LIMIT ${MOST_STORED}`);
   const byBand = new Map<number, Original[]>();
   const offer = (original: Original, bands: readonly number[]) => {
@@ -55,10 +58,12 @@ export async function findNearDuplicates(
 /** Remembers the fingerprints of chunks that are stored. */
 export async function storeBands(tx: ScopedTransaction, batch: readonly Fingerprinted[]): Promise<void> {
   const ids = batch.flatMap((chunk) => chunk.bands.map(() => chunk.id));
-  const bands = batch.flatMap((chunk) => chunk.bands);
+  const bands = batch.flatMap((chunk) => chunk.bands.map(String));
   await tx.insertFrom(
     "chunk_band",
     ["passage_id", "band"],
-    sql`SELECT * FROM unnest(${list(ids)}::uuid[], ${list(bands)}::int[])`,
+    sql`
+      SELECT i.id, h.hash FROM unnest(${list(ids)}::uuid[], ${list(bands)}::text[]) AS i(id, band)
+      JOIN ${tx.writtenHashes([...new Set(bands)], "h")} ON h.word = i.band`,
   );
 }

@@ -128,11 +128,15 @@ export async function listEntities(
   return rows.map((row) => withScope<Entity>(row));
 }
 
+/** A condition on an entity under the alias e; the two parts are one word to look up by (scopefloor.entity_word). */
+const isNamed = (tx: ScopedTransaction, { type, name }: EntityName): SQL =>
+  sql`e.name_hash = ANY (${tx.hashes(`${type}\u001f${name}`)})`;
+
 async function entitiesNamed(tx: ScopedTransaction, { type, name }: EntityName): Promise<Entity[]> {
   const rows = await tx.rows<Raw<Entity>>(sql`
     SELECT e.id, e.type, e.name, e.created_at AS "createdAt", d.tags FROM ${tx.read("entity", "e")}
     JOIN ${tx.read("scope", "d")} ON d.id = e.scope_id
-    WHERE e.type = ${type} AND e.name = ${name} ORDER BY ${NARROWEST_FIRST}, e.id LIMIT ${MAX_FACTS}`);
+    WHERE ${isNamed(tx, { type, name })} ORDER BY ${NARROWEST_FIRST}, e.id LIMIT ${MAX_FACTS}`);
   if (rows.length === 0) throw notFound();
   return rows.map((row) => withScope<Entity>(row));
 }
@@ -152,7 +156,7 @@ export async function describeEntity(
 ): Promise<DescribedEntity> {
   const [entity] = await entitiesNamed(tx, named);
   if (entity === undefined) throw notFound();
-  const where = sql`e.type = ${named.type} AND e.name = ${named.name}`;
+  const where = isNamed(tx, named);
   const [attributes, relations] = await Promise.all([
     attributesWhere(tx, where, moment),
     relationsWhere(tx, where, moment),
@@ -173,7 +177,7 @@ export async function historyOf(
   key: string,
 ): Promise<(Attribute | Relation)[]> {
   await entitiesNamed(tx, named);
-  const where = sql`e.type = ${named.type} AND e.name = ${named.name} AND f.key = ${key}`;
+  const where = sql`${isNamed(tx, named)} AND f.key_hash = ANY (${tx.hashes(key)})`;
   const always = { validFrom: "1000-01-01T00:00:00.000Z" };
   const facts = [...(await attributesWhere(tx, where, always)), ...(await relationsWhere(tx, where, always))];
   recordTrace(tx, {
@@ -191,7 +195,7 @@ export async function historyOf(
 export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Promise<void> {
   await tx.call("drop_cached_answers");
   const rows = await tx.rows<{ id: string }>(sql`
-    SELECT e.id FROM ${tx.read("entity", "e")} WHERE e.type = ${named.type} AND e.name = ${named.name}`);
+    SELECT e.id FROM ${tx.read("entity", "e")} WHERE ${isNamed(tx, named)}`);
   const entities = await removeEntities(
     tx,
     rows.map(({ id }) => id),

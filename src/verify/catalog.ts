@@ -4,7 +4,7 @@
  */
 import { DEFINERS, definersOf } from "../db/access/definers.ts";
 import type { Row } from "../db/connect/lease.ts";
-import { OPEN_POLICIES, SAMPLED, UNIQUE_ANYWHERE, UNSCOPED } from "./expected.ts";
+import { INDEXED_WORDS, OPEN_POLICIES, SAMPLED, UNIQUE_ANYWHERE, UNSCOPED } from "./expected.ts";
 import type { Finding } from "./finding.ts";
 
 type Query = (text: string, params?: readonly unknown[]) => Promise<readonly Row[]>;
@@ -181,6 +181,54 @@ const CHECKS: readonly Check[] = [
           .filter(({ name, sampled }) => sampled && !SAMPLED.has(String(name)))
           .map(({ name }) => `${name} is sampled`),
       };
+    },
+  },
+  {
+    name: "no function that is not a definer function is open to the service's roles",
+    threats: [32],
+    run: async (query) => {
+      const rows = await query(`
+        SELECT p.proname AS name, has_function_privilege('scopefloor_app', p.oid, 'EXECUTE') OR has_function_privilege('scopefloor_worker', p.oid, 'EXECUTE')
+               OR has_function_privilege('scopefloor_report', p.oid, 'EXECUTE') AS open
+        FROM pg_catalog.pg_proc p WHERE p.pronamespace = 'scopefloor'::regnamespace AND NOT p.prosecdef`);
+      return {
+        looked: rows.length,
+        problems: rows.flatMap(({ name, open }) => (open ? [`${name} is open to a role of the service`] : [])),
+      };
+    },
+  },
+  {
+    name: "an index that a role of the service may read holds ids, numbers, times and keyed hashes, and no words",
+    threats: [36],
+    run: async (query) => {
+      const rows = await query(`
+        SELECT c.relname || '.' || a.attname AS name, a.atttypid IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype, 'bit'::regtype, 'varbit'::regtype) AS words
+        FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+        WHERE c.relnamespace = 'scopefloor'::regnamespace
+          AND (has_any_column_privilege('scopefloor_app', c.oid, 'SELECT') OR has_any_column_privilege('scopefloor_worker', c.oid, 'SELECT')
+               OR has_any_column_privilege('scopefloor_report', c.oid, 'SELECT'))`);
+      return {
+        looked: rows.length,
+        problems: rows.flatMap(({ name, words }) =>
+          words && INDEXED_WORDS[String(name)] === undefined ? [`${name} is indexed as it is`] : [],
+        ),
+      };
+    },
+  },
+  {
+    name: "the service's logins have no settings of their own, and everyone creates nothing in the schemas that it looks in",
+    threats: [32],
+    run: async (query) => {
+      const rows = await query(`
+        SELECT r.rolname || ' has ' || s.setting AS problem FROM pg_catalog.pg_db_role_setting d
+        JOIN pg_catalog.pg_roles r ON r.oid = d.setrole, unnest(d.setconfig) AS s(setting)
+        WHERE d.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+          AND (pg_has_role(r.oid, 'scopefloor_app', 'MEMBER') OR pg_has_role(r.oid, 'scopefloor_worker', 'MEMBER')) AND NOT r.rolsuper
+        UNION ALL
+        SELECT 'everyone may create in ' || n.nspname FROM pg_catalog.pg_namespace n
+        WHERE n.nspname IN ('public', 'pg_catalog', 'scopefloor') AND has_schema_privilege('scopefloor_app', n.oid, 'CREATE')`);
+      return { looked: rows.length + 4, problems: rows.map(({ problem }) => String(problem)) };
     },
   },
   {

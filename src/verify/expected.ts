@@ -21,6 +21,12 @@ export const UNIQUE_ANYWHERE = [
   "idempotency: api_key_id,endpoint,key",
 ];
 
+/** Words in an index as they are, and why. */
+export const INDEXED_WORDS: Readonly<Record<string, string>> = {
+  "embedder.name": "models, no tenant's words",
+  "posting.lexeme": "the lexical index, by equality alone (docs/security.md, not promised)",
+};
+
 /** Policies that let every row through, and for what. */
 export const OPEN_POLICIES: Readonly<Record<string, string>> = {
   "decision_trace.report": "the reporting role, which may read no column with content",

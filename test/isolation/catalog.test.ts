@@ -62,9 +62,9 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
     ],
     [
       "a unique index without a tenant",
-      "CREATE UNIQUE INDEX anyones ON scopefloor.document (scope_id, title)",
+      "CREATE UNIQUE INDEX anyones ON scopefloor.document (scope_id, size_bytes)",
       "DROP INDEX scopefloor.anyones",
-      ["unique without a scope: document: scope_id,title"],
+      ["unique without a scope: document: scope_id,size_bytes"],
     ],
     [
       "a policy for every row",
@@ -74,9 +74,9 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
     ],
     [
       "a unique index without a scope",
-      "CREATE UNIQUE INDEX anywhere ON scopefloor.document (content_hash)",
+      "CREATE UNIQUE INDEX anywhere ON scopefloor.document (content_key)",
       "DROP INDEX scopefloor.anywhere",
-      ["unique without a scope: document: content_hash"],
+      ["unique without a scope: document: content_key"],
     ],
     [
       "a definer function that is not listed",
@@ -107,6 +107,30 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
       "CREATE VIEW public.all_turns AS SELECT * FROM scopefloor.turn; GRANT SELECT ON public.all_turns TO scopefloor_app",
       "DROP VIEW public.all_turns",
       ["all_turns runs with its owner's rights"],
+    ],
+    [
+      "an index of words",
+      "CREATE INDEX titles ON scopefloor.document (scope_id, title)",
+      "DROP INDEX scopefloor.titles",
+      ["document.title is indexed as it is"],
+    ],
+    [
+      "a plain function that the application may call",
+      "GRANT EXECUTE ON FUNCTION scopefloor.scope_digest(jsonb) TO scopefloor_app",
+      "REVOKE EXECUTE ON FUNCTION scopefloor.scope_digest(jsonb) FROM scopefloor_app",
+      ["scope_digest is open to a role of the service"],
+    ],
+    [
+      "a setting of a login's own",
+      "ALTER ROLE scopefloor_worker SET default_transaction_read_only = on",
+      "ALTER ROLE scopefloor_worker RESET default_transaction_read_only",
+      ["scopefloor_worker has default_transaction_read_only=on"],
+    ],
+    [
+      "a schema that everyone may create in",
+      "GRANT CREATE ON SCHEMA public TO PUBLIC",
+      "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+      ["everyone may create in public"],
     ],
     [
       "samples of names",

@@ -171,6 +171,16 @@ const REFUSED: readonly (readonly [what: string, code: string, statement: string
   ["a large object", PERMISSION, "SELECT lo_from_bytea(0, 'x')"],
   ["large objects of others", PERMISSION, "SELECT lo_get(oid) FROM pg_catalog.pg_largeobject_metadata"],
   ["another session's end", PERMISSION, "SELECT pg_rotate_logfile()"],
+  ["another session's end by its number", PERMISSION, "SELECT pg_terminate_backend(1)"],
+  ["a lock that others wait for", PERMISSION, "SELECT pg_advisory_xact_lock(7700, 3)"],
+  ["sleep", PERMISSION, "SELECT pg_sleep(1)"],
+  ["others' locks", PERMISSION, "SELECT * FROM pg_catalog.pg_locks"],
+  ["others' sessions", PERMISSION, "SELECT * FROM pg_catalog.pg_stat_activity"],
+  [
+    "the server's counters",
+    PERMISSION,
+    "SELECT pg_catalog.pg_stat_get_xact_tuples_returned('scopefloor.posting_key'::regclass)",
+  ],
   // Inside a transaction nobody may.
   ["a setting of the server", "25001", "ALTER SYSTEM SET work_mem = '1GB'"],
   ["a role's password", PERMISSION, "ALTER ROLE postgres PASSWORD 'x'"],
@@ -183,7 +193,7 @@ const REFUSED: readonly (readonly [what: string, code: string, statement: string
   [
     "moving a row by ON CONFLICT",
     PERMISSION,
-    "INSERT INTO scopefloor.memory_item (tenant_id, scope_id, id, key, value, api_key_id) SELECT tenant_id, scope_id, id, key, value, api_key_id FROM scopefloor.memory_item ON CONFLICT (scope_id, key, tenant_id) DO UPDATE SET scope_id = 0",
+    "INSERT INTO scopefloor.memory_item (tenant_id, scope_id, id, key, key_hash, value, api_key_id) SELECT tenant_id, scope_id, id, key, key_hash, value, api_key_id FROM scopefloor.memory_item ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET scope_id = 0",
   ],
 ];
 
@@ -284,20 +294,17 @@ describe("an injected statement in acme's transaction (threats 9, 10, 22, 32)", 
     }
   });
 
-  test("leaves the next transaction on its connection nothing: no lock, cursor, statement, channel or setting", async () => {
+  test("leaves the next transaction on its connection nothing: no cursor, statement, channel or setting", async () => {
     const state = async () =>
       (
         await within(READING, (lease) =>
-          lease.query(`SELECT (SELECT count(*)::int FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()) AS locks,
-          (SELECT count(*)::int FROM pg_cursors WHERE is_holdable) AS cursors, (SELECT count(*)::int FROM pg_prepared_statements WHERE from_sql) AS statements,
+          lease.query(`SELECT (SELECT count(*)::int FROM pg_cursors WHERE is_holdable) AS cursors, (SELECT count(*)::int FROM pg_prepared_statements WHERE from_sql) AS statements,
           (SELECT count(*)::int FROM pg_listening_channels()) AS channels, current_setting('search_path') AS path, current_setting('work_mem') AS memory`),
         )
       )[0];
     const untouched = await state();
     expect(untouched).toMatchObject({ cursors: 0, statements: 0, channels: 0, path: "pg_catalog, public" });
     for (const statement of [
-      "SELECT pg_advisory_lock(7700, 99)",
-      "SELECT pg_advisory_lock_shared(4711)",
       "DECLARE c CURSOR WITH HOLD FOR SELECT text FROM scopefloor.passage",
       "PREPARE planted AS SELECT 1",
       "LISTEN everything",

@@ -50,6 +50,8 @@ const LEASE = "test/faults/lease.test.ts";
 const SCOPE = "test/scope/scope.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
 const JOURNAL = "test/forget/journal.test.ts";
+const INFERENCE = `${ISOLATION}/inference.test.ts`;
+const INJECTED = `${ISOLATION}/injected.test.ts`;
 const SCOPED = "src/db/access/scoped.ts";
 const ENTER = "src/db/access/enter.ts";
 
@@ -924,5 +926,63 @@ export const MUTANTS: readonly Mutant[] = [
     from: "WHERE scope_id = ${Number(graph.scopeId)} AND embedder_id",
     to: "WHERE embedder_id",
     tests: ["test/recall/graphs.test.ts"],
+  },
+  {
+    name: "text is compared before the row policies are asked (threat 36)",
+    sql: "ALTER FUNCTION pg_catalog.text_ge(text, text) LEAKPROOF; ALTER FUNCTION pg_catalog.text_lt(text, text) LEAKPROOF",
+    tests: [INFERENCE],
+  },
+  {
+    name: "a hash of text is computed before the row policies are asked (threat 36)",
+    sql: "ALTER FUNCTION pg_catalog.md5(text) LEAKPROOF; ALTER FUNCTION pg_catalog.texteq(text, text) LEAKPROOF",
+    tests: [INFERENCE],
+  },
+  {
+    name: "bytes are compared by their order before the row policies are asked (threat 36)",
+    sql: "ALTER FUNCTION pg_catalog.byteage(bytea, bytea) LEAKPROOF; ALTER FUNCTION pg_catalog.bytealt(bytea, bytea) LEAKPROOF",
+    tests: [INFERENCE],
+  },
+  {
+    name: "the server's counters are everyone's (threat 36)",
+    sql: "GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_get_xact_tuples_returned(oid) TO PUBLIC",
+    tests: [INJECTED],
+  },
+  {
+    name: "others' locks are everyone's to see (threat 36)",
+    sql: "GRANT EXECUTE ON FUNCTION pg_catalog.pg_lock_status() TO PUBLIC",
+    tests: [INJECTED],
+  },
+  {
+    name: "names are looked up by a hash without a secret (threat 36)",
+    function: "set_lookup",
+    from: "NEW.name_hash := scopefloor.word_hash(secret, scopefloor.entity_word(NEW.type, NEW.name));",
+    to: "NEW.name_hash := md5(NEW.name)::uuid;",
+    tests: [INFERENCE],
+  },
+  {
+    name: "the general knowledge's words are hashed under a tenant's secret (threat 36)",
+    function: "word_secret",
+    from: "CASE WHEN of_scope = 0 THEN sha256(found || '\\x67656e6572616c') ELSE found END",
+    to: "found",
+    tests: [INFERENCE],
+  },
+  {
+    name: "locks are numbered by the scope's name alone (threat 36)",
+    function: "scope_hash",
+    from: "t.secret || '\\x6c6f636b73'",
+    to: "'\\x6c6f636b73'::bytea",
+    tests: [INFERENCE],
+  },
+  {
+    name: "an erased tenant's secret stays (threat 36)",
+    function: "retire_scopes",
+    from: "secret = sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))",
+    to: "secret = t.secret",
+    tests: [INFERENCE],
+  },
+  {
+    name: "an index of words (threat 36)",
+    sql: "CREATE INDEX titles ON scopefloor.document (scope_id, title)",
+    tests: [CATALOG],
   },
 ];

@@ -84,6 +84,19 @@ export class ScopedTransaction {
     );
   }
 
+  /** What words are found by in this transaction's reach, for a condition on a column of hashes: `= ANY (…)`. */
+  hashes(...words: readonly string[]): SQL {
+    return this.#mark(sql`ARRAY(SELECT h.hash FROM scopefloor.lookup_hashes(${list(words)}::text[]) AS h)`);
+  }
+
+  /** The same for a FROM: each word with its hashes, and with that at the write scope alone. */
+  writtenHashes(words: readonly string[], alias: string): SQL {
+    const { id, tenant } = this.#insertPlace("passage");
+    return this.#mark(
+      sql`(SELECT h.word, h.hash FROM scopefloor.lookup_hashes(${list(words)}::text[]) AS h WHERE h.tenant_id = ${tenant}::int AND h.is_general = ${id === 0}::bool) AS ${sql.identifier(alias)}`,
+    );
+  }
+
   /** The rows of a SELECT whose tables are all fragments of this transaction. */
   async rows<T = Row>(statement: SQL): Promise<T[]> {
     this.#refuseForeignTables(statement);

@@ -7,7 +7,12 @@ const WARNINGS = `
            WHERE r.rolname IN ('scopefloor_worker', 'scopefloor_definer', 'scopefloor_report') AND pg_has_role(session_user, r.oid, 'MEMBER')))
            AS "oneLogin",
          has_database_privilege(current_database(), 'TEMPORARY') AS temporary,
-         has_function_privilege('pg_catalog.lo_from_bytea(oid, bytea)', 'EXECUTE') AS "largeObjects"
+         has_function_privilege('pg_catalog.lo_from_bytea(oid, bytea)', 'EXECUTE') AS "largeObjects",
+         has_function_privilege('pg_catalog.pg_stat_get_activity(integer)', 'EXECUTE')
+           OR has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')
+           OR has_function_privilege('pg_catalog.pg_advisory_xact_lock(bigint)', 'EXECUTE') AS statistics,
+         EXISTS (SELECT 1 FROM pg_catalog.pg_proc p WHERE p.oid IN ('pg_catalog.texteq(text,text)'::regprocedure, 'pg_catalog.text_lt(text,text)'::regprocedure)
+                 AND p.proleakproof) AS leakproof
   FROM pg_catalog.pg_roles WHERE rolname = session_user`;
 
 const TEXTS = {
@@ -17,6 +22,10 @@ const TEXTS = {
     "everyone may make temporary tables in this database: as its owner, REVOKE TEMPORARY ON DATABASE … FROM PUBLIC",
   largeObjects:
     "large objects, which know no scope and which no forget reaches, are open to everyone: an injected statement could leave text there for another tenant's; as a superuser, REVOKE EXECUTE ON FUNCTION lo_creat, lo_create, lo_from_bytea, lo_put, lo_open, lowrite FROM PUBLIC",
+  statistics:
+    "the server's statistics and locks are open to everyone: an injected statement could ask them how much lies behind the row policies, or hold a lock that all wait for; start the service once with a superuser as DATABASE_OWNER_URL, or have one call scopefloor.close_side_channels()",
+  leakproof:
+    "PostgreSQL compares text before it asks the row policies: an injected statement could tell by that what other tenants' texts say; start the service once with a superuser as DATABASE_OWNER_URL, or have one call scopefloor.close_side_channels()",
 } as const;
 
 /** What an operator should know about how this database is set up, although it works. */

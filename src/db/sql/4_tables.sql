@@ -31,7 +31,6 @@ BEGIN
     ('document', '{title,source,content_hash,labels,error}'),
     ('document_content', '{bytes}'),
     ('keyword', '{normalised,phrase}'),
-    ('chunk_band', '{band}'),
     ('entity', '{name,type}'),
     ('attribute', '{key,value}'),
     ('relation', '{key}'),
@@ -48,7 +47,7 @@ BEGIN
 END $$;
 -- Without a sample the planner would take 200 distinct values for the whole table.
 ALTER TABLE scopefloor.posting ALTER lexeme SET (n_distinct = -0.02);
-ALTER TABLE scopefloor.keyword ALTER normalised SET (n_distinct = -0.2);
+ALTER TABLE scopefloor.keyword ALTER normalised_hash SET (n_distinct = -0.2);
 ALTER TABLE scopefloor.chunk_band ALTER band SET (n_distinct = -0.9);
 -- Files are compressed already, or read once: not worth the time of compressing them again.
 ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
@@ -56,6 +55,14 @@ ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
 -- General knowledge, and the tenant of what has no `org`.
 INSERT INTO scopefloor.tenant (id, root) VALUES (0, '{}') ON CONFLICT DO NOTHING;
 INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLICT DO NOTHING;
+
+-- What words are looked up by follows them (1_access/9_words.sql).
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, name_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.memory_item FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF normalised, normalised_hash ON scopefloor.keyword FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF content_hash, content_key ON scopefloor.document FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 
 -- A code follows its vector, whoever writes it.
 CREATE OR REPLACE TRIGGER set_code BEFORE INSERT OR UPDATE OF embedding, embedder_id, code ON scopefloor.passage

@@ -76,6 +76,7 @@ BEGIN
     IF f.proowner <> 'scopefloor_definer'::regrole THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO scopefloor_definer', f.signature);
     END IF;
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %I', f.signature, current_user); -- what it was granted before
     FOR grantee IN SELECT jsonb_array_elements_text(callers->f.name) LOOP
       EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.signature, CASE grantee WHEN 'owner' THEN current_user ELSE 'scopefloor_' || grantee END);
     END LOOP;

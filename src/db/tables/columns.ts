@@ -1,5 +1,6 @@
 import { sql } from "drizzle-orm";
-import { customType, integer, pgSchema, timestamp } from "drizzle-orm/pg-core";
+import { customType, integer, pgSchema, timestamp, uuid } from "drizzle-orm/pg-core";
+import { NIL } from "uuid";
 
 export const scopefloor = pgSchema("scopefloor");
 
@@ -12,6 +13,12 @@ export const halfvec = customType<{ data: string }>({ dataType: () => "halfvec" 
 export const signs = customType<{ data: string }>({ dataType: () => "bit varying" });
 
 export const time = (name: string) => timestamp(name, { withTimezone: true, mode: "string" });
+
+/** What a word of the row is looked up by: a trigger sets it, whatever is inserted (scopefloor.set_lookup). */
+export const lookupHash = (name: string) =>
+  uuid(name)
+    .notNull()
+    .$defaultFn(() => NIL);
 
 export const createdAt = () => time("created_at").notNull().default(sql`now()`);
 

@@ -1,6 +1,6 @@
 import { sql } from "drizzle-orm";
 import { foreignKey, index, integer, primaryKey, real, text, unique, uuid } from "drizzle-orm/pg-core";
-import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
+import { bytea, createdAt, lookupHash, place, scopefloor, time } from "./columns.ts";
 
 /** An uploaded file. Its bytes are in `document_content`, its text in passages of kind chunk. */
 export const document = scopefloor.table(
@@ -15,6 +15,8 @@ export const document = scopefloor.table(
     sizeBytes: integer("size_bytes").notNull(),
     /** SHA-256 of the bytes, hex; null once part of the document was forgotten, and with it the bytes. */
     contentHash: text("content_hash"),
+    /** What the same bytes are found by (scopefloor.set_lookup). */
+    contentKey: uuid("content_key"),
     labels: text("labels").array().notNull().default(sql`'{}'`),
     status: text("status").notNull().default("queued"),
     error: text("error"),
@@ -32,7 +34,7 @@ export const document = scopefloor.table(
     index("document_id").on(t.id),
     index("document_recent").on(t.scopeId, t.createdAt),
     // Within a scope only: a foreign copy of the same file changes nothing.
-    unique("document_hash").on(t.scopeId, t.contentHash, t.tenantId),
+    unique("document_hash").on(t.scopeId, t.contentKey, t.tenantId),
   ],
 );
 
@@ -63,13 +65,14 @@ export const keyword = scopefloor.table(
     documentId: uuid("document_id").notNull(),
     /** Lower case, single spaces: what two documents share. */
     normalised: text("normalised").notNull(),
+    normalisedHash: lookupHash("normalised_hash"),
     phrase: text("phrase").notNull(),
     score: real("score").notNull(),
     count: integer("count").notNull(),
   },
   (t) => [
-    primaryKey({ columns: [t.scopeId, t.documentId, t.normalised, t.tenantId] }),
-    index("keyword_normalised").on(t.scopeId, t.normalised),
+    primaryKey({ columns: [t.scopeId, t.documentId, t.normalisedHash, t.tenantId] }),
+    index("keyword_normalised").on(t.scopeId, t.normalisedHash),
     foreignKey({
       columns: [t.scopeId, t.documentId, t.tenantId],
       foreignColumns: [document.scopeId, document.id, document.tenantId],

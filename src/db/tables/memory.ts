@@ -11,7 +11,7 @@ import {
   unique,
   uuid,
 } from "drizzle-orm/pg-core";
-import { createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
+import { bytea, createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
 export const session = scopefloor.table(
@@ -117,7 +117,8 @@ export const posting = scopefloor.table(
   "posting",
   {
     ...place(),
-    lexeme: text("lexeme").notNull(),
+    /** In UTF-8: of text no comparison goes below a row policy (src/db/sql/0_foundation.sql). */
+    lexeme: bytea("lexeme").notNull(),
     passageId: uuid("passage_id").notNull(),
     tf: smallint("tf").notNull(),
     /** The passage's length, repeated here so that ranking is an index-only scan. */
@@ -153,7 +154,8 @@ export const chunkBand = scopefloor.table(
   "chunk_band",
   {
     ...place(),
-    band: integer("band").notNull(),
+    /** The hash of a part of the chunk's fingerprint (scopefloor.lookup_hashes). */
+    band: uuid("band").notNull(),
     passageId: uuid("passage_id").notNull(),
   },
   (t) => [

@@ -1,6 +1,6 @@
 import { sql } from "drizzle-orm";
 import { bigint, index, integer, jsonb, numeric, primaryKey, text, uuid } from "drizzle-orm/pg-core";
-import { createdAt, place, scopefloor, time } from "./columns.ts";
+import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
 
 /**
  * Tenants: what a scope's `org` tag stands for, with a number that no other deployment gives. Locks,
@@ -10,6 +10,10 @@ export const tenant = scopefloor.table("tenant", {
   id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
   /** `{"org": …}`, or a marker once the tenant was erased. */
   root: jsonb("root").notNull().unique(),
+  /** What words are looked up under (src/db/sql/1_access/9_words.sql); another one once the tenant was erased. */
+  secret: bytea("secret")
+    .notNull()
+    .default(sql`sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))`),
   createdAt: createdAt(),
 });
 

@@ -1,6 +1,6 @@
 import { sql } from "drizzle-orm";
 import { foreignKey, index, jsonb, primaryKey, text, unique, uuid } from "drizzle-orm/pg-core";
-import { createdAt, place, scopefloor, time } from "./columns.ts";
+import { createdAt, lookupHash, place, scopefloor, time } from "./columns.ts";
 
 /** Something with a name and a type that facts are about. */
 export const entity = scopefloor.table(
@@ -10,13 +10,14 @@ export const entity = scopefloor.table(
     id: uuid("id").notNull(),
     type: text("type").notNull(),
     name: text("name").notNull(),
+    nameHash: lookupHash("name_hash"),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("entity_id").on(t.id),
-    unique("entity_name").on(t.scopeId, t.type, t.name, t.tenantId),
+    unique("entity_name").on(t.scopeId, t.nameHash, t.tenantId),
   ],
 );
 
@@ -29,6 +30,7 @@ const fact = () => ({
   id: uuid("id").notNull(),
   entityId: uuid("entity_id").notNull(),
   key: text("key").notNull(),
+  keyHash: lookupHash("key_hash"),
   category: text("category"),
   validFrom: time("valid_from").notNull(),
   validUntil: time("valid_until"),
@@ -43,7 +45,7 @@ const fact = () => ({
 
 export const attribute = scopefloor.table("attribute", { ...fact(), value: jsonb("value").notNull() }, (t) => [
   primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
-  index("attribute_key").on(t.scopeId, t.entityId, t.key),
+  index("attribute_key").on(t.scopeId, t.entityId, t.keyHash),
   foreignKey({
     columns: [t.scopeId, t.entityId, t.tenantId],
     foreignColumns: [entity.scopeId, entity.id, entity.tenantId],
@@ -52,7 +54,7 @@ export const attribute = scopefloor.table("attribute", { ...fact(), value: jsonb
 
 export const relation = scopefloor.table("relation", { ...fact(), targetId: uuid("target_id").notNull() }, (t) => [
   primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
-  index("relation_key").on(t.scopeId, t.entityId, t.key),
+  index("relation_key").on(t.scopeId, t.entityId, t.keyHash),
   index("relation_target").on(t.scopeId, t.targetId),
   foreignKey({
     name: "relation_entity_fk",
@@ -72,11 +74,12 @@ export const memoryItem = scopefloor.table(
   {
     ...place(),
     key: text("key").notNull(),
+    keyHash: lookupHash("key_hash"),
     id: uuid("id").notNull(),
     value: jsonb("value").notNull(),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
     updatedAt: time("updated_at").notNull().default(sql`now()`),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.key, t.tenantId] })],
+  (t) => [primaryKey({ columns: [t.scopeId, t.keyHash, t.tenantId] })],
 );

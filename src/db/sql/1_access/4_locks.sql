@@ -1,6 +1,6 @@
 -- Locks between those who write and those who erase.
 --
--- Advisory locks of one number have the space of scope_hash (1_access/1_scopes.sql, seed 7700). Those of two:
+-- Advisory locks of one number have the space of scope_hash (1_access/1_scopes.sql). Those of two:
 --   7700, 0   migrations                    src/db/upkeep/migrate.ts
 --   7700, 1   the first management key      1_access/8_first_key.sql
 --   7700, 3   taking a job                  3_upkeep/1_queue.sql
@@ -10,15 +10,15 @@
 --   7701, n   links of the scope n          2_memory/2_documents.sql
 
 -- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so a
--- reader does too) shares a lock on each of its tags and on {}. A forget takes the lock of its
--- target's first tag alone: every scope that holds the target holds that tag. First means org, so
--- that one tenant's erasure makes no other wait. In the order of the hashes, so that nobody waits
+-- reader does too) shares a lock on each of its tags and on {}. A forget takes one tag's lock alone:
+-- the first of the key's floor, and where that is {} of the target. Every scope that holds the target holds
+-- that tag. It is the caller's own, whoever the target names; first means org. In the order of the hashes, so that nobody waits
 -- in a circle; at most 9 locks, where every subset of 8 tags would have been 256.
-CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL) RETURNS void
+CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL, floor jsonb DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   lock bigint;
-  alone bigint := CASE WHEN target IS NOT NULL THEN scopefloor.scope_hash(scopefloor.first_tag(target)) END;
+  alone bigint := CASE WHEN target IS NOT NULL THEN scopefloor.scope_hash(scopefloor.first_tag(CASE floor WHEN '{}' THEN target ELSE floor END)) END;
 BEGIN
   FOR lock IN
     SELECT scopefloor.scope_hash('{}') UNION SELECT scopefloor.scope_hash(jsonb_build_object(key, value)) FROM jsonb_each(tags)

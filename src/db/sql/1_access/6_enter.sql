@@ -58,7 +58,7 @@ BEGIN
 
   -- An erase takes its target's tags out of the dictionary: its own trace stands at the floor.
   trace_tags := CASE WHEN mode = 'erase' THEN caller.floor ELSE coalesce(named.shared, caller.floor) END;
-  PERFORM scopefloor.hold_scope(trace_tags, CASE WHEN mode IN ('forget', 'erase') THEN named.effective END);
+  PERFORM scopefloor.hold_scope(trace_tags, CASE WHEN mode IN ('forget', 'erase') THEN named.effective END, caller.floor);
   IF mode NOT IN ('forget', 'erase') AND scopefloor.was_erased(trace_tags, began) THEN
     IF mode = 'write' THEN
       RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was erased while this write was under way; nothing was stored');

@@ -9,16 +9,17 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
   at_scope int := (t->>'write')::int;
+  same_bytes uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), facts->>'contentHash');
   d scopefloor.document;
 BEGIN
   INSERT INTO scopefloor.document (tenant_id, scope_id, id, api_key_id, title, source, mime_type, size_bytes, content_hash, labels, observed_at)
   VALUES ((t->>'tenant')::int, at_scope, new_id, (t->>'key')::uuid, facts->>'title', facts->>'source', facts->>'mimeType', (facts->>'sizeBytes')::int,
           facts->>'contentHash', ARRAY(SELECT jsonb_array_elements_text(facts->'labels')), (facts->>'observedAt')::timestamptz)
-  ON CONFLICT (scope_id, content_hash, tenant_id) DO NOTHING RETURNING * INTO d;
+  ON CONFLICT (scope_id, content_key, tenant_id) DO NOTHING RETURNING * INTO d;
   IF d.id IS NOT NULL THEN
     RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', 1, 'deduplicated', false, 'again', false);
   END IF;
-  SELECT * INTO STRICT d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_hash = facts->>'contentHash' FOR UPDATE;
+  SELECT * INTO STRICT d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes FOR UPDATE;
   IF d.status = 'failed' THEN
     UPDATE scopefloor.document o SET status = 'queued', error = NULL, mime_type = facts->>'mimeType', updated_at = clock_timestamp(),
            processing_started_at = NULL, processing_completed_at = NULL
@@ -35,6 +36,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
   at_scope int := (t->>'write')::int;
+  same_bytes uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), facts->>'contentHash');
   d scopefloor.document;
 BEGIN
   SELECT * INTO d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.id = of_document FOR UPDATE;
@@ -53,7 +55,7 @@ BEGIN
     WHERE p.scope_id = at_scope AND p.document_id = of_document AND (p.labels <> d.labels OR p.observed_at <> d.observed_at);
     RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', d.version, 'deduplicated', true);
   END IF;
-  IF EXISTS (SELECT 1 FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_hash = facts->>'contentHash' AND o.id <> of_document) THEN
+  IF EXISTS (SELECT 1 FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes AND o.id <> of_document) THEN
     RETURN NULL;
   END IF;
   UPDATE scopefloor.document o
@@ -80,14 +82,14 @@ BEGIN
   PERFORM pg_advisory_xact_lock(7701, at_scope); -- of two at once the second makes them anew
   DELETE FROM scopefloor.document_link WHERE scope_id = at_scope;
   WITH telling AS MATERIALIZED (
-    SELECT k.document_id, k.normalised FROM scopefloor.keyword k
-    WHERE k.scope_id = at_scope AND k.normalised IN (
-      SELECT o.normalised FROM scopefloor.keyword o WHERE o.scope_id = at_scope GROUP BY 1 HAVING count(*) BETWEEN 2 AND 100)),
+    SELECT k.document_id, k.normalised_hash FROM scopefloor.keyword k
+    WHERE k.scope_id = at_scope AND k.normalised_hash IN (
+      SELECT o.normalised_hash FROM scopefloor.keyword o WHERE o.scope_id = at_scope GROUP BY 1 HAVING count(*) BETWEEN 2 AND 100)),
   sizes AS MATERIALIZED (
     SELECT k.document_id, count(*) AS n FROM scopefloor.keyword k WHERE k.scope_id = at_scope GROUP BY 1),
   pairs AS (
     SELECT a.document_id AS from_id, b.document_id AS to_id, count(*) AS shared
-    FROM telling a JOIN telling b ON b.normalised = a.normalised AND b.document_id <> a.document_id GROUP BY 1, 2 HAVING count(*) >= 2),
+    FROM telling a JOIN telling b ON b.normalised_hash = a.normalised_hash AND b.document_id <> a.document_id GROUP BY 1, 2 HAVING count(*) >= 2),
   weighed AS (
     SELECT p.from_id, p.to_id, p.shared::real / (x.n + y.n - p.shared) AS weight
     FROM pairs p JOIN sizes x ON x.document_id = p.from_id JOIN sizes y ON y.document_id = p.to_id),

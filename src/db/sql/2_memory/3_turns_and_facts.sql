@@ -27,9 +27,9 @@ DECLARE
   found uuid;
 BEGIN
   INSERT INTO scopefloor.entity (tenant_id, scope_id, id, type, name, api_key_id) VALUES (at_tenant, at_scope, gen_random_uuid(), of_type, of_name, by_key)
-  ON CONFLICT (scope_id, type, name, tenant_id) DO NOTHING;
+  ON CONFLICT (scope_id, name_hash, tenant_id) DO NOTHING;
   -- Locked: of two who change the same entity the second sees what the first left.
-  SELECT e.id INTO STRICT found FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.type = of_type AND e.name = of_name FOR NO KEY UPDATE;
+  SELECT e.id INTO STRICT found FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.entity_hash(at_tenant, at_scope, of_type, of_name) FOR NO KEY UPDATE;
   RETURN found;
 END $$;
 
@@ -49,14 +49,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int := (t->>'write')::int;
   observed timestamptz := (item->>'at')::timestamptz;
+  of_key uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), item->>'key');
   later_from timestamptz;
 BEGIN
   closed := '{}';
   SELECT a.id INTO same FROM scopefloor.attribute a
-  WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key = item->>'key' AND a.value = item->'value'
+  WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key_hash = of_key AND a.value = item->'value'
     AND a.closed_at IS NULL AND a.expired_at IS NULL AND a.valid_from <= observed LIMIT 1;
   SELECT a.id, a.valid_from INTO later, later_from FROM scopefloor.attribute a
-  WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key = item->>'key' AND a.expired_at IS NULL AND a.valid_from > observed
+  WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key_hash = of_key AND a.expired_at IS NULL AND a.valid_from > observed
   ORDER BY a.valid_from LIMIT 1;
   IF same IS NOT NULL AND later IS NULL THEN
     RETURN;
@@ -67,7 +68,7 @@ BEGIN
   WITH gone AS (
     UPDATE scopefloor.attribute a
     SET valid_until = observed, superseded_by = (item->>'id')::uuid, closed_at = coalesce(a.closed_at, now())
-    WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key = item->>'key' AND a.expired_at IS NULL
+    WHERE a.scope_id = at_scope AND a.entity_id = subject AND a.key_hash = of_key AND a.expired_at IS NULL
       AND a.valid_from <= observed AND (a.valid_until IS NULL OR a.valid_until > observed) AND a.id <> (item->>'id')::uuid
     RETURNING a.id)
   SELECT coalesce(array_agg(id), '{}') INTO closed FROM gone;
@@ -81,14 +82,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int := (t->>'write')::int;
   observed timestamptz := (item->>'at')::timestamptz;
+  of_key uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), item->>'key');
   later_from timestamptz;
   call_ids uuid[] := ARRAY(SELECT (x->>'id')::uuid FROM jsonb_array_elements(together) x);
 BEGIN
   SELECT r.id INTO same FROM scopefloor.relation r
-  WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key = item->>'key' AND r.target_id = target
+  WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key_hash = of_key AND r.target_id = target
     AND r.closed_at IS NULL AND r.expired_at IS NULL AND r.valid_from <= observed LIMIT 1;
   SELECT r.id, r.valid_from INTO later, later_from FROM scopefloor.relation r
-  WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key = item->>'key' AND r.expired_at IS NULL AND r.valid_from > observed
+  WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key_hash = of_key AND r.expired_at IS NULL AND r.valid_from > observed
     AND NOT r.id = ANY (call_ids) ORDER BY r.valid_from LIMIT 1;
   IF same IS NULL OR later IS NOT NULL THEN
     INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, category, valid_from, valid_until, superseded_by, closed_at, session_id, turn_id, api_key_id)
@@ -98,7 +100,7 @@ BEGIN
   WITH gone AS (
     UPDATE scopefloor.relation r
     SET valid_until = least(coalesce(r.valid_until, observed), observed), superseded_by = coalesce(same, (item->>'id')::uuid), closed_at = coalesce(r.closed_at, now())
-    WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key = item->>'key' AND r.expired_at IS NULL
+    WHERE r.scope_id = at_scope AND r.entity_id = subject AND r.key_hash = of_key AND r.expired_at IS NULL
       AND r.valid_from <= observed AND (r.valid_until IS NULL OR r.valid_until > observed)
       AND r.id IS DISTINCT FROM same AND NOT r.id = ANY (call_ids)
       -- Another target of this call that was there already stays too.
@@ -132,9 +134,11 @@ BEGIN
         FROM jsonb_array_elements(triples) y, LATERAL (VALUES (y->'entity'), (y->'target')) v(x)
         WHERE jsonb_typeof(x) = 'object' ORDER BY 1, 2) e;
   FOR item IN SELECT jsonb_array_elements(triples) LOOP
-    SELECT e.id INTO STRICT subject FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.type = item->'entity'->>'type' AND e.name = item->'entity'->>'name';
+    SELECT e.id INTO STRICT subject FROM scopefloor.entity e
+    WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.entity_hash(at_tenant, at_scope, item->'entity'->>'type', item->'entity'->>'name');
     IF jsonb_typeof(item->'target') = 'object' THEN
-      SELECT e.id INTO STRICT target FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.type = item->'target'->>'type' AND e.name = item->'target'->>'name';
+      SELECT e.id INTO STRICT target FROM scopefloor.entity e
+      WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.entity_hash(at_tenant, at_scope, item->'target'->>'type', item->'target'->>'name');
       put := scopefloor.put_relation(t, item, subject, target, triples, in_session, in_turn);
     ELSE
       put := scopefloor.put_attribute(t, item, subject, in_session, in_turn);
@@ -157,7 +161,7 @@ DECLARE
 BEGIN
   INSERT INTO scopefloor.memory_item (tenant_id, scope_id, key, id, value, api_key_id)
   VALUES ((t->>'tenant')::int, (t->>'write')::int, of_key, new_id, new_value, (t->>'key')::uuid)
-  ON CONFLICT (scope_id, key, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
+  ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
   RETURNING * INTO m;
   RETURN jsonb_build_object('id', m.id, 'createdAt', m.created_at, 'updatedAt', m.updated_at);
 END $$;

@@ -80,11 +80,13 @@ BEGIN
       display_name = NULL, description = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   PERFORM scopefloor.mark_records(erased, ids, gone);
-  -- A tenant's name goes with its root: one that comes under the same name is another. Who makes a scope
+  -- A tenant's name goes with its root, and its secret with it: one that comes under the same name is another. Who makes a scope
   -- of this tenant holds its row (ensure_tenant): after the wait that scope is seen.
   PERFORM 1 FROM scopefloor.tenant t
   WHERE t.id IN (SELECT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (gone)) AND t.id <> 0 ORDER BY t.id FOR UPDATE;
-  UPDATE scopefloor.tenant t SET root = jsonb_build_object('!erased', t.id::text)
+  UPDATE scopefloor.tenant t
+  SET root = jsonb_build_object('!erased', t.id::text),
+      secret = sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
   WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');
   INSERT INTO scopefloor.erasure (hash, at) VALUES (scopefloor.scope_hash(erased), clock_timestamp());
