@@ -1,4 +1,5 @@
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { AppError } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** How far a subtree is on its way to the present model. */
@@ -12,10 +13,13 @@ export interface EmbeddingProgress {
 
 /** Orders vectors of a model for whatever in the subtree has none of it. Asked again, it says how far that is. */
 export async function orderEmbedding(tx: ScopedTransaction, embedderId: number): Promise<EmbeddingProgress> {
-  const { scopes, passages, pending } = await tx.call<Omit<EmbeddingProgress, "embedded">>(
-    "order_embedding",
-    sql`${embedderId}::int`,
-  );
+  const ordered = await tx.call<Omit<EmbeddingProgress, "embedded"> | null>("order_embedding", sql`${embedderId}::int`);
+  if (ordered === null)
+    throw new AppError(
+      "forbidden",
+      "only a management key with content and the verbs memory:read, memory:write and memory:forget orders work for its whole floor",
+    );
+  const { scopes, passages, pending } = ordered;
   recordTrace(tx, { kind: "decision", operation: "reembed", candidates: passages, returned: pending });
   return { scopes, passages, pending, embedded: passages - pending };
 }

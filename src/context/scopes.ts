@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { canonicalPath, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -41,6 +41,7 @@ export async function registerScope(
     "scope",
     {
       tombstonedAt: null,
+      tombstonedBy: null,
       ...(names.displayName === undefined ? {} : { displayName: names.displayName }),
       ...(names.description === undefined ? {} : { description: names.description }),
     },
@@ -51,7 +52,7 @@ export async function registerScope(
 }
 
 /** Marks the scope at E as deleted: writes are refused until it is registered again, rows stay. */
-export async function tombstoneScope(tx: ScopedTransaction): Promise<RegisteredScope> {
+export async function tombstoneScope(tx: ScopedTransaction): Promise<void> {
   if (tx.entry.effective !== null && sameScope(tx.entry.effective, tx.entry.floor)) {
     throw unprocessable("this is the scope of the key's own floor; a key cannot delete what it stands on");
   }
@@ -60,9 +61,13 @@ export async function tombstoneScope(tx: ScopedTransaction): Promise<RegisteredS
     sql`SELECT 1 FROM ${tx.read("scope", "s")} WHERE s.id = ${tx.entry.write?.id ?? null}::int AND s.created_at < transaction_timestamp()`,
   );
   if (known === undefined) throw notFound();
-  await tx.update("scope", { tombstonedAt: sql`coalesce(tombstoned_at, now())` }, sql`true`);
+  const tombstone = {
+    tombstonedAt: sql`coalesce(tombstoned_at, now())`,
+    // (Who comes here is not below the one who deleted it before.)
+    tombstonedBy: sql`${json(tx.entry.floor)}`,
+  };
+  await tx.update("scope", tombstone, sql`true`);
   recordTrace(tx, { kind: "decision", operation: "scope_delete" });
-  return currentScope(tx);
 }
 
 async function currentScope(tx: ScopedTransaction): Promise<RegisteredScope> {

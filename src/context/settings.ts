@@ -54,7 +54,11 @@ async function describe(tx: ScopedTransaction, { context, models }: ContextFacts
 /** Changes what is named and keeps the rest. Only the operator, whose floor is {}, may. */
 export async function configureContext(tx: ScopedTransaction, facts: ContextFacts, change: Partial<ContextSettings>) {
   const changed = await tx.call<boolean>("configure_context", facts.context, json({ ...tx.entry.settings, ...change }));
-  if (!changed) throw new AppError("forbidden", "only a management key with the floor {} changes the Context");
+  if (!changed)
+    throw new AppError(
+      "forbidden",
+      "only a management key with the floor {}, with content and the verbs memory:read, memory:write and memory:forget changes the Context",
+    );
   recordTrace(tx, { kind: "decision", operation: "contexts_change" });
   return describe(tx, facts, { ...settingsOf(tx), ...change });
 }

@@ -1,6 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { unauthorized } from "../db/access/enter.ts";
-import type { MemoryVerb, Principal } from "../db/access/entry.ts";
+import type { KeyVerb, MemoryVerb, Principal } from "../db/access/entry.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { canonicalPath, type Scope } from "../scope/scope.ts";
@@ -8,6 +8,7 @@ import { recordTrace } from "../traces/record.ts";
 import { hashSecret, newSecret } from "./secret.ts";
 
 export const VERBS = ["memory:read", "memory:write", "memory:forget"] as const satisfies readonly MemoryVerb[];
+export const KEY_VERBS = [...VERBS, "usage:read"] as const satisfies readonly KeyVerb[];
 
 /** A key as it is listed; the secret is nowhere. */
 export interface ApiKey {
@@ -15,7 +16,7 @@ export interface ApiKey {
   readonly name: string;
   readonly principal: Principal;
   readonly scopeFloor: Record<string, string>;
-  readonly verbs: readonly MemoryVerb[];
+  readonly verbs: readonly KeyVerb[];
   readonly content: boolean;
   readonly status: "active" | "expired" | "revoked";
   readonly createdAt: string;
@@ -54,7 +55,7 @@ export interface NewKey {
   /** Merged with the minting key's floor; absent: that floor. */
   readonly scopeFloor: Scope | undefined;
   /** Absent: the minting key's verbs. */
-  readonly verbs: readonly MemoryVerb[] | undefined;
+  readonly verbs: readonly KeyVerb[] | undefined;
   readonly content: boolean | undefined;
   readonly expiresAt: string | undefined;
 }
@@ -79,20 +80,38 @@ export async function mintKey(tx: ScopedTransaction, wanted: NewKey): Promise<Ap
   return { ...key, secret };
 }
 
+/** A key with its new secret, and the keys that were minted from it and live on; 500 at most. */
+export interface RotatedKey extends ApiKey {
+  readonly secret: string;
+  readonly children: readonly { readonly id: string; readonly name: string }[];
+}
+
+/** Without grace the agents' keys that were minted from it end as well (scopefloor.rotate_key). */
 export async function rotateKey(
   tx: ScopedTransaction,
   idOrName: string,
-  options: { readonly expiresAt: string | undefined; readonly graceSeconds: number },
-): Promise<ApiKey & { readonly secret: string }> {
+  options: {
+    readonly expiresAt: string | undefined;
+    readonly graceSeconds: number;
+    /** Names or ids of children that live on although there is no grace. */
+    readonly keepChildren: readonly string[];
+  },
+): Promise<RotatedKey> {
   // The prefix says what kind of key it is, so that is asked first.
   const principal = await tx.call<Principal | null>("principal_of", idOrName);
   if (principal === null) throw notFound();
   const secret = newSecret(principal);
-  const key = keyOf(
-    await tx.call<Outcome>("rotate_key", idOrName, hashSecret(secret), options.expiresAt ?? null, options.graceSeconds),
+  const outcome = await tx.call<Outcome & { readonly children?: RotatedKey["children"] }>(
+    "rotate_key",
+    idOrName,
+    hashSecret(secret),
+    options.expiresAt ?? null,
+    options.graceSeconds,
+    list([...new Set(options.keepChildren)]),
   );
+  const key = keyOf(outcome);
   recordTrace(tx, { kind: "decision", operation: "rotate_key" });
-  return { ...key, secret };
+  return { ...key, secret, children: outcome.children ?? [] };
 }
 
 /** Revoked at once: the next call with it is 401. */
@@ -137,9 +156,12 @@ export async function knownKey(tx: ScopedTransaction, id: string): Promise<ApiKe
   return withUtcTimes(key);
 }
 
-/** Leaves a key those of its verbs that are named, and what it delegated no more than those. */
-export async function narrowKey(tx: ScopedTransaction, id: string, keep: readonly MemoryVerb[]): Promise<ApiKey> {
-  const key = keyOf(await tx.call<Outcome>("narrow_key", id, list(keep)));
+/**
+ * Leaves a key the verbs that are named, and what it delegated no more than those. Management gives back what
+ * was taken as well, up to its own rights (scopefloor.change_verbs).
+ */
+export async function changeVerbs(tx: ScopedTransaction, id: string, wanted: readonly KeyVerb[]): Promise<ApiKey> {
+  const key = keyOf(await tx.call<Outcome>("change_verbs", id, list(wanted)));
   recordTrace(tx, { kind: "decision", operation: "narrow_key" });
   return key;
 }
@@ -150,7 +172,7 @@ export async function ownKeys(tx: ScopedTransaction): Promise<ApiKey[]> {
 }
 
 /** Each verb with the paths that it reaches: the floor and what lies below it. */
-export function grantsOf(floor: Scope, granted: readonly MemoryVerb[]): Record<string, string[]> {
+export function grantsOf(floor: Scope, granted: readonly KeyVerb[]): Record<string, string[]> {
   const path = canonicalPath(floor);
   return Object.fromEntries(granted.map((verb) => [verb, [path === "{}" ? "/*" : `${path}/*`]]));
 }

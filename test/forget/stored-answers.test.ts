@@ -60,6 +60,11 @@ describe("a stored answer (threats 4, 17)", () => {
     expect(isReplayed(two)).toBe(true);
     expect(await kept()).toContain("fact");
     for (const word of ["quassia", "Zoe"]) expect(await kept()).not.toContain(word);
+    // It is about its own rows: what else goes at the scope is no matter.
+    await acme.remember("the lighthouse keeper naps");
+    await acme.post("/forget", { query: "lighthouse keeper naps", purge: true });
+    const third = await put();
+    expect([third.text, isReplayed(third)]).toEqual([one.text, true]);
   });
 
   test("of relations too, and of several kinds in one call", async () => {

@@ -48,6 +48,8 @@ const CATALOG: ReadonlySet<string> = new Set([
   "pg_attribute",
   "pg_auth_members",
   "pg_class",
+  "pg_database",
+  "pg_db_role_setting",
   "pg_constraint",
   "pg_index",
   "pg_namespace",
@@ -59,7 +61,7 @@ const CATALOG: ReadonlySet<string> = new Set([
 /** Such a statement may call these besides. */
 const OF_CATALOG = [
   "aclexplode current_database format_type has_any_column_privilege has_column_privilege has_database_privilege",
-  "has_function_privilege has_table_privilege pg_get_userbyid pg_has_role",
+  "has_function_privilege has_schema_privilege has_table_privilege pg_get_userbyid pg_has_role",
 ].flatMap((names) => names.split(" "));
 
 /** What the owner reads beside the audit: sizes and versions, and for a scrub who may still see old rows and which files there are. */

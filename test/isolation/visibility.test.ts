@@ -194,9 +194,12 @@ describe("writes", () => {
     expect((await acme.post("/scopes", { path: "team/red", displayName: "Red" })).body).toMatchObject({
       path: "org/acme/team/red",
     });
-    const deleted = await acme.del("/scopes?path=team/red");
-    expect(deleted.body).toMatchObject({ path: "org/acme/team/red", displayName: "Red" });
-    expect(deleted.body.tombstonedAt).toEqual(expect.any(String));
+    expect((await acme.del("/scopes?path=team/red")).status).toBe(204);
+    const listed = await acme.get<{ path: string }[]>("/scopes?scopeView=subtree");
+    expect(listed.body.find(({ path }) => path === "org/acme/team/red")).toMatchObject({
+      displayName: "Red",
+      tombstonedAt: expect.any(String),
+    });
     expect((await acme.post("/facts", { text: "x", scopes: "team/red" })).status).toBe(409);
     expect((await acme.post("/scopes", { path: "team/red" })).body.tombstonedAt).toBeUndefined();
     expect((await acme.post("/facts", { text: "x", scopes: "team/red" })).status).toBe(200);

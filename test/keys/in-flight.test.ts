@@ -59,7 +59,7 @@ describe.runIf(onPostgres())("while a key's verbs are taken away (threat 29)", (
     await expect
       .poll(() =>
         service.database.sql(
-          "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%narrow_key%'",
+          "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%change_verbs%'",
         ),
       )
       .toHaveLength(1);

@@ -42,6 +42,7 @@ const MODEL = `${ISOLATION}/model.test.ts`;
 const PAIRS = `${ISOLATION}/noninterference.test.ts`;
 const CATALOG = `${ISOLATION}/catalog.test.ts`;
 const KEYS = "test/http/keys.test.ts";
+const KEY_PAIRS = "test/keys/pairs.test.ts";
 const CACHE = "test/recall/cache.test.ts";
 const FORGET = "test/forget/forget.test.ts";
 const RACE = "test/forget/race.test.ts";
@@ -477,7 +478,7 @@ export const MUTANTS: readonly Mutant[] = [
     function: "resolve_place",
     from: "k.principal = 'agent' AND place.api_key_id <> k.id",
     to: "false",
-    tests: [MODEL, SECOND],
+    tests: [VISIBILITY, MODEL, SECOND],
   },
   {
     name: "a session out of reach may be written into",
@@ -503,7 +504,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a minted key may have more verbs (threat 29)",
     function: "mint_key",
-    from: "NOT coalesce(asked_verbs, parent_verbs) <@ parent_verbs",
+    from: "NOT array_remove(coalesce(asked_verbs, parent_verbs), 'usage:read') <@ parent_verbs",
     to: "false",
     tests: [KEYS],
   },
@@ -886,7 +887,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a child that is being minted keeps the verbs (threat 29)",
     on: "postgres",
-    function: "narrow_key",
+    function: "change_verbs",
     from: "EXIT WHEN NOT FOUND;",
     to: "EXIT;",
     tests: ["test/keys/in-flight.test.ts"],
@@ -984,5 +985,68 @@ export const MUTANTS: readonly Mutant[] = [
     name: "an index of words (threat 36)",
     sql: "CREATE INDEX titles ON scopefloor.document (scope_id, title)",
     tests: [CATALOG],
+  },
+  {
+    name: "whoever has the floor manages a key, whatever its verbs (threat 37)",
+    function: "may_manage",
+    from: "AND to_jsonb(k.minted_verbs) <@ (t->'verbs') AND",
+    to: "AND",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a key without content manages one that has it (threat 37)",
+    function: "may_manage",
+    from: "AND to_jsonb(k.minted_verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)",
+    to: "AND to_jsonb(k.minted_verbs) <@ (t->'verbs')",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "an administrator manages its equals (threat 37)",
+    function: "may_manage",
+    from: "AND (NOT to_change OR k.principal <> 'management' OR t->'floor' <> k.floor)",
+    to: "",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a key that only reads changes the Context (threat 37)",
+    function: "full_ticket",
+    from: 'AND t->\'verbs\' @> \'["memory:read", "memory:write", "memory:forget"]\'',
+    to: "",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a tenant's administrator gives back what the operator took (threat 37)",
+    function: "change_verbs",
+    from: "NOT coalesce(target.narrowed_by @> (t->'floor'), true)",
+    to: "false",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a tenant's administrator opens what the operator deleted (threat 37)",
+    function: "enter",
+    from: "NOT coalesce(written.tombstoned_by @> caller.floor, true)",
+    to: "false",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a key that reads usage manages (threat 37)",
+    function: "permit",
+    from: "verb = 'manage' AND verbs <@ '{usage:read}'",
+    to: "false",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "what a leaked secret has minted outlives the rotation (threat 38)",
+    function: "rotate_key",
+    from: "PERFORM scopefloor.revoke_delegates(found.id, kept);",
+    to: "NULL;",
+    tests: [KEY_PAIRS],
+  },
+  {
+    name: "a delegate outlives what it came from (threat 38)",
+    function: "rotate_key",
+    from: "made.expires_at IS NOT NULL AND",
+    to: "false AND",
+    tests: [KEY_PAIRS],
   },
 ];

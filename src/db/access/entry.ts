@@ -8,6 +8,8 @@ export type KeyHash = Uint8Array & { readonly __keyHash: unique symbol };
 
 export type Principal = "management" | "supervisor" | "agent";
 export type MemoryVerb = "memory:read" | "memory:write" | "memory:forget";
+/** What a key may have: `usage:read` reads usage and bills, and manages nothing. */
+export type KeyVerb = MemoryVerb | "usage:read";
 
 /** Who calls, and through which door: what a denial records. */
 export interface Caller {
@@ -32,7 +34,7 @@ export interface Caller {
  * | erase | the same, and E's tags go too |
  */
 export interface AccessRequest {
-  readonly verb: MemoryVerb | "manage" | "self";
+  readonly verb: KeyVerb | "manage" | "self";
   readonly mode: "check" | "select" | "id" | "write" | "modify" | "delete" | "forget" | "erase";
   readonly selector?: Selector | undefined;
   readonly view?: View | undefined;
@@ -84,7 +86,7 @@ export interface Entry {
     readonly content: boolean;
     readonly expiresAt: string | null;
   };
-  readonly verbs: readonly MemoryVerb[];
+  readonly verbs: readonly KeyVerb[];
   /** F: the key's floor and, on behalf of another, that one's too. */
   readonly floor: Scope;
   readonly onBehalfOf: string | null;

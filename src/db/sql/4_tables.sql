@@ -22,8 +22,8 @@ DECLARE
 BEGIN
   FOR t, c IN SELECT listed.t, unnest(listed.columns) FROM (VALUES
     ('tenant', '{root}'::text[]),
-    ('scope', '{tags,display_name,description}'),
-    ('api_key', '{name,floor}'),
+    ('scope', '{tags,display_name,description,tombstoned_by}'),
+    ('api_key', '{name,floor,narrowed_by}'),
     ('session', '{metadata}'),
     ('turn', '{content}'),
     ('passage', '{text,labels,embedding,code,section}'),

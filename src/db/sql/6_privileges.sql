@@ -28,7 +28,7 @@ GRANT INSERT ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefl
 GRANT DELETE ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefloor.posting, scopefloor.document,
   scopefloor.document_content, scopefloor.keyword, scopefloor.document_link, scopefloor.chunk_band, scopefloor.entity,
   scopefloor.attribute, scopefloor.relation, scopefloor.memory_item TO scopefloor_app;
-GRANT UPDATE (display_name, description, tombstoned_at) ON scopefloor.scope TO scopefloor_app;
+GRANT UPDATE (display_name, description, tombstoned_at, tombstoned_by) ON scopefloor.scope TO scopefloor_app;
 GRANT UPDATE (closed_at, metadata) ON scopefloor.session TO scopefloor_app;
 GRANT UPDATE (expired_at) ON scopefloor.turn TO scopefloor_app;
 GRANT UPDATE (expired_at, embedding, embedder_id) ON scopefloor.passage TO scopefloor_app;

@@ -13,6 +13,10 @@ export const apiKey = scopefloor.table(
     principal: text("principal").notNull(),
     floor: jsonb("floor").notNull(),
     verbs: text("verbs").array().notNull(),
+    /** What it was minted with: as much can be given back. */
+    mintedVerbs: text("minted_verbs").array().notNull(),
+    /** The floor of the key that took verbs from it, of several the one above. */
+    narrowedBy: jsonb("narrowed_by"),
     content: boolean("content").notNull().default(true),
     /** SHA-256 of the SHA-256 of the secret: reading this table opens nothing. */
     secretHash: bytea("secret_hash").notNull().unique(),

@@ -31,6 +31,8 @@ export const scope = scopefloor.table(
     description: text("description"),
     createdAt: createdAt(),
     tombstonedAt: time("tombstoned_at"),
+    /** The floor of the key that deleted it. */
+    tombstonedBy: jsonb("tombstoned_by"),
     erasedAt: time("erased_at"),
   },
   (t) => [

@@ -99,7 +99,7 @@ export const contextEndpoints = [
       enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>)),
   }),
   endpoint({
-    ...manage,
+    verb: "usage:read",
     method: "get",
     path: "/contexts/{ctx}/usage",
     operation: "usage",

@@ -1,19 +1,20 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
-import { type ApiKey, listKeys, mintKey, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
+import { type ApiKey, KEY_VERBS, listKeys, mintKey, revokeKey, rotateKey } from "../../keys/keys.ts";
 import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
 import {
   expiry,
   fields,
   graceSeconds,
+  keepChildren,
   keyName,
+  keyVerbs,
   pageAndSize,
   querySelector,
   scopeObject,
   time,
   ttlSeconds,
-  verbs,
 } from "../wire/fields.ts";
 import { instant, object, pageShape, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
 
@@ -21,7 +22,7 @@ const newKey = fields({
   name: keyName,
   principal: z.enum(["agent", "supervisor", "management"]),
   scopeFloor: scopeObject.optional(),
-  verbs: verbs.optional(),
+  verbs: keyVerbs.optional(),
   content: z.boolean().optional(),
   ttlSeconds: z.int().min(1).max(999_999_999).optional(),
   expiresAt: time.optional(),
@@ -48,13 +49,15 @@ const keyShape = {
   name: z.string(),
   principal: principalKind,
   scopeFloor: scopeTags,
-  verbs: z.array(z.enum(VERBS)),
+  verbs: z.array(z.enum(KEY_VERBS)),
   content: z.boolean(),
   createdAt: instant,
   expiresAt: instant.nullable(),
 };
 
 const mintedKeyResponse = object({ ...keyShape, key: z.string() });
+const child = object({ id: uuid, name: z.string() });
+const rotatedKeyResponse = object({ ...keyShape, key: z.string(), children: z.array(child) });
 const keysResponse = object({
   keys: z.array(
     object({
@@ -115,19 +118,19 @@ export const managedKeyEndpoints = [
     verb: "manage",
     operation: "rotate_key",
     summary: "Give a key a new secret",
-    answer: mintedKeyResponse,
+    answer: rotatedKeyResponse,
     secret: true,
     params: idOrName,
-    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds, keepChildren }),
     handle: ({ enter, params, query }) =>
-      enter({}, async (tx) =>
-        minted(
-          await rotateKey(tx, params.idOrName, {
-            expiresAt: expiry(query.ttlSeconds),
-            graceSeconds: query.graceSeconds,
-          }),
-        ),
-      ),
+      enter({}, async (tx) => {
+        const { children, ...key } = await rotateKey(tx, params.idOrName, {
+          expiresAt: expiry(query.ttlSeconds),
+          graceSeconds: query.graceSeconds,
+          keepChildren: query.keepChildren,
+        });
+        return { ...minted(key), children };
+      }),
   }),
   endpoint({
     method: "delete",

@@ -1,12 +1,12 @@
 import { z } from "zod";
 import type { MemoryVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { type ApiKey, grantsOf, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
+import { type ApiKey, grantsOf, KEY_VERBS, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
-import { expiry, fields, graceSeconds, keyName, scopeObject, ttlSeconds, verbs } from "../wire/fields.ts";
+import { expiry, fields, graceSeconds, keepChildren, keyName, scopeObject, ttlSeconds, verbs } from "../wire/fields.ts";
 import { grantedPaths, instant, object, principalKind, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
 
 const listed = (key: ApiKey) => ({
@@ -58,7 +58,7 @@ const meResponse = object({
   displayName: z.string(),
   kind: principalKind,
   scopeFloor: scopeTags,
-  verbs: z.array(z.enum(VERBS)),
+  verbs: z.array(z.enum(KEY_VERBS)),
   grants: grantedPaths,
   effectiveGrants: grantedPaths,
   delegatedPrincipalId: uuid.optional(),
@@ -74,6 +74,10 @@ const ownUsageResponse = object({
 });
 
 const mintedSelfResponse = object({ id: uuid, name: z.string(), key: z.string(), validUntil: instant.optional() });
+const rotatedSelfResponse = object({
+  ...mintedSelfResponse.shape,
+  children: z.array(object({ id: uuid, name: z.string() })),
+});
 const ownKeysResponse = z.array(
   object({
     id: uuid,
@@ -175,15 +179,18 @@ export const selfEndpoints = [
     path: "/{ctx}/keys/{name}/rotate",
     operation: "rotate_key",
     summary: "Give the key itself, or one that it minted, a new secret",
-    answer: mintedSelfResponse,
+    answer: rotatedSelfResponse,
     secret: true,
     params: nameParam,
-    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds }),
+    query: fields({ ttlSeconds: ttlSeconds.optional(), graceSeconds, keepChildren }),
     handle: ({ enter, params, query }) =>
-      enter({}, async (tx) =>
-        minted(
-          await rotateKey(tx, params.name, { expiresAt: expiry(query.ttlSeconds), graceSeconds: query.graceSeconds }),
-        ),
-      ),
+      enter({}, async (tx) => {
+        const rotated = await rotateKey(tx, params.name, {
+          expiresAt: expiry(query.ttlSeconds),
+          graceSeconds: query.graceSeconds,
+          keepChildren: query.keepChildren,
+        });
+        return { ...minted(rotated), children: rotated.children };
+      }),
   }),
 ];

@@ -1,7 +1,7 @@
 import { z } from "zod";
-import type { MemoryVerb } from "../../db/access/entry.ts";
+import type { KeyVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { type ApiKey, grantsOf, knownKey, knownKeys, narrowKey, VERBS } from "../../keys/keys.ts";
+import { type ApiKey, changeVerbs, grantsOf, KEY_VERBS, knownKey, knownKeys } from "../../keys/keys.ts";
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { endpoint, type Request } from "../endpoint.ts";
@@ -19,13 +19,13 @@ const principalOf = (key: ApiKey) => ({
   grants: grantsOf(scopeFromDatabase(key.scopeFloor), key.verbs),
 });
 
-const grants = z.partialRecord(z.enum(VERBS), z.array(z.string()).min(1));
+const grants = z.partialRecord(z.enum(KEY_VERBS), z.array(z.string()).min(1));
 
 /** The verbs that a body names; the paths must be the floor's own, since a floor does not change. */
 function verbsNamed(
-  body: { grants?: Partial<Record<MemoryVerb, string[]>> | undefined; verbs?: MemoryVerb[] | undefined },
+  body: { grants?: Partial<Record<KeyVerb, string[]>> | undefined; verbs?: KeyVerb[] | undefined },
   key: ApiKey,
-): MemoryVerb[] {
+): KeyVerb[] {
   if ((body.grants === undefined) === (body.verbs === undefined)) throw invalid("give either grants or verbs");
   const floor = scopeFromDatabase(key.scopeFloor);
   for (const path of Object.values(body.grants ?? {}).flat()) {
@@ -34,26 +34,26 @@ function verbsNamed(
       throw unprocessable("a key's scope floor does not change: mint a narrower key for another path");
     }
   }
-  return VERBS.filter((verb) => body.verbs?.includes(verb) || body.grants?.[verb] !== undefined);
+  return KEY_VERBS.filter((verb) => body.verbs?.includes(verb) || body.grants?.[verb] !== undefined);
 }
 
-const change = fields({ grants: grants.optional(), verbs: z.array(z.enum(VERBS)).optional() });
+const change = fields({ grants: grants.optional(), verbs: z.array(z.enum(KEY_VERBS)).optional() });
 
 /** @param keep the verbs that are left, of a key and of those that the body names */
 const changeGrants = (
   enter: Request<unknown, unknown, unknown>["enter"],
   id: string,
   body: z.output<typeof change>,
-  keep: (key: ApiKey, named: readonly MemoryVerb[]) => readonly MemoryVerb[],
+  keep: (key: ApiKey, named: readonly KeyVerb[]) => readonly KeyVerb[],
 ) =>
   enter({}, async (tx) => {
     const key = await knownKey(tx, id);
-    return principalOf(await narrowKey(tx, id, keep(key, verbsNamed(body, key))));
+    return principalOf(await changeVerbs(tx, id, keep(key, verbsNamed(body, key))));
   });
 
 const principalResponse = object({ id: uuid, displayName: z.string(), kind: principalKind, grants: grantedPaths });
 const principalsResponse = z.array(principalResponse);
-const effectiveResponse = object({ path: z.string(), verbs: z.array(z.enum(VERBS)), asOf: instant.optional() });
+const effectiveResponse = object({ path: z.string(), verbs: z.array(z.enum(KEY_VERBS)), asOf: instant.optional() });
 
 export const principalEndpoints = [
   endpoint({
@@ -110,19 +110,13 @@ export const principalEndpoints = [
     method: "post",
     path: "/{ctx}/principals/{id}/grants",
     operation: "narrow_key",
-    summary: "Leave a key the verbs that are named",
+    summary: "Leave a key the verbs that are named, or give back what was taken",
     answer: principalResponse,
     // To narrow again changes nothing, and the answer names the key's floor.
     readsOnly: () => true,
     params: id,
     body: change,
-    handle: ({ enter, params, body }) =>
-      changeGrants(enter, params.id, body, (key, wanted) => {
-        const wider = wanted.filter((verb) => !key.verbs.includes(verb));
-        if (wider.length > 0)
-          throw unprocessable(`a key's grants can only narrow: it does not have ${wider.join(", ")}`);
-        return wanted;
-      }),
+    handle: ({ enter, params, body }) => changeGrants(enter, params.id, body, (_, wanted) => wanted),
   }),
   endpoint({
     ...self,

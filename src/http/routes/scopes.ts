@@ -50,7 +50,7 @@ export const scopeEndpoints = [
     mode: "write",
     operation: "scope_delete",
     summary: "Mark a scope as deleted",
-    answer: scopeResponse,
+    status: 204,
     query: fields({ path: queryNamedScope }),
     handle: ({ enter, query }) => enter({ selector: query.path, reopen: true }, tombstoneScope),
   }),

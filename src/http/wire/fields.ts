@@ -1,7 +1,7 @@
 /** The shapes that requests share. The wire is zod: validation and types come from here, once. */
 import { z } from "zod";
 import { AppError, invalid } from "../../errors.ts";
-import { VERBS } from "../../keys/keys.ts";
+import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 
@@ -84,6 +84,7 @@ export const labels = z
   .array(z.string().regex(/^[a-z][a-z0-9_]*=.{1,256}$/su, "must be key=value, the key [a-z][a-z0-9_]*"))
   .max(32);
 export const verbs = z.array(z.enum(VERBS)).min(1);
+export const keyVerbs = z.array(z.enum(KEY_VERBS)).min(1);
 export const keyName = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,127}$/, "must be 1 to 128 letters, digits, spaces, or ._:@-");
@@ -128,6 +129,12 @@ export const pageAndSize = {
 export const count = (least: number, most: number, otherwise: number) => wholeNumber(least, most).default(otherwise);
 /** At most a week: a grace is for rolling out the new secret. */
 export const graceSeconds = wholeNumber(0, 604_800).default(0);
+/** Names or ids, with commas between them. */
+export const keepChildren = z
+  .string()
+  .max(4_000)
+  .default("")
+  .transform((text) => text.split(",").flatMap((name) => (name.trim() === "" ? [] : [name.trim()])));
 export const ttlSeconds = wholeNumber(1, 999_999_999);
 
 /** What a time to live means as a time. */

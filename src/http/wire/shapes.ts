@@ -1,7 +1,7 @@
 /** Shapes that several answers share. A test checks every answer of the suite against them, so that the API's description stays true. */
 import { z } from "zod";
 import { DOCUMENT_STATUSES } from "../../documents/documents.ts";
-import { VERBS } from "../../keys/keys.ts";
+import { KEY_VERBS } from "../../keys/keys.ts";
 
 export const object = z.strictObject;
 export const uuid = z.uuid();
@@ -10,7 +10,7 @@ export const scopeTags = z.record(z.string(), z.string()).describe("A scope: dim
 export const scopePaths = z.array(z.array(z.string())).describe("The same scope as paths");
 export const integer = z.int();
 export const numbers = z.record(z.string(), z.number());
-export const grantedPaths = z.partialRecord(z.enum(VERBS), z.array(z.string()));
+export const grantedPaths = z.partialRecord(z.enum(KEY_VERBS), z.array(z.string()));
 export const principalKind = z.enum(["management", "supervisor", "agent"]);
 export const tokens = object({
   input: integer,

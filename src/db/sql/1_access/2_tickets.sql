@@ -83,6 +83,19 @@ BEGIN
   RETURN t;
 END $$;
 
+-- The management ticket of a key that may do all there is in its floor: what changes the Context, or makes
+-- work for everybody in the floor, is no matter for one that has less. NULL otherwise.
+CREATE OR REPLACE FUNCTION scopefloor.full_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+BEGIN
+  IF t->>'verb' = 'manage' AND (t->>'content')::bool AND t->'verbs' @> '["memory:read", "memory:write", "memory:forget"]' THEN
+    RETURN t;
+  END IF;
+  RETURN NULL;
+END $$;
+
 -- The ticket of a transaction that writes.
 CREATE OR REPLACE FUNCTION scopefloor.write_ticket() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

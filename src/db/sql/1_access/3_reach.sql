@@ -13,13 +13,13 @@ BEGIN
   RETURN ids;
 END $$;
 
--- Rows to read, general ones among them where the ticket has them. Content is closed to a ticket for management work ('manage', 'self').
+-- Rows to read, general ones among them where the ticket has them. Content is open to a ticket for content alone.
 CREATE OR REPLACE FUNCTION scopefloor.readable() RETURNS int[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  IF t IS NULL OR t->>'verb' IN ('manage', 'self') THEN RETURN '{}'; END IF;
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget') THEN RETURN '{}'; END IF;
   RETURN scopefloor.ids_in(t->'read') || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END;
 END $$;
 
@@ -29,7 +29,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  IF t IS NULL OR t->>'verb' IN ('manage', 'self') THEN RETURN '{}'; END IF;
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget') THEN RETURN '{}'; END IF;
   RETURN scopefloor.ids_in(t->'read');
 END $$;
 
@@ -40,7 +40,7 @@ DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
   -- Without general rows: receipts and denials that stand at {} are the operator's.
-  IF t IS NULL OR t->>'verb' = 'self' THEN RETURN '{}'; END IF;
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage') THEN RETURN '{}'; END IF;
   RETURN scopefloor.ids_in(t->'read');
 END $$;
 
@@ -68,12 +68,12 @@ $$;
 -- A floor of {} with a view of everything reaches every scope without listing them.
 CREATE OR REPLACE FUNCTION scopefloor.reads_all() RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce((t->'read'->>'all')::bool AND t->>'verb' NOT IN ('manage', 'self'), false) FROM scopefloor.ticket() t
+  SELECT coalesce((t->'read'->>'all')::bool AND t->>'verb' IN ('memory:read', 'memory:write', 'memory:forget'), false) FROM scopefloor.ticket() t
 $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.lists_all() RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce((t->'read'->>'all')::bool AND t->>'verb' <> 'self', false) FROM scopefloor.ticket() t
+  SELECT coalesce((t->'read'->>'all')::bool AND t->>'verb' IN ('memory:read', 'memory:write', 'memory:forget', 'manage'), false) FROM scopefloor.ticket() t
 $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.modifies_all() RETURNS bool

@@ -62,12 +62,18 @@ CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, other_principal tex
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   -- NULL is none of them: with it no condition below would hold.
-  IF verb IS NULL OR verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'manage', 'self') OR mode IS NULL
+  IF verb IS NULL OR verb NOT IN ('memory:read', 'memory:write', 'memory:forget', 'usage:read', 'manage', 'self') OR mode IS NULL
      OR mode NOT IN ('check', 'select', 'id', 'write', 'modify', 'delete', 'forget', 'erase') THEN
     RAISE EXCEPTION 'scopefloor.enter: unknown verb % or mode %', verb, mode;
   END IF;
   IF verb = 'manage' AND (principal <> 'management' OR other_principal <> 'management') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this needs a management key');
+  END IF;
+  IF verb = 'usage:read' AND (principal <> 'management' OR other_principal <> 'management' OR verbs = '{}') THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this needs a management key, which may have the verb usage:read alone');
+  END IF;
+  IF verb = 'manage' AND verbs <@ '{usage:read}' THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this key reads usage at most and manages nothing');
   END IF;
   IF verb LIKE 'memory:%' AND NOT content THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this key was minted with content: false and reaches no content');
@@ -82,7 +88,7 @@ BEGIN
     RETURN NULL;
   END IF;
   IF (verb = 'memory:read' AND mode NOT IN ('select', 'id')) OR (verb = 'memory:write' AND mode NOT IN ('write', 'modify', 'delete'))
-     OR (verb = 'memory:forget' AND mode NOT IN ('forget', 'erase')) OR (verb IN ('manage', 'self') AND mode NOT IN ('select', 'id')) THEN
+     OR (verb = 'memory:forget' AND mode NOT IN ('forget', 'erase')) OR (verb IN ('usage:read', 'manage', 'self') AND mode NOT IN ('select', 'id')) THEN
     RAISE EXCEPTION 'scopefloor.enter: mode % does not go with verb %', mode, verb;
   END IF;
   -- Changing or matching what exists shows it: that takes the verb for reading too. (An erase

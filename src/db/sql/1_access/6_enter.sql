@@ -85,6 +85,10 @@ BEGIN
     IF written.tombstoned_at IS NOT NULL AND NOT coalesce((requested->>'reopen')::bool, false) THEN
       RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope was deleted; POST /scopes opens it again');
     END IF;
+    -- What a key above has deleted only that one, or one above it, opens again.
+    IF NOT coalesce(written.tombstoned_by @> caller.floor, true) THEN
+      RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the scope was deleted by a key above this one');
+    END IF;
     -- What the key may read beside what it writes: the floor's subtree, and only with that verb.
     general := 'memory:read' = ANY (caller.verbs);
     reach := scopefloor.reach_of(caller.floor, '{}', CASE WHEN general THEN ARRAY[caller.floor] ELSE '{}' END);

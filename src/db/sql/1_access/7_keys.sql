@@ -9,6 +9,33 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     'createdAt', k.created_at, 'createdBy', k.parent_id, 'lastUsedAt', k.last_used_at, 'expiresAt', k.expires_at, 'revokedAt', k.revoked_at)
 $$;
 
+-- Whether the ticket's key may see a key, or with `to_change` rotate, revoke or narrow it. Both take its
+-- floor, verbs and content, since who changes a key can come to hold its secret: of its own children as
+-- they are now, of others as they were minted, because what was narrowed can be given back. To be seen:
+-- itself, those that it minted, and for management those inside its floor. To be changed, of other
+-- management keys only those that come from it, or whose floor is narrower.
+CREATE OR REPLACE FUNCTION scopefloor.may_manage(t jsonb, k scopefloor.api_key, to_change bool) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  caller uuid := (t->>'key')::uuid;
+BEGIN
+  IF k.id IS NULL OR NOT k.floor @> (t->'floor') THEN
+    RETURN false;
+  END IF;
+  IF NOT to_change AND k.id = caller THEN
+    RETURN true;
+  END IF;
+  IF t->>'principal' = 'supervisor' AND to_change THEN
+    RETURN false;
+  END IF;
+  IF k.id = caller OR k.parent_id = caller OR (k.principal = 'management' AND scopefloor.descends_from(k.id, caller)) THEN
+    RETURN to_jsonb(k.verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool);
+  END IF;
+  RETURN t->>'principal' = 'management'
+    AND to_jsonb(k.minted_verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)
+    AND (NOT to_change OR k.principal <> 'management' OR t->'floor' <> k.floor);
+END $$;
+
 -- Mints a key that is never wider than the ticket and the key behind it: floor = asked ∪ the caller's,
 -- verbs a subset.
 CREATE OR REPLACE FUNCTION scopefloor.mint_key(new_id uuid, key_hash bytea, new_name text, new_principal text, asked_floor jsonb,
@@ -46,7 +73,11 @@ BEGIN
   IF new_principal IN ('agent', 'supervisor') AND child_floor = '{}' THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('the scope floor of an %s key must not be empty', new_principal));
   END IF;
-  IF NOT coalesce(asked_verbs, parent_verbs) <@ parent_verbs THEN
+  -- Who manages reads usage: it is a verb for those who do nothing else.
+  IF 'usage:read' = ANY (asked_verbs) AND (new_principal <> 'management' OR t->>'verb' <> 'manage') THEN
+    RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'usage:read is a verb of management keys');
+  END IF;
+  IF NOT array_remove(coalesce(asked_verbs, parent_verbs), 'usage:read') <@ parent_verbs THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the new key would have verbs that the minting key lacks');
   END IF;
   IF child_content AND NOT (t->>'content')::bool THEN
@@ -61,9 +92,9 @@ BEGIN
   END IF;
   PERFORM scopefloor.hold_scope(child_floor);
   at_scope := scopefloor.ensure_scope(child_floor);
-  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, content, secret_hash, expires_at)
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, content, secret_hash, expires_at)
   VALUES (new_id, at_scope.tenant_id, at_scope.id, own.id, new_name, new_principal, child_floor,
-          coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires)
+          coalesce(asked_verbs, parent_verbs), coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires)
   ON CONFLICT DO NOTHING
   RETURNING * INTO made;
   IF made.id IS NULL THEN
@@ -85,7 +116,7 @@ BEGIN
   RETURN (
     WITH reached AS MATERIALIZED (
       SELECT k FROM scopefloor.api_key k
-      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named))
+      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named) AND scopefloor.may_manage(t, k, false))
     SELECT jsonb_build_object(
       'total', (SELECT count(*) FROM reached),
       'keys', coalesce((SELECT jsonb_agg(scopefloor.key_row(page.k)) FROM
@@ -100,22 +131,19 @@ DECLARE
   caller uuid := (t->>'key')::uuid;
 BEGIN
   RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
-          FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.floor @> (t->'floor') AND k.revoked_at IS NULL);
+          FROM scopefloor.api_key k WHERE (k.id = caller OR k.parent_id = caller) AND k.revoked_at IS NULL AND scopefloor.may_manage(t, k, false));
 END $$;
 
--- One key that the caller may know of: itself, those that it minted, and for management those inside its floor.
+-- One key that the caller may see.
 CREATE OR REPLACE FUNCTION scopefloor.known_key(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.key_ticket();
-  caller uuid := (t->>'key')::uuid;
 BEGIN
-  RETURN (SELECT scopefloor.key_row(k) FROM scopefloor.api_key k
-          WHERE k.id = of_id AND k.revoked_at IS NULL AND k.floor @> (t->'floor')
-            AND (k.id = caller OR k.parent_id = caller OR t->>'principal' = 'management'));
+  RETURN (SELECT scopefloor.key_row(k) FROM scopefloor.api_key k WHERE k.id = of_id AND k.revoked_at IS NULL AND scopefloor.may_manage(t, k, false));
 END $$;
 
--- Those keys. (An agent's own_keys, and for management everything inside its floor.)
+-- The keys that the caller may see; 500 at most.
 CREATE OR REPLACE FUNCTION scopefloor.known_keys() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -124,8 +152,8 @@ DECLARE
 BEGIN
   RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
           FROM (SELECT * FROM scopefloor.api_key a
-                WHERE a.revoked_at IS NULL AND a.floor @> (t->'floor')
-                  AND (a.id = caller OR a.parent_id = caller OR t->>'principal' = 'management')
+                WHERE a.revoked_at IS NULL AND a.floor @> (t->'floor') AND (a.id = caller OR a.parent_id = caller OR t->>'principal' = 'management')
+                  AND scopefloor.may_manage(t, a, false)
                 ORDER BY a.id <> caller, a.created_at, a.id LIMIT 500) k);
 END $$;
 
@@ -139,11 +167,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM above a WHERE a.id = ancestor)
 $$;
 
--- The key that a call names: by id anywhere inside the floor (management), by name among those
--- that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
---
--- Who rotates a key holds its secret afterwards, so that it must not be more than the caller:
--- neither in verbs nor in content; and of other management keys only those that come from it.
+-- The key that a call names, where it may be changed: by id anywhere inside the floor (management), by
+-- name among those that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
 CREATE OR REPLACE FUNCTION scopefloor.named_key(id_or_name text) RETURNS scopefloor.api_key
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -152,20 +177,14 @@ DECLARE
   found scopefloor.api_key;
 BEGIN
   IF t->>'verb' = 'manage' AND id_or_name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
-    SELECT * INTO found FROM scopefloor.api_key k
-    WHERE k.id = id_or_name::uuid AND k.floor @> (t->'floor') AND k.revoked_at IS NULL
-      AND (k.principal <> 'management' OR k.id = caller OR scopefloor.descends_from(k.id, caller)
-           OR (t->'floor' <> k.floor AND k.floor @> (t->'floor')));
+    SELECT * INTO found FROM scopefloor.api_key k WHERE k.id = id_or_name::uuid AND k.revoked_at IS NULL;
   END IF;
   IF found.id IS NULL THEN
     SELECT * INTO found FROM scopefloor.api_key k
     WHERE (k.parent_id = caller OR (k.id = caller AND t->>'verb' = 'self')) AND k.name = id_or_name AND k.revoked_at IS NULL
-      AND k.floor @> (t->'floor') -- on behalf of another, its floor counts too
     ORDER BY k.id <> caller LIMIT 1;
   END IF;
-  IF (t->>'verb' = 'self' AND found.principal = 'supervisor')
-     OR NOT to_jsonb(found.verbs) <@ (t->'verbs') OR (found.content AND found.principal = 'management' AND NOT (t->>'content')::bool)
-     OR (found.principal <> 'management' AND NOT (t->>'content')::bool) THEN
+  IF NOT scopefloor.may_manage(t, found, true) THEN
     RETURN NULL;
   END IF;
   RETURN found;
@@ -177,13 +196,39 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT (scopefloor.named_key(id_or_name)).principal
 $$;
 
--- Gives a key another secret; the old one stays valid for a while: {status: ok, key} | {status: not-found, detail}.
-CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int) RETURNS jsonb
+-- A key and everything that was delegated from it: the keys that agents minted for themselves. Keys that
+-- a management key minted are not among them, they are other people's. Without the branches of `kept`.
+CREATE OR REPLACE FUNCTION scopefloor.delegated_from(of_id uuid, kept uuid[] DEFAULT '{}') RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE delegated AS (
+    SELECT k.id, k.principal FROM scopefloor.api_key k WHERE k.id = of_id
+    UNION
+    SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent' AND NOT k.id = ANY (kept))
+  SELECT d.id FROM delegated d
+$$;
+
+-- Revokes a key's delegates. Waits for whoever is minting from one of them, and again for what those
+-- minted: until nothing is left.
+CREATE OR REPLACE FUNCTION scopefloor.revoke_delegates(of_id uuid, kept uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  LOOP
+    UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
+    WHERE k.id IN (SELECT scopefloor.delegated_from(of_id, kept)) AND k.id <> of_id AND k.revoked_at IS NULL;
+    EXIT WHEN NOT FOUND;
+  END LOOP;
+END $$;
+
+-- Gives a key another secret. Who held the old one may have minted from it: without a time of grace the
+-- agents' keys below it end, but for those children that are named; with one, the old secret stays valid so
+-- long. {status: ok, key, children: [{id, name}] that live on} | {status: not-found, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int, keep text[]) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found scopefloor.api_key := scopefloor.named_key(id_or_name);
   parent scopefloor.api_key;
   made scopefloor.api_key;
+  kept uuid[];
 BEGIN
   IF found.id IS NULL THEN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
@@ -193,6 +238,11 @@ BEGIN
   IF found.id = scopefloor.caller() OR parent.principal = 'agent' THEN
     expires := least(coalesce(expires, found.expires_at), found.expires_at);
   END IF;
+  kept := ARRAY(SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL AND (k.name = ANY (keep) OR k.id::text = ANY (keep)));
+  IF cardinality(kept) < cardinality(keep) THEN
+    RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'keepChildren names a key that is no child of this one');
+  END IF;
+  -- This one first: who mints from it waits, and finds another secret.
   UPDATE scopefloor.api_key k
   SET secret_hash = sha256(key_hash),
       previous_hash = CASE WHEN grace_seconds > 0 THEN k.secret_hash END,
@@ -200,11 +250,19 @@ BEGIN
       expires_at = coalesce(expires, k.expires_at)
   WHERE k.id = found.id
   RETURNING * INTO made;
-  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+  IF grace_seconds = 0 THEN
+    PERFORM scopefloor.revoke_delegates(found.id, kept);
+  END IF;
+  -- No delegate lives longer than what it came from.
+  UPDATE scopefloor.api_key k SET expires_at = made.expires_at
+  WHERE made.expires_at IS NOT NULL AND k.id <> made.id AND k.id IN (SELECT scopefloor.delegated_from(made.id)) AND (k.expires_at IS NULL OR k.expires_at > made.expires_at);
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made), 'children', coalesce((
+    SELECT jsonb_agg(jsonb_build_object('id', c.id, 'name', c.name) ORDER BY c.created_at, c.id)
+    FROM (SELECT * FROM scopefloor.api_key k WHERE k.parent_id = made.id AND k.revoked_at IS NULL
+            AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp()) ORDER BY k.created_at, k.id LIMIT 500) c), '[]'));
 END $$;
 
--- Revokes a key and everything that was delegated from it: the keys that agents minted for
--- themselves. Keys that a management key minted stay, they are other people's.
+-- Revokes a key and everything that was delegated from it.
 CREATE OR REPLACE FUNCTION scopefloor.revoke_key(id_or_name text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -213,50 +271,52 @@ BEGIN
   IF target.id IS NULL THEN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
   END IF;
-  -- Waits for whoever is minting from it, and again for what those minted: until nothing is left.
   UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL WHERE k.id = target.id;
-  LOOP
-    WITH RECURSIVE delegated AS (
-    SELECT target.id AS id, target.principal AS principal
-    UNION
-    SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent')
-  UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
-  FROM delegated d WHERE k.id = d.id AND k.revoked_at IS NULL;
-  EXIT WHEN NOT FOUND;
-  END LOOP;
+  PERFORM scopefloor.revoke_delegates(target.id, '{}');
   RETURN jsonb_build_object('status', 'ok');
 END $$;
 
--- Takes verbs from a key; there is no way to give any. Of the caller itself, of those that it minted,
--- and for management of those inside its floor that are not its equals. NULL: none of these.
-CREATE OR REPLACE FUNCTION scopefloor.narrow_key(of_id uuid, keep text[]) RETURNS jsonb
+-- Leaves a key these of its verbs. Management may give back what was taken, up to what it has itself and
+-- what the key was minted with; what a key above took only that one, or one above it, gives back.
+CREATE OR REPLACE FUNCTION scopefloor.change_verbs(of_id uuid, wanted text[]) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.key_ticket();
-  caller uuid := (t->>'key')::uuid;
+  target scopefloor.api_key;
   made scopefloor.api_key;
 BEGIN
   IF t->>'principal' = 'supervisor' THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor does not change keys');
   END IF;
-  UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(keep) ORDER BY 1)
-  WHERE k.id = of_id AND k.revoked_at IS NULL AND k.floor @> (t->'floor')
-    AND (k.id = caller OR k.parent_id = caller
-         OR (t->>'principal' = 'management'
-             AND (k.principal <> 'management' OR scopefloor.descends_from(k.id, caller) OR t->'floor' <> k.floor)))
-  RETURNING * INTO made;
-  IF made.id IS NULL THEN
+  SELECT * INTO target FROM scopefloor.api_key k WHERE k.id = of_id AND k.revoked_at IS NULL FOR NO KEY UPDATE;
+  IF NOT scopefloor.may_manage(t, target, true) THEN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
   END IF;
+  IF NOT wanted <@ target.verbs THEN
+    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(wanted) <@ (t->'verbs') THEN
+      RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('a key''s grants can only narrow, or go back to what it was minted with by a management key that has as much: it does not have %s',
+        array_to_string(ARRAY(SELECT w FROM unnest(wanted) w WHERE NOT w = ANY (target.verbs)), ', ')));
+    END IF;
+    IF NOT coalesce(target.narrowed_by @> (t->'floor'), true) THEN
+      RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the verbs were taken by a key above this one');
+    END IF;
+    IF EXISTS (SELECT 1 FROM scopefloor.api_key p WHERE p.id = target.parent_id AND p.principal = 'agent' AND NOT wanted <@ p.verbs) THEN
+      RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'the key was minted by an agent that does not have as much itself');
+    END IF;
+  END IF;
+  UPDATE scopefloor.api_key k
+  SET verbs = ARRAY(SELECT unnest(wanted) ORDER BY 1),
+      -- Of two who took verbs the one above counts.
+      narrowed_by = CASE WHEN k.minted_verbs <@ wanted THEN NULL
+                         WHEN wanted @> k.verbs THEN k.narrowed_by
+                         WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+  WHERE k.id = of_id RETURNING * INTO made;
   -- What it delegated cannot do more than it: agents' children narrow with it. Waits for whoever is
   -- minting from one of them, and again for what those minted: until nothing is left.
   LOOP
-    WITH RECURSIVE delegated AS (
-      SELECT made.id AS id, made.principal AS principal
-      UNION
-      SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent')
-    UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1)
-    FROM delegated d WHERE k.id = d.id AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
+    UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1),
+      narrowed_by = CASE WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+    WHERE k.id IN (SELECT scopefloor.delegated_from(made.id)) AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
     EXIT WHEN NOT FOUND;
   END LOOP;
   RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));

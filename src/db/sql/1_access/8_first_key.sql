@@ -9,8 +9,8 @@ BEGIN
   IF scopefloor.has_first_key() THEN
     RETURN false;
   END IF;
-  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, secret_hash)
-  VALUES (new_id, 0, 0, NULL, 'management', 'management', '{}', '{memory:forget,memory:read,memory:write}', sha256(key_hash));
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, secret_hash)
+  VALUES (new_id, 0, 0, NULL, 'management', 'management', '{}', '{memory:forget,memory:read,memory:write}', '{memory:forget,memory:read,memory:write}', sha256(key_hash));
   RETURN true;
 END $$;
 

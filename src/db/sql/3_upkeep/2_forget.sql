@@ -27,7 +27,7 @@ BEGIN
   UPDATE scopefloor.access_denied d SET floor = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   -- An expired key of an erased scope must not be rotated back to life there.
   UPDATE scopefloor.api_key k
-  SET floor = s.tags, name = k.id::text, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+  SET floor = s.tags, name = k.id::text, narrowed_by = NULL, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
   FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
   -- Receipts that stand elsewhere but name what is gone now.
@@ -77,7 +77,7 @@ BEGIN
                        WHERE erased @> k.floor AND k.floor <> erased AND k.revoked_at IS NULL
                          AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
                        ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
-      display_name = NULL, description = NULL, erased_at = clock_timestamp()
+      display_name = NULL, description = NULL, tombstoned_by = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   PERFORM scopefloor.mark_records(erased, ids, gone);
   -- A tenant's name goes with its root, and its secret with it: one that comes under the same name is another. Who makes a scope

@@ -54,8 +54,8 @@ $$;
 -- An operator's key for the time of a replay, below the first one.
 CREATE OR REPLACE FUNCTION scopefloor.begin_replay(key_id uuid, key_hash bytea) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, secret_hash, expires_at)
-  SELECT key_id, 0, 0, k.id, 'replay ' || key_id, 'management', '{}', '{memory:forget,memory:read,memory:write}', sha256(key_hash), clock_timestamp() + interval '1 hour'
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, secret_hash, expires_at)
+  SELECT key_id, 0, 0, k.id, 'replay ' || key_id, 'management', '{}', '{memory:forget,memory:read,memory:write}', '{memory:forget,memory:read,memory:write}', sha256(key_hash), clock_timestamp() + interval '1 hour'
   FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1
 $$;
 

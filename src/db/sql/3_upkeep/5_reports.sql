@@ -23,7 +23,7 @@ DECLARE
   t jsonb := scopefloor.ticket();
   root jsonb;
 BEGIN
-  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'self') THEN
+  IF t IS NULL OR t->>'verb' NOT IN ('usage:read', 'self') THEN
     RAISE EXCEPTION 'scopefloor: no ticket for usage' USING ERRCODE = 'insufficient_privilege';
   END IF;
   root := t->'target';
