@@ -114,7 +114,23 @@ ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "key_hash" uuid;--> statement-
 ALTER TABLE "scopefloor"."relation" ADD COLUMN "key_hash" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."api_key" ADD COLUMN "minted_verbs" text[];--> statement-breakpoint
 ALTER TABLE "scopefloor"."api_key" ADD COLUMN "narrowed_by" jsonb;--> statement-breakpoint
-ALTER TABLE "scopefloor"."scope" ADD COLUMN "tombstoned_by" jsonb;
+ALTER TABLE "scopefloor"."access_denied" ADD COLUMN "named" jsonb;--> statement-breakpoint
+ALTER TABLE "scopefloor"."decision_trace" ADD COLUMN "elsewhere" boolean DEFAULT false NOT NULL;--> statement-breakpoint
+ALTER TABLE "scopefloor"."scope" ADD COLUMN "tombstoned_by" jsonb;--> statement-breakpoint
+CREATE INDEX "access_denied_named" ON "scopefloor"."access_denied" USING gin ("named" jsonb_path_ops);--> statement-breakpoint
+CREATE INDEX "decision_trace_elsewhere" ON "scopefloor"."decision_trace" USING gin ("scope" jsonb_path_ops) WHERE elsewhere;--> statement-breakpoint
+CREATE INDEX "forget_receipt_target" ON "scopefloor"."forget_receipt" USING gin ("target" jsonb_path_ops);--> statement-breakpoint
+DO $$
+DECLARE
+  p record;
+BEGIN
+  FOR p IN SELECT polname AS name, polrelid::regclass AS at FROM pg_policy
+           WHERE polrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace) LOOP
+    EXECUTE format('DROP POLICY %I ON %s', p.name, p.at);
+  END LOOP;
+END $$;
+--> statement-breakpoint
+DROP FUNCTION scopefloor.may_record;
 --> statement-breakpoint
 DROP FUNCTION scopefloor.hold_scope;
 --> statement-breakpoint
@@ -457,6 +473,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(scopefloor.ticket()->>'mode' IN ('forget', 'erase', 'delete', 'job'), false)
 $$;
 
+-- Whether the ticket closes and removes sessions whoever created them.
+CREATE OR REPLACE FUNCTION scopefloor.handles_any_session() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(t->>'principal' <> 'agent' OR t->>'mode' = 'erase', false) FROM scopefloor.ticket() t
+$$;
+
 -- The id of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -470,12 +492,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- A trace stands where the ticket says, and names the caller.
-CREATE OR REPLACE FUNCTION scopefloor.may_record(at_scope int, of_tenant int, tags jsonb, by_key uuid, as_principal text) RETURNS bool
+CREATE OR REPLACE FUNCTION scopefloor.may_record(at_scope int, of_tenant int, tags jsonb, is_elsewhere bool, by_key uuid, as_principal text) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  RETURN coalesce((t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags
+  RETURN coalesce((t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags AND coalesce((t->'trace'->>'elsewhere')::bool, false) = is_elsewhere
                   AND (t->>'key')::uuid = by_key AND t->>'principal' = as_principal, false);
 END $$;
 
@@ -890,7 +912,7 @@ BEGIN
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
     'write', written.id, 'tenant', written.tenant_id,
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags)));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'elsewhere', traced.tags <> trace_tags)));
 
   RETURN jsonb_build_object(
     'status', 'ok',
@@ -903,7 +925,7 @@ BEGIN
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
     'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isBlank', trace_is_blank));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
 -- Records a refused attempt, at the scope of the key's own floor. Called in a transaction of its own,
@@ -936,8 +958,10 @@ BEGIN
       EXIT;
     END IF;
   END LOOP;
-  INSERT INTO scopefloor.access_denied (tenant_id, scope_id, id, api_key_id, floor, asked, on_behalf_of, route, reason)
+  INSERT INTO scopefloor.access_denied (tenant_id, scope_id, id, api_key_id, floor, asked, named, on_behalf_of, route, reason)
   SELECT a.tenant_id, a.scope_id, denial, a.id, a.floor, asked,
+         (SELECT jsonb_agg(n.tags) FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) c,
+            LATERAL (VALUES (c->'tags'), (a.floor || (c->'tags'))) n(tags)),
          -- An id and nothing else: a header of any text would outlive a forget.
          CASE WHEN on_behalf_of ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN on_behalf_of END,
          left(record_denial.route, 200), left(record_denial.reason, 300)
@@ -1084,7 +1108,8 @@ BEGIN
   RETURN (
     WITH reached AS MATERIALIZED (
       SELECT k FROM scopefloor.api_key k
-      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named) AND scopefloor.may_manage(t, k, false))
+      WHERE k.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'target')) AND (named IS NULL OR k.name = named)
+        AND scopefloor.may_manage(t, k, false))
     SELECT jsonb_build_object(
       'total', (SELECT count(*) FROM reached),
       'keys', coalesce((SELECT jsonb_agg(scopefloor.key_row(page.k)) FROM
@@ -1120,7 +1145,9 @@ DECLARE
 BEGIN
   RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
           FROM (SELECT * FROM scopefloor.api_key a
-                WHERE a.revoked_at IS NULL AND a.floor @> (t->'floor') AND (a.id = caller OR a.parent_id = caller OR t->>'principal' = 'management')
+                WHERE a.revoked_at IS NULL
+                  AND CASE t->>'principal' WHEN 'management' THEN a.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'floor'))
+                                           ELSE a.id = caller OR a.parent_id = caller END
                   AND scopefloor.may_manage(t, a, false)
                 ORDER BY a.id <> caller, a.created_at, a.id LIMIT 500) k);
 END $$;
@@ -1425,6 +1452,14 @@ CREATE OR REPLACE FUNCTION scopefloor.context_created_at(of_context text) RETURN
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
+
+-- Writes, and changes nothing: that the database takes writes is a part of being ready.
+CREATE OR REPLACE FUNCTION scopefloor.try_write() RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.context SET config = config;
+  RETURN true;
+END $$;
 
 -- Replaces the Context's configuration; false for anybody but the operator with every right.
 CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
@@ -2011,39 +2046,46 @@ $$;
 -- src/db/sql/3_upkeep/2_forget.sql
 -- What a forget needs beyond deleting rows through the builder.
 
+-- Its statements go by indexes alone, so that no erasure reads what others have: rows of its own scopes, and
+-- those that name one of them and stand elsewhere.
+
 -- Takes what was asked out of refused attempts: they keep who and when, but what was asked names the
 -- scope, wherever it was asked from. Gives how many of the target's own; the rest is not the caller's to know.
 CREATE OR REPLACE FUNCTION scopefloor.redact_denials(erased jsonb, ids int[]) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   denials int;
 BEGIN
-  SELECT count(*) INTO denials FROM scopefloor.access_denied WHERE asked IS NOT NULL AND scope_id = ANY (ids);
-  UPDATE scopefloor.access_denied SET asked = NULL
-  WHERE asked IS NOT NULL AND (scope_id = ANY (ids) OR (erased <> '{}' AND EXISTS (
-    SELECT 1 FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) clause
-    WHERE access_denied.floor || (clause->'tags') @> erased OR clause->'tags' @> erased)));
+  UPDATE scopefloor.access_denied SET asked = NULL, named = NULL WHERE scope_id = ANY (ids) AND asked IS NOT NULL;
+  GET DIAGNOSTICS denials = ROW_COUNT;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.access_denied SET asked = NULL, named = NULL WHERE named @> jsonb_build_array(erased);
+  END IF;
   RETURN denials;
 END $$;
 
 -- Puts the dictionary's markers where records name scopes that are gone.
 CREATE OR REPLACE FUNCTION scopefloor.mark_records(erased jsonb, ids int[], gone int[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
-  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
+  UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   -- A question about a scope without a row of its own stands at the floor's; its tags go as well, also
   -- where the floor is erased and stays, since a live key has it.
-  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s
-  WHERE s.id = d.scope_id AND (d.scope_id = ANY (ids) OR (erased <> '{}' AND d.scope @> erased)) AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;
+  UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s
+  WHERE s.id = d.scope_id AND d.scope_id = ANY (ids) AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s
+    WHERE s.id = d.scope_id AND d.elsewhere AND d.scope @> erased;
+    -- Receipts that stand elsewhere but name what is gone now.
+    UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
+    WHERE r.target @> erased AND NOT r.scope_id = ANY (gone) AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
+  END IF;
   UPDATE scopefloor.access_denied d SET floor = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   -- An expired key of an erased scope must not be rotated back to life there.
   UPDATE scopefloor.api_key k
   SET floor = s.tags, name = k.id::text, narrowed_by = NULL, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
   FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
-  -- Receipts that stand elsewhere but name what is gone now.
-  UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
-  WHERE erased <> '{}' AND r.target @> erased AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
 END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
@@ -2051,13 +2093,15 @@ END $$;
 -- A scope that is the floor of a live key keeps its tags: that key still names it.
 -- Gives the counts by table.
 CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
   erased jsonb := t->'target';
+  above int[]; -- the scopes whose floors may hold the target
   ids int[];
   gone int[];
   traces int;
+  named int;
   answers int;
   denials int;
   jobs int;
@@ -2067,9 +2111,14 @@ BEGIN
   END IF;
   ids := scopefloor.ids_in(t->'modify');
   UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
-  WHERE (scope_id = ANY (ids) OR (erased <> '{}' AND scope @> erased))
-    AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
+  WHERE scope_id = ANY (ids) AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
   GET DIAGNOSTICS traces = ROW_COUNT;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
+    WHERE elsewhere AND scope @> erased AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
+    GET DIAGNOSTICS named = ROW_COUNT;
+    traces := traces + named;
+  END IF;
   -- But for the claim of this very request.
   DELETE FROM scopefloor.idempotency WHERE scope_id = ANY (ids) AND xmin <> pg_current_xact_id()::xid;
   GET DIAGNOSTICS answers = ROW_COUNT;
@@ -2081,11 +2130,12 @@ BEGIN
     WHERE s.id = ANY (ids) AND s.id <> 0
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
+  above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
   -- '!' is outside the grammar of dimensions: no request can ever name the marker. Beside it stay
   -- the tags of the nearest floor above that is still in use, so that its bill keeps the numbers.
   UPDATE scopefloor.scope s
   SET tags = coalesce((SELECT k.floor FROM scopefloor.api_key k
-                       WHERE erased @> k.floor AND k.floor <> erased AND k.revoked_at IS NULL
+                       WHERE k.scope_id = ANY (above) AND k.revoked_at IS NULL
                          AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
                        ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
       display_name = NULL, description = NULL, tombstoned_by = NULL, erased_at = clock_timestamp()
@@ -2378,6 +2428,10 @@ BEGIN
       FROM scopefloor.tenant k WHERE k.id = r.tenant_id$update$, t.name, t.hash, t.word);
   END LOOP;
   UPDATE scopefloor.api_key SET minted_verbs = verbs;
+  UPDATE scopefloor.decision_trace d SET elsewhere = true FROM scopefloor.scope s WHERE s.id = d.scope_id AND s.tags <> d.scope;
+  UPDATE scopefloor.access_denied d SET named = (
+    SELECT jsonb_agg(n.tags) FROM jsonb_array_elements(CASE jsonb_typeof(d.asked) WHEN 'array' THEN d.asked ELSE '[]' END) c,
+      LATERAL (VALUES (c->'tags'), (d.floor || (c->'tags'))) n(tags)) WHERE d.asked IS NOT NULL;
 END $$;
 SET LOCAL ROLE NONE;
 --> statement-breakpoint
@@ -2435,7 +2489,7 @@ BEGIN
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
-    ('access_denied', '{asked,floor}'),
+    ('access_denied', '{asked,named,floor}'),
     ('forget_receipt', '{target,items}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP
@@ -2518,6 +2572,8 @@ DECLARE
   forgotten  constant text := format('(SELECT scopefloor.forgets()) AND (%s)', modifiable);
   deleted    constant text := format('(SELECT scopefloor.deletes()) AND (%s)', modifiable);
   written    constant text := 'scope_id = (SELECT scopefloor.insertable()) AND tenant_id = (SELECT scopefloor.insertable_tenant())';
+  -- Of an agent those of its own key; an erasure takes whatever stands at the scope.
+  own_session constant text := '(%s) AND ((SELECT scopefloor.handles_any_session()) OR api_key_id = (SELECT scopefloor.caller()))';
   by_caller  constant text := written || ' AND api_key_id = (SELECT scopefloor.caller())';
   app        constant text := 'scopefloor_app';
   service    constant text := 'scopefloor_app, scopefloor_worker'; -- inside a job the worker is bound like the application
@@ -2549,8 +2605,8 @@ BEGIN
 
     ('session', 'read', 'SELECT', app, own, NULL),
     ('session', 'write', 'INSERT', app, NULL, by_caller),
-    ('session', 'change', 'UPDATE', app, modifiable, modifiable),
-    ('session', 'remove', 'DELETE', app, forgotten, NULL),
+    ('session', 'change', 'UPDATE', app, format(own_session, modifiable), format(own_session, modifiable)),
+    ('session', 'remove', 'DELETE', app, format(own_session, forgotten), NULL),
     ('turn', 'read', 'SELECT', app, own, NULL),
     ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND scopefloor.may_add_turn(scope_id, session_id)'),
     ('turn', 'change', 'UPDATE', app, modifiable, modifiable),
@@ -2598,7 +2654,7 @@ BEGIN
      format('(%s) AND ((SELECT scopefloor.caller_principal()) <> ''agent'' OR api_key_id = (SELECT scopefloor.caller()))', own), NULL),
     -- A trace says whose it is and for which scope, and is of now; none of it can be made up.
     ('decision_trace', 'write', 'INSERT', service, NULL,
-     'scopefloor.may_record(scope_id, tenant_id, scope, api_key_id, principal) AND created_at = transaction_timestamp()'),
+     'scopefloor.may_record(scope_id, tenant_id, scope, elsewhere, api_key_id, principal) AND created_at = transaction_timestamp()'),
     ('decision_trace', 'report', 'SELECT', 'scopefloor_report', 'true', NULL)
     ) rule(at, name, command, roles, reached, result)
   LOOP
@@ -2673,7 +2729,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"ticket":[],"touch_key":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
+  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"ticket":[],"touch_key":["app"],"try_write":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
   f record;
   grantee text;
 BEGIN

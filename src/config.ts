@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { ProxySettings } from "./load/strangers.ts";
 import type { ModelSettings } from "./models/models.ts";
 import type { RerankerSettings } from "./models/reranker.ts";
 
@@ -16,6 +17,12 @@ const environment = z.object({
   DATABASE_OWNER_URL: databaseUrl,
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
+  SCOPEFLOOR_MAX_CONNECTIONS: z.coerce.number().int().min(16).max(1_000_000).default(4_096),
+  SCOPEFLOOR_PROXY_HEADER: z
+    .string()
+    .regex(/^[A-Za-z][A-Za-z0-9-]{0,63}$/, "must be a header's name, such as X-Forwarded-For")
+    .optional(),
+  SCOPEFLOOR_PROXIES: z.coerce.number().int().min(1).max(10).default(1),
   SCOPEFLOOR_DEPLOYMENT: z.coerce.number().int().min(0).max(127).optional(),
   SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
   SCOPEFLOOR_RECEIPTS: z.string().min(1).optional(),
@@ -58,6 +65,10 @@ export interface Config {
   readonly databaseUrl: string | undefined;
   readonly databaseWorkerUrl: string | undefined;
   readonly databaseOwnerUrl: string | undefined;
+  /** Open HTTP connections at most; more are closed at once. */
+  readonly maxConnections: number;
+  /** Unset: clients connect directly. */
+  readonly proxy: ProxySettings | undefined;
   readonly dbConnections: number;
   readonly dbTimeoutMs: number;
   /** Which of several deployments this is, so that no two give a scope or a tenant the same number. Unset: it stands alone. */
@@ -108,6 +119,11 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     databaseUrl: v.DATABASE_URL,
     databaseWorkerUrl: v.DATABASE_WORKER_URL,
     databaseOwnerUrl: v.DATABASE_OWNER_URL,
+    maxConnections: v.SCOPEFLOOR_MAX_CONNECTIONS,
+    proxy:
+      v.SCOPEFLOOR_PROXY_HEADER === undefined
+        ? undefined
+        : { header: v.SCOPEFLOOR_PROXY_HEADER.toLowerCase(), proxies: v.SCOPEFLOOR_PROXIES },
     dbConnections: v.SCOPEFLOOR_DB_CONNECTIONS,
     dbTimeoutMs: v.SCOPEFLOOR_DB_TIMEOUT_MS,
     deployment: v.SCOPEFLOOR_DEPLOYMENT,

@@ -2,7 +2,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
-import { openDatabase } from "./db/connect/open.ts";
+import { longestTransactionMs, openDatabase } from "./db/connect/open.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
 import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
@@ -18,7 +18,7 @@ async function main(): Promise<void> {
   const log = createLog(config.logLevel);
   const database = await openDatabase(config);
   const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
-  const { context, models, reranker, deployment } = config;
+  const { context, models, reranker, deployment, proxy } = config;
   await prepareDatabase(database, { context, mayMigrate, log, models, deployment });
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
@@ -38,10 +38,11 @@ async function main(): Promise<void> {
       : startHousekeeping(database, {
           log,
           graphFrom: config.graphFrom,
+          overdueMs: 2 * longestTransactionMs(config),
           journal: receiptsFile === undefined ? undefined : receiptJournal(database, receiptsFile),
         });
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
-  const service = await createService(database, { context, log, models, reranker, worker });
+  const service = await createService(database, { context, log, models, reranker, worker, proxy });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);
 
@@ -70,6 +71,7 @@ async function main(): Promise<void> {
 
 async function listen(server: Server, config: Config): Promise<Server> {
   server.requestTimeout = 60_000;
+  server.maxConnections = config.maxConnections;
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(config.port, config.host, resolve);

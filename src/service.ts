@@ -11,6 +11,7 @@ import { Worker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
 import { FairQueue } from "./load/fair-queue.ts";
 import { ShareGroups } from "./load/share-groups.ts";
+import { type ProxySettings, Strangers } from "./load/strangers.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
@@ -34,6 +35,8 @@ export interface ServiceOptions {
   readonly models?: ModelSettings;
   /** Absent: answers stand as recall ranks them. */
   readonly reranker?: RerankerSettings | undefined;
+  /** Absent: clients connect directly. */
+  readonly proxy?: ProxySettings | undefined;
   /** Absent: another process is the worker. */
   readonly worker?: Partial<WorkerOptions>;
 }
@@ -78,6 +81,7 @@ export async function createService(database: Database, options: ServiceOptions)
   const app = createApp({
     database,
     shareGroups: new ShareGroups(),
+    strangers: new Strangers(options.proxy),
     intake: new FairQueue(LARGE_BODIES),
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,

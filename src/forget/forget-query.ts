@@ -3,6 +3,7 @@ import { forgetBytes } from "../documents/bytes.ts";
 import { removeDocument } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { removeEntities } from "../memory/entities.ts";
+import { refuseOthersSession } from "../memory/sessions.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
 import { fetchHits } from "../recall/answer/hits.ts";
 import { rankByBm25 } from "../recall/ranking/bm25.ts";
@@ -204,6 +205,7 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise
       );
     }
     if (known === undefined) throw notFound();
+    if (request.query === undefined) await refuseOthersSession(tx, request.sessionId);
   }
   if (request.query === undefined) return wholeSession(tx, request);
   const [lexical, ...byModel] = await Promise.all([

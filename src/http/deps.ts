@@ -4,6 +4,7 @@ import type { KeyHash } from "../db/access/entry.ts";
 import type { Database } from "../db/connect/lease.ts";
 import type { FairQueue } from "../load/fair-queue.ts";
 import type { ShareGroups } from "../load/share-groups.ts";
+import type { Strangers } from "../load/strangers.ts";
 import type { Models } from "../models/models.ts";
 import type { Reranker } from "../models/reranker.ts";
 import type { Readiness } from "../readiness.ts";
@@ -14,6 +15,7 @@ import type { Metrics } from "./metrics.ts";
 export interface Deps {
   readonly database: Database;
   readonly shareGroups: ShareGroups;
+  readonly strangers: Strangers;
   /** Large bodies that are in memory at a time; the others wait unread, which holds their senders back. */
   readonly intake: FairQueue;
   /** Audit reports, of which one is made at a time. */

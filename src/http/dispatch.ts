@@ -5,6 +5,7 @@ import type { AccessRequest, Caller, RequestContext } from "../db/access/entry.t
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
 import { bearerOf, hashFromHeader } from "../keys/secret.ts";
+import { onBehalfOf } from "./delegation.ts";
 import type { Deps } from "./deps.ts";
 import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
 import { type Idempotency, idempotencyOf, onlyOnce, replayStored, type StoredAnswer } from "./idempotency.ts";
@@ -22,16 +23,18 @@ export async function runEndpoint(
   params: Record<string, string>,
 ): Promise<void> {
   const caller = callerOf(spec, deps, ctx, params);
-  const visit = new Visit(spec, deps, caller);
+  const stranger = deps.strangers.groupOf(ctx.req);
+  const visit = new Visit(spec, deps, caller, stranger);
   const release: (() => unknown)[] = [];
   try {
     const size = bodySizeOf(spec, ctx);
     // A large body costs work before the transaction: not for strangers.
     if (size > UNCHECKED_BYTES) await visit.check();
-    if (!spec.upload && size > LARGE_BYTES) release.push(await deps.intake.enter(deps.shareGroups.of(caller.keyHash)));
+    if (!spec.upload && size > LARGE_BYTES)
+      release.push(await deps.intake.enter(deps.shareGroups.of(caller.keyHash) ?? stranger));
     const input = await readInput(spec, ctx, params);
     release.push(() => input.upload?.file.discard());
-    visit.begin(input, idempotencyOf(spec, ctx, input));
+    visit.begin(input, idempotencyOf(spec, ctx, caller, input));
     const body = await spec.handle({
       deps,
       caller,
@@ -59,8 +62,12 @@ function callerOf(spec: Endpoint, deps: Deps, ctx: ParameterizedContext, params:
   const keyHash = hashFromHeader(ctx.get("authorization") || undefined);
   // A wrong Context with a valid key is not told from a wrong key.
   if (keyHash === undefined || (params.ctx !== undefined && params.ctx !== deps.context)) throw unauthorized();
-  const onBehalfOf = ctx.get("x-spectron-on-behalf-of") || undefined;
-  return { keyHash, onBehalfOf, route: `${spec.method.toUpperCase()} ${spec.path}`, operation: spec.operation };
+  return {
+    keyHash,
+    onBehalfOf: onBehalfOf(ctx.headers),
+    route: `${spec.method.toUpperCase()} ${spec.path}`,
+    operation: spec.operation,
+  };
 }
 
 /** Bytes of the body as they are announced; of one that is not, and of every upload, no bound is known. */
@@ -81,11 +88,16 @@ class Visit {
   #input: Pick<Input, "params" | "body"> | undefined;
   #idempotency: Idempotency | undefined;
 
-  constructor(spec: Endpoint, deps: Deps, caller: Caller) {
+  constructor(spec: Endpoint, deps: Deps, caller: Caller, group: string) {
     this.#spec = spec;
     this.#deps = deps;
     this.#caller = caller;
-    this.#context = { context: deps.context, arrivedAt: performance.now(), shareGroups: deps.shareGroups };
+    this.#context = {
+      context: deps.context,
+      arrivedAt: performance.now(),
+      shareGroups: deps.shareGroups,
+      strangers: { group, known: deps.strangers },
+    };
   }
 
   begin(input: Input, idempotency: Idempotency | undefined): void {

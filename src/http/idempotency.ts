@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type { ParameterizedContext } from "koa";
+import type { Caller } from "../db/access/entry.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
 import { AppError, invalid } from "../errors.ts";
@@ -87,7 +88,12 @@ async function claimed(tx: ScopedTransaction, at: string, key: string, bodyHash:
 }
 
 /** Undefined: the request has no idempotency key, or no answer is kept for it, since it only reads. */
-export function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, input: Input): Idempotency | undefined {
+export function idempotencyOf(
+  spec: Endpoint,
+  ctx: ParameterizedContext,
+  caller: Caller,
+  input: Input,
+): Idempotency | undefined {
   const key = ctx.get("idempotency-key");
   if (key === "" || (spec.method !== "post" && spec.method !== "put")) return undefined;
   if (!/^[\x21-\x7e]{1,255}$/.test(key)) throw invalid("Idempotency-Key must be 1 to 255 printable ASCII characters");
@@ -95,7 +101,7 @@ export function idempotencyOf(spec: Endpoint, ctx: ParameterizedContext, input: 
   const bodyHash = createHash("sha256")
     .update(ctx.querystring)
     .update("\0")
-    .update(ctx.get("x-spectron-on-behalf-of"))
+    .update(caller.onBehalfOf ?? "")
     .update("\0")
     .update(input.digested)
     .digest();

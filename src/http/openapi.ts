@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { DELEGATION_HEADERS } from "./delegation.ts";
 import type { Endpoint } from "./endpoint.ts";
 
 type Json = Record<string, unknown>;
@@ -43,7 +44,14 @@ function parametersOf(endpoint: Endpoint): Json[] {
   const headers = ["post", "put"].includes(endpoint.method)
     ? [{ name: "Idempotency-Key", in: "header", required: false, schema: { type: "string", maxLength: 255 } }]
     : [];
-  return [...inPath, ...inQuery, ...headers];
+  const delegation = DELEGATION_HEADERS.map((name) => ({
+    name,
+    in: "header",
+    required: false,
+    description: "The id of a key: the request reaches what both reach. The two headers are one.",
+    schema: { type: "string" },
+  }));
+  return [...inPath, ...inQuery, ...headers, ...delegation];
 }
 
 function bodyOf(endpoint: Endpoint): Json {

@@ -20,8 +20,8 @@ const titles: Record<ErrorSlug, string> = {
   "quota-exceeded": "Storage quota exceeded",
 };
 
-/** PostgreSQL's classes for "not now": connection, resources, operator intervention, and system errors. */
-const UNAVAILABLE_SQLSTATE = /^(08|40001|40P01|53|55P03|57|58)/;
+/** PostgreSQL's classes for "not now": connection, a transaction that took too long or may not write, resources, operator intervention, and system errors. */
+const UNAVAILABLE_SQLSTATE = /^(08|25P04|25006|40001|40P01|53|55P03|57|58)/;
 const UNAVAILABLE_CODE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENOTFOUND|EAI_AGAIN|ENOSPC)/;
 
 /** What an error says to the client. Anything unknown is 500 and says nothing of its inside. */
@@ -39,8 +39,31 @@ export function asAppError(error: unknown): AppError {
   });
 }
 
+/** Overload is told once a second, with how many requests it was: it is nobody's fault, and may be thousands. */
+const OVERLOAD_LOG_MS = 1_000;
+
+class OverloadLog {
+  readonly #log: Logger;
+  #refused = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(log: Logger) {
+    this.#log = log;
+  }
+
+  note(problem: AppError): void {
+    this.#refused++;
+    this.#timer ??= setTimeout(() => {
+      this.#log.warn({ requests: this.#refused, reason: problem.message }, "requests were refused for lack of room");
+      this.#refused = 0;
+      this.#timer = undefined;
+    }, OVERLOAD_LOG_MS).unref();
+  }
+}
+
 /** Renders whatever is thrown below as `application/problem+json`. */
 export function problems(log: Logger) {
+  const overload = new OverloadLog(log);
   return async (ctx: Context, next: Next): Promise<void> => {
     const requestId = randomUUID();
     ctx.state.requestId = requestId;
@@ -49,7 +72,9 @@ export function problems(log: Logger) {
       await next();
     } catch (error) {
       const problem = asAppError(error);
-      if (problem.status >= 500) {
+      if (problem.slug === "unavailable" && problem.cause === undefined) {
+        overload.note(problem);
+      } else if (problem.status >= 500) {
         // Name, code and place only: a database's message may quote a row.
         const cause = (problem.cause ?? error) as { name?: string; message?: string; code?: string; stack?: string };
         const place = (cause.stack ?? "")
@@ -68,6 +93,8 @@ export function problems(log: Logger) {
         title: titles[problem.slug],
         status: problem.status,
         detail: problem.message,
+        // The same, for clients that look for it here.
+        message: problem.message,
         instance: ctx.path,
         requestId,
         ...(problem.retryAfter === undefined ? {} : { retryAfter: problem.retryAfter }),

@@ -1,9 +1,11 @@
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
+import { endOverdueTransactions } from "../db/upkeep/watchdog.ts";
 import { failureOf } from "../log.ts";
 import { reconcileGraphs } from "./vector-graphs.ts";
 
 const HOUSEKEEPING_INTERVAL_MS = 60_000;
+const WATCH_INTERVAL_MS = 5_000;
 
 /** Entries of the audit chain in one batch: few enough to be sealed, and later checked, in a second. */
 const SEALED_AT_ONCE = 5_000;
@@ -12,6 +14,8 @@ export interface HousekeepingOptions {
   readonly log: Logger;
   /** Passages of one model from which on a scope gets a graph of its own. */
   readonly graphFrom: number;
+  /** How old a transaction of the service may be before it is ended from outside, in ms. */
+  readonly overdueMs: number;
   /** Where receipts are kept outside of the database. */
   readonly journal?: { save(): Promise<void> } | undefined;
 }
@@ -61,10 +65,36 @@ async function vacuumGrownTables(database: Database): Promise<void> {
   }
 }
 
+/** Ends what holds others up beyond every timeout; that it may not is said once. */
+function watchTransactions(database: Database, overdueMs: number, log: Logger): { stop(): Promise<void> } {
+  let round: Promise<void> | undefined;
+  let isToldOff = false;
+  const timer = setInterval(() => {
+    round ??= endOverdueTransactions(database, overdueMs)
+      .then((ended) => {
+        if (ended > 0) log.warn({ ended }, "transactions were ended that had outlived their timeout");
+      })
+      .catch((error: unknown) => {
+        if (!isToldOff)
+          log.warn(failureOf(error), "overdue transactions are not ended: the owner's login needs pg_signal_backend");
+        isToldOff = true;
+      })
+      .finally(() => {
+        round = undefined;
+      });
+  }, WATCH_INTERVAL_MS);
+  return {
+    stop: async () => {
+      clearInterval(timer);
+      await round;
+    },
+  };
+}
+
 /** The worker's round, until it is stopped; a failed round is logged and the next one tries again. */
 export function startHousekeeping(
   database: Database,
-  { log, graphFrom, journal }: HousekeepingOptions,
+  { log, graphFrom, overdueMs, journal }: HousekeepingOptions,
 ): { stop(): Promise<void> } {
   let stopped = false;
   let timer: NodeJS.Timeout | undefined;
@@ -92,10 +122,12 @@ export function startHousekeeping(
       });
   };
   timer = setTimeout(run, 1_000);
+  const watch = watchTransactions(database, overdueMs, log);
   return {
     stop: async () => {
       stopped = true;
       clearTimeout(timer);
+      await watch.stop();
       await round;
       await building;
       await journal?.save();

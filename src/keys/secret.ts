@@ -35,10 +35,14 @@ export function hashSecret(secret: string): KeyHash {
 export const bearerOf = (header: string): string => header.replace(/^Bearer /i, "");
 
 /**
- * The hash of the secret in an `Authorization` header; undefined where there can be no key in it.
- * The checksum is for secret scanners and clients: here every key takes the same path, the look-up.
+ * The hash of the secret in an `Authorization` header; undefined where there can be no key in it: what looks
+ * like one of ours and has another checksum is noise, and is not looked up. (A first key of the operator's own
+ * looks otherwise.)
  */
 export function hashFromHeader(header: string | undefined): KeyHash | undefined {
   const secret = /^Bearer ([\x21-\x7e]{32,512})$/i.exec(header ?? "")?.[1];
-  return secret === undefined ? undefined : hashSecret(secret);
+  if (secret === undefined) return undefined;
+  const isOurs = /^sf_(agent|sup|mgmt)_[0-9A-Za-z]{46}$/.test(secret);
+  const [body, end] = [secret.slice(0, -CHECKSUM_LENGTH), secret.slice(-CHECKSUM_LENGTH)];
+  return isOurs && checksum(body) !== end ? undefined : hashSecret(secret);
 }

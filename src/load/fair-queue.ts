@@ -21,18 +21,25 @@ interface Group {
   readonly waiting: Waiter[];
   /** The number of the place that it was last given: the lowest has waited longest. */
   lastServed: number;
+  /** Time that it had places for, in ms; what is long past counts less. */
+  used: number;
+  usedAt: number;
   lastSeenAt: number;
 }
 
 /** Requests whose group is not known: the first of a key, and the service's own. */
 const UNKNOWN_GROUP = "";
 const ALL_PLACES_TAKEN = "all places are taken";
+/** After so long the time that a group had counts half. */
+const HALF_LIFE_MS = 10_000;
+/** Less than this is no difference in time. */
+const NOTABLE_MS = 100;
 /** A group that was heard of so lately counts as present. */
 const PRESENT_MS = 1_000;
 
 /**
- * Places that groups share: a free one goes to the group that has the fewest, and among those to the
- * one that was served longest ago. However many requests one group sends, it never has all places:
+ * Places that groups share: a free one goes to the group that has the fewest, among those to the one
+ * that had places for less time lately, and else to the one that was served longest ago. However many requests one group sends, it never has all places:
  * alone it has all but an eighth, beside others a quarter, so that who comes next waits neither for
  * its transactions to end nor, on a small machine, for its statements.
  */
@@ -62,7 +69,14 @@ export class FairQueue {
    */
   async enter(name: string = UNKNOWN_GROUP): Promise<() => void> {
     if (this.#isClosed) throw stopping();
-    const group = this.#groups.get(name) ?? { inside: 0, waiting: [], lastServed: 0, lastSeenAt: 0 };
+    const group = this.#groups.get(name) ?? {
+      inside: 0,
+      waiting: [],
+      lastServed: 0,
+      used: 0,
+      usedAt: 0,
+      lastSeenAt: 0,
+    };
     this.#groups.set(name, group);
     group.lastSeenAt = performance.now();
     if (group.waiting.length >= this.#mostWaiting) throw name === UNKNOWN_GROUP ? this.#busy() : tooMany();
@@ -85,9 +99,13 @@ export class FairQueue {
       this.#serve();
     });
     let isInside = true;
+    const enteredAt = performance.now();
     return () => {
       if (!isInside) return;
       isInside = false;
+      const now = performance.now();
+      group.used = usedBy(group, now) + now - enteredAt;
+      group.usedAt = now;
       this.#inside--;
       group.inside--;
       this.#serve();
@@ -122,20 +140,16 @@ export class FairQueue {
     let present = 0;
     for (const [name, group] of this.#groups) {
       if (group.inside > 0 || group.waiting.length > 0) present++;
-      else if (now - group.lastSeenAt >= PRESENT_MS) this.#groups.delete(name);
+      else if (now - group.lastSeenAt >= PRESENT_MS && usedBy(group, now) < NOTABLE_MS) this.#groups.delete(name);
+      else if (now - group.lastSeenAt >= PRESENT_MS)
+        continue; // remembered for the time that it had
       else if (name !== UNKNOWN_GROUP) present++;
     }
     const most = this.#most(present);
     let best: Group | undefined;
     for (const group of this.#groups.values()) {
       if (group.waiting.length === 0 || group.inside >= most) continue;
-      if (
-        best === undefined ||
-        group.inside < best.inside ||
-        (group.inside === best.inside && group.lastServed < best.lastServed)
-      ) {
-        best = group;
-      }
+      if (best === undefined || isBefore(group, best, now)) best = group;
     }
     return best;
   }
@@ -151,8 +165,17 @@ export class FairQueue {
   }
 }
 
+/** What is left of the time that a group had. */
+const usedBy = ({ used, usedAt }: Group, now: number) => used * 0.5 ** ((now - usedAt) / HALF_LIFE_MS);
+
+function isBefore(one: Group, other: Group, now: number): boolean {
+  if (one.inside !== other.inside) return one.inside < other.inside;
+  const difference = usedBy(one, now) - usedBy(other, now);
+  return Math.abs(difference) < NOTABLE_MS ? one.lastServed < other.lastServed : difference < 0;
+}
+
 const stopping = () => new AppError("unavailable", "the service is stopping", { retryAfter: 1 });
 const tooMany = () =>
-  new AppError("rate-limited", "too many concurrent requests from this tenant; send fewer at once", {
+  new AppError("rate-limited", "too many concurrent requests from this tenant or address; send fewer at once", {
     retryAfter: 1,
   });

@@ -1,3 +1,4 @@
+import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
@@ -89,12 +90,13 @@ const ORDER = sql`ORDER BY ${NARROWEST_FIRST}, e.type, e.name, f.key, f.valid_fr
 const MAX_FACTS = 2_000;
 
 export async function attributesWhere(tx: ScopedTransaction, where: SQL, moment: Moment = {}): Promise<Attribute[]> {
-  const rows = await tx.rows<Raw<Attribute>>(sql`
+  const select = sql`
     SELECT ${FACT}, f.value FROM ${tx.read("attribute", "f")}
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`);
-  return rows.map((row) => asKnown(withScope<Attribute>(row), moment));
+    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`;
+  const rows = await tx.rows<Raw<Attribute>>(withinAnswer(select, "value"));
+  return rows.map((row) => asKnown(withScope<Attribute>(uncounted(row)), moment));
 }
 
 export async function relationsWhere(tx: ScopedTransaction, where: SQL, moment: Moment = {}): Promise<Relation[]> {
@@ -128,7 +130,7 @@ export async function listEntities(
   return rows.map((row) => withScope<Entity>(row));
 }
 
-/** A condition on an entity under the alias e; the two parts are one word to look up by (scopefloor.entity_word). */
+/** A condition on an entity under the alias e; its type and name are one word to look up by (src/db/sql/1_access/9_words.sql). */
 const isNamed = (tx: ScopedTransaction, { type, name }: EntityName): SQL =>
   sql`e.name_hash = ANY (${tx.hashes(`${type}\u001f${name}`)})`;
 
@@ -170,25 +172,35 @@ export async function describeEntity(
   return { entity, attributes, relations };
 }
 
-/** Everything that was ever said of an entity under a key, newest first. */
-export async function historyOf(
-  tx: ScopedTransaction,
-  named: EntityName,
-  key: string,
-): Promise<(Attribute | Relation)[]> {
-  await entitiesNamed(tx, named);
-  const where = sql`${isNamed(tx, named)} AND f.key_hash = ANY (${tx.hashes(key)})`;
-  const always = { validFrom: "1000-01-01T00:00:00.000Z" };
-  const facts = [...(await attributesWhere(tx, where, always)), ...(await relationsWhere(tx, where, always))];
+const ALWAYS: Moment = { validFrom: "1000-01-01T00:00:00.000Z" };
+const newestFirst = (a: Fact, b: Fact) =>
+  b.validFrom.localeCompare(a.validFrom) || b.createdAt.localeCompare(a.createdAt) || b.id.localeCompare(a.id);
+
+async function factsEver(tx: ScopedTransaction, where: SQL): Promise<(Attribute | Relation)[]> {
+  const facts = [...(await attributesWhere(tx, where, ALWAYS)), ...(await relationsWhere(tx, where, ALWAYS))];
   recordTrace(tx, {
     kind: "retrieval",
     operation: "history",
     sources: facts.map(({ id }) => id),
     returned: facts.length,
   });
-  const newest = (a: Fact, b: Fact) =>
-    b.validFrom.localeCompare(a.validFrom) || b.createdAt.localeCompare(a.createdAt) || b.id.localeCompare(a.id);
-  return facts.sort(newest);
+  return facts.sort(newestFirst);
+}
+
+/** What was ever said of an entity under a key, newest first, as far as one answer goes. */
+export async function historyOf(
+  tx: ScopedTransaction,
+  named: EntityName,
+  key: string,
+): Promise<(Attribute | Relation)[]> {
+  await entitiesNamed(tx, named);
+  return factsEver(tx, sql`${isNamed(tx, named)} AND f.key_hash = ANY (${tx.hashes(key)})`);
+}
+
+/** The same under every key, the keys in their order. */
+export async function wholeHistoryOf(tx: ScopedTransaction, named: EntityName): Promise<(Attribute | Relation)[]> {
+  const facts = await factsEver(tx, isNamed(tx, named));
+  return facts.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0));
 }
 
 /** Deletes an entity with everything that is said of it and that points at it. */

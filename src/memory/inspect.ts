@@ -2,7 +2,7 @@ import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { getDocument, listChunks } from "../documents/documents.ts";
 import { invalid } from "../errors.ts";
 import { getTrace } from "../traces/list.ts";
-import { describeEntity, historyOf, type Moment } from "./entities.ts";
+import { describeEntity, type Moment, wholeHistoryOf } from "./entities.ts";
 
 /** What a reference names: `entity:<Type>/<name>`, `trace:<id>` or `document:<id>`. */
 export type Reference =
@@ -28,9 +28,7 @@ export async function inspect(tx: ScopedTransaction, reference: Reference, momen
   switch (reference.kind) {
     case "entity": {
       const described = await describeEntity(tx, reference, moment);
-      const keys = [...new Set([...described.attributes, ...described.relations].map(({ key }) => key))];
-      const history = (await Promise.all(keys.map((key) => historyOf(tx, reference, key)))).flat();
-      return { kind: "entity", ...described, history };
+      return { kind: "entity", ...described, history: await wholeHistoryOf(tx, reference) };
     }
     case "trace": {
       const trace = await getTrace(tx, reference.id);

@@ -1,4 +1,5 @@
 import { v7 as uuid } from "uuid";
+import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
@@ -58,11 +59,12 @@ export async function listItems(
   tx: ScopedTransaction,
   filter: { prefix: string; limit: number; offset: number },
 ): Promise<KeyedItem[]> {
-  const rows = await tx.rows<Row>(sql`
+  const select = sql`
     SELECT * FROM (
       SELECT DISTINCT ON (m.key) ${COLUMNS} FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
       WHERE starts_with(m.key, ${filter.prefix}) ORDER BY m.key, ${NARROWEST_FIRST}) AS narrowest
-    ORDER BY key COLLATE "C" LIMIT ${filter.limit} OFFSET ${filter.offset}`);
+    ORDER BY key COLLATE "C" LIMIT ${filter.limit} OFFSET ${filter.offset}`;
+  const rows = (await tx.rows<Row>(withinAnswer(select, "value"))).map(uncounted);
   recordTrace(tx, { kind: "retrieval", operation: "items", sources: rows.map(({ id }) => id), returned: rows.length });
   return rows.map(toItem);
 }

@@ -1,6 +1,7 @@
 import { v7 as uuid } from "uuid";
+import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { notFound } from "../errors.ts";
+import { AppError, notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 
@@ -61,8 +62,23 @@ export async function getSession(tx: ScopedTransaction, id: string): Promise<Ses
   return toSession(row);
 }
 
+/**
+ * A session is written into, closed and forgotten by the key that created it, or by management.
+ *
+ * @throws AppError 404 for a session that is not visible, 403 for another agent's
+ */
+export async function refuseOthersSession(tx: ScopedTransaction, id: string): Promise<void> {
+  const session = await tx.row<{ key: string }>(
+    sql`SELECT s.api_key_id AS key FROM ${tx.read("session", "s")} WHERE s.id = ${id}::uuid`,
+  );
+  if (session === undefined) throw notFound();
+  if (tx.entry.key.principal === "agent" && session.key !== tx.entry.key.id)
+    throw new AppError("forbidden", "the session is another key's: that one, or management, closes and forgets it");
+}
+
 /** No more turns; those that are there stay. Closing twice is fine. */
 export async function closeSession(tx: ScopedTransaction, id: string): Promise<void> {
+  await refuseOthersSession(tx, id);
   const closed = await tx.update("session", { closedAt: sql`coalesce(closed_at, now())` }, sql`id = ${id}::uuid`);
   if (closed === 0) throw notFound();
   recordTrace(tx, { kind: "decision", operation: "session_close", sessionId: id });
@@ -85,11 +101,12 @@ export async function listTurns(
   offset: number,
 ): Promise<Turn[]> {
   await getSession(tx, sessionId);
-  const turns = await tx.rows<Turn>(sql`
+  const select = sql`
     SELECT t.id, t.session_id AS session, t.role, t.content, t.seq, t.created_at AS "createdAt"
     FROM ${tx.read("turn", "t")}
     WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL
-    ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`);
+    ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`;
+  const turns = (await tx.rows<Turn>(withinAnswer(select, "content"))).map(uncounted);
   recordTrace(tx, {
     kind: "retrieval",
     operation: "turns",

@@ -74,6 +74,7 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
     ...(entry.trace.isBlank ? { query: null } : {}),
     id: traceId,
     scope: json(entry.trace.tags),
+    elsewhere: entry.trace.isElsewhere,
     apiKeyId: entry.key.id,
     principal: entry.key.principal,
     onBehalfOf: entry.onBehalfOf,

@@ -290,7 +290,7 @@ test("while a newer version migrates and works, the one that runs already goes o
     expect((await fetch(`${old.url}/ready`)).status).toBe(200);
     // The control: what this version needs and is not there, is not ready.
     await old.database.sql("UPDATE scopefloor.migration SET hash = 'x' WHERE number = 1");
-    expect((await fetch(`${old.url}/ready`)).status).toBe(503);
+    await expect.poll(async () => (await fetch(`${old.url}/ready`)).status).toBe(503);
   } finally {
     isOver = true;
     server.close();

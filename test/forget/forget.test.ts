@@ -292,7 +292,7 @@ describe("erasing a scope subtree", () => {
     await tenant.post("/scopes", { path: {}, displayName: canary, description: canary });
     await tenant.post("/scopes/forget", { path: `user/${canary}` });
     expect((await tenant.get("/traces")).text).not.toContain(canary);
-    await tenant.post("/scopes/forget");
+    await tenant.eraseFloor();
     expect((await tenant.get("/scopes")).text).not.toContain(canary);
   });
 
@@ -302,7 +302,7 @@ describe("erasing a scope subtree", () => {
     const named = () =>
       service.database.sql("SELECT 1 FROM scopefloor.decision_trace WHERE scope::text LIKE $1", [`%${name}%`]);
     expect(await named()).toHaveLength(1);
-    await tenant.post("/scopes/forget");
+    await tenant.eraseFloor();
     expect(await named()).toEqual([]);
   });
 
@@ -342,14 +342,14 @@ describe("erasing a scope subtree", () => {
 
   test("repeated with its Idempotency-Key gives the same receipt, also for the caller's own floor", async () => {
     await tenant.remember("erased once");
-    const erase = () => tenant.post("/scopes/forget", {}, { headers: { "idempotency-key": "erase" } });
+    const erase = () => tenant.eraseFloor({ headers: { "idempotency-key": "erase" } });
     const first = await erase();
     expect((await erase()).text).toBe(first.text);
   });
 
   test("a live key goes on: its floor starts anew, empty", async () => {
     await tenant.remember("before the erasure");
-    const erased = await tenant.post<{ forgotten: number; receiptId: string }>("/scopes/forget");
+    const erased = await tenant.eraseFloor<{ forgotten: number; receiptId: string }>();
     expect(erased.body).toMatchObject({ forgotten: 3, receiptId: expect.any(String) });
     expect(await tenant.recall("before the erasure")).toEqual([]);
     await tenant.remember("after the erasure");

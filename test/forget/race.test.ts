@@ -68,7 +68,7 @@ describe("racing an erasure (threat 18)", () => {
     const writer = await service.mint("agent", { org: "arrived" });
     await writer.remember("already there");
     const arrivedAt = performance.now();
-    expect((await writer.post("/scopes/forget")).status).toBe(200);
+    expect((await writer.eraseFloor()).status).toBe(200);
     const write = (at: number) =>
       enterScope(
         service.database.app,

@@ -11,6 +11,7 @@ import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
 import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import type { RerankerSettings } from "../../src/models/reranker.ts";
+import { canonicalPath, scopeFromDatabase } from "../../src/scope/scope.ts";
 import { createService } from "../../src/service.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
@@ -55,6 +56,8 @@ export interface Client {
   ): Promise<Answer<{ id: string; status: string; contentHash: string; deduplicated: boolean; version: number }>>;
   /** Waits until a document is ready or has failed. */
   processed(id: string): Promise<Record<string, unknown>>;
+  /** Erases all that its key reaches, which takes the floor's path as a confirmation. */
+  eraseFloor<T = Record<string, unknown>>(options?: CallOptions): Promise<Answer<T>>;
   /** The texts that a query finds. */
   recall(query: string, more?: object): Promise<string[]>;
 }
@@ -178,6 +181,10 @@ export function clientOf(url: string, key: string, id: string): Client {
     get: (path) => call("GET", path),
     post: (path, body, options) => call("POST", path, body ?? {}, options),
     del: (path) => call("DELETE", path),
+    eraseFloor: async (options) => {
+      const { body } = await call<{ scopeFloor: Record<string, string> }>("GET", "/me");
+      return call("POST", "/scopes/forget", { confirm: canonicalPath(scopeFromDatabase(body.scopeFloor)) }, options);
+    },
     upload: async (content, name, metadata, options = {}) => {
       const form = new FormData();
       const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;

@@ -35,7 +35,7 @@ const KNOWLEDGE: ReadonlySet<string> = new Set([
 /** PostgreSQL's functions that the service calls: they compute from their arguments alone. */
 const COMPUTING = [
   "array_position array_to_string binary_quantize cardinality concat_ws convert_to count jsonb_agg jsonb_array_elements_text",
-  "jsonb_build_object jsonb_each_text jsonb_object_keys jsonb_to_recordset left ln lower max min now replace round",
+  "jsonb_build_object jsonb_each_text jsonb_object_keys jsonb_to_recordset left ln lower max min now octet_length replace round",
   "row_number starts_with string_agg strpos substring sum to_jsonb to_regclass to_tsvector transaction_timestamp",
   "translate tsvector_to_array unnest",
 ].flatMap((names) => names.split(" "));
@@ -80,7 +80,7 @@ const CALLED_BY_OWNER: ReadonlySet<string> = new Set([
   ...OF_CATALOG,
   ...[
     "age clock_timestamp current_setting pg_advisory_lock pg_backend_pid pg_current_xact_id",
-    "pg_logical_emit_message pg_ls_waldir pg_relation_size pg_reload_conf pg_sleep pg_switch_wal pg_try_advisory_lock",
+    "make_interval pg_has_role pg_logical_emit_message pg_ls_waldir pg_terminate_backend pg_relation_size pg_reload_conf pg_sleep pg_switch_wal pg_try_advisory_lock",
   ].flatMap((names) => names.split(" ")),
 ]);
 

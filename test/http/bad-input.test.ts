@@ -26,6 +26,7 @@ describe("a body that is not what it should be", () => {
       title: "The request is not valid",
       status: 400,
       detail: expect.stringContaining("k:"),
+      message: answer.body.detail,
       instance: "/api/v1/default/query",
       requestId: answer.headers.get("x-request-id"),
     });

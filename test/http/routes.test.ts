@@ -198,6 +198,7 @@ describe("every registered route (threats 6, 30, 35)", () => {
           title: "Not authenticated",
           status: 401,
           detail: "a valid API key is needed: Authorization: Bearer <key>",
+          message: "a valid API key is needed: Authorization: Bearer <key>",
         });
       }
     },

@@ -122,7 +122,9 @@ describe("the audit chain", () => {
       SELECT a.attrelid::regclass::text AS table, a.attname AS column, a.atttypid::regtype::text AS type
       FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
       WHERE a.attrelid = ANY ('{scopefloor.decision_trace,scopefloor.access_denied,scopefloor.forget_receipt}'::regclass[])
-        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''`);
+        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+        -- Made from the others, for an erasure to find the row by.
+        AND a.attname NOT IN ('elsewhere', 'named')`);
     for (const { table, column, type } of columns) {
       const other = OTHERS[String(type)];
       if (other === undefined)

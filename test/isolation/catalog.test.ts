@@ -187,7 +187,7 @@ describe("the reporting role", () => {
     const can = await database.sql(`
       SELECT a.attname AS name FROM pg_attribute a WHERE a.attrelid = 'scopefloor.decision_trace'::regclass AND a.attnum > 0
         AND NOT has_column_privilege('scopefloor_report', a.attrelid, a.attname, 'SELECT') ORDER BY 1`);
-    expect(can.map((row) => row.name)).toEqual(["error", "query", "sources"]);
+    expect(can.map((row) => row.name)).toEqual(["elsewhere", "error", "query", "sources"]);
     const tables = await database.sql(`
       SELECT relname FROM pg_class c WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p', 'v')
         AND (has_any_column_privilege('scopefloor_report', c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege('scopefloor_report', c.oid, 'DELETE, TRUNCATE'))

@@ -101,7 +101,7 @@ describe("what a recall reaches under the floor org=acme", () => {
     expect(await seen(large)).toEqual(["general", "own"]);
     const { body } = await large.get<{ sessions: { scopes: string[][] }[] }>("/sessions");
     expect(body.sessions.map(({ scopes }) => scopes[0]?.[0]).sort()).toEqual(["org/large", "org/large/user/u7"]);
-    for (const client of [large, near]) expect((await client.post("/scopes/forget")).status).toBe(200);
+    for (const client of [large, near]) expect((await client.eraseFloor()).status).toBe(200);
   });
 
   test("a floor is a minimum: a deeper floor does not see the org's own rows", async () => {

@@ -47,7 +47,7 @@ describe("a job", () => {
       read: { scopes: new Map([[place?.id, scope]]), trees: [], tenant: place?.tenant },
       write: { id: expect.any(Number), tenant: expect.any(Number) },
       settings: expect.anything(),
-      trace: { ...place, tags: scope, isBlank: false },
+      trace: { ...place, tags: scope, isElsewhere: false, isBlank: false },
       recall: null,
     });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
@@ -90,7 +90,7 @@ describe("a job", () => {
     await tenant.upload("to be erased too", "b.txt");
     const begun = await queue.take(1);
     if (begun === undefined) throw new Error("no job");
-    expect((await tenant.post("/scopes/forget", {})).status).toBe(200);
+    expect((await tenant.eraseFloor()).status).toBe(200);
     await expect(finish(begun)).rejects.toBeInstanceOf(JobGone);
     expect(await queue.take(1)).toBeUndefined();
     expect(await service.database.sql("SELECT 1 FROM scopefloor.document WHERE title IN ('a.txt', 'b.txt')")).toEqual(

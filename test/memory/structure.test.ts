@@ -499,7 +499,7 @@ describe("forgetting", () => {
     await client.call("PUT", "/memory/quetzalcanary", { value: "quetzalcanary" });
     await client.upload("a document with a quetzalcanary in it", "quetzalcanary.txt");
     const admin = await service.mint("management", { org });
-    const erased = await admin.post<{ receiptId: string }>("/scopes/forget", {});
+    const erased = await admin.eraseFloor<{ receiptId: string }>();
     expect(erased.status).toBe(200);
     const tables = await service.database.sql(
       "SELECT relname FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace AND relkind = 'r'",

@@ -484,7 +484,10 @@ export class Model {
     if (isGeneral(key.floor) && isGeneral(asked)) return;
     const caller = this.#enter(key, undefined);
     const path = pathOf(asked);
-    const { status } = await this.#send(key, "POST", "/scopes/forget", path === "" ? {} : { path });
+    const { status } = await this.#send(key, "POST", "/scopes/forget", {
+      ...(path === "" ? {} : { path }),
+      confirm: isGeneral(key.floor) ? "{}" : pathOf(key.floor),
+    });
     if (typeof caller === "number") return same("forgetting a scope", status, caller);
     const admitted = this.#oracle.admits(caller, "memory:forget");
     if (admitted !== 200) return same("forgetting a scope", status, admitted);

@@ -176,7 +176,7 @@ async function act(random: Random, client: Client, memory: Memory, uploads: bool
     },
     { weight: 6, value: () => told(client.get(random.pick(LISTS))) },
     { weight: 1, value: () => told(client.post("/forget", { query: text, dryRun: random.chance(0.5) })) },
-    { weight: 0.3, value: () => told(client.post("/scopes/forget", {})) },
+    { weight: 0.3, value: () => told(client.eraseFloor()) },
   ])();
 }
 
@@ -197,6 +197,6 @@ async function disturb(random: Random, rival: Client, texts: readonly string[], 
     { weight: uploads ? 3 : 0, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
     { weight: 1, value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text }) },
     { weight: 0.5, value: () => rival.post("/forget", { query: text, purge: true }) },
-    { weight: 0.3, value: () => rival.post("/scopes/forget", {}) },
+    { weight: 0.3, value: () => rival.eraseFloor() },
   ])();
 }

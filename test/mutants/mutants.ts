@@ -518,7 +518,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a trace may be recorded for anyone",
     function: "may_record",
-    from: "(t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags\n                  AND",
+    from: "(t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags AND coalesce((t->'trace'->>'elsewhere')::bool, false) = is_elsewhere\n                  AND",
     to: "",
     tests: [SECOND],
   },

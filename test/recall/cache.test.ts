@@ -69,7 +69,7 @@ describe("the cache tier", () => {
     await other.remember("The mill grinds oats.");
     await ask(client, "mill barley");
     expect((await other.post("/forget", { query: "oats", purge: true })).status).toBe(200);
-    expect((await other.post("/scopes/forget")).status).toBe(200);
+    expect((await other.eraseFloor()).status).toBe(200);
     expect((await ask(client, "mill barley")).tier).toBe("cache");
 
     const question = createHash("sha256").update("late").digest();

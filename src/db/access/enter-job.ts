@@ -46,7 +46,7 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   read: { scopes: new Map([[answer.scopeId, scope]]), trees: [], tenant: answer.tenant },
   write: { id: answer.scopeId, tenant: answer.tenant },
   settings: answer.settings,
-  trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, isBlank: false },
+  trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, isElsewhere: false, isBlank: false },
   recall: null,
 });
 

@@ -21,7 +21,7 @@ type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall"> 
     readonly trees: readonly RawTags[];
     readonly tenant: number | null;
   };
-  readonly trace: Place & { readonly tags: RawTags; readonly isBlank: boolean };
+  readonly trace: Place & { readonly tags: RawTags; readonly isElsewhere: boolean; readonly isBlank: boolean };
 };
 
 /** One answer for a key that is missing, malformed, unknown, revoked or expired. */
@@ -43,6 +43,7 @@ export async function enterScope<T>(
   work: (tx: ScopedTransaction) => Promise<T>,
   context: RequestContext = { context: "", arrivedAt: performance.now() },
 ): Promise<T> {
+  refuseKnownStranger(caller, context);
   let refusal: Refusal | undefined;
   const outcome = await retried(5, () =>
     inTransaction<T | RolledBack<undefined>>(
@@ -52,7 +53,7 @@ export async function enterScope<T>(
         refusal = "read" in entered ? undefined : entered;
         return "read" in entered ? work(new ScopedTransaction(transaction, entered)) : new RolledBack(undefined);
       },
-      context.shareGroups?.of(caller.keyHash),
+      groupOf(caller, context),
     ),
   ).catch(async (error: unknown) => {
     // Refused by a function that looked further than enter could.
@@ -72,13 +73,23 @@ export async function checkCaller(
   verb: AccessRequest["verb"],
   context: RequestContext = { context: "", arrivedAt: performance.now() },
 ): Promise<void> {
+  refuseKnownStranger(caller, context);
   const request = { verb, mode: "check" } as const;
   const answer = await inTransaction(
     leases,
     (transaction) => callEnter(transaction, caller, request, context),
-    context.shareGroups?.of(caller.keyHash),
+    groupOf(caller, context),
   );
   if (answer.status !== "ok") throw await refused(answer, leases, caller, request, context);
+}
+
+/** Whom the caller's connections are charged to. */
+const groupOf = ({ keyHash }: Caller, { shareGroups, strangers }: RequestContext): string | undefined =>
+  shareGroups?.of(keyHash) ?? strangers?.group;
+
+/** A key that was unknown a moment ago is not looked up again. */
+function refuseKnownStranger({ keyHash }: Caller, { strangers }: RequestContext): void {
+  if (strangers?.known.isRefused(keyHash)) throw unauthorized();
 }
 
 /** The error to answer with; a refusal of a known key is recorded first. */
@@ -89,7 +100,10 @@ async function refused(
   request: AccessRequest,
   context: RequestContext,
 ): Promise<AppError> {
-  if (refusal.status === "unauthorized") return unauthorized();
+  if (refusal.status === "unauthorized") {
+    context.strangers?.known.noteRefused(caller.keyHash);
+    return unauthorized();
+  }
   await recordDenial(leases, caller, request, refusal, context);
   return refusal.status === "not-found" ? notFound() : new AppError(refusal.status, refusal.detail ?? "");
 }
@@ -169,7 +183,7 @@ async function recordDenial(
   caller: Caller,
   request: AccessRequest,
   refusal: Refusal,
-  { shareGroups }: RequestContext,
+  context: RequestContext,
 ): Promise<void> {
   if (refusal.status !== "forbidden" && refusal.status !== "scope-floor") return;
   await inTransaction(
@@ -185,6 +199,6 @@ async function recordDenial(
         caller.onBehalfOf ?? null,
         refusal.detail ?? "",
       ]),
-    shareGroups?.of(caller.keyHash),
+    groupOf(caller, context),
   );
 }

@@ -1,4 +1,5 @@
 import type { ShareGroups } from "../../load/share-groups.ts";
+import type { Strangers } from "../../load/strangers.ts";
 import type { Scope } from "../../scope/scope.ts";
 import type { Selector } from "../../scope/selector.ts";
 import type { View } from "../../scope/visibility.ts";
@@ -58,6 +59,8 @@ export interface RequestContext {
   readonly arrivedAt: number;
   /** The groups that keys' connections are charged to; absent: all share one group. */
   readonly shareGroups?: ShareGroups;
+  /** The group of a key that has not come in yet, and the keys that were refused a moment ago. */
+  readonly strangers?: { readonly group: string; readonly known: Strangers };
 }
 
 /** What a recall knows of the visible scopes before it begins (`scopefloor.recall_state`). */
@@ -105,8 +108,8 @@ export interface Entry {
   readonly write: Place | null;
   /** The Context's configuration. */
   readonly settings: Readonly<Record<string, unknown>>;
-  /** `isBlank`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
-  readonly trace: Place & { readonly tags: Scope; readonly isBlank: boolean };
+  /** `isElsewhere`: its tags have no scope of their own, and it stands at that of the floor. `isBlank`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
+  readonly trace: Place & { readonly tags: Scope; readonly isElsewhere: boolean; readonly isBlank: boolean };
   /** Only where a question was named. */
   readonly recall: RecallState | null;
 }

@@ -1,11 +1,14 @@
 import { PGlite, types } from "@electric-sql/pglite";
 import { vector } from "@electric-sql/pglite-pgvector";
 import { FairQueue } from "../../load/fair-queue.ts";
-import type { Database, Lease, Leases, Row } from "./lease.ts";
+import { type Database, type Lease, type Leases, type Row, refuseLate } from "./lease.ts";
 import { asInstant } from "./postgres.ts";
 
 /** scopefloor is not in the search_path: a table can only be named with its schema. */
 const SESSION = "SET search_path = pg_catalog, public; SET TimeZone = 'UTC'";
+
+/** Everybody waits for the one connection: what takes longer is ended after the statement that it is at. */
+const TRANSACTION_MS = 20_000;
 
 /** PGlite has one connection: one lease at a time, for all roles together. */
 const oneAtATime = () =>
@@ -24,9 +27,11 @@ class EmbeddedLeases implements Leases {
 
   async acquire(shareGroup?: string): Promise<Lease> {
     const leave = await this.#queue.enter(shareGroup);
+    const since = performance.now();
     let released = false;
     const query = async (text: string, params: readonly unknown[] = []): Promise<Row[]> => {
       if (released) throw new Error("the lease was released: its connection may be another transaction's by now");
+      if (this.#role !== undefined) refuseLate(since, TRANSACTION_MS, text);
       if (this.#role === undefined && params.length === 0) {
         const results = await this.#pg.exec(text); // the owner's migrations: several statements at once
         return (results.at(-1)?.rows ?? []) as Row[];

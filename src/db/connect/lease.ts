@@ -4,6 +4,7 @@
  * during a lease is poisoned and thrown away.
  */
 import { setTimeout } from "node:timers/promises";
+import { AppError } from "../../errors.ts";
 
 export type Row = Record<string, unknown>;
 
@@ -33,6 +34,19 @@ export interface Database {
   /** Migrations, partitions, roles. Never reads content. */
   readonly owner: Leases;
   close(): Promise<void>;
+}
+
+/**
+ * Between its statements a transaction is ended that has taken too long, also where no server does it.
+ *
+ * @param since when it began, by performance.now()
+ * @throws AppError `unavailable`; not for what ends the transaction
+ */
+export function refuseLate(since: number, longestMs: number, statement: string): void {
+  if (performance.now() - since <= longestMs || statement === "ROLLBACK" || statement === "COMMIT") return;
+  throw new AppError("unavailable", "the request took too long in the database; ask for less at once", {
+    retryAfter: 1,
+  });
 }
 
 /** A leased connection inside a transaction. */

@@ -1,7 +1,7 @@
 import { mkdir } from "node:fs/promises";
 import { openEmbedded } from "./embedded.ts";
 import type { Database } from "./lease.ts";
-import { PostgresLeases } from "./postgres.ts";
+import { PostgresLeases, TRANSACTION_TIMEOUTS } from "./postgres.ts";
 
 export interface PostgresUrls {
   readonly app: string;
@@ -64,6 +64,10 @@ export interface DatabaseSettings {
   /** Jobs at work at the same time. */
   readonly jobs: number;
 }
+
+/** What the service's own transactions take at most, in ms. */
+export const longestTransactionMs = ({ dbTimeoutMs }: Pick<DatabaseSettings, "dbTimeoutMs">): number =>
+  dbTimeoutMs * TRANSACTION_TIMEOUTS;
 
 export async function openDatabase(config: DatabaseSettings): Promise<Database> {
   if (config.databaseUrl === undefined) {

@@ -1,7 +1,7 @@
 import postgres from "postgres";
 import { AppError } from "../../errors.ts";
 import { FairQueue } from "../../load/fair-queue.ts";
-import type { Lease, Leases, Row } from "./lease.ts";
+import { type Lease, type Leases, type Row, refuseLate } from "./lease.ts";
 
 export interface PostgresLeasesOptions {
   readonly url: string;
@@ -44,6 +44,36 @@ interface Client {
 }
 
 const lost = () => new AppError("unavailable", "the database connection was lost", { retryAfter: 1 });
+
+/** A transaction takes at most so many times what a statement may. */
+export const TRANSACTION_TIMEOUTS = 2;
+
+/** All that the service relies on, as PostgreSQL has it by default: said at the connection's start it wins over settings of the login and the database. */
+const SETTINGS = {
+  default_transaction_read_only: false,
+  default_transaction_isolation: "read committed",
+  default_transaction_deferrable: false,
+  row_security: "on",
+  synchronous_commit: "on",
+  client_encoding: "UTF8",
+  DateStyle: "ISO, MDY",
+  IntervalStyle: "postgres",
+  bytea_output: "hex",
+  extra_float_digits: "1",
+  standard_conforming_strings: "on",
+  default_text_search_config: "pg_catalog.english",
+  plan_cache_mode: "auto",
+  enable_seqscan: "on",
+  enable_indexscan: "on",
+  enable_indexonlyscan: "on",
+  enable_bitmapscan: "on",
+  enable_nestloop: "on",
+  enable_hashjoin: "on",
+  enable_mergejoin: "on",
+  enable_sort: "on",
+  enable_hashagg: "on",
+  enable_material: "on",
+} as const;
 
 /** Past the server's own timeout, in ms: then the network, not the statement, is to blame. */
 const GRACE_MS = 2_000;
@@ -88,6 +118,9 @@ function connect(options: PostgresLeasesOptions): Client {
             // A ranking of a large scope stays in memory.
             work_mem: "32MB",
             idle_in_transaction_session_timeout: 60_000,
+            transaction_timeout: options.timeoutMs * TRANSACTION_TIMEOUTS,
+            // What a login's own settings may be is no matter (ALTER ROLE … SET is open to every role for itself).
+            ...SETTINGS,
           }),
     },
     types: {
@@ -103,6 +136,7 @@ class PostgresLease implements Lease {
   readonly #client: Client;
   readonly #done: (usable: boolean) => void;
   readonly #options: PostgresLeasesOptions;
+  readonly #since = performance.now();
   #released = false;
   #aborted = false;
 
@@ -113,6 +147,7 @@ class PostgresLease implements Lease {
   }
 
   async query(text: string, params: readonly unknown[] = []): Promise<Row[]> {
+    if (!this.#options.owner) refuseLate(this.#since, this.#options.timeoutMs * TRANSACTION_TIMEOUTS, text);
     if (this.#released) throw new Error("the lease was released: its connection may be another transaction's by now");
     if (this.#client.closed) throw lost();
     try {

@@ -38,7 +38,7 @@ BEGIN
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
-    ('access_denied', '{asked,floor}'),
+    ('access_denied', '{asked,named,floor}'),
     ('forget_receipt', '{target,items}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP

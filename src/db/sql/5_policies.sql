@@ -15,6 +15,8 @@ DECLARE
   forgotten  constant text := format('(SELECT scopefloor.forgets()) AND (%s)', modifiable);
   deleted    constant text := format('(SELECT scopefloor.deletes()) AND (%s)', modifiable);
   written    constant text := 'scope_id = (SELECT scopefloor.insertable()) AND tenant_id = (SELECT scopefloor.insertable_tenant())';
+  -- Of an agent those of its own key; an erasure takes whatever stands at the scope.
+  own_session constant text := '(%s) AND ((SELECT scopefloor.handles_any_session()) OR api_key_id = (SELECT scopefloor.caller()))';
   by_caller  constant text := written || ' AND api_key_id = (SELECT scopefloor.caller())';
   app        constant text := 'scopefloor_app';
   service    constant text := 'scopefloor_app, scopefloor_worker'; -- inside a job the worker is bound like the application
@@ -46,8 +48,8 @@ BEGIN
 
     ('session', 'read', 'SELECT', app, own, NULL),
     ('session', 'write', 'INSERT', app, NULL, by_caller),
-    ('session', 'change', 'UPDATE', app, modifiable, modifiable),
-    ('session', 'remove', 'DELETE', app, forgotten, NULL),
+    ('session', 'change', 'UPDATE', app, format(own_session, modifiable), format(own_session, modifiable)),
+    ('session', 'remove', 'DELETE', app, format(own_session, forgotten), NULL),
     ('turn', 'read', 'SELECT', app, own, NULL),
     ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND scopefloor.may_add_turn(scope_id, session_id)'),
     ('turn', 'change', 'UPDATE', app, modifiable, modifiable),
@@ -95,7 +97,7 @@ BEGIN
      format('(%s) AND ((SELECT scopefloor.caller_principal()) <> ''agent'' OR api_key_id = (SELECT scopefloor.caller()))', own), NULL),
     -- A trace says whose it is and for which scope, and is of now; none of it can be made up.
     ('decision_trace', 'write', 'INSERT', service, NULL,
-     'scopefloor.may_record(scope_id, tenant_id, scope, api_key_id, principal) AND created_at = transaction_timestamp()'),
+     'scopefloor.may_record(scope_id, tenant_id, scope, elsewhere, api_key_id, principal) AND created_at = transaction_timestamp()'),
     ('decision_trace', 'report', 'SELECT', 'scopefloor_report', 'true', NULL)
     ) rule(at, name, command, roles, reached, result)
   LOOP

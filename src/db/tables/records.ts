@@ -31,7 +31,11 @@ export const forgetReceipt = scopefloor.table(
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }), index("forget_receipt_id").on(t.id)],
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
+    index("forget_receipt_id").on(t.id),
+    index("forget_receipt_target").using("gin", t.target.op("jsonb_path_ops")),
+  ],
 );
 
 /** When scopes were erased, by the hash that their lock has. No names, and kept for a day. */
@@ -53,6 +57,8 @@ export const accessDenied = scopefloor.table(
     apiKeyId: uuid("api_key_id").notNull(),
     floor: jsonb("floor").notNull(),
     asked: jsonb("asked"),
+    /** The scopes that are named by what was asked, with the floor's tags and without: what an erasure looks for. */
+    named: jsonb("named"),
     onBehalfOf: text("on_behalf_of"),
     route: text("route").notNull(),
     reason: text("reason").notNull(),
@@ -61,6 +67,7 @@ export const accessDenied = scopefloor.table(
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("access_denied_recent").on(t.scopeId, t.createdAt),
+    index("access_denied_named").using("gin", t.named.op("jsonb_path_ops")),
   ],
 );
 
@@ -74,6 +81,8 @@ export const decisionTrace = scopefloor.table(
     operation: text("operation").notNull(),
     ...place(),
     scope: jsonb("scope").notNull(),
+    /** Whether the row stands at another scope, the floor's, since the one that it names is in no dictionary. */
+    elsewhere: boolean("elsewhere").notNull().default(false),
     apiKeyId: uuid("api_key_id").notNull(),
     principal: text("principal").notNull(),
     onBehalfOf: uuid("on_behalf_of"),
@@ -109,6 +118,8 @@ export const decisionTrace = scopefloor.table(
     index("decision_trace_id").on(t.id),
     index("decision_trace_recent").on(t.scopeId, t.createdAt),
     index("decision_trace_time").on(t.createdAt),
+    // What an erasure has to find besides the rows of its scopes.
+    index("decision_trace_elsewhere").using("gin", t.scope.op("jsonb_path_ops")).where(sql`elsewhere`),
     check("decision_trace_tokens", sql`${t.inputTokens} >= 0 AND ${t.outputTokens} >= 0 AND ${t.embeddingTokens} >= 0`),
     check("decision_trace_cost", sql`${t.costUsd} >= 0`),
   ],

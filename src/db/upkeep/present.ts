@@ -62,6 +62,17 @@ export interface NextMigration {
 /** Policies and grants: what is made anew has neither, so they run after every change. */
 const isForAll = ({ name }: SqlFile) => /^[56]_/.test(name);
 
+/** A policy holds on to the functions that it asks; the file of policies, which follows, makes each anew. */
+const DROP_POLICIES = `DO $$
+DECLARE
+  p record;
+BEGIN
+  FOR p IN SELECT polname AS name, polrelid::regclass AS at FROM pg_policy
+           WHERE polrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace) LOOP
+    EXECUTE format('DROP POLICY %I ON %s', p.name, p.at);
+  END LOOP;
+END $$;`;
+
 /**
  * The migration from one state of the files to another: each changed file as a whole, the files of
  * policies and grants, and a DROP for each function that is gone or has other arguments.
@@ -87,7 +98,12 @@ export function composeMigration(
   const asPart = ({ name, text }: SqlFile) => `-- src/db/sql/${name}\n${text}\n`;
   return {
     tables: [...changed.filter(isFoundation).map(asPart), ...(tables === "" ? [] : [tables])].join(BREAK),
-    rest: [...replaced, ...changed.filter((file) => !isFoundation(file)).map(asPart), ...gone].join(BREAK),
+    rest: [
+      ...(replaced.length === 0 ? [] : [DROP_POLICIES]),
+      ...replaced,
+      ...changed.filter((file) => !isFoundation(file)).map(asPart),
+      ...gone,
+    ].join(BREAK),
   };
 }
 

@@ -5,7 +5,7 @@ import { forgetMatching } from "../../forget/forget-query.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { NO_VECTORS } from "../../models/models.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
-import { GENERAL, sameScope } from "../../scope/scope.ts";
+import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, queryText, uuidText, writeSelector } from "../wire/fields.ts";
 import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
@@ -14,6 +14,17 @@ import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 function refuseUnconfirmed(tx: ScopedTransaction, confirm: string | undefined): void {
   if (tx.entry.effective !== null && sameScope(tx.entry.effective, GENERAL) && confirm !== "{}") {
     throw unprocessable('this would forget at the scope {}, which everyone shares; confirm it with "confirm": "{}"');
+  }
+}
+
+/** So is the erasure of all that a key reaches: an agent's one wrong call is not enough. */
+function refuseUnconfirmedFloor(tx: ScopedTransaction, confirm: string | undefined): void {
+  const { effective, floor } = tx.entry;
+  const path = canonicalPath(floor);
+  if (effective !== null && sameScope(effective, floor) && confirm !== path) {
+    throw unprocessable(
+      `this would erase ${path === "{}" ? "the scope {}, which everyone shares, and everything" : "all that this key reaches"}; confirm it with "confirm": "${path}"`,
+    );
   }
 }
 
@@ -84,7 +95,7 @@ export const forgetEndpoints = [
     body: fields({ path: writeSelector, confirm }),
     handle: ({ enter, body }) =>
       enter({ selector: body.path, subtree: true }, (tx) => {
-        refuseUnconfirmed(tx, body.confirm);
+        refuseUnconfirmedFloor(tx, body.confirm);
         return eraseSubtree(tx);
       }),
   }),

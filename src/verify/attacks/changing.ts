@@ -38,7 +38,7 @@ export const CHANGING: readonly Probe[] = [
         subtree: true,
       });
       problems.push(...expectStatus("the dry run", dry, 200), ...leakedCanaries(fixture, "the dry run", dry));
-      const gone = await fixture.attacker.call("POST", "/scopes/forget", {});
+      const gone = await fixture.attacker.call("POST", "/scopes/forget", { confirm: path(fixture.attackerTags) });
       problems.push(...expectStatus("the attacker's own erasure", gone, 200));
       const beyond = await fixture.attacker.call("POST", "/scopes/forget", { path: path(fixture.victimTags) });
       problems.push(...expectStatus("erasing the other's scope", beyond, 403));

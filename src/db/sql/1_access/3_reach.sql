@@ -93,6 +93,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(scopefloor.ticket()->>'mode' IN ('forget', 'erase', 'delete', 'job'), false)
 $$;
 
+-- Whether the ticket closes and removes sessions whoever created them.
+CREATE OR REPLACE FUNCTION scopefloor.handles_any_session() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(t->>'principal' <> 'agent' OR t->>'mode' = 'erase', false) FROM scopefloor.ticket() t
+$$;
+
 -- The id of the ticket's key; NULL without a ticket.
 CREATE OR REPLACE FUNCTION scopefloor.caller() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -106,12 +112,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- A trace stands where the ticket says, and names the caller.
-CREATE OR REPLACE FUNCTION scopefloor.may_record(at_scope int, of_tenant int, tags jsonb, by_key uuid, as_principal text) RETURNS bool
+CREATE OR REPLACE FUNCTION scopefloor.may_record(at_scope int, of_tenant int, tags jsonb, is_elsewhere bool, by_key uuid, as_principal text) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  RETURN coalesce((t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags
+  RETURN coalesce((t->'trace'->>'id')::int = at_scope AND (t->'trace'->>'tenant')::int = of_tenant AND t->'trace'->'tags' = tags AND coalesce((t->'trace'->>'elsewhere')::bool, false) = is_elsewhere
                   AND (t->>'key')::uuid = by_key AND t->>'principal' = as_principal, false);
 END $$;
 

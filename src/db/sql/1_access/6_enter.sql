@@ -115,7 +115,7 @@ BEGIN
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
     'write', written.id, 'tenant', written.tenant_id,
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags)));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'elsewhere', traced.tags <> trace_tags)));
 
   RETURN jsonb_build_object(
     'status', 'ok',
@@ -128,7 +128,7 @@ BEGIN
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
     'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
-    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isBlank', trace_is_blank));
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
 -- Records a refused attempt, at the scope of the key's own floor. Called in a transaction of its own,
@@ -161,8 +161,10 @@ BEGIN
       EXIT;
     END IF;
   END LOOP;
-  INSERT INTO scopefloor.access_denied (tenant_id, scope_id, id, api_key_id, floor, asked, on_behalf_of, route, reason)
+  INSERT INTO scopefloor.access_denied (tenant_id, scope_id, id, api_key_id, floor, asked, named, on_behalf_of, route, reason)
   SELECT a.tenant_id, a.scope_id, denial, a.id, a.floor, asked,
+         (SELECT jsonb_agg(n.tags) FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) c,
+            LATERAL (VALUES (c->'tags'), (a.floor || (c->'tags'))) n(tags)),
          -- An id and nothing else: a header of any text would outlive a forget.
          CASE WHEN on_behalf_of ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN on_behalf_of END,
          left(record_denial.route, 200), left(record_denial.reason, 300)

@@ -116,7 +116,8 @@ BEGIN
   RETURN (
     WITH reached AS MATERIALIZED (
       SELECT k FROM scopefloor.api_key k
-      WHERE k.floor @> (t->'target') AND (named IS NULL OR k.name = named) AND scopefloor.may_manage(t, k, false))
+      WHERE k.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'target')) AND (named IS NULL OR k.name = named)
+        AND scopefloor.may_manage(t, k, false))
     SELECT jsonb_build_object(
       'total', (SELECT count(*) FROM reached),
       'keys', coalesce((SELECT jsonb_agg(scopefloor.key_row(page.k)) FROM
@@ -152,7 +153,9 @@ DECLARE
 BEGIN
   RETURN (SELECT coalesce(jsonb_agg(scopefloor.key_row(k) ORDER BY k.id <> caller, k.created_at, k.id), '[]')
           FROM (SELECT * FROM scopefloor.api_key a
-                WHERE a.revoked_at IS NULL AND a.floor @> (t->'floor') AND (a.id = caller OR a.parent_id = caller OR t->>'principal' = 'management')
+                WHERE a.revoked_at IS NULL
+                  AND CASE t->>'principal' WHEN 'management' THEN a.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'floor'))
+                                           ELSE a.id = caller OR a.parent_id = caller END
                   AND scopefloor.may_manage(t, a, false)
                 ORDER BY a.id <> caller, a.created_at, a.id LIMIT 500) k);
 END $$;

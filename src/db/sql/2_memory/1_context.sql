@@ -6,6 +6,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
 
+-- Writes, and changes nothing: that the database takes writes is a part of being ready.
+CREATE OR REPLACE FUNCTION scopefloor.try_write() RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.context SET config = config;
+  RETURN true;
+END $$;
+
 -- Replaces the Context's configuration; false for anybody but the operator with every right.
 CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

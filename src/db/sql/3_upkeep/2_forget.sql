@@ -1,38 +1,45 @@
 -- What a forget needs beyond deleting rows through the builder.
 
+-- Its statements go by indexes alone, so that no erasure reads what others have: rows of its own scopes, and
+-- those that name one of them and stand elsewhere.
+
 -- Takes what was asked out of refused attempts: they keep who and when, but what was asked names the
 -- scope, wherever it was asked from. Gives how many of the target's own; the rest is not the caller's to know.
 CREATE OR REPLACE FUNCTION scopefloor.redact_denials(erased jsonb, ids int[]) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   denials int;
 BEGIN
-  SELECT count(*) INTO denials FROM scopefloor.access_denied WHERE asked IS NOT NULL AND scope_id = ANY (ids);
-  UPDATE scopefloor.access_denied SET asked = NULL
-  WHERE asked IS NOT NULL AND (scope_id = ANY (ids) OR (erased <> '{}' AND EXISTS (
-    SELECT 1 FROM jsonb_array_elements(CASE jsonb_typeof(asked) WHEN 'array' THEN asked ELSE '[]' END) clause
-    WHERE access_denied.floor || (clause->'tags') @> erased OR clause->'tags' @> erased)));
+  UPDATE scopefloor.access_denied SET asked = NULL, named = NULL WHERE scope_id = ANY (ids) AND asked IS NOT NULL;
+  GET DIAGNOSTICS denials = ROW_COUNT;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.access_denied SET asked = NULL, named = NULL WHERE named @> jsonb_build_array(erased);
+  END IF;
   RETURN denials;
 END $$;
 
 -- Puts the dictionary's markers where records name scopes that are gone.
 CREATE OR REPLACE FUNCTION scopefloor.mark_records(erased jsonb, ids int[], gone int[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 BEGIN
-  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
+  UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   -- A question about a scope without a row of its own stands at the floor's; its tags go as well, also
   -- where the floor is erased and stays, since a live key has it.
-  UPDATE scopefloor.decision_trace d SET scope = s.tags FROM scopefloor.scope s
-  WHERE s.id = d.scope_id AND (d.scope_id = ANY (ids) OR (erased <> '{}' AND d.scope @> erased)) AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;
+  UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s
+  WHERE s.id = d.scope_id AND d.scope_id = ANY (ids) AND NOT d.scope_id = ANY (gone) AND d.scope <> s.tags;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.decision_trace d SET scope = s.tags, elsewhere = false FROM scopefloor.scope s
+    WHERE s.id = d.scope_id AND d.elsewhere AND d.scope @> erased;
+    -- Receipts that stand elsewhere but name what is gone now.
+    UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
+    WHERE r.target @> erased AND NOT r.scope_id = ANY (gone) AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
+  END IF;
   UPDATE scopefloor.access_denied d SET floor = s.tags FROM scopefloor.scope s WHERE s.id = d.scope_id AND d.scope_id = ANY (gone);
   -- An expired key of an erased scope must not be rotated back to life there.
   UPDATE scopefloor.api_key k
   SET floor = s.tags, name = k.id::text, narrowed_by = NULL, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
   FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
-  -- Receipts that stand elsewhere but name what is gone now.
-  UPDATE scopefloor.forget_receipt r SET target = '{"!erased": "later"}'
-  WHERE erased <> '{}' AND r.target @> erased AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tags = r.target);
 END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
@@ -40,13 +47,15 @@ END $$;
 -- A scope that is the floor of a live key keeps its tags: that key still names it.
 -- Gives the counts by table.
 CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
   erased jsonb := t->'target';
+  above int[]; -- the scopes whose floors may hold the target
   ids int[];
   gone int[];
   traces int;
+  named int;
   answers int;
   denials int;
   jobs int;
@@ -56,9 +65,14 @@ BEGIN
   END IF;
   ids := scopefloor.ids_in(t->'modify');
   UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
-  WHERE (scope_id = ANY (ids) OR (erased <> '{}' AND scope @> erased))
-    AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
+  WHERE scope_id = ANY (ids) AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
   GET DIAGNOSTICS traces = ROW_COUNT;
+  IF erased <> '{}' THEN
+    UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
+    WHERE elsewhere AND scope @> erased AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
+    GET DIAGNOSTICS named = ROW_COUNT;
+    traces := traces + named;
+  END IF;
   -- But for the claim of this very request.
   DELETE FROM scopefloor.idempotency WHERE scope_id = ANY (ids) AND xmin <> pg_current_xact_id()::xid;
   GET DIAGNOSTICS answers = ROW_COUNT;
@@ -70,11 +84,12 @@ BEGIN
     WHERE s.id = ANY (ids) AND s.id <> 0
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
+  above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
   -- '!' is outside the grammar of dimensions: no request can ever name the marker. Beside it stay
   -- the tags of the nearest floor above that is still in use, so that its bill keeps the numbers.
   UPDATE scopefloor.scope s
   SET tags = coalesce((SELECT k.floor FROM scopefloor.api_key k
-                       WHERE erased @> k.floor AND k.floor <> erased AND k.revoked_at IS NULL
+                       WHERE k.scope_id = ANY (above) AND k.revoked_at IS NULL
                          AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
                        ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
       display_name = NULL, description = NULL, tombstoned_by = NULL, erased_at = clock_timestamp()
