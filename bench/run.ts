@@ -19,6 +19,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   embedded: async () => (await import("./embedded.ts")).default(),
   upload: async () => (await import("./upload.ts")).default(),
   chain: async () => (await import("./chain.ts")).default(),
+  erase: async () => (await import("./erase.ts")).default(),
 };
 
 const name = process.argv[2] ?? "";

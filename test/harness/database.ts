@@ -30,7 +30,7 @@ export async function unpackTemplate(dataDir: string): Promise<void> {
 }
 
 export async function createTestDatabase(
-  options: { connections?: number; timeoutMs?: number } = {},
+  options: { connections?: number; timeoutMs?: number; onNotice?: (message: string) => void } = {},
 ): Promise<TestDatabase> {
   const template = inject("postgresTemplate");
   if (template === undefined) {
@@ -55,6 +55,7 @@ export async function createTestDatabase(
     app: url,
     connections: options.connections ?? 8,
     timeoutMs: options.timeoutMs ?? 10_000,
+    ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
   });
   return {
     ...database,

@@ -8,6 +8,7 @@ import { modelRegistry } from "../../src/db/access/model-registry.ts";
 import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
+import type { ProxySettings } from "../../src/load/strangers.ts";
 import { createLog } from "../../src/log.ts";
 import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import type { RerankerSettings } from "../../src/models/reranker.ts";
@@ -79,6 +80,9 @@ export interface TestService {
 export interface ServiceSettings {
   readonly connections?: number;
   readonly timeoutMs?: number;
+  /** What a server tells beside its answers. */
+  readonly onNotice?: (message: string) => void;
+  readonly proxy?: ProxySettings;
   /** With a worker in the same process. */
   readonly worker?: Partial<WorkerOptions>;
   readonly models?: ModelSettings;
@@ -110,6 +114,7 @@ async function serve(
     context: "default",
     log: options.log ?? createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
+    ...(options.proxy === undefined ? {} : { proxy: options.proxy }),
     ...(options.reranker === undefined ? {} : { reranker: options.reranker }),
     ...(options.worker === undefined
       ? {}

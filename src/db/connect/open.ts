@@ -12,6 +12,8 @@ export interface PostgresUrls {
   /** Jobs at work at the same time: each has a connection, and one more polls the queue. */
   readonly jobs?: number;
   readonly timeoutMs: number;
+  /** What the server tells the application's and the worker's connections beside its answers; absent: nobody hears it. */
+  readonly onNotice?: (message: string) => void;
 }
 
 /**
@@ -26,6 +28,7 @@ export function openPostgres(urls: PostgresUrls): Database {
     timeoutMs,
     applicationName: "scopefloor",
     role: "scopefloor_app",
+    onNotice: urls.onNotice,
   });
   const few = { size: 2, timeoutMs };
   const worker = new PostgresLeases({
@@ -34,6 +37,7 @@ export function openPostgres(urls: PostgresUrls): Database {
     url: urls.worker ?? urls.app,
     applicationName: "scopefloor worker",
     role: "scopefloor_worker",
+    onNotice: urls.onNotice,
   });
   const owner = new PostgresLeases({
     ...few,

@@ -12,6 +12,7 @@ export interface PostgresLeasesOptions {
   /** The role of every connection from its start on, where the login is not that role's own. */
   readonly role?: string;
   readonly applicationName: string;
+  readonly onNotice?: ((message: string) => void) | undefined;
   /** The owner's connection runs migrations: no statement timeout, and the simple protocol. */
   readonly owner?: boolean;
 }
@@ -45,14 +46,17 @@ interface Client {
 
 const lost = () => new AppError("unavailable", "the database connection was lost", { retryAfter: 1 });
 
+/** postgres.js has these as booleans in its types, and sends none that is false. */
+const OFF = "off" as unknown as boolean;
+
 /** A transaction takes at most so many times what a statement may. */
 export const TRANSACTION_TIMEOUTS = 2;
 
 /** All that the service relies on, as PostgreSQL has it by default: said at the connection's start it wins over settings of the login and the database. */
 const SETTINGS = {
-  default_transaction_read_only: false,
+  default_transaction_read_only: OFF,
   default_transaction_isolation: "read committed",
-  default_transaction_deferrable: false,
+  default_transaction_deferrable: OFF,
   row_security: "on",
   synchronous_commit: "on",
   client_encoding: "UTF8",
@@ -97,7 +101,7 @@ function connect(options: PostgresLeasesOptions): Client {
     idle_timeout: 0,
     max_lifetime: null,
     connect_timeout: Math.max(1, Math.ceil(options.timeoutMs / 1000)),
-    onnotice: () => undefined,
+    onnotice: (notice) => options.onNotice?.(notice.message ?? ""),
     onclose: () => {
       client.closed = true;
       for (const tell of client.onLost) tell();

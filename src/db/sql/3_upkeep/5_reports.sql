@@ -42,13 +42,14 @@ BEGIN
            count(*) AS calls, sum(d.input_tokens) AS i, sum(d.output_tokens) AS o, sum(d.embedding_tokens) AS e,
            sum(d.total_tokens) AS total, coalesce(sum(d.cost_usd), 0) AS cost
     FROM scopefloor.decision_trace d JOIN reached r ON r.id = d.scope_id
-    WHERE (since IS NULL OR d.created_at >= since) AND (until IS NULL OR d.created_at < until)
+    WHERE d.scope_id = ANY (ARRAY(SELECT id FROM reached)) AND (since IS NULL OR d.created_at >= since) AND (until IS NULL OR d.created_at < until)
     GROUP BY 1),
   stored AS (
     SELECT CASE grouped_by WHEN 'scope' THEN r.tags WHEN 'org' THEN coalesce(r.tags->'org', 'null') ELSE 'null' END AS grp,
            sum(c.bytes)::bigint AS bytes
     FROM scopefloor.scope_counter c JOIN reached r ON r.id = c.scope_id
-    WHERE grouped_by IS NULL OR grouped_by IN ('scope', 'org')
+    -- (As an array, so that whoever has few scopes reads by the index.)
+    WHERE c.scope_id = ANY (ARRAY(SELECT id FROM reached)) AND (grouped_by IS NULL OR grouped_by IN ('scope', 'org'))
     GROUP BY 1)
   SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0), coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
          coalesce(used.e, 0)::bigint, coalesce(used.total, 0)::bigint, coalesce(used.cost, 0),
