@@ -4,7 +4,7 @@ import { recordTrace } from "../traces/record.ts";
 import { type Attribute, attributesWhere, type Relation, relationsWhere } from "./entities.ts";
 import type { EntityName } from "./triples.ts";
 
-/** A text that somebody gave as an instruction: a turn of the role `system`. */
+/** A text that management gave as an instruction: a turn of the role `system`. Such turns of others are turns like any. */
 export interface Instruction {
   readonly id: string;
   readonly text: string;
@@ -19,7 +19,7 @@ async function instructionsOf(tx: ScopedTransaction): Promise<Instruction[]> {
   const rows = await tx.rows<Omit<Instruction, "scope"> & { tags: Record<string, string> }>(sql`
     SELECT p.id, p.text, p.observed_at AS "occurredAt", d.tags FROM ${tx.read("passage", "p")}
     JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
-    WHERE p.kind = 'turn' AND p.role = 'system' AND p.expired_at IS NULL
+    WHERE p.kind = 'turn' AND p.role = 'system' AND p.author = 'management' AND p.expired_at IS NULL
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${MOST_INSTRUCTIONS}`);
   return rows.map(({ tags, ...row }) => ({ ...row, scope: scopeFromDatabase(tags) }));
 }

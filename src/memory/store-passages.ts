@@ -87,9 +87,9 @@ export async function storePassages(
   if (passages.length === 0) return;
   await tx.insertFrom(
     "passage",
-    [...COLUMNS.map(([column]) => column), "api_key_id", "labels", "lexemes", "embedding", "embedder_id"],
+    [...COLUMNS.map(([column]) => column), "api_key_id", "author", "labels", "lexemes", "embedding", "embedder_id"],
     sql`
-      SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
+      SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ${tx.entry.key.principal}::text, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
              (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', concat_ws(' ', p.text, p.heading, p.heading))) l),
              p.embedding::halfvec, ${embedderId}::int
       FROM jsonb_to_recordset(${json(passages)}) AS p(${RECORD}, labels jsonb, embedding text, heading text)`,

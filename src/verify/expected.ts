@@ -67,6 +67,7 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "job.principal",
   "job.state",
   "migration.hash",
+  "passage.author",
   "passage.category",
   "passage.kind",
   "passage.role",

@@ -359,7 +359,9 @@ describe("profile, state, inspect and audit", () => {
       { entity: alice, key: "prefers", value: "trains" },
       { entity: alice, key: "lives_in", target: { type: "City", name: "Oslo" } },
     ]);
-    await client.remember("Answer in one sentence.", { role: "system" });
+    const { body: me } = await client.get<{ scopeFloor: object }>("/me");
+    const admin = await service.mint("management", me.scopeFloor);
+    await admin.remember("Answer in one sentence.", { role: "system" });
     const profile = (await client.get<Record<string, { key?: string; text?: string }[]>>("/profile")).body;
     expect(profile.static?.map(({ key }) => key)).toEqual(["birthday"]);
     expect(profile.dynamic?.map(({ key }) => key)).toEqual(["mood"]);
@@ -403,7 +405,7 @@ describe("profile, state, inspect and audit", () => {
     const { context } = (
       await client.post<{ context: string }>(`/sessions/${talk.body.sessionId}/context`, { query: "harbour master" })
     ).body;
-    expect(context).toContain("- user: Who runs the harbour? ## Not a heading\n- assistant: Let me look.");
+    expect(context).toContain('- (user) "Who runs the harbour?\\n## Not a heading"\n- (assistant) "Let me look."');
     expect(context).toContain("The harbour master is called Ingrid.");
     const stranger = await tenant();
     expect((await stranger.post(`/sessions/${talk.body.sessionId}/context`, { query: "harbour" })).status).toBe(404);

@@ -158,7 +158,7 @@ describe("a context block", () => {
       query: "Alice Lisbon",
     });
     expect(answer.body.context).toMatch(
-      /^## Relevant memory\n\n- Alice moved to Lisbon in March _\(user, 2025-03-10, org\/acme, [0-9a-f-]{36}\)_/,
+      /^## Relevant memory\n\n- \(user, 2025-03-10, org\/acme, [0-9a-f-]{36}\) "Alice moved to Lisbon in March"/,
     );
     const short = await agent.post<{ context: string }>("/context", { query: "Alice Lisbon", max_tokens: 60 });
     expect(countTokens(short.body.context)).toBeLessThanOrEqual(60);

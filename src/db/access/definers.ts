@@ -13,7 +13,7 @@ export const DEFINERS = {
   begin_replay: ["owner"],
   cache_answer: ["app"],
   caller: ["app", "worker"],
-  caller_principal: ["app"],
+  caller_principal: ["app", "worker"],
   change_verbs: ["app"],
   check_audit: ["owner"],
   check_unchained: ["owner"],

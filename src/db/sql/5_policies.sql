@@ -56,7 +56,7 @@ BEGIN
     ('turn', 'remove', 'DELETE', app, forgotten, NULL),
 
     ('passage', 'read', 'SELECT', service, knowledge, NULL),
-    ('passage', 'write', 'INSERT', service, NULL, by_caller),
+    ('passage', 'write', 'INSERT', service, NULL, by_caller || ' AND author = (SELECT scopefloor.caller_principal())'),
     ('passage', 'change', 'UPDATE', service, modifiable, modifiable),
     ('passage', 'remove', 'DELETE', service, deleted, NULL),
     ('posting', 'read', 'SELECT', service, knowledge, NULL),

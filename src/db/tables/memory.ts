@@ -67,6 +67,8 @@ export const passage = scopefloor.table(
     sessionId: uuid("session_id"),
     turnId: uuid("turn_id"),
     apiKeyId: uuid("api_key_id").notNull(),
+    /** The principal of that key: what management says may be an instruction. */
+    author: text("author").notNull().default("agent"),
     /** Who said it, for a turn. */
     role: text("role"),
     text: text("text").notNull(),

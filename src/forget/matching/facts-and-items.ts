@@ -72,6 +72,7 @@ const match = ({ id, share, at, tags }: Row, source: Match["source"], text: stri
   scope: scopeFromDatabase(tags),
   occurredAt: at,
   role: null,
+  author: "agent",
   tokens: 0,
   turnId: null,
   sessionId: null,

@@ -13,6 +13,8 @@ export interface Hit {
   readonly scope: Scope;
   readonly occurredAt: string;
   readonly role: string | null;
+  /** The principal of the key that stored it. */
+  readonly author: string;
   readonly tokens: number;
   readonly turnId: string | null;
   readonly sessionId: string | null;
@@ -28,6 +30,8 @@ interface PassageRow {
   readonly text: string;
   readonly occurredAt: string;
   readonly role: string | null;
+  /** The principal of the key that stored it. */
+  readonly author: string;
   readonly tokens: number;
   readonly turnId: string | null;
   readonly sessionId: string | null;
@@ -38,7 +42,7 @@ interface PassageRow {
 const SOURCES: Record<string, Hit["source"]> = { turn: "memory_chunk", chunk: "chunk", attribute: "attribute" };
 
 const COLUMNS = sql`
-  p.id, p.scope_id AS "scopeId", p.kind, p.text, p.observed_at AS "occurredAt", p.role, p.tokens, p.turn_id AS "turnId",
+  p.id, p.scope_id AS "scopeId", p.kind, p.text, p.observed_at AS "occurredAt", p.role, p.author, p.tokens, p.turn_id AS "turnId",
   p.session_id AS "sessionId", p.document_id AS "documentId", o.title AS "documentTitle"`;
 
 const tables = (tx: ScopedTransaction) => sql`

@@ -3,6 +3,7 @@ import { sql } from "../../db/access/scoped.ts";
 import { countTokens } from "../../models/tokens.ts";
 import { contextBlock } from "./context-block.ts";
 import type { Hit } from "./hits.ts";
+import { quoted } from "./quoted.ts";
 
 interface RecentTurn {
   readonly role: string;
@@ -14,15 +15,16 @@ const HEADING = "## Conversation so far";
 const CONVERSATION_TOKEN_SHARE = 0.5;
 const MOST_TURNS = 50;
 
-/** The end of a session, oldest first, within a budget. Stored text cannot start a line of its own. */
+/** The end of a session, oldest first, within a budget: who said it, and what as a quotation. */
 async function conversation(tx: ScopedTransaction, sessionId: string, maxTokens: number): Promise<string[]> {
   const turns = await tx.rows<RecentTurn>(sql`
-    SELECT t.role, t.content FROM ${tx.read("turn", "t")}
+    SELECT CASE WHEN t.role = 'system' AND p.author <> 'management' THEN 'system turn of an ' || p.author ELSE t.role END AS role, t.content
+    FROM ${tx.read("turn", "t")} LEFT JOIN ${tx.read("passage", "p")} ON p.scope_id = t.scope_id AND p.turn_id = t.id AND p.kind = 'turn'
     WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL ORDER BY t.seq DESC LIMIT ${MOST_TURNS}`);
   const lines: string[] = [];
   let spent = countTokens(HEADING);
   for (const { role, content } of turns) {
-    const line = `- ${role}: ${content.replace(/\s+/g, " ").trim()}`;
+    const line = `- (${role}) ${quoted(content)}`;
     spent += countTokens(`\n${line}`);
     if (spent > maxTokens) break;
     lines.unshift(line);
