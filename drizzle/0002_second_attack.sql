@@ -115,12 +115,15 @@ ALTER TABLE "scopefloor"."relation" ADD COLUMN "key_hash" uuid;--> statement-bre
 ALTER TABLE "scopefloor"."api_key" ADD COLUMN "minted_verbs" text[];--> statement-breakpoint
 ALTER TABLE "scopefloor"."api_key" ADD COLUMN "narrowed_by" jsonb;--> statement-breakpoint
 ALTER TABLE "scopefloor"."passage" ADD COLUMN "author" text DEFAULT 'agent' NOT NULL;--> statement-breakpoint
+ALTER TABLE "scopefloor"."session" ADD COLUMN "name" text;--> statement-breakpoint
+ALTER TABLE "scopefloor"."session" ADD COLUMN "name_hash" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."access_denied" ADD COLUMN "named" jsonb;--> statement-breakpoint
 ALTER TABLE "scopefloor"."decision_trace" ADD COLUMN "elsewhere" boolean DEFAULT false NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."scope" ADD COLUMN "tombstoned_by" jsonb;--> statement-breakpoint
 CREATE INDEX "access_denied_named" ON "scopefloor"."access_denied" USING gin ("named" jsonb_path_ops);--> statement-breakpoint
 CREATE INDEX "decision_trace_elsewhere" ON "scopefloor"."decision_trace" USING gin ("scope" jsonb_path_ops) WHERE elsewhere;--> statement-breakpoint
 CREATE INDEX "forget_receipt_target" ON "scopefloor"."forget_receipt" USING gin ("target" jsonb_path_ops);--> statement-breakpoint
+ALTER TABLE "scopefloor"."session" ADD CONSTRAINT "session_name" UNIQUE("scope_id","name_hash","tenant_id");--> statement-breakpoint
 DO $$
 DECLARE
   p record;
@@ -1416,6 +1419,8 @@ BEGIN
     NEW.name_hash := scopefloor.word_hash(secret, scopefloor.entity_word(NEW.type, NEW.name));
   ELSIF TG_TABLE_NAME IN ('attribute', 'relation', 'memory_item') THEN
     NEW.key_hash := scopefloor.word_hash(secret, NEW.key);
+  ELSIF TG_TABLE_NAME = 'session' THEN
+    NEW.name_hash := scopefloor.word_hash(secret, NEW.api_key_id::text || chr(31) || NEW.name);
   ELSIF TG_TABLE_NAME = 'keyword' THEN
     NEW.normalised_hash := scopefloor.word_hash(secret, NEW.normalised);
   ELSIF TG_TABLE_NAME = 'document' THEN
@@ -1655,6 +1660,29 @@ BEGIN
     AND (t->>'principal' <> 'agent' OR s.api_key_id = (t->>'key')::uuid) AND s.closed_at IS NULL
   RETURNING s.next_seq - n INTO first;
   RETURN first;
+END $$;
+
+-- The session that the caller's key knows by a name of its own at the ticket's write scope, opened where
+-- there is none: {id, closed}.
+CREATE OR REPLACE FUNCTION scopefloor.open_session(new_id uuid, of_name text, with_metadata jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  s scopefloor.session;
+BEGIN
+  IF of_name IS NULL OR length(of_name) NOT BETWEEN 1 AND 128 THEN
+    RAISE EXCEPTION 'scopefloor: not a name of a session' USING ERRCODE = 'check_violation';
+  END IF;
+  INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id, name, metadata)
+  VALUES (at_tenant, at_scope, new_id, (t->>'key')::uuid, of_name, with_metadata)
+  ON CONFLICT (scope_id, name_hash, tenant_id) DO NOTHING RETURNING * INTO s;
+  IF s.id IS NULL THEN
+    SELECT * INTO STRICT s FROM scopefloor.session o
+    WHERE o.scope_id = at_scope AND o.name_hash = scopefloor.word_hash(scopefloor.word_secret(at_tenant, at_scope), (t->>'key') || chr(31) || of_name);
+  END IF;
+  RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
 END $$;
 
 -- The entity of that type and name at a scope, made when there is none.
@@ -2478,7 +2506,7 @@ BEGIN
     ('tenant', '{root}'::text[]),
     ('scope', '{tags,display_name,description,tombstoned_by}'),
     ('api_key', '{name,floor,narrowed_by}'),
-    ('session', '{metadata}'),
+    ('session', '{metadata,name}'),
     ('turn', '{content}'),
     ('passage', '{text,labels,embedding,code,section}'),
     ('posting', '{lexeme}'),
@@ -2512,6 +2540,7 @@ INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLI
 
 -- What words are looked up by follows them (1_access/9_words.sql).
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, name_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, name_hash ON scopefloor.session FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.memory_item FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
@@ -2732,7 +2761,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"ticket":[],"touch_key":["app"],"try_write":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
+  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"open_session":["app"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"ticket":[],"touch_key":["app"],"try_write":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
   f record;
   grantee text;
 BEGIN

@@ -63,21 +63,24 @@ function queryOf(ctx: ParameterizedContext): Record<string, string> {
   return Object.fromEntries(query);
 }
 
-/** An id that is not one cannot exist: 404, as for any other that is not visible. */
+/** An id that is not one cannot exist: 404, as for any other that is not visible. A name outside of its grammar is 400. */
 function parseParams(schema: z.ZodType | undefined, params: Record<string, string>): unknown {
   const { ctx: _, ...own } = params;
   if (schema === undefined) return own;
   const parsed = schema.safeParse(own);
-  if (!parsed.success) throw notFound();
-  return parsed.data;
+  if (parsed.success) return parsed.data;
+  if (parsed.error.issues.some((issue) => issue.path[0] === "id")) throw notFound();
+  throw invalid(problemsOf(parsed.error, "path"));
 }
 
 function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"): unknown {
   const parsed = schema.safeParse(input);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.slice(0, 5).map((issue) => {
-    const path = issue.path.join(".");
-    return `${path === "" ? `the ${where}` : path}: ${issue.message}`;
-  });
-  throw invalid(problems.join("; "));
+  throw invalid(problemsOf(parsed.error, where));
 }
+
+const problemsOf = (error: z.ZodError, where: "body" | "query" | "path"): string =>
+  error.issues
+    .slice(0, 5)
+    .map((issue) => `${issue.path.length === 0 ? `the ${where}` : issue.path.join(".")}: ${issue.message}`)
+    .join("; ");

@@ -9,6 +9,8 @@ export interface Session {
   readonly id: string;
   readonly scopes: string[][];
   readonly scope: Scope;
+  /** The id that its key gave it; for that key alone. */
+  readonly name?: string;
   readonly metadata: Record<string, unknown>;
   readonly createdAt: string;
   readonly closedAt?: string;
@@ -17,17 +19,25 @@ export interface Session {
 interface SessionRow {
   readonly id: string;
   readonly tags: Record<string, string>;
+  readonly name: string | null;
   readonly metadata: Record<string, unknown>;
   readonly createdAt: string;
   readonly closedAt: string | null;
 }
 
-function toSession({ tags, closedAt, ...row }: SessionRow): Session {
+function toSession({ tags, closedAt, name, ...row }: SessionRow): Session {
   const scope = scopeFromDatabase(tags);
-  return { ...row, scopes: scopePaths(scope), scope, ...(closedAt === null ? {} : { closedAt }) };
+  return {
+    ...row,
+    scopes: scopePaths(scope),
+    scope,
+    ...(name === null ? {} : { name }),
+    ...(closedAt === null ? {} : { closedAt }),
+  };
 }
 
-const COLUMNS = sql`s.id, d.tags, s.metadata, s.created_at AS "createdAt", s.closed_at AS "closedAt"`;
+const columns = (tx: ScopedTransaction) =>
+  sql`s.id, d.tags, CASE WHEN s.api_key_id = ${tx.entry.key.id}::uuid THEN s.name END AS name, s.metadata, s.created_at AS "createdAt", s.closed_at AS "closedAt"`;
 
 /** Only the row: `createSession` records a trace too. */
 export async function insertSession(
@@ -50,14 +60,14 @@ export async function createSession(tx: ScopedTransaction, metadata: Record<stri
 /** Newest first. */
 export async function listSessions(tx: ScopedTransaction, limit: number, offset: number): Promise<Session[]> {
   const rows = await tx.rows<SessionRow>(sql`
-    SELECT ${COLUMNS} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
+    SELECT ${columns(tx)} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
     ORDER BY s.created_at DESC, s.id DESC LIMIT ${limit} OFFSET ${offset}`);
   return rows.map(toSession);
 }
 
 export async function getSession(tx: ScopedTransaction, id: string): Promise<Session> {
   const row = await tx.row<SessionRow>(sql`
-    SELECT ${COLUMNS} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id WHERE s.id = ${id}::uuid`);
+    SELECT ${columns(tx)} FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id WHERE s.id = ${id}::uuid`);
   if (row === undefined) throw notFound();
   return toSession(row);
 }

@@ -1,4 +1,5 @@
 import { invalid } from "../errors.ts";
+import { hintFor, isSpelled } from "./spelling.ts";
 
 /**
  * A scope: at most 8 tags, dimension to value. `{}` is general knowledge.
@@ -14,7 +15,6 @@ export const tagsOf = (scope: Scope) => Object.entries(scope) as [string, string
 export const MAX_TAGS = 8;
 
 const DIMENSION = /^[a-z][a-z0-9_]{0,31}$/;
-const VALUE = /^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,127}$/;
 
 /** `org` first, then by dimension name. */
 function inOrder(tags: readonly (readonly [string, string])[]): Scope {
@@ -25,14 +25,14 @@ function inOrder(tags: readonly (readonly [string, string])[]): Scope {
 
 export const GENERAL: Scope = inOrder([]);
 
-/** Refuses what is outside the grammar: nothing is trimmed, folded or normalised. */
+/** Refuses what is outside the grammar: nothing is trimmed, folded or normalised. (Values: spelling.ts.) */
 export function parseTag(dimension: unknown, value: unknown): readonly [string, string] {
   if (typeof dimension !== "string" || !DIMENSION.test(dimension)) {
     throw invalid(`scope dimension ${quote(dimension)} must match [a-z][a-z0-9_]{0,31}`);
   }
-  if (typeof value !== "string" || !VALUE.test(value)) {
+  if (typeof value !== "string" || !isSpelled(value)) {
     throw invalid(
-      `the value ${quote(value)} of scope dimension ${dimension} must match [A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,127}`,
+      `the value ${quote(value)} of scope dimension ${dimension} must be 1 to 128 characters: letters, digits and ._:@|+~- as they are, a letter or digit first, and others as percent-encoded UTF-8 in upper-case hex (NFC, no control or format characters)${typeof value === "string" ? hintFor(value) : ""}`,
     );
   }
   return [dimension, value];

@@ -75,6 +75,7 @@ export const DEFINERS = {
   note_audit: [],
   note_replayed: ["owner"],
   note_vector_index: ["worker"],
+  open_session: ["app"],
   order_embedding: ["app"],
   own_keys: ["app"],
   pending_documents: ["app"],

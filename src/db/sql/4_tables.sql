@@ -24,7 +24,7 @@ BEGIN
     ('tenant', '{root}'::text[]),
     ('scope', '{tags,display_name,description,tombstoned_by}'),
     ('api_key', '{name,floor,narrowed_by}'),
-    ('session', '{metadata}'),
+    ('session', '{metadata,name}'),
     ('turn', '{content}'),
     ('passage', '{text,labels,embedding,code,section}'),
     ('posting', '{lexeme}'),
@@ -58,6 +58,7 @@ INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLI
 
 -- What words are looked up by follows them (1_access/9_words.sql).
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, name_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, name_hash ON scopefloor.session FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.memory_item FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();

@@ -20,6 +20,9 @@ export const session = scopefloor.table(
     ...place(),
     id: uuid("id").notNull(),
     apiKeyId: uuid("api_key_id").notNull(),
+    /** The caller's own id, unique by key and scope, and what it is looked up by. */
+    name: text("name"),
+    nameHash: uuid("name_hash"),
     metadata: jsonb("metadata").notNull().default({}),
     nextSeq: integer("next_seq").notNull().default(0),
     createdAt: createdAt(),
@@ -28,6 +31,7 @@ export const session = scopefloor.table(
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("session_id").on(t.id),
+    unique("session_name").on(t.scopeId, t.nameHash, t.tenantId),
     index("session_recent").on(t.scopeId, t.createdAt),
   ],
 );

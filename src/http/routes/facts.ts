@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { invalid, unprocessable } from "../../errors.ts";
 import { prepareFact, storeFact } from "../../memory/facts.ts";
+import { ourSession, writtenSession } from "../../memory/session-ids.ts";
 import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
 import { endpoint } from "../endpoint.ts";
@@ -12,9 +13,9 @@ import {
   labels,
   memoryCategory,
   role,
+  sessionName,
   text,
   time,
-  uuidText,
   writeSelector,
 } from "../wire/fields.ts";
 import { namedEntity, object, uuid } from "../wire/shapes.ts";
@@ -43,7 +44,7 @@ type FactBody = z.output<typeof factBody>;
 const factBody = fields({
   text: text.optional(),
   infer: infer.optional(),
-  sessionId: uuidText.optional(),
+  sessionId: sessionName.optional(),
   role: role.optional(),
   scopes: writeSelector,
   labels: labels.optional(),
@@ -163,11 +164,12 @@ export const factEndpoints = [
       const triples = triplesOf(body);
       refuseExtraction(body.infer, triples.length > 0);
       if (body.text === undefined && triples.length === 0) throw invalid("text: a fact needs a text, or triples");
-      const where = { selector: body.scopes, session: body.sessionId };
+      const where = { selector: body.scopes, session: ourSession(body.sessionId) };
       if (body.infer === "preview") {
+        const own = ourSession(body.sessionId);
         return enter(where, async () => ({
           mode: "preview",
-          ...(body.sessionId === undefined ? {} : { sessionId: body.sessionId }),
+          ...(own === undefined ? {} : { sessionId: own }),
           preview: { ...extractionOf(triples), sentences: triples.map(sentenceOf) },
         }));
       }
@@ -178,7 +180,12 @@ export const factEndpoints = [
           : { role: body.role ?? "user", content: body.text, category: body.memoryCategory ?? null, ...said };
       const prepared = await prepareFact(deps.models, turn, triples, said);
       return enter(where, async (tx) => {
-        const { triples: stored, ...ids } = await storeFact(tx, deps.models, prepared, body.sessionId);
+        const { triples: stored, ...ids } = await storeFact(
+          tx,
+          deps.models,
+          prepared,
+          await writtenSession(tx, body.sessionId),
+        );
         tx.speaksOf(...stored.map(({ id }) => id), ...(ids.turnId === undefined ? [] : [ids.turnId]));
         return {
           mode: triples.length > 0 ? "triples" : "none",
@@ -203,7 +210,7 @@ export const factEndpoints = [
         .array(fields({ role, content: text, ts: time.optional() }))
         .min(1)
         .max(500),
-      sessionId: uuidText.optional(),
+      sessionId: sessionName.optional(),
       scopes: writeSelector,
       extract: z.boolean().optional(),
       infer: infer.optional(),
@@ -223,8 +230,8 @@ export const factEndpoints = [
           observedAt: message.ts,
         })),
       );
-      return enter({ selector: body.scopes, session: body.sessionId }, async (tx) => {
-        const stored = await storeTurns(tx, deps.models, prepared, body.sessionId);
+      return enter({ selector: body.scopes, session: ourSession(body.sessionId) }, async (tx) => {
+        const stored = await storeTurns(tx, deps.models, prepared, await writtenSession(tx, body.sessionId));
         return { sessionId: stored.sessionId, turnIds: stored.turnIds, extractions: [] };
       });
     },

@@ -3,11 +3,12 @@ import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { forgetMatching } from "../../forget/forget-query.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
+import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { NO_VECTORS } from "../../models/models.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
 import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, queryText, uuidText, writeSelector } from "../wire/fields.ts";
+import { fields, queryText, sessionName, writeSelector } from "../wire/fields.ts";
 import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 /** General knowledge is everybody's: forgetting there takes its name, typed. */
@@ -50,7 +51,7 @@ export const forgetEndpoints = [
     readsOnly: (body) => body.dryRun === true,
     body: fields({
       query: queryText.optional(),
-      sessionId: uuidText.optional(),
+      sessionId: sessionName.optional(),
       dryRun: z.boolean().optional(),
       purge: z.boolean().optional(),
       scopes: writeSelector,
@@ -59,12 +60,15 @@ export const forgetEndpoints = [
       confirm,
     }),
     handle: async ({ enter, peek, body, deps }) => {
-      const { query, sessionId } = body;
-      if (query === undefined && sessionId === undefined)
-        throw invalid("query: say what to forget, or give a sessionId");
+      const { query, sessionId: named } = body;
+      if (query === undefined && named === undefined) throw invalid("query: say what to forget, or give a sessionId");
       // A session is named by its id: wherever in the floor it is.
-      const subtree = body.subtree ?? (sessionId !== undefined && body.scopes === undefined);
+      const subtree = body.subtree ?? (named !== undefined && body.scopes === undefined);
       const access = { selector: body.scopes, subtree };
+      const sessionId =
+        named === undefined || isOurs(named)
+          ? named
+          : await peek({ ...access, mode: "forget" }, (tx) => visibleSession(tx, named));
       const prepared =
         query === undefined
           ? NO_VECTORS

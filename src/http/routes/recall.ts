@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { settingsOf } from "../../context/settings.ts";
 import { unprocessable } from "../../errors.ts";
+import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { contextBlock } from "../../recall/answer/context-block.ts";
 import { answerQuery } from "../../recall/query.ts";
 import { NO_FILTER, type PassageFilter } from "../../recall/ranking/filter.ts";
@@ -17,8 +18,8 @@ import {
   queryText,
   readSelector,
   scopeView,
+  sessionName,
   time,
-  uuidText,
   viewOf,
 } from "../wire/fields.ts";
 import { instant, integer, namedEntity, object, scopeTags, tokens, uuid } from "../wire/shapes.ts";
@@ -35,7 +36,7 @@ const queryBody = fields({
   labels: labels.optional(),
   include: z.union([z.enum(["facts", "passages"]), z.array(z.enum(["facts", "passages"]))]).optional(),
   scopeView: scopeView.optional(),
-  sessionId: uuidText.optional(),
+  sessionId: sessionName.optional(),
   asOf: time.optional(),
   atInstant: time.optional(),
   validFrom: time.optional(),
@@ -70,10 +71,10 @@ function kindsOf(body: QueryBody): readonly string[] | undefined {
       : included.filter((kind) => named.includes(kind));
 }
 
-function filterOf(body: QueryBody): PassageFilter {
+function filterOf(body: QueryBody, sessionId: string | undefined): PassageFilter {
   return {
     labels: body.labels ?? [],
-    sessionId: body.sessionId,
+    sessionId,
     kinds: kindsOf(body),
     asOf: body.asOf,
     validFrom: body.validFrom,
@@ -145,17 +146,22 @@ export const recallEndpoints = [
     summary: "Recall",
     answer: queryResponse,
     body: queryBody,
-    handle: ({ enter, body, deps }) => {
+    handle: async ({ enter, peek, body, deps }) => {
       if (body.mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
       if (body.location !== undefined) throw unprocessable("location is not built yet");
+      const named = body.sessionId;
+      const sessionId =
+        named === undefined || isOurs(named)
+          ? named
+          : await peek({ ...accessOf(body), mode: "select" }, (tx) => visibleSession(tx, named));
       return answerQuery((access, work) => enter({ ...accessOf(body), ...access }, work), recallDeps(deps), {
         query: body.query,
         k: body.k ?? DEFAULT_K,
         mode: body.mode,
-        filter: filterOf(body),
+        filter: filterOf(body, sessionId),
         includeDuplicates: body.includeDuplicates ?? false,
         moment: body,
-        sessionId: body.sessionId,
+        sessionId,
         hintsIgnored: ignoredHints(body),
       });
     },

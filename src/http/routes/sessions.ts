@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { settingsOf } from "../../context/settings.ts";
 import { invalid } from "../../errors.ts";
+import { visibleSession } from "../../memory/session-ids.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
 import { sessionContext } from "../../recall/answer/session-context.ts";
 import { NO_FILTER } from "../../recall/ranking/filter.ts";
@@ -14,18 +15,19 @@ import {
   querySelector,
   queryText,
   scopeView,
-  uuidText,
+  sessionName,
   writeSelector,
 } from "../wire/fields.ts";
 import { instant, integer, object, scopePaths, scopeTags, uuid } from "../wire/shapes.ts";
 
 const METADATA_LIMIT = 64 * 1024;
-const id = z.object({ id: uuidText });
+const id = z.object({ id: sessionName });
 
 const sessionContextResponse = object({ context: z.string() });
 const newSessionResponse = object({ id: uuid, scopes: scopePaths, scope: scopeTags, createdAt: instant });
 const sessionResponse = object({
   ...newSessionResponse.shape,
+  name: z.string().optional(),
   metadata: z.record(z.string(), z.unknown()),
   closedAt: instant.optional(),
 });
@@ -76,7 +78,7 @@ export const sessionEndpoints = [
     summary: "One session",
     answer: sessionResponse,
     params: id,
-    handle: ({ enter, params }) => enter({}, (tx) => getSession(tx, params.id)),
+    handle: ({ enter, params }) => enter({}, async (tx) => getSession(tx, await visibleSession(tx, params.id))),
   }),
   endpoint({
     method: "delete",
@@ -87,7 +89,7 @@ export const sessionEndpoints = [
     summary: "Close a session; its turns stay",
     status: 204,
     params: id,
-    handle: ({ enter, params }) => enter({}, (tx) => closeSession(tx, params.id)),
+    handle: ({ enter, params }) => enter({}, async (tx) => closeSession(tx, await visibleSession(tx, params.id))),
   }),
   endpoint({
     method: "get",
@@ -99,7 +101,9 @@ export const sessionEndpoints = [
     params: id,
     query: fields(limitAndOffset),
     handle: ({ enter, params, query }) =>
-      enter({}, async (tx) => ({ turns: await listTurns(tx, params.id, query.limit, query.offset) })),
+      enter({}, async (tx) => ({
+        turns: await listTurns(tx, await visibleSession(tx, params.id), query.limit, query.offset),
+      })),
   }),
   endpoint({
     method: "post",
@@ -113,13 +117,15 @@ export const sessionEndpoints = [
     body: fields({ query: queryText }),
     handle: async ({ enter, peek, params, body, deps }) => {
       // What is remembered beside a session is what its own scope may see.
-      const { scope } = await peek({}, (tx) => getSession(tx, params.id));
+      const { scope, id: sessionId } = await peek({}, async (tx) =>
+        getSession(tx, await visibleSession(tx, params.id)),
+      );
       return recallThroughTiers(
         (access, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...access }, work),
         recallDeps(deps),
         { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false },
-        { operation: "context", sessionId: params.id },
-        async (tx, { hits }) => ({ context: await sessionContext(tx, params.id, hits, settingsOf(tx).contextTokens) }),
+        { operation: "context", sessionId },
+        async (tx, { hits }) => ({ context: await sessionContext(tx, sessionId, hits, settingsOf(tx).contextTokens) }),
       );
     },
   }),

@@ -4,6 +4,7 @@ import { AppError, invalid } from "../../errors.ts";
 import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
+import { hintFor, isSpelled } from "../../scope/spelling.ts";
 
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
@@ -81,7 +82,14 @@ export const text = z.string().min(1).max(100_000);
 export const queryText = z.string().trim().min(1).max(8_000);
 export const k = z.int().min(1).max(50);
 export const labels = z
-  .array(z.string().regex(/^[a-z][a-z0-9_]*=.{1,256}$/su, "must be key=value, the key [a-z][a-z0-9_]*"))
+  .array(
+    z
+      .string()
+      .regex(
+        /^[A-Za-z][A-Za-z0-9_.-]{0,127}=[^\p{Cc}\p{Cs}]{0,256}$/u,
+        "must be key=value, the key [A-Za-z][A-Za-z0-9_.-]*, the value at most 256 characters without control characters",
+      ),
+  )
   .max(32);
 export const verbs = z.array(z.enum(VERBS)).min(1);
 export const keyVerbs = z.array(z.enum(KEY_VERBS)).min(1);
@@ -101,12 +109,19 @@ const nameOf = (longest: number, what: string) =>
 export const entityType = nameOf(64, "an entity's type");
 export const entityName = nameOf(256, "an entity's name");
 export const factKey = nameOf(128, "a key");
-export const itemKey = z
+/** A key as ever, or a name of 128 characters in its one spelling. */
+export const itemKey = z.string().superRefine((key, context) => {
+  if (/^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,255}$/.test(key) || isSpelled(key)) return;
+  const message = `must be letters, digits and ._:@|+~- as they are, a letter or digit first, and others as percent-encoded UTF-8 in upper-case hex${hintFor(key)} (in a path each percent sign is %25)`;
+  context.addIssue({ code: "custom", message });
+});
+/** One of our ids, or any the caller has, by which a session is known to that key at that scope. */
+export const sessionName = z
   .string()
-  .regex(
-    /^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,255}$/,
-    "must be 1 to 256 letters, digits, or ._:@|+~- and begin with a letter or digit",
-  );
+  .min(1)
+  .max(128)
+  .regex(/^[^\p{Cc}\p{Cs}]+$/u, "must be without control characters")
+  .transform((name) => name.normalize("NFC"));
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */

@@ -42,6 +42,8 @@ BEGIN
     NEW.name_hash := scopefloor.word_hash(secret, scopefloor.entity_word(NEW.type, NEW.name));
   ELSIF TG_TABLE_NAME IN ('attribute', 'relation', 'memory_item') THEN
     NEW.key_hash := scopefloor.word_hash(secret, NEW.key);
+  ELSIF TG_TABLE_NAME = 'session' THEN
+    NEW.name_hash := scopefloor.word_hash(secret, NEW.api_key_id::text || chr(31) || NEW.name);
   ELSIF TG_TABLE_NAME = 'keyword' THEN
     NEW.normalised_hash := scopefloor.word_hash(secret, NEW.normalised);
   ELSIF TG_TABLE_NAME = 'document' THEN

@@ -20,6 +20,29 @@ BEGIN
   RETURN first;
 END $$;
 
+-- The session that the caller's key knows by a name of its own at the ticket's write scope, opened where
+-- there is none: {id, closed}.
+CREATE OR REPLACE FUNCTION scopefloor.open_session(new_id uuid, of_name text, with_metadata jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  s scopefloor.session;
+BEGIN
+  IF of_name IS NULL OR length(of_name) NOT BETWEEN 1 AND 128 THEN
+    RAISE EXCEPTION 'scopefloor: not a name of a session' USING ERRCODE = 'check_violation';
+  END IF;
+  INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id, name, metadata)
+  VALUES (at_tenant, at_scope, new_id, (t->>'key')::uuid, of_name, with_metadata)
+  ON CONFLICT (scope_id, name_hash, tenant_id) DO NOTHING RETURNING * INTO s;
+  IF s.id IS NULL THEN
+    SELECT * INTO STRICT s FROM scopefloor.session o
+    WHERE o.scope_id = at_scope AND o.name_hash = scopefloor.word_hash(scopefloor.word_secret(at_tenant, at_scope), (t->>'key') || chr(31) || of_name);
+  END IF;
+  RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
+END $$;
+
 -- The entity of that type and name at a scope, made when there is none.
 CREATE OR REPLACE FUNCTION scopefloor.ensure_entity(at_tenant int, at_scope int, of_type text, of_name text, by_key uuid) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
