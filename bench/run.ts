@@ -20,6 +20,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   upload: async () => (await import("./upload.ts")).default(),
   chain: async () => (await import("./chain.ts")).default(),
   erase: async () => (await import("./erase.ts")).default(),
+  forget: async () => (await import("./forget.ts")).default(),
 };
 
 const name = process.argv[2] ?? "";

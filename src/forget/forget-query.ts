@@ -6,13 +6,14 @@ import { removeEntities } from "../memory/entities.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
 import { fetchHits } from "../recall/answer/hits.ts";
-import { rankByBm25 } from "../recall/ranking/bm25.ts";
+import type { Candidate } from "../recall/ranking/candidate.ts";
 import { NO_FILTER } from "../recall/ranking/filter.ts";
 import { rankByDistance } from "../recall/ranking/vector.ts";
 import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import { matchNames, removeNames } from "./matching/document-names.ts";
 import { type Match, matchUnranked } from "./matching/facts-and-items.ts";
+import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
 const MAX_MATCHES = 1_000;
@@ -21,9 +22,8 @@ export interface ForgetRequest {
   readonly query: string | undefined;
   readonly prepared: QueryVectors;
   readonly sessionId: string | undefined;
-  /** Share of the best score that a match must reach. */
+  /** Share, by weight, of what the query says that a row must say. */
   readonly threshold: number;
-  readonly subtree: boolean;
   readonly dryRun: boolean;
   /** Erase; otherwise expire. */
   readonly purge: boolean;
@@ -31,32 +31,41 @@ export interface ForgetRequest {
   readonly confirmed: boolean;
 }
 
+/** What a row must say of a request's words, and how near a model's nearest may be, unless the request says otherwise. */
+export const DEFAULT_THRESHOLD = 0.6;
+
 export interface ForgetMatch {
   readonly id: string;
   readonly text: string;
   readonly score: number;
+  /** In a few words of the request. */
+  readonly why: string;
   readonly scope: Record<string, string>;
 }
 
 export interface ForgetAnswer {
+  /** How many rows went, or in a dry run would go. */
   readonly deleted: number;
   readonly receiptId?: string;
   readonly matches?: readonly ForgetMatch[];
+  /** Nothing was found, and the floor holds scopes that were not looked at. */
+  readonly hiddenByView?: true;
 }
 
 /**
  * Forgets what a query is about, or a session, or what a query is about in a session, inside E.
  *
- * A passage matches when it names a content word of the query or lies nearer to it than the
- * embedder's calibrated distance, and its score, words and vector half each, reaches `threshold`
- * of the best one.
+ * A row matches when it says at least `threshold` of what the query says, by the rarity of its words and
+ * with every identifier (matching/topic.ts), or lies no further from it than a model's calibrated distance.
+ * It is no matter what else there is: what is not there takes nothing.
  */
 export async function forgetMatching(
   tx: ScopedTransaction,
   models: Models,
   request: ForgetRequest,
 ): Promise<ForgetAnswer> {
-  const matches = await matchesOf(tx, request);
+  const topic = request.query === undefined ? undefined : await topicOf(tx, request.query);
+  const matches = await matchesOf(tx, request, topic);
   const { prepared } = request;
   const trace = {
     kind: "forget",
@@ -67,11 +76,12 @@ export async function forgetMatching(
   if (request.dryRun) {
     recordTrace(tx, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
     return {
-      deleted: 0,
-      matches: matches.map(({ id, text, score, scope }) => ({ id, text, score, scope })),
+      deleted: matches.length,
+      matches: matches.map(({ id, text, score, scope, why }) => ({ id, text, score, scope, why })),
+      ...(await hiddenByView(tx, matches)),
     };
   }
-  const named = request.query === undefined ? {} : await matchNames(tx, request.query, request.threshold);
+  const named = topic === undefined ? {} : await matchNames(tx, topic, request.threshold);
   const items = { ...itemsOf(matches, request), ...named };
   const counts = await forgetItems(tx, items, request.purge);
   const pendingDocuments = await tx.call<number>("pending_documents");
@@ -79,7 +89,7 @@ export async function forgetMatching(
   const receiptId = await writeReceipt(
     tx,
     {
-      subtree: request.subtree,
+      subtree: tx.entry.view === "subtree",
       action: request.purge ? "erase" : "expire",
       policy:
         request.query === undefined ? "session" : request.sessionId === undefined ? "query" : "query in a session",
@@ -91,8 +101,12 @@ export async function forgetMatching(
     },
   );
   recordTrace(tx, { ...trace, candidates: matches.length, returned: matches.length });
-  return { deleted: matches.length, receiptId };
+  return { deleted: matches.length, receiptId, ...(await hiddenByView(tx, matches)) };
 }
+
+/** Where nothing was found, whether the floor holds scopes that were not looked at. */
+const hiddenByView = async (tx: ScopedTransaction, matches: readonly Match[]): Promise<{ hiddenByView?: true }> =>
+  matches.length === 0 && (await tx.call<boolean>("hides_scopes")) ? { hiddenByView: true } : {};
 
 /** Takes the items away, for good or out of every answer; gives how many by table. */
 export async function forgetItems(
@@ -193,8 +207,7 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
   return { passage, turn, posting, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
 }
 
-async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise<Match[]> {
-  const filter = { ...NO_FILTER, sessionId: request.sessionId };
+async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: Topic | undefined): Promise<Match[]> {
   if (request.sessionId !== undefined) {
     const known = await tx.row<{ scopeId: number }>(
       sql`SELECT s.scope_id AS "scopeId" FROM ${tx.read("session", "s")} WHERE s.id = ${request.sessionId}::uuid`,
@@ -207,35 +220,53 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest): Promise
     if (known === undefined) throw notFound();
     if (request.query === undefined) await refuseOthersSession(tx, request.sessionId);
   }
-  if (request.query === undefined) return wholeSession(tx, request);
-  const [lexical, ...byModel] = await Promise.all([
-    rankByBm25(tx, request.query, filter, MAX_MATCHES),
-    ...request.prepared.vectors.map(async ({ embedder, vector }) =>
-      (await rankByDistance(tx, embedder, vector, filter, MAX_MATCHES)).ranking.map((c) => ({
-        ...c,
-        isNear: 1 - c.score < embedder.nearDistance,
-      })),
-    ),
-  ]);
-  const nearest = byModel.flat();
-  const bestWords = lexical[0]?.score ?? 0;
-  const words = new Map(lexical.map((c) => [c.id, c.score / bestWords]));
-  const likeness = new Map(nearest.map((c) => [c.id, Math.max(0, c.score)]));
-  const near = new Set(nearest.flatMap((c) => (c.isNear ? [c.id] : [])));
-  const scored = [...new Map([...nearest, ...lexical].map((c) => [c.id, c])).values()]
-    .filter((c) => words.has(c.id) || near.has(c.id))
-    .map((c) => ({ ...c, score: (words.get(c.id) ?? 0) / 2 + (likeness.get(c.id) ?? 0) / 2 }))
-    .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
-  const least = (scored[0]?.score ?? 0) * request.threshold;
-  const matching = scored.filter((c) => c.score >= least);
+  if (request.query === undefined || topic === undefined) return wholeSession(tx, request);
+  const said = await passagesAbout(tx, topic, request.threshold, request.sessionId, MAX_MATCHES);
+  const near = await nearby(tx, request, topic);
+  const reasons = new Map<string, { score: number; why: string }>();
+  for (const { id, share, says } of said) reasons.set(id, { score: share, why: `says ${says.join(", ")}` });
+  for (const { id, score } of near)
+    if (score > (reasons.get(id)?.score ?? 0)) reasons.set(id, { score, why: "is near in meaning" });
+  const found = [
+    ...new Map(
+      [...said, ...near].map(({ id, scopeId }) => [id, { id, scopeId, score: reasons.get(id)?.score ?? 0 }]),
+    ).values(),
+  ];
+  found.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
   const unranked =
-    request.sessionId === undefined ? await matchUnranked(tx, request.query, request.threshold, MAX_MATCHES) : [];
-  if (matching.length + unranked.length >= MAX_MATCHES) {
+    request.sessionId === undefined ? await matchUnranked(tx, topic, request.threshold, MAX_MATCHES) : [];
+  if (found.length + unranked.length >= MAX_MATCHES) {
     throw unprocessable(
       `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,
     );
   }
-  return [...(await fetchHits(tx, matching)), ...unranked];
+  const hits = await fetchHits(tx, found);
+  return [...hits.map((hit) => ({ ...hit, why: reasons.get(hit.id)?.why ?? "" })), ...unranked];
+}
+
+/** What a model of meaning finds no further from the request than its calibrated distance, with the topic's identifiers. */
+async function nearby(
+  tx: ScopedTransaction,
+  { prepared, sessionId, threshold }: ForgetRequest,
+  topic: Topic,
+): Promise<Candidate[]> {
+  const filter = { ...NO_FILTER, sessionId };
+  const ranked = await Promise.all(
+    prepared.vectors
+      // The built-in embedder knows words alone, which the topic does better.
+      .filter(({ embedder }) => embedder.isDense)
+      .map(async ({ embedder, vector }) =>
+        (await rankByDistance(tx, embedder, vector, filter, MAX_MATCHES)).ranking.map((candidate) => ({
+          ...candidate,
+          // The calibrated distance is worth the default threshold, none at all is worth 1.
+          score: 1 - (1 - DEFAULT_THRESHOLD) * ((1 - candidate.score) / embedder.nearDistance),
+        })),
+      ),
+  );
+  const near = ranked.flat().filter(({ score }) => score >= threshold);
+  if (topic.identifiers.length === 0 || near.length === 0) return near;
+  const texts = new Map((await fetchHits(tx, near)).map((hit) => [hit.id, hit.text]));
+  return near.filter(({ id }) => hasIdentifiers(texts.get(id) ?? "", topic));
 }
 
 async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Promise<Match[]> {
@@ -245,5 +276,5 @@ async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Prom
   return fetchHits(
     tx,
     rows.map((row) => ({ ...row, score: 1 })),
-  );
+  ).then((hits) => hits.map((hit) => ({ ...hit, why: "is in the session" })));
 }

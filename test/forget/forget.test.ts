@@ -38,7 +38,10 @@ describe("forgetting by meaning", () => {
     await tenant.remember("Alice's blood type is AB negative");
     await tenant.remember("the printer is on the second floor");
     const dry = await tenant.post<Forgotten>("/forget", { query: "blood type", dryRun: true });
-    expect(dry.body).toMatchObject({ deleted: 0, matches: [{ text: "Alice's blood type is AB negative" }] });
+    expect(dry.body).toMatchObject({
+      deleted: 1,
+      matches: [{ text: "Alice's blood type is AB negative", score: 1, why: "says blood, type" }],
+    });
     expect(dry.body.receiptId).toBeUndefined();
     expect(await tenant.recall("blood type")).toContain("Alice's blood type is AB negative");
   });
@@ -103,6 +106,54 @@ describe("forgetting by meaning", () => {
     expect((await tenant.post<Forgotten>("/forget", { query: "quarterly tax filing" })).body.deleted).toBe(0);
     expect((await tenant.post<Forgotten>("/forget", { query: "what is the" })).body.deleted).toBe(0);
     expect(await tenant.recall("weather Lisbon")).toHaveLength(1);
+  });
+
+  test("what is not there takes nothing, whatever else is: words of a request, and identifiers as they are (threat 46)", async () => {
+    const client = await service.mint("agent", { org: "meant" });
+    for (const text of [
+      "Noted.",
+      "Open a new thread on the forum",
+      "The thread of the screw is M8",
+      "My old phone number is 555-1234",
+      "Ticket it-1796 is about exports",
+    ])
+      await client.remember(text);
+    await client.call("PUT", "/memory/phone.model", { value: "a number of things" });
+    for (const query of [
+      "Remove old project notes",
+      "thread it-1795",
+      "the user's old shipping address",
+      "forget it",
+      "555-123",
+      "ticket it-17",
+    ]) {
+      const { body } = await client.post<Forgotten>("/forget", { query, purge: true });
+      expect(body.deleted, query).toBe(0);
+    }
+    for (const [query, deleted] of [
+      ["555-1234", 1],
+      ["ticket it-1796", 1],
+      ["the screw's thread", 1],
+    ] as const)
+      expect((await client.post<Forgotten>("/forget", { query, purge: true })).body.deleted, query).toBe(deleted);
+    const hidden = await client.post<Forgotten & { hiddenByView?: true }>("/forget", {
+      query: "anything at all of it",
+      dryRun: true,
+    });
+    expect(hidden.body).toEqual({ deleted: 0, matches: [] });
+    await client.remember("a harbour below", { scopes: "user/ann" });
+    expect((await client.post("/forget", { query: "harbour", dryRun: true })).body).toEqual({
+      deleted: 0,
+      matches: [],
+      hiddenByView: true,
+    });
+    expect((await client.post("/forget", { query: "harbour" })).body).toMatchObject({ deleted: 0, hiddenByView: true });
+    // Who sees the subtree by default forgets there by default.
+    const admin = await service.mint("management", { org: "meant" });
+    expect((await admin.post<Forgotten>("/forget", { query: "harbour", dryRun: true })).body.deleted).toBe(1);
+    expect(
+      (await admin.post<Forgotten>("/forget", { query: "harbour", dryRun: true, subtree: false })).body.deleted,
+    ).toBe(0);
   });
 
   test("stays at E: the user's row goes, the org's and the other user's stay", async () => {

@@ -119,7 +119,7 @@ async function callEnter(
     clauses: request.selector ?? null,
     session: request.session ?? null,
     document: request.document ?? null,
-    subtree: request.subtree ?? false,
+    subtree: request.subtree ?? null,
     reopen: request.reopen ?? false,
     context,
     ageMs: performance.now() - arrivedAt,

@@ -2,6 +2,10 @@ import { holds, type Scope, sameScope } from "../../scope/scope.ts";
 import { isVisible, reachOf } from "../../scope/visibility.ts";
 import type { AccessRequest, Entry } from "./entry.ts";
 
+/** A forget reaches what is below E where it says so, and without a selector where the key sees it by default. */
+const takesSubtree = ({ mode, selector, subtree }: AccessRequest, { key }: Entry): boolean =>
+  subtree ?? (mode === "forget" && selector === undefined && key.principal !== "agent");
+
 /**
  * The first lock trusts no id: what the database resolved is checked against the algebra, from the
  * request and the floor alone.
@@ -19,7 +23,7 @@ export function checkAgainstFloor(entry: Entry, request: AccessRequest): void {
   const isReached = (scope: Scope) => {
     if (byWrite) return holds(scope, floor);
     if (request.mode === "forget" || request.mode === "erase" || isExact) {
-      return single !== undefined && (request.subtree ? holds(scope, single) : sameScope(scope, single));
+      return single !== undefined && (takesSubtree(request, entry) ? holds(scope, single) : sameScope(scope, single));
     }
     return reach !== undefined && isVisible(scope, reach, false);
   };

@@ -1,29 +1,27 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import type { ForgottenItems } from "../../traces/receipt.ts";
-import { lexemesOf, shareOf } from "./lexeme-share.ts";
+import { mayBeAbout, saying, type Topic, weightOf } from "./topic.ts";
 
 /** Of documents and chunks, what is to lose its heading, title or source. */
 export type NamedItems = Pick<ForgottenItems, "sections" | "titles" | "sources">;
 
 /**
- * Headings, titles and sources of documents that say a share of a query's content words: they are kept
- * with every chunk, or with the document.
+ * Headings, titles and sources of documents that say a share of a topic: they are kept with every chunk,
+ * or with the document.
  */
-export async function matchNames(tx: ScopedTransaction, query: string, threshold: number): Promise<NamedItems> {
-  const says = (text: SQL) => sql`${shareOf(text, lexemesOf(query))} >= greatest(${threshold}::float8, 0.01)`;
+export async function matchNames(tx: ScopedTransaction, topic: Topic, threshold: number): Promise<NamedItems> {
   // A file's name is a title too: its words are joined by what is not white space.
-  const spaced = (column: SQL) => sql`translate(${column}, '_.-/', '    ')`;
-  const idsOf = async (rows: Promise<{ id: string }[]>) => (await rows).map(({ id }) => id);
+  const spaced = (column: SQL) => sql`${column} || ' ' || translate(${column}, '_.-/', '    ')`;
+  const idsOf = async (from: SQL, column: SQL) => {
+    const rows = await tx.rows<{ id: string; text: string; weight: number }>(sql`
+      SELECT n.id, ${column} AS text, ${weightOf(spaced(column), topic)} AS weight FROM ${from}
+      WHERE ${column} IS NOT NULL AND ${mayBeAbout(spaced(column), topic, threshold)}`);
+    return saying(rows, topic, threshold).map(({ id }) => id);
+  };
   return {
-    sections: await idsOf(
-      tx.rows(sql`SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.section IS NOT NULL AND ${says(sql`p.section`)}`),
-    ),
-    titles: await idsOf(tx.rows(sql`SELECT o.id FROM ${tx.read("document", "o")} WHERE ${says(spaced(sql`o.title`))}`)),
-    sources: await idsOf(
-      tx.rows(
-        sql`SELECT o.id FROM ${tx.read("document", "o")} WHERE o.source IS NOT NULL AND ${says(spaced(sql`o.source`))}`,
-      ),
-    ),
+    sections: await idsOf(tx.read("passage", "n"), sql`n.section`),
+    titles: await idsOf(tx.read("document", "n"), sql`n.title`),
+    sources: await idsOf(tx.read("document", "n"), sql`n.source`),
   };
 }
 

@@ -1,7 +1,7 @@
 import { z } from "zod";
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { invalid, unprocessable } from "../../errors.ts";
-import { forgetMatching } from "../../forget/forget-query.ts";
+import { DEFAULT_THRESHOLD, forgetMatching } from "../../forget/forget-query.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { NO_VECTORS } from "../../models/models.ts";
@@ -34,7 +34,10 @@ const confirm = z.string().optional();
 const forgottenResponse = object({
   deleted: integer,
   receiptId: uuid.optional(),
-  matches: z.array(object({ id: uuid, text: z.string(), score: z.number(), scope: scopeTags })).optional(),
+  matches: z
+    .array(object({ id: uuid, text: z.string(), score: z.number(), scope: scopeTags, why: z.string() }))
+    .optional(),
+  hiddenByView: z.literal(true).optional(),
 });
 
 const erasedResponse = object({ forgotten: integer, receiptId: uuid });
@@ -62,8 +65,8 @@ export const forgetEndpoints = [
     handle: async ({ enter, peek, body, deps }) => {
       const { query, sessionId: named } = body;
       if (query === undefined && named === undefined) throw invalid("query: say what to forget, or give a sessionId");
-      // A session is named by its id: wherever in the floor it is.
-      const subtree = body.subtree ?? (named !== undefined && body.scopes === undefined);
+      // A session is named by its id: wherever in the floor it is. Otherwise what the key sees by default.
+      const subtree = body.subtree ?? (named !== undefined && body.scopes === undefined ? true : undefined);
       const access = { selector: body.scopes, subtree };
       const sessionId =
         named === undefined || isOurs(named)
@@ -79,8 +82,7 @@ export const forgetEndpoints = [
           query,
           prepared,
           sessionId,
-          subtree,
-          threshold: body.threshold ?? 0.5,
+          threshold: body.threshold ?? DEFAULT_THRESHOLD,
           dryRun: body.dryRun ?? false,
           confirmed: body.confirm === "{}",
           purge: body.purge ?? false,

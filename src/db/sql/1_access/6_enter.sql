@@ -44,7 +44,8 @@ BEGIN
     WHEN 'select' THEN coalesce(view, CASE WHEN (caller.k).principal = 'agent' THEN 'strict' ELSE 'subtree' END)
     WHEN 'write' THEN 'strict'
     WHEN 'delete' THEN CASE WHEN jsonb_typeof(requested->'clauses') = 'array' THEN 'strict' ELSE 'subtree' END
-    WHEN 'forget' THEN CASE WHEN (requested->>'subtree')::bool THEN 'subtree' ELSE 'strict' END
+    WHEN 'forget' THEN CASE WHEN coalesce((requested->>'subtree')::bool, jsonb_typeof(requested->'clauses') IS DISTINCT FROM 'array' AND (caller.k).principal <> 'agent')
+                       THEN 'subtree' ELSE 'strict' END
     WHEN 'erase' THEN CASE WHEN (requested->>'subtree')::bool THEN 'subtree' ELSE 'strict' END
     ELSE 'subtree' END; -- id, modify
   place := scopefloor.resolve_place(caller.k, caller.floor, CASE WHEN mode = 'write' THEN requested ELSE '{}' END);
@@ -181,7 +182,7 @@ DECLARE
   t jsonb := scopefloor.ticket();
   seen int[];
 BEGIN
-  IF t IS NULL OR t->>'verb' <> 'memory:read' OR (t->'read'->>'all')::bool THEN
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:forget') OR (t->'read'->>'all')::bool THEN
     RETURN false;
   END IF;
   seen := scopefloor.ids_in(t->'read') || 0;
