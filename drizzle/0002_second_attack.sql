@@ -57,7 +57,7 @@ END $$;
 --
 -- They are closed where this login may, which on most servers is a superuser alone; the catalog audit
 -- warns of what is open (src/verify/catalog.ts). At every start, since neither a restored database nor a
--- new version of the server has it. Of bytes, equality stays: the words of `posting` are found by it.
+-- new version of the server has it.
 CREATE OR REPLACE FUNCTION scopefloor.close_side_channels() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -68,7 +68,7 @@ BEGIN
     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
       AND (p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_get', 'lo_open', 'lowrite', 'loread',
                          'pg_stat_force_next_flush', 'pg_lock_status', 'pg_blocking_pids', 'pg_safe_snapshot_blocking_pids',
-                         'pg_terminate_backend', 'pg_cancel_backend')
+                         'pg_terminate_backend', 'pg_cancel_backend', 'pg_logical_emit_message')
            OR p.proname ~ '^pg_stat_get_|^pg_sleep|^pg_(try_)?advisory_(xact_)?lock')
   LOOP
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f.signature);
@@ -83,7 +83,7 @@ BEGIN
   END LOOP;
   FOR f IN
     SELECT p.oid::regprocedure AS signature FROM pg_proc p
-    WHERE p.proleakproof AND p.pronamespace = 'pg_catalog'::regnamespace AND p.proname <> 'byteaeq'
+    WHERE p.proleakproof AND p.pronamespace = 'pg_catalog'::regnamespace
       AND p.proargtypes::oid[] && ARRAY['text', 'varchar', 'bpchar', 'bytea', 'bit', 'varbit']::regtype[]::oid[]
   LOOP
     EXECUTE format('ALTER FUNCTION %s NOT LEAKPROOF', f.signature);
@@ -94,7 +94,7 @@ END $$;
 SELECT scopefloor.close_side_channels();
 
 --> statement-breakpoint
-ALTER TABLE "scopefloor"."posting" ALTER COLUMN "lexeme" SET DATA TYPE bytea USING convert_to("lexeme", 'UTF8');--> statement-breakpoint
+ALTER TABLE "scopefloor"."posting" ALTER COLUMN "lexeme" SET DATA TYPE bigint USING hashtextextended("lexeme", 0);--> statement-breakpoint
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "secret" "bytea" DEFAULT sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."document" DROP CONSTRAINT "document_hash";--> statement-breakpoint
 ALTER TABLE "scopefloor"."entity" DROP CONSTRAINT "entity_name";--> statement-breakpoint
@@ -172,6 +172,26 @@ CREATE OR REPLACE FUNCTION scopefloor.are_related(a jsonb, b jsonb) RETURNS bool
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN a = '{}' OR b = '{}' OR EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
+END $$;
+
+-- The tags that two scopes have in common; those of one where the other is NULL.
+CREATE OR REPLACE FUNCTION scopefloor.common_tags(a jsonb, b jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF a IS NULL OR b IS NULL THEN
+    RETURN coalesce(a, b);
+  END IF;
+  RETURN (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
+END $$;
+
+-- Refuses what is no scope: the service has looked at the grammar, and whoever calls the database by
+-- itself must not make a scope that the markers of erased ones would meet.
+CREATE OR REPLACE FUNCTION scopefloor.check_tags(tags jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM jsonb_each(tags) t WHERE t.key !~ '^[a-z][a-z0-9_]{0,31}$' OR jsonb_typeof(t.value) <> 'string' OR length(t.value #>> '{}') NOT BETWEEN 1 AND 256) THEN
+    RAISE EXCEPTION 'scopefloor: not a scope' USING ERRCODE = 'check_violation';
+  END IF;
 END $$;
 
 -- How many tags a scope has.
@@ -713,6 +733,7 @@ BEGIN
   exact := '{}';
   subtree_roots := '{}';
   FOR clause IN SELECT jsonb_array_elements(CASE WHEN is_named THEN requested->'clauses' ELSE '[{"tags": {}}]' END) LOOP
+    PERFORM scopefloor.check_tags(clause->'tags');
     IF scopefloor.contradicts(floor, clause->'tags') THEN
       refusal := jsonb_build_object('status', 'scope-floor', 'detail', 'the requested scope contradicts the key''s scope floor');
       RETURN;
@@ -1009,7 +1030,8 @@ $$;
 -- Whether the ticket's key may see a key, or with `to_change` rotate, revoke or narrow it. Both take its
 -- floor, verbs and content, since who changes a key can come to hold its secret: of its own children as
 -- they are now, of others as they were minted, because what was narrowed can be given back. To be seen:
--- itself, those that it minted, and for management those inside its floor. To be changed, of other
+-- itself, those that it minted, and for management those inside its floor. Whoever manages reads usage, so
+-- that usage:read is no right that it lacks. To be changed, of other
 -- management keys only those that come from it, or whose floor is narrower.
 CREATE OR REPLACE FUNCTION scopefloor.may_manage(t jsonb, k scopefloor.api_key, to_change bool) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1022,14 +1044,15 @@ BEGIN
   IF NOT to_change AND k.id = caller THEN
     RETURN true;
   END IF;
-  IF t->>'principal' = 'supervisor' AND to_change THEN
+  -- A supervisor changes none, and one that reads usage at most none but itself.
+  IF to_change AND (t->>'principal' = 'supervisor' OR (k.id <> caller AND t->'verbs' <@ '["usage:read"]')) THEN
     RETURN false;
   END IF;
   IF k.id = caller OR k.parent_id = caller OR (k.principal = 'management' AND scopefloor.descends_from(k.id, caller)) THEN
-    RETURN to_jsonb(k.verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool);
+    RETURN to_jsonb(array_remove(k.verbs, 'usage:read')) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool);
   END IF;
   RETURN t->>'principal' = 'management'
-    AND to_jsonb(k.minted_verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)
+    AND to_jsonb(array_remove(k.minted_verbs, 'usage:read')) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)
     AND (NOT to_change OR k.principal <> 'management' OR t->'floor' <> k.floor);
 END $$;
 
@@ -1060,6 +1083,7 @@ BEGIN
     END IF;
     new_principal := own.principal;
   END IF;
+  PERFORM scopefloor.check_tags(child_floor);
   IF scopefloor.contradicts(child_floor, t->'floor') THEN
     RETURN jsonb_build_object('status', 'scope-floor', 'detail', 'the new key''s floor contradicts the minting key''s');
   END IF;
@@ -1070,10 +1094,14 @@ BEGIN
   IF new_principal IN ('agent', 'supervisor') AND child_floor = '{}' THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('the scope floor of an %s key must not be empty', new_principal));
   END IF;
-  -- Who manages reads usage: it is a verb for those who do nothing else.
+  IF t->'verbs' <@ '["usage:read"]' THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this key reads usage at most and mints none');
+  END IF;
+  -- Who manages reads usage: it is a verb for those who do nothing else, and nobody inherits it.
   IF 'usage:read' = ANY (asked_verbs) AND (new_principal <> 'management' OR t->>'verb' <> 'manage') THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'usage:read is a verb of management keys');
   END IF;
+  parent_verbs := array_remove(parent_verbs, 'usage:read');
   IF NOT array_remove(coalesce(asked_verbs, parent_verbs), 'usage:read') <@ parent_verbs THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the new key would have verbs that the minting key lacks');
   END IF;
@@ -1082,6 +1110,9 @@ BEGIN
   END IF;
   IF NOT child_content AND new_principal <> 'management' THEN
     RETURN jsonb_build_object('status', CASE WHEN (t->>'content')::bool THEN 'unprocessable' ELSE 'forbidden' END, 'detail', 'content: false is for management keys');
+  END IF;
+  IF t->'floor' <> '{}' AND (SELECT count(*) FROM (SELECT 1 FROM scopefloor.api_key k WHERE k.parent_id = own.id AND k.revoked_at IS NULL LIMIT 10000) n) = 10000 THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', 'this key has minted 10000 keys that are not revoked, and may have no more');
   END IF;
   -- What an agent delegates ends with it.
   IF own.principal = 'agent' THEN
@@ -1238,8 +1269,10 @@ BEGIN
   IF found.id = scopefloor.caller() OR parent.principal = 'agent' THEN
     expires := least(coalesce(expires, found.expires_at), found.expires_at);
   END IF;
-  kept := ARRAY(SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL AND (k.name = ANY (keep) OR k.id::text = ANY (keep)));
-  IF cardinality(kept) < cardinality(keep) THEN
+  -- Each names one: an id by its form, which no name has.
+  kept := ARRAY(SELECT (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL
+                        AND CASE WHEN named ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN k.id = named::uuid ELSE k.name = named END) FROM unnest(keep) named);
+  IF array_position(kept, NULL) IS NOT NULL THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'keepChildren names a key that is no child of this one');
   END IF;
   -- This one first: who mints from it waits, and finds another secret.
@@ -1293,7 +1326,7 @@ BEGIN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
   END IF;
   IF NOT wanted <@ target.verbs THEN
-    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(wanted) <@ (t->'verbs') THEN
+    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(array_remove(wanted, 'usage:read')) <@ (t->'verbs') THEN
       RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('a key''s grants can only narrow, or go back to what it was minted with by a management key that has as much: it does not have %s',
         array_to_string(ARRAY(SELECT w FROM unnest(wanted) w WHERE NOT w = ANY (target.verbs)), ', ')));
     END IF;
@@ -1306,16 +1339,16 @@ BEGIN
   END IF;
   UPDATE scopefloor.api_key k
   SET verbs = ARRAY(SELECT unnest(wanted) ORDER BY 1),
-      -- Of two who took verbs the one above counts.
+      -- Of two who took verbs the one above counts, and where neither is, what is above both.
       narrowed_by = CASE WHEN k.minted_verbs <@ wanted THEN NULL
                          WHEN wanted @> k.verbs THEN k.narrowed_by
-                         WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+                         ELSE scopefloor.common_tags(k.narrowed_by, t->'floor') END
   WHERE k.id = of_id RETURNING * INTO made;
   -- What it delegated cannot do more than it: agents' children narrow with it. Waits for whoever is
   -- minting from one of them, and again for what those minted: until nothing is left.
   LOOP
     UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1),
-      narrowed_by = CASE WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+      narrowed_by = scopefloor.common_tags(k.narrowed_by, t->'floor')
     WHERE k.id IN (SELECT scopefloor.delegated_from(made.id)) AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
     EXIT WHEN NOT FOUND;
   END LOOP;
@@ -1392,15 +1425,15 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT of_type OPERATOR(pg_catalog.||) pg_catalog.chr(31) OPERATOR(pg_catalog.||) of_name
 $$;
 
--- The secret under which the words of a scope are hashed: its tenant's, and for general knowledge one
--- that tells nothing about the tenant's.
+-- The secret under which the words of a scope are hashed: one of its own, made from its tenant's, so that
+-- who reads one scope of a tenant can ask for no word of another.
 CREATE OR REPLACE FUNCTION scopefloor.word_secret(of_tenant int, of_scope int) RETURNS bytea
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found bytea;
 BEGIN
   SELECT t.secret INTO STRICT found FROM scopefloor.tenant t WHERE t.id = of_tenant;
-  RETURN CASE WHEN of_scope = 0 THEN sha256(found || '\x67656e6572616c') ELSE found END;
+  RETURN sha256(found || int4send(of_scope));
 END $$;
 
 -- What an entity of a scope is looked up by.
@@ -1432,22 +1465,20 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- The hashes of these words wherever the ticket reads or writes: under the secret of each tenant of its
--- reach, and under that of general knowledge.
-CREATE OR REPLACE FUNCTION scopefloor.lookup_hashes(words text[]) RETURNS TABLE (word text, hash uuid, tenant_id int, is_general bool)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The hashes of these words at each scope where the ticket reads, changes or writes content.
+CREATE OR REPLACE FUNCTION scopefloor.lookup_hashes(words text[]) RETURNS TABLE (word text, hash uuid, scope_id int)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 4 AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  IF t IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: no ticket' USING ERRCODE = 'insufficient_privilege';
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget') OR NOT (t->>'content')::bool THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for content' USING ERRCODE = 'insufficient_privilege';
   END IF;
   RETURN QUERY
-    SELECT w, scopefloor.word_hash(p.secret, w), p.tenant_id, p.is_general
-    FROM (SELECT k.tenant_id, k.scope_id = 0 AS is_general, scopefloor.word_secret(k.tenant_id, k.scope_id) AS secret
-          FROM (SELECT s.tenant_id, min(s.id) AS scope_id FROM scopefloor.scope s
-                WHERE s.id = ANY (scopefloor.ids_in(t->'read') || scopefloor.ids_in(t->'modify') || (t->>'write')::int) AND s.id <> 0 GROUP BY 1
-                UNION ALL SELECT 0, 0) k) p, unnest(words) w;
+    SELECT w, scopefloor.word_hash(sha256(k.secret || int4send(s.id)), w), s.id
+    FROM scopefloor.scope s JOIN scopefloor.tenant k ON k.id = s.tenant_id, unnest(words) w
+    WHERE s.id = ANY (scopefloor.ids_in(t->'read') || scopefloor.ids_in(t->'modify') || (t->>'write')::int
+                      || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END);
 END $$;
 
 --> statement-breakpoint
@@ -1460,11 +1491,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
 
--- Writes, and changes nothing: that the database takes writes is a part of being ready.
+-- Writes a row of its own, for a caller that undoes it: that the database takes writes is a part of being
+-- ready. (One that stayed would be of no scope, and gone with the next day.)
 CREATE OR REPLACE FUNCTION scopefloor.try_write() RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  UPDATE scopefloor.context SET config = config;
+  INSERT INTO scopefloor.erasure (hash, at) VALUES (0, clock_timestamp() - interval '1 day');
   RETURN true;
 END $$;
 
@@ -1830,6 +1862,73 @@ BEGIN
   ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
   RETURNING * INTO m;
   RETURN jsonb_build_object('id', m.id, 'createdAt', m.created_at, 'updatedAt', m.updated_at);
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/2_memory/5_counters.sql
+-- Counters of passages by scope and model, which triggers (4_tables.sql) append to, and the codes of vectors.
+
+-- Every change is a row with a number of its own, also one that leaves the counts as they were.
+CREATE OR REPLACE FUNCTION scopefloor.count_passages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'INSERT' THEN
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, count(*), sum(tokens), sum(lexemes), sum(octet_length(text))
+    FROM added WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+  ELSIF TG_OP = 'DELETE' THEN
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, -count(*), -sum(tokens), -sum(lexemes), -sum(octet_length(text))
+    FROM removed WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+  ELSE
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, sum(n), sum(n * tokens), sum(n * lexemes), sum(n * octet_length(text))
+    FROM (SELECT 1 AS n, a.* FROM added a WHERE expired_at IS NULL
+          UNION ALL
+          SELECT -1, r.* FROM removed r WHERE expired_at IS NULL) change
+    GROUP BY tenant_id, scope_id, embedder_id;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- The sum of the numbers stays, also where the counts come to nothing.
+CREATE OR REPLACE FUNCTION scopefloor.fold_counters() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  folded int;
+BEGIN
+  WITH taken AS (
+    DELETE FROM scopefloor.scope_counter c
+    WHERE c.scope_id IN (SELECT scope_id FROM scopefloor.scope_counter GROUP BY scope_id, embedder_id HAVING count(*) > 1)
+    RETURNING *)
+  INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes, change)
+  SELECT tenant_id, scope_id, embedder_id, sum(passages), sum(tokens), sum(lexemes), sum(bytes), sum(change) FROM taken GROUP BY tenant_id, scope_id, embedder_id;
+  GET DIAGNOSTICS folded = ROW_COUNT;
+  RETURN folded;
+END $$;
+
+-- Trigger: a passage's code follows its vector, whoever writes it.
+CREATE OR REPLACE FUNCTION scopefloor.set_code() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
+BEGIN
+  NEW.code := CASE WHEN NEW.embedding IS NOT NULL AND (SELECT e.is_dense FROM scopefloor.embedder e WHERE e.id = NEW.embedder_id)
+    THEN binary_quantize(NEW.embedding) END;
+  RETURN NEW;
+END $$;
+
+-- What the ticket's tenant has stored: {storedBytes, passages, sessions, scopes}. Sessions are counted as
+-- far as the limit.
+CREATE OR REPLACE FUNCTION scopefloor.tenant_use(most_sessions int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = (t->>'tenant')::int);
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('passages', coalesce(sum(c.passages), 0), 'scopes', cardinality(ids),
+      'storedBytes', coalesce(sum(c.bytes), 0) + (SELECT coalesce(sum(d.size_bytes), 0) FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND d.content_hash IS NOT NULL),
+      'sessions', (SELECT count(*) FROM (SELECT 1 FROM scopefloor.session s WHERE s.scope_id = ANY (ids) LIMIT most_sessions) n))
+    FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids));
 END $$;
 
 --> statement-breakpoint
@@ -2455,7 +2554,7 @@ BEGIN
     ('chunk_band', 'band', 'r.bits::text')) w(name, hash, word)
   LOOP
     EXECUTE format($update$
-      UPDATE scopefloor.%I r SET %I = scopefloor.word_hash(CASE WHEN r.scope_id = 0 THEN sha256(k.secret || '\x67656e6572616c') ELSE k.secret END, %s)
+      UPDATE scopefloor.%I r SET %I = scopefloor.word_hash(sha256(k.secret || int4send(r.scope_id)), %s)
       FROM scopefloor.tenant k WHERE k.id = r.tenant_id$update$, t.name, t.hash, t.word);
   END LOOP;
   UPDATE scopefloor.api_key SET minted_verbs = verbs;
@@ -2762,7 +2861,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"open_session":["app"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"ticket":[],"touch_key":["app"],"try_write":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
+  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"entity_hash":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"finish_job":["worker"],"fold_counters":["worker"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_scope":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"list_keys":["app"],"listable":["app"],"lookup_hashes":["app","worker"],"lists_all":["app"],"live_key":[],"may_add_turn":["app"],"may_manage":[],"may_record":["app","worker"],"mark_records":[],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"own_share_group":["app"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"open_session":["app"],"order_embedding":["app"],"own_keys":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_attribute":[],"put_item":["app"],"put_relation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"resolve_clauses":[],"resolve_place":[],"retire_fact":[],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"tenant_use":["app"],"ticket":[],"touch_key":["app"],"try_write":["app"],"share_group_of":[],"unknown_lines":["owner"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"write_receipt":["app"],"word_secret":[],"write_ticket":[]}';
   f record;
   grantee text;
 BEGIN

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import type { QuotaLimits } from "./load/quotas.ts";
 import type { ProxySettings } from "./load/strangers.ts";
 import type { ModelSettings } from "./models/models.ts";
 import type { RerankerSettings } from "./models/reranker.ts";
@@ -9,6 +10,8 @@ const databaseUrl = z
   .optional();
 const portNumber = z.coerce.number().int().min(0).max(65535);
 
+const quota = (fallback: number) => z.coerce.number().int().min(1).max(Number.MAX_SAFE_INTEGER).default(fallback);
+
 const environment = z.object({
   PORT: portNumber.default(7700),
   HOST: z.string().min(1).default("127.0.0.1"),
@@ -17,6 +20,10 @@ const environment = z.object({
   DATABASE_OWNER_URL: databaseUrl,
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
+  SCOPEFLOOR_TENANT_BYTES: quota(20 * 1024 ** 3),
+  SCOPEFLOOR_TENANT_PASSAGES: quota(5_000_000),
+  SCOPEFLOOR_TENANT_SESSIONS: quota(1_000_000),
+  SCOPEFLOOR_TENANT_SCOPES: quota(100_000),
   SCOPEFLOOR_MAX_CONNECTIONS: z.coerce.number().int().min(16).max(1_000_000).default(4_096),
   SCOPEFLOOR_PROXY_HEADER: z
     .string()
@@ -65,6 +72,8 @@ export interface Config {
   readonly databaseUrl: string | undefined;
   readonly databaseWorkerUrl: string | undefined;
   readonly databaseOwnerUrl: string | undefined;
+  /** What one tenant may store. */
+  readonly quotas: QuotaLimits;
   /** Open HTTP connections at most; more are closed at once. */
   readonly maxConnections: number;
   /** Unset: clients connect directly. */
@@ -119,6 +128,12 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     databaseUrl: v.DATABASE_URL,
     databaseWorkerUrl: v.DATABASE_WORKER_URL,
     databaseOwnerUrl: v.DATABASE_OWNER_URL,
+    quotas: {
+      storedBytes: v.SCOPEFLOOR_TENANT_BYTES,
+      passages: v.SCOPEFLOOR_TENANT_PASSAGES,
+      sessions: v.SCOPEFLOOR_TENANT_SESSIONS,
+      scopes: v.SCOPEFLOOR_TENANT_SCOPES,
+    },
     maxConnections: v.SCOPEFLOOR_MAX_CONNECTIONS,
     proxy:
       v.SCOPEFLOOR_PROXY_HEADER === undefined

@@ -18,7 +18,7 @@ async function main(): Promise<void> {
   const log = createLog(config.logLevel);
   const database = await openDatabase(config);
   const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
-  const { context, models, reranker, deployment, proxy } = config;
+  const { context, models, reranker, deployment, proxy, quotas } = config;
   await prepareDatabase(database, { context, mayMigrate, log, models, deployment });
   const firstKey: FirstKey = mayMigrate
     ? await ensureFirstKey(database, { configured: config.managementKey, dataDir: config.dataDir })
@@ -42,7 +42,7 @@ async function main(): Promise<void> {
           journal: receiptsFile === undefined ? undefined : receiptJournal(database, receiptsFile),
         });
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
-  const service = await createService(database, { context, log, models, reranker, worker, proxy });
+  const service = await createService(database, { context, log, models, reranker, worker, proxy, quotas });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);
 

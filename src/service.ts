@@ -10,6 +10,7 @@ import { queueDepth } from "./jobs/queue.ts";
 import { Worker, type WorkerOptions } from "./jobs/worker.ts";
 import { KeyTouches } from "./keys/touch.ts";
 import { FairQueue } from "./load/fair-queue.ts";
+import { type QuotaLimits, type QuotaOptions, Quotas } from "./load/quotas.ts";
 import { ShareGroups } from "./load/share-groups.ts";
 import { type ProxySettings, Strangers } from "./load/strangers.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
@@ -18,6 +19,15 @@ import { readinessOf } from "./readiness.ts";
 
 /** At most 8 bodies of up to 16 MiB are in memory at once. */
 const LARGE_BODIES = { places: 8, waitMs: 30_000, whenFull: "too many large bodies are being read" };
+/** At most 16 uploads of up to 50 MiB are on the disk at once. */
+const UPLOADS = { places: 16, waitMs: 30_000, whenFull: "too many uploads are being read" };
+/** What one tenant may store, unless the operator says otherwise. */
+export const DEFAULT_QUOTAS: QuotaLimits = {
+  storedBytes: 20 * 1024 ** 3,
+  passages: 5_000_000,
+  sessions: 1_000_000,
+  scopes: 100_000,
+};
 /** An audit report attacks the service over HTTP, so one runs at a time. */
 const AUDIT_REPORTS = { places: 1, waitMs: 60_000, mostWaiting: 1, whenFull: "other audit reports are being made" };
 
@@ -35,6 +45,8 @@ export interface ServiceOptions {
   readonly models?: ModelSettings;
   /** Absent: answers stand as recall ranks them. */
   readonly reranker?: RerankerSettings | undefined;
+  /** Absent: {@link DEFAULT_QUOTAS}. */
+  readonly quotas?: QuotaOptions | undefined;
   /** Absent: clients connect directly. */
   readonly proxy?: ProxySettings | undefined;
   /** Absent: another process is the worker. */
@@ -83,6 +95,8 @@ export async function createService(database: Database, options: ServiceOptions)
     shareGroups: new ShareGroups(),
     strangers: new Strangers(options.proxy),
     intake: new FairQueue(LARGE_BODIES),
+    uploads: new FairQueue(UPLOADS),
+    quotas: new Quotas(options.quotas ?? DEFAULT_QUOTAS),
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),

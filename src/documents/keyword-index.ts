@@ -76,7 +76,7 @@ export async function describeKeyword(tx: ScopedTransaction, normalised: string)
   const rows = await tx.rows<{ keyword: string; id: string; title: string; score: number; count: number }>(sql`
     SELECT k.phrase AS keyword, o.id, o.title, k.score, k.count FROM ${tx.read("keyword", "k")}
     JOIN ${tx.read("document", "o")} ON o.scope_id = k.scope_id AND o.id = k.document_id
-    WHERE k.normalised_hash = ANY (${tx.hashes(normalised)}) ORDER BY k.score DESC, o.id LIMIT ${MOST_DOCUMENTS}`);
+    WHERE ${tx.isNamed("k", "normalised_hash", normalised)} ORDER BY k.score DESC, o.id LIMIT ${MOST_DOCUMENTS}`);
   const [best] = rows;
   if (best === undefined) throw notFound();
   recordTrace(tx, {

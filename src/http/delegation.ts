@@ -11,7 +11,7 @@ const KNOWN: readonly string[] = DELEGATION_HEADERS.map((name) => name.toLowerCa
  * @throws AppError 400 for a header that looks as if it delegated, and would be ignored
  */
 export function onBehalfOf(headers: IncomingHttpHeaders): string | undefined {
-  const named = Object.entries(headers).filter(([name]) => /^x-.*on-behalf-of$/.test(name));
+  const named = Object.entries(headers).filter(([name]) => /on[-_]behalf[-_]of$/.test(name));
   const unknown = named.find(([name]) => !KNOWN.includes(name));
   if (unknown !== undefined) throw invalid(`${unknown[0]}: delegation is said by ${DELEGATION_HEADERS.join(" or ")}`);
   const values = new Set(
@@ -22,5 +22,8 @@ export function onBehalfOf(headers: IncomingHttpHeaders): string | undefined {
     ),
   );
   if (values.size > 1) throw invalid(`${DELEGATION_HEADERS.join(" and ")} name two principals`);
-  return [...values][0] || undefined;
+  const [id] = values;
+  // Said and left empty, it would be one's own behalf.
+  if (id === "") throw invalid(`${DELEGATION_HEADERS[0]} is empty: it names a key by its id`);
+  return id;
 }

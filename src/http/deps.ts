@@ -3,6 +3,7 @@ import type { Logger } from "pino";
 import type { KeyHash } from "../db/access/entry.ts";
 import type { Database } from "../db/connect/lease.ts";
 import type { FairQueue } from "../load/fair-queue.ts";
+import type { Quotas } from "../load/quotas.ts";
 import type { ShareGroups } from "../load/share-groups.ts";
 import type { Strangers } from "../load/strangers.ts";
 import type { Models } from "../models/models.ts";
@@ -18,6 +19,9 @@ export interface Deps {
   readonly strangers: Strangers;
   /** Large bodies that are in memory at a time; the others wait unread, which holds their senders back. */
   readonly intake: FairQueue;
+  /** Uploads that are on this machine's disk at a time, on their way into the database. */
+  readonly uploads: FairQueue;
+  readonly quotas: Quotas;
   /** Audit reports, of which one is made at a time. */
   readonly auditReports: FairQueue;
   readonly models: Models;

@@ -30,8 +30,9 @@ export async function runEndpoint(
     const size = bodySizeOf(spec, ctx);
     // A large body costs work before the transaction: not for strangers.
     if (size > UNCHECKED_BYTES) await visit.check();
-    if (!spec.upload && size > LARGE_BYTES)
-      release.push(await deps.intake.enter(deps.shareGroups.of(caller.keyHash) ?? stranger));
+    // A large body waits unread for a place in memory, an upload for one on the disk.
+    const room = spec.upload ? deps.uploads : size > LARGE_BYTES ? deps.intake : undefined;
+    if (room !== undefined) release.push(await room.enter(deps.shareGroups.of(caller.keyHash) ?? stranger));
     const input = await readInput(spec, ctx, params);
     release.push(() => input.upload?.file.discard());
     visit.begin(input, idempotencyOf(spec, ctx, caller, input));
@@ -140,7 +141,15 @@ class Visit {
 
   #enter<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     this.wasChecked = true;
-    return enterScope(this.#deps.database.app, this.#caller, request, work, this.#context);
+    const { database, quotas } = this.#deps;
+    const within =
+      request.mode === "write"
+        ? async (tx: ScopedTransaction) => {
+            await quotas.check(tx);
+            return work(tx);
+          }
+        : work;
+    return enterScope(database.app, this.#caller, request, within, this.#context);
   }
 }
 

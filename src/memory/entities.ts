@@ -132,7 +132,7 @@ export async function listEntities(
 
 /** A condition on an entity under the alias e; its type and name are one word to look up by (src/db/sql/1_access/9_words.sql). */
 const isNamed = (tx: ScopedTransaction, { type, name }: EntityName): SQL =>
-  sql`e.name_hash = ANY (${tx.hashes(`${type}\u001f${name}`)})`;
+  tx.isNamed("e", "name_hash", `${type}\u001f${name}`);
 
 async function entitiesNamed(tx: ScopedTransaction, { type, name }: EntityName): Promise<Entity[]> {
   const rows = await tx.rows<Raw<Entity>>(sql`
@@ -194,7 +194,7 @@ export async function historyOf(
   key: string,
 ): Promise<(Attribute | Relation)[]> {
   await entitiesNamed(tx, named);
-  return factsEver(tx, sql`${isNamed(tx, named)} AND f.key_hash = ANY (${tx.hashes(key)})`);
+  return factsEver(tx, sql`${isNamed(tx, named)} AND ${tx.isNamed("f", "key_hash", key)}`);
 }
 
 /** The same under every key, the keys in their order. */

@@ -48,7 +48,7 @@ export async function putItem(tx: ScopedTransaction, key: string, value: unknown
 export async function getItem(tx: ScopedTransaction, key: string): Promise<KeyedItem> {
   const row = await tx.row<Row>(sql`
     SELECT ${COLUMNS} FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
-    WHERE m.key_hash = ANY (${tx.hashes(key)}) ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
+    WHERE ${tx.isNamed("m", "key_hash", key)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (row === undefined) throw notFound();
   recordTrace(tx, { kind: "retrieval", operation: "item", sources: [row.id], returned: 1 });
   return toItem(row);
@@ -72,7 +72,7 @@ export async function listItems(
 /** Deletes the value at E, and shows again what stood behind it. */
 export async function deleteItem(tx: ScopedTransaction, key: string): Promise<void> {
   await tx.call("drop_cached_answers");
-  const items = await tx.removeIds("memory_item", sql`key_hash = ANY (${tx.hashes(key)})`);
+  const items = await tx.removeIds("memory_item", tx.isNamed("memory_item", "key_hash", key));
   if (items.length === 0) throw notFound();
   await writeReceipt(
     tx,

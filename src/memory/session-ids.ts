@@ -1,6 +1,8 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
+import { merge } from "../scope/scope.ts";
+import type { Selector } from "../scope/selector.ts";
 
 /**
  * A session's id as a request gives it: one of ours, or a string of the caller's own, which names a session
@@ -23,17 +25,21 @@ export async function writtenSession(tx: ScopedTransaction, ref: SessionRef | un
 }
 
 /**
- * Our id of a session to read; of several of the caller's own name the one at E, and else the newest.
+ * Our id of a session to read: of the caller's own name the one at E, or at the scope that the selector
+ * names; where that has none, the only one there is.
  *
- * @throws AppError 404 where none is visible
+ * @throws AppError 404 where none is visible, 409 where it could be several
  */
-export async function visibleSession(tx: ScopedTransaction, ref: SessionRef): Promise<string> {
+export async function visibleSession(tx: ScopedTransaction, ref: SessionRef, lens?: Selector): Promise<string> {
   if (isOurs(ref)) return ref;
-  const at = tx.entry.effective ?? tx.entry.floor;
-  const found = await tx.row<{ id: string }>(sql`
-    SELECT s.id FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
-    WHERE s.api_key_id = ${tx.entry.key.id}::uuid AND s.name_hash = ANY (${tx.hashes(`${tx.entry.key.id}\u001f${ref}`)})
-    ORDER BY d.tags = ${json(at)} DESC, s.created_at DESC, s.id DESC LIMIT 1`);
-  if (found === undefined) throw notFound();
+  const named = lens?.[0] && merge(lens[0].tags, tx.entry.floor);
+  const at = named ?? tx.entry.effective ?? tx.entry.floor;
+  const [found, other] = await tx.rows<{ id: string; isAt: boolean }>(sql`
+    SELECT s.id, d.tags = ${json(at)} AS "isAt" FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
+    WHERE s.api_key_id = ${tx.entry.key.id}::uuid AND ${tx.isNamed("s", "name_hash", `${tx.entry.key.id}\u001f${ref}`)}
+    ORDER BY "isAt" DESC, s.id LIMIT 2`);
+  if (found === undefined || (named !== undefined && !found.isAt)) throw notFound();
+  if (!found.isAt && other !== undefined)
+    throw new AppError("conflict", "several scopes have a session of that name; say which scope, or use its id");
   return found.id;
 }

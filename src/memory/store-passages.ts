@@ -99,7 +99,7 @@ export async function storePassages(
     "posting",
     ["lexeme", "passage_id", "tf", "lexemes"],
     sql`
-      SELECT convert_to(l.lexeme, 'UTF8'), p.id, cardinality(l.positions)::smallint, size.lexemes
+      SELECT hashtextextended(l.lexeme, 0), p.id, cardinality(l.positions)::smallint, size.lexemes
       FROM jsonb_to_recordset(${words}) AS p(id uuid, text text), to_tsvector('english', p.text) words,
            LATERAL (SELECT sum(cardinality(s.positions))::int AS lexemes FROM unnest(words) s) size, unnest(words) l`,
   );

@@ -94,7 +94,7 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
   const item = await tx.row<{ id: string; value: unknown; tags: Record<string, string>; updatedAt: string }>(sql`
     SELECT m.id, m.value, d.tags, m.updated_at AS "updatedAt"
     FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
-    WHERE m.key_hash = ANY (${tx.hashes(key)}) AND d.tags <@ ${json(tx.entry.effective)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
+    WHERE ${tx.isNamed("m", "key_hash", key)} AND d.tags <@ ${json(tx.entry.effective)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (item === undefined) return undefined;
   const text = typeof item.value === "string" ? item.value : JSON.stringify(item.value);
   return {

@@ -24,7 +24,6 @@ export const UNIQUE_ANYWHERE = [
 /** Words in an index as they are, and why. */
 export const INDEXED_WORDS: Readonly<Record<string, string>> = {
   "embedder.name": "models, no tenant's words",
-  "posting.lexeme": "the lexical index, by equality alone (docs/security.md, not promised)",
 };
 
 /** Policies that let every row through, and for what. */

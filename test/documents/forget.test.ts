@@ -14,7 +14,7 @@ const ready = async (client: Client, text: string, name: string) => {
 };
 
 const TEXT =
-  "# Menu\n\nThe kitchen serves lentil soup on Mondays.\n\n# Keys\n\nThe vault combination is narwhalcanary, which nobody may know.\n";
+  "# Menu\n\nThe kitchen serves lentil soup on Mondays, and on every other day whatever the market has that morning.\n\n# Keys\n\nThe vault combination is narwhalcanary, which nobody may know who does not work in the house itself.\n";
 
 describe("forgetting what a document says", () => {
   const isTaken = async (purge: boolean) => {

@@ -5,6 +5,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { inTransaction } from "../../src/db/connect/lease.ts";
 import { openPostgres } from "../../src/db/connect/open.ts";
 import { endOverdueTransactions } from "../../src/db/upkeep/watchdog.ts";
+import { chunksOf, MAX_CHUNKS } from "../../src/documents/parsing/chunk.ts";
+import { extract } from "../../src/documents/parsing/extract.ts";
 import { hashFromHeader, hashSecret, newSecret } from "../../src/keys/secret.ts";
 import { networkOf, Strangers } from "../../src/load/strangers.ts";
 import { readinessOf } from "../../src/readiness.ts";
@@ -81,7 +83,7 @@ describe("a login that has changed itself (threat 40)", () => {
     const database = await createTestDatabase();
     const ready = () => readinessOf(database, () => true, [])();
     expect((await ready()).status).toBe("ok");
-    await database.sql("REVOKE UPDATE ON scopefloor.context FROM scopefloor_definer");
+    await database.sql("REVOKE INSERT ON scopefloor.erasure FROM scopefloor_definer");
     expect(await ready()).toMatchObject({ status: "unavailable", checks: { database: "failed" } });
     await database.drop();
   });
@@ -141,6 +143,49 @@ describe("an answer (threat 40)", () => {
     expect(small.body.history).toHaveLength(1);
     expect(large.body.history).toHaveLength(600);
     expect(service.sent.length - before).toBeLessThan(12);
+  });
+});
+
+describe("what one tenant makes (threat 47)", () => {
+  test("a file of headings alone is a few chunks, and one of too many is refused", async () => {
+    const headings = Array.from({ length: 3_000 }, (_, i) => `# heading ${i}`).join("\n");
+    const sections = await extract(new TextEncoder().encode(headings), "text/markdown");
+    const chunks = [];
+    for await (const chunk of chunksOf(sections)) chunks.push(chunk);
+    expect(chunks.length).toBeLessThan(headings.length / 400);
+    expect(chunks.map(({ text }) => text).join("\n")).toContain("heading 2999");
+    expect(chunks[0]?.section).toContain("heading 0 · heading 1");
+    const huge = { text: "x ".repeat(30_000_000), sections: [{ title: null, start: 0, end: 60_000_000 }] };
+    const read = async () => {
+      for await (const _ of chunksOf(huge, { size: 100, overlap: 0 }));
+    };
+    await expect(read()).rejects.toThrow(`more than ${MAX_CHUNKS} chunks`);
+  }, 60_000);
+
+  test("counts against its quota, which says of what; others go on, and what is erased is given back", async () => {
+    const service = await startService({
+      quotas: { storedBytes: 10_000_000, passages: 6, sessions: 4, scopes: 3, freshMs: 0 },
+    });
+    const tenants = await Promise.all(["p", "s", "c"].map((org) => service.mint("agent", { org })));
+    const [passages, sessions, scopes] = tenants as [Client, Client, Client];
+    const { sessionId } = await passages.remember("the first");
+    const batch = (n: number) => ({
+      session_id: sessionId,
+      messages: Array.from({ length: n }, (_, i) => ({ role: "user", content: `text ${i}` })),
+    });
+    expect((await passages.post("/facts/batch", batch(5))).status).toBe(200);
+    const over = await passages.post("/facts/batch", batch(1));
+    expect([over.status, over.body.detail]).toEqual([507, "the tenant has 6 passages, and may have 6"]);
+    for (let i = 0; i < 4; i++) expect((await sessions.post("/sessions")).status).toBe(201);
+    expect((await sessions.post("/sessions")).body.detail).toContain("4 sessions");
+    for (const user of ["a", "b"]) await scopes.remember("x", { scopes: { user } });
+    expect((await scopes.post("/facts", { text: "x", scopes: "user/c" })).body.detail).toContain(
+      "4 scopes, and may have 3",
+    );
+    expect((await passages.post("/query", { query: "text" })).status).toBe(200);
+    expect((await passages.post("/forget", { sessionId, purge: true })).status).toBe(200);
+    expect((await passages.post("/facts", { text: "room again" })).status).toBe(200);
+    await service.stop();
   });
 });
 

@@ -8,6 +8,7 @@ import { modelRegistry } from "../../src/db/access/model-registry.ts";
 import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import type { WorkerOptions } from "../../src/jobs/worker.ts";
 import { hashSecret, newSecret } from "../../src/keys/secret.ts";
+import type { QuotaOptions } from "../../src/load/quotas.ts";
 import type { ProxySettings } from "../../src/load/strangers.ts";
 import { createLog } from "../../src/log.ts";
 import { type ModelSettings, registerModel } from "../../src/models/models.ts";
@@ -83,6 +84,7 @@ export interface ServiceSettings {
   /** What a server tells beside its answers. */
   readonly onNotice?: (message: string) => void;
   readonly proxy?: ProxySettings;
+  readonly quotas?: QuotaOptions;
   /** With a worker in the same process. */
   readonly worker?: Partial<WorkerOptions>;
   readonly models?: ModelSettings;
@@ -114,6 +116,7 @@ async function serve(
     context: "default",
     log: options.log ?? createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),
+    ...(options.quotas === undefined ? {} : { quotas: options.quotas }),
     ...(options.proxy === undefined ? {} : { proxy: options.proxy }),
     ...(options.reranker === undefined ? {} : { reranker: options.reranker }),
     ...(options.worker === undefined

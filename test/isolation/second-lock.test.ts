@@ -99,7 +99,7 @@ describe("the application's role alone (threat 10)", () => {
   test("can write none", async () => {
     const writes = [
       "INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id) VALUES (0, 0, gen_random_uuid(), gen_random_uuid())",
-      "INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes) VALUES (0, 0, 'x', gen_random_uuid(), 1, 1)",
+      "INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes) VALUES (0, 0, 1, gen_random_uuid(), 1, 1)",
       "INSERT INTO scopefloor.scope (tenant_id, tags) VALUES (0, '{}')",
       "UPDATE scopefloor.passage SET scope_id = 0",
       "UPDATE scopefloor.passage SET text = 'x'",
@@ -387,6 +387,15 @@ describe("a raw handle inside acme's transaction", () => {
       PERMISSION,
     );
     expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert(own, acme.id))))).toBe("done");
+  });
+
+  test("a passage names the principal that stores it (threat 43)", async () => {
+    const insert = (author: string) =>
+      `INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, author, role, text, tokens, lexemes, observed_at)
+       SELECT scopefloor.insertable_tenant(), scopefloor.insertable(), gen_random_uuid(), 'turn', '${acme.id}', '${author}', 'system', 'obey', 1, 1, now()`;
+    const writing = { mode: "write" };
+    expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert("management"))))).toBe("42501");
+    expect(await attempt(within(acme, "memory:write", writing, (l) => l.query(insert("agent"))))).toBe("done");
   });
 
   test("no table takes a row at another scope, or a general one, under a ticket for writing", async () => {

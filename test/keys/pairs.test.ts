@@ -91,7 +91,7 @@ function mayChange(caller: string, target: string): boolean {
   return (
     isManager &&
     isWithin(own.floor, other.floor) &&
-    other.verbs.every((verb) => own.verbs.includes(verb)) &&
+    other.verbs.every((verb) => verb === "usage:read" || own.verbs.includes(verb)) &&
     (own.content || !other.content) &&
     (other.principal !== "management" || isParent || isBelow(own.floor, other.floor))
   );
@@ -101,7 +101,7 @@ function maySee(caller: string, target: string): boolean {
   return (
     own.principal === "management" &&
     isWithin(own.floor, other.floor) &&
-    other.verbs.every((verb) => own.verbs.includes(verb)) &&
+    other.verbs.every((verb) => verb === "usage:read" || own.verbs.includes(verb)) &&
     (own.content || !other.content)
   );
 }
@@ -126,11 +126,7 @@ describe.each(NAMES)("%s (threats 29, 37)", (caller) => {
   test("may take the verbs of the keys that it manages and give them back, and of no other", async () => {
     for (const target of NAMES) {
       // A key's own verbs are for the routes of its own, which management reaches as well.
-      const isManaged =
-        kindOf(caller).principal === "management" &&
-        (kindOf(caller).verbs.includes("usage:read")
-          ? maySee(caller, target) && kindOf(target).mintedBy === caller
-          : mayChange(caller, target));
+      const isManaged = mayChange(caller, target);
       const victim = await mint(target);
       const grants = `/principals/${victim.id}/grants`;
       const taken = await callerOf(caller).post<{ grants: object }>(grants, { verbs: [] });
@@ -181,7 +177,43 @@ describe.each(NAMES)("%s (threats 29, 37)", (caller) => {
   });
 });
 
+describe("a key that reads usage (threat 37)", () => {
+  test("mints and changes no other, is changed by who manages, and gives the verb to nobody", async () => {
+    const meter = await mint("meter");
+    expect((await meter.post("/keys", { name: "backdoor" })).status).toBe(403);
+    const other = await mint("meter");
+    const grants = `/principals/${other.id}/grants`;
+    expect((await meter.post(grants, { verbs: [] })).status).toBe(404);
+    expect((await service.operator.post(grants, { verbs: [] })).status).toBe(200);
+    expect((await other.get("/contexts/default/usage")).status).toBe(403);
+    expect((await service.operator.post(grants, { verbs: ["usage:read"] })).status).toBe(200);
+    expect((await other.get("/contexts/default/usage")).status).toBe(200);
+    expect((await service.operator.del(id(other))).status).toBe(204);
+    const both = await service.mint("management", { org: "acme" }, { verbs: [...ALL, "usage:read"] });
+    const child = await both.post<{ verbs: string[] }>("/contexts/default/keys", { name: "child", principal: "agent" });
+    expect([...child.body.verbs].sort()).toEqual(ALL);
+    expect(
+      (await both.post("/contexts/default/keys", { name: "x", principal: "agent", verbs: ["usage:read"] })).status,
+    ).toBe(422);
+    expect((await service.operator.del(id(both))).status).toBe(204);
+  });
+});
+
 describe("what a key above has set (threat 37)", () => {
+  test("of two neither of which is above the other stays with who is above both", async () => {
+    const agent = await service.mint("agent", { org: "two", team: "x", user: "u" });
+    const [team, user] = [
+      await service.mint("management", { org: "two", team: "x" }),
+      await service.mint("management", { org: "two", user: "u" }),
+    ];
+    const grants = `/principals/${agent.id}/grants`;
+    expect((await team.post(grants, { verbs: ["memory:read", "memory:write"] })).status).toBe(200);
+    expect((await user.post(grants, { verbs: ["memory:read"] })).status).toBe(200);
+    for (const key of [team, user]) expect((await key.post(grants, { verbs: ALL })).status).toBe(403);
+    const above = await service.mint("management", { org: "two" });
+    expect((await above.post(grants, { verbs: ALL })).status).toBe(200);
+  });
+
   test("only it, or one above it, takes back: verbs that were taken, and a scope that was deleted", async () => {
     const admin = await service.mint("management", { org: "initech" });
     const agent = await service.mint("agent", { org: "initech" });
@@ -217,6 +249,8 @@ describe("what was minted with a secret that leaked (threat 38)", () => {
     };
     const [backdoor, wanted] = [await child(agent, "backdoor"), await child(agent, "wanted")];
     const [deeper, kept] = [await child(backdoor, "deeper"), await child(wanted, "kept")];
+    // A name cannot be another's id.
+    expect((await agent.post("/keys", { name: wanted.id })).status).toBe(400);
     const unknown = await service.operator.post(`${id(agent)}/rotate?keepChildren=wanted,nobody`);
     expect([unknown.status, unknown.text]).toEqual([422, expect.stringContaining("keepChildren")]);
     const rotated = await service.operator.post<{ children: { name: string }[] }>(

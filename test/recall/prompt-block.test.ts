@@ -72,10 +72,12 @@ const HOSTILE: readonly string[] = [
   "\u0000",
   "نمی‌خواهم",
   "👩‍👩‍👧 family",
+  "hidden\ufe01 \u{e0100}bytes \u034f\u115f\u3164\u17b4\u2800",
+  "a\u200db 1\u200d2",
   "हिन्दी में",
 ];
 /** What no program may be given raw: it has no look, turns the direction, or ends a line. */
-const RAW = /[\p{Cc}\p{Co}\p{Cs}\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\u00ad\u{e0000}-\u{e007f}]/u;
+const RAW = /[\p{Cc}\p{Co}\p{Cs}\u2028-\u202e\u2800]|(?!\u200c|\u200d|\ufe0f)\p{Default_Ignorable_Code_Point}/u;
 
 describe("the block for a prompt (threat 42)", () => {
   test.each(HOSTILE.map((text) => [JSON.stringify(text), text]))(
@@ -85,7 +87,7 @@ describe("the block for a prompt (threat 42)", () => {
       const block = contextBlock(hits, 100_000);
       expect(parse(block)).toEqual(hits.map((one) => ({ id: one.id, text: one.text, speaker: "user" })));
       expect(block.replaceAll("\n", "")).not.toMatch(RAW);
-      expect(block).not.toMatch(/<[/!?|a-z]/i);
+      expect(block).not.toContain("<");
     },
   );
 
@@ -114,6 +116,8 @@ describe("the block for a prompt (threat 42)", () => {
     expect(contextBlock([hit("نمی‌خواهم")], 1_000)).toContain("نمی‌خواهم");
     expect(contextBlock([hit("👩‍👩‍👧")], 1_000)).toContain("👩‍👩‍👧");
     expect(contextBlock([hit("a \u200d b")], 1_000)).toContain("\\u200d");
+    expect(contextBlock([hit("ab\u200dcd 1\u200d2")], 1_000)).not.toContain("\u200d");
+    expect(contextBlock([hit("❤\ufe0f")], 1_000)).toContain("❤\ufe0f");
   });
 });
 

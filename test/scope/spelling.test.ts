@@ -143,6 +143,22 @@ describe("identifiers that people have", () => {
 
     const path = `/sessions/${encodeURIComponent(session_id)}`;
     expect((await acme.get(path)).body).toMatchObject({ id: first.body.sessionId, name: session_id });
+    const bobs = `${path}?lens=${encodeURIComponent("user/bob")}`;
+    expect((await acme.get(bobs)).body.id).toBe(elsewhere.body.sessionId);
+    expect((await acme.get(`${path}?lens=user/carol`)).status).toBe(404);
+    // Below the floor twice, and not at it: it could be either.
+    for (const scopes of ["user/ann", "user/bob"])
+      await acme.post("/facts", { text: "in two scopes", session_id: "two", scopes });
+    for (const answer of [
+      await acme.get("/sessions/two/turns"),
+      await acme.post("/forget", { sessionId: "two", purge: true }),
+      await acme.del("/sessions/two"),
+    ])
+      expect(answer.status).toBe(409);
+    expect((await acme.post("/forget", { sessionId: "two", scopes: "user/ann", purge: true })).body.deleted).toBe(1);
+    expect((await acme.get<{ turns: object[] }>("/sessions/two/turns")).body.turns).toHaveLength(1);
+    for (const name of ["\u0958".repeat(65), "\u{1D160}".repeat(60), "  ", "\u2028"])
+      expect((await acme.post("/facts", { text: "x", session_id: name })).status).toBe(400);
     expect((await sibling.get(`/sessions/${first.body.sessionId}`)).body.name).toBeUndefined();
     const turns = await acme.get<{ turns: { content: string }[] }>(`${path}/turns`);
     expect(turns.body.turns.map(({ content }) => content)).toEqual(["one in the talk", "two in the talk"]);
@@ -172,7 +188,7 @@ describe("identifiers that people have", () => {
     const names = await service.database.sql(
       "SELECT name FROM scopefloor.session WHERE name IS NOT NULL ORDER BY name",
     );
-    expect(names.map(({ name }) => name)).toEqual(["at once", session_id, session_id]);
+    expect(names.map(({ name }) => name)).toEqual(["at once", session_id, session_id, "two"]);
     const fresh = await acme.post<{ sessionId: string }>("/facts", { text: "anew", session_id });
     expect(fresh.body.sessionId).not.toBe(first.body.sessionId);
   });
@@ -217,8 +233,10 @@ describe("identifiers that people have", () => {
       for (const value of [bob.id, `principal:${bob.id}`])
         expect(JSON.stringify((await ask({ [name]: value })).body.hits)).not.toContain("diagnosis");
       expect((await ask({ [name]: "nonsense" })).status).toBe(403);
+      for (const empty of ["", " ", "principal:"]) expect((await ask({ [name]: empty })).status).toBe(400);
     }
-    expect((await ask({ "X-Other-On-Behalf-Of": bob.id })).status).toBe(400);
+    for (const name of ["X-Other-On-Behalf-Of", "On-Behalf-Of"])
+      expect((await ask({ [name]: bob.id })).status).toBe(400);
     expect((await ask({ "X-Spectron-On-Behalf-Of": bob.id, "X-Memory-On-Behalf-Of": acme.id })).status).toBe(400);
     const me = await admin.call("GET", "/me", undefined, {
       headers: { "X-Memory-On-Behalf-Of": `principal:${bob.id}` },

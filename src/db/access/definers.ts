@@ -119,6 +119,7 @@ export const DEFINERS = {
   store_answer: ["app"],
   stored_answer: ["app"],
   take_job: ["worker"],
+  tenant_use: ["app"],
   ticket: [],
   touch_key: ["app"],
   try_write: ["app"],

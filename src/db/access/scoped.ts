@@ -84,16 +84,19 @@ export class ScopedTransaction {
     );
   }
 
-  /** What words are found by in this transaction's reach, for a condition on a column of hashes: `= ANY (…)`. */
-  hashes(...words: readonly string[]): SQL {
-    return this.#mark(sql`ARRAY(SELECT h.hash FROM scopefloor.lookup_hashes(${list(words)}::text[]) AS h)`);
+  /** The condition that a row is found by this word: its scope and the hash in `column` (scopefloor.lookup_hashes). */
+  isNamed(alias: string, column: string, word: string): SQL {
+    const [scope, hash] = ["scope_id", column].map((name) => sql`${sql.identifier(alias)}.${sql.identifier(name)}`);
+    return this.#mark(
+      sql`(${scope}, ${hash}) IN (SELECT h.scope_id, h.hash FROM scopefloor.lookup_hashes(${list([word])}::text[]) AS h)`,
+    );
   }
 
-  /** The same for a FROM: each word with its hashes, and with that at the write scope alone. */
+  /** For a FROM: words with their hashes at the write scope. */
   writtenHashes(words: readonly string[], alias: string): SQL {
-    const { id, tenant } = this.#insertPlace("passage");
+    const { id } = this.#insertPlace("passage");
     return this.#mark(
-      sql`(SELECT h.word, h.hash FROM scopefloor.lookup_hashes(${list(words)}::text[]) AS h WHERE h.tenant_id = ${tenant}::int AND h.is_general = ${id === 0}::bool) AS ${sql.identifier(alias)}`,
+      sql`(SELECT h.word, h.hash FROM scopefloor.lookup_hashes(${list(words)}::text[]) AS h WHERE h.scope_id = ${id}::int) AS ${sql.identifier(alias)}`,
     );
   }
 

@@ -56,7 +56,7 @@ END $$;
 --
 -- They are closed where this login may, which on most servers is a superuser alone; the catalog audit
 -- warns of what is open (src/verify/catalog.ts). At every start, since neither a restored database nor a
--- new version of the server has it. Of bytes, equality stays: the words of `posting` are found by it.
+-- new version of the server has it.
 CREATE OR REPLACE FUNCTION scopefloor.close_side_channels() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -67,7 +67,7 @@ BEGIN
     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
       AND (p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_get', 'lo_open', 'lowrite', 'loread',
                          'pg_stat_force_next_flush', 'pg_lock_status', 'pg_blocking_pids', 'pg_safe_snapshot_blocking_pids',
-                         'pg_terminate_backend', 'pg_cancel_backend')
+                         'pg_terminate_backend', 'pg_cancel_backend', 'pg_logical_emit_message')
            OR p.proname ~ '^pg_stat_get_|^pg_sleep|^pg_(try_)?advisory_(xact_)?lock')
   LOOP
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f.signature);
@@ -82,7 +82,7 @@ BEGIN
   END LOOP;
   FOR f IN
     SELECT p.oid::regprocedure AS signature FROM pg_proc p
-    WHERE p.proleakproof AND p.pronamespace = 'pg_catalog'::regnamespace AND p.proname <> 'byteaeq'
+    WHERE p.proleakproof AND p.pronamespace = 'pg_catalog'::regnamespace
       AND p.proargtypes::oid[] && ARRAY['text', 'varchar', 'bpchar', 'bytea', 'bit', 'varbit']::regtype[]::oid[]
   LOOP
     EXECUTE format('ALTER FUNCTION %s NOT LEAKPROOF', f.signature);

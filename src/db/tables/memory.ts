@@ -1,5 +1,6 @@
 import { sql } from "drizzle-orm";
 import {
+  bigint,
   boolean,
   foreignKey,
   index,
@@ -11,7 +12,7 @@ import {
   unique,
   uuid,
 } from "drizzle-orm/pg-core";
-import { bytea, createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
+import { createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
 export const session = scopefloor.table(
@@ -123,8 +124,8 @@ export const posting = scopefloor.table(
   "posting",
   {
     ...place(),
-    /** In UTF-8: of text no comparison goes below a row policy (src/db/sql/0_foundation.sql). */
-    lexeme: bytea("lexeme").notNull(),
+    /** hashtextextended(lexeme, 0): no comparison of text goes below a row policy (src/db/sql/0_foundation.sql). */
+    lexeme: bigint("lexeme", { mode: "bigint" }).notNull(),
     passageId: uuid("passage_id").notNull(),
     tf: smallint("tf").notNull(),
     /** The passage's length, repeated here so that ranking is an index-only scan. */

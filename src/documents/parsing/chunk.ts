@@ -2,6 +2,7 @@
 import { RecursiveCharacterTextSplitter } from "@langchain/textsplitters";
 import { bandsOf } from "./fingerprint.ts";
 import type { Extracted } from "./formats/extracted.ts";
+import { UnreadableDocument } from "./unreadable.ts";
 
 export interface Chunk {
   readonly position: number;
@@ -26,14 +27,43 @@ const CHUNK_SIZE: ChunkSize = { size: 1_000, overlap: 100 };
 /** A section longer than this is cut first: the splitter takes one string's pieces into memory at once. */
 const MOST_AT_ONCE = 1_000_000;
 
-/** Chunks in order, each inside one section. */
+/** A document has at most so many: a file of headings alone would make millions. */
+export const MAX_CHUNKS = 50_000;
+/** Characters of the headings that a chunk of several sections carries. */
+const MAX_HEADINGS = 300;
+
+/** A section of less than this share of a chunk is too short to stand by itself. */
+const SHORT_SHARE = 0.1;
+
+/**
+ * Short sections as one with their neighbours, as long as they fit into a chunk together; their headings stand one
+ * after the other. Others stay by themselves, so that a hit, or a forget, is about one thing.
+ */
+function* mergedSections(sections: Extracted["sections"], size: number): Generator<Extracted["sections"][number]> {
+  let open: Extracted["sections"][number] | undefined;
+  for (const section of sections) {
+    const isShort =
+      open !== undefined && Math.min(open.end - open.start, section.end - section.start) < size * SHORT_SHARE;
+    if (open !== undefined && isShort && section.end - open.start <= size) {
+      const titles = [open.title, section.title].filter((title) => title !== null);
+      const title = titles.length === 0 ? null : titles.join(" · ");
+      open = { ...open, end: section.end, title: title !== null && title.length > MAX_HEADINGS ? open.title : title };
+      continue;
+    }
+    if (open !== undefined) yield open;
+    open = section;
+  }
+  if (open !== undefined) yield open;
+}
+
+/** Chunks in order, each inside one section, or of several short ones. */
 export async function* chunksOf(
   { text, sections }: Extracted,
   { size, overlap }: ChunkSize = CHUNK_SIZE,
 ): AsyncGenerator<Chunk> {
   const splitter = new RecursiveCharacterTextSplitter({ chunkSize: size, chunkOverlap: overlap });
   let position = 0;
-  for (const section of sections) {
+  for (const section of mergedSections(sections, size)) {
     for (let from = section.start; from < section.end; from += MOST_AT_ONCE) {
       const to = Math.min(from + MOST_AT_ONCE, section.end);
       const part = text.slice(from, to);
@@ -46,6 +76,7 @@ export async function* chunksOf(
         const [start, end] = wholeCharacters(text, from + found, from + found + piece.length);
         const own = text.slice(start, end);
         if (own.trim() === "") continue;
+        if (position === MAX_CHUNKS) throw new UnreadableDocument(`the file makes more than ${MAX_CHUNKS} chunks`);
         yield { position: position++, section: section.title, start, end, text: own, bands: bandsOf(own) };
       }
     }

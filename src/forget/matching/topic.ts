@@ -56,10 +56,10 @@ export async function topicOf(tx: ScopedTransaction, query: string): Promise<Top
     WITH size AS MATERIALIZED (
       SELECT greatest(sum(c.passages), 1)::float8 AS n FROM ${tx.read("scope_counter", "c")}),
     asked AS MATERIALIZED (
-      SELECT q.lexeme, convert_to(q.lexeme, 'UTF8') AS bytes FROM unnest(tsvector_to_array(to_tsvector('english', ${text}))) AS q(lexeme))
+      SELECT q.lexeme, hashtextextended(q.lexeme, 0) AS number FROM unnest(tsvector_to_array(to_tsvector('english', ${text}))) AS q(lexeme))
     SELECT a.lexeme, ln(1 + (size.n - d.df + 0.5) / (d.df + 0.5)) AS weight, ln(1 + (size.n - 0.5) / 1.5) AS rarest
     FROM size LEFT JOIN asked a ON true,
-      LATERAL (SELECT count(*)::float8 AS df FROM ${tx.read("posting", "o")} WHERE o.lexeme = a.bytes) d`);
+      LATERAL (SELECT count(*)::float8 AS df FROM ${tx.read("posting", "o")} WHERE o.lexeme = a.number) d`);
   const words = rows.flatMap(({ lexeme, weight }) => (lexeme === null ? [] : [{ lexeme, weight }]));
   const identifierWeight = rows[0]?.rarest ?? 1;
   const weight = words.reduce((sum, word) => sum + word.weight, 0) + identifiers.length * identifierWeight;
@@ -85,10 +85,10 @@ function askedSql(topic: Topic): SQL {
   const { words, identifiers } = topic;
   return sql`
     asked AS MATERIALIZED (
-      SELECT w.lexeme, convert_to(w.lexeme, 'UTF8') AS bytes, w.weight
+      SELECT w.lexeme, hashtextextended(w.lexeme, 0) AS number, w.weight
       FROM unnest(${list(words.map(({ lexeme }) => lexeme))}::text[], ${list(words.map(({ weight }) => weight))}::float8[]) AS w(lexeme, weight)
       UNION ALL
-      SELECT q.lexeme, convert_to(q.lexeme, 'UTF8'), 0 FROM unnest(tsvector_to_array(to_tsvector('english', ${identifiers.join(" ")}))) AS q(lexeme)
+      SELECT q.lexeme, hashtextextended(q.lexeme, 0), 0 FROM unnest(tsvector_to_array(to_tsvector('english', ${identifiers.join(" ")}))) AS q(lexeme)
       WHERE NOT q.lexeme = ANY (${list(words.map(({ lexeme }) => lexeme))}::text[]))`;
 }
 
@@ -108,7 +108,7 @@ export async function passagesAbout(
     WITH ${askedSql(topic)},
     found AS MATERIALIZED (
       SELECT h.passage_id, h.scope_id, sum(a.weight) AS weight, jsonb_agg(a.lexeme) FILTER (WHERE a.weight > 0) AS says
-      FROM asked a JOIN ${tx.read("posting", "h")} ON h.lexeme = a.bytes
+      FROM asked a JOIN ${tx.read("posting", "h")} ON h.lexeme = a.number
       GROUP BY h.passage_id, h.scope_id HAVING sum(a.weight) >= ${leastWeight(topic, threshold) - 1e-9}::float8)
     SELECT p.id, p.scope_id AS "scopeId", p.text, f.weight, coalesce(f.says, '[]') AS says
     FROM found f JOIN ${tx.read("passage", "p")} ON p.scope_id = f.scope_id AND p.id = f.passage_id

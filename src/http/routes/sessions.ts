@@ -22,6 +22,8 @@ import { instant, integer, object, scopePaths, scopeTags, uuid } from "../wire/s
 
 const METADATA_LIMIT = 64 * 1024;
 const id = z.object({ id: sessionName });
+/** At which scope a session of the caller's own name is meant. */
+const at = { lens: querySelector };
 
 const sessionContextResponse = object({ context: z.string() });
 const newSessionResponse = object({ id: uuid, scopes: scopePaths, scope: scopeTags, createdAt: instant });
@@ -78,7 +80,9 @@ export const sessionEndpoints = [
     summary: "One session",
     answer: sessionResponse,
     params: id,
-    handle: ({ enter, params }) => enter({}, async (tx) => getSession(tx, await visibleSession(tx, params.id))),
+    query: fields(at),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) => getSession(tx, await visibleSession(tx, params.id, query.lens))),
   }),
   endpoint({
     method: "delete",
@@ -89,7 +93,9 @@ export const sessionEndpoints = [
     summary: "Close a session; its turns stay",
     status: 204,
     params: id,
-    handle: ({ enter, params }) => enter({}, async (tx) => closeSession(tx, await visibleSession(tx, params.id))),
+    query: fields(at),
+    handle: ({ enter, params, query }) =>
+      enter({}, async (tx) => closeSession(tx, await visibleSession(tx, params.id, query.lens))),
   }),
   endpoint({
     method: "get",
@@ -99,10 +105,10 @@ export const sessionEndpoints = [
     summary: "A session's turns, in order",
     answer: turnsResponse,
     params: id,
-    query: fields(limitAndOffset),
+    query: fields({ ...limitAndOffset, ...at }),
     handle: ({ enter, params, query }) =>
       enter({}, async (tx) => ({
-        turns: await listTurns(tx, await visibleSession(tx, params.id), query.limit, query.offset),
+        turns: await listTurns(tx, await visibleSession(tx, params.id, query.lens), query.limit, query.offset),
       })),
   }),
   endpoint({
@@ -114,11 +120,12 @@ export const sessionEndpoints = [
     summary: "A session's end and what memory has beside it, for a prompt",
     answer: sessionContextResponse,
     params: id,
+    query: fields(at),
     body: fields({ query: queryText }),
-    handle: async ({ enter, peek, params, body, deps }) => {
+    handle: async ({ enter, peek, params, query, body, deps }) => {
       // What is remembered beside a session is what its own scope may see.
       const { scope, id: sessionId } = await peek({}, async (tx) =>
-        getSession(tx, await visibleSession(tx, params.id)),
+        getSession(tx, await visibleSession(tx, params.id, query.lens)),
       );
       return recallThroughTiers(
         (access, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...access }, work),

@@ -93,9 +93,11 @@ export const labels = z
   .max(32);
 export const verbs = z.array(z.enum(VERBS)).min(1);
 export const keyVerbs = z.array(z.enum(KEY_VERBS)).min(1);
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 export const keyName = z
   .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,127}$/, "must be 1 to 128 letters, digits, spaces, or ._:@-");
+  .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,127}$/, "must be 1 to 128 letters, digits, spaces, or ._:@-")
+  .refine((name) => !UUID.test(name), "must not look like an id");
 export const role = z.enum(["user", "assistant", "system", "tool"]);
 /** Names that stand in a path of their own: printable, without a slash. */
 const nameOf = (longest: number, what: string) =>
@@ -118,10 +120,18 @@ export const itemKey = z.string().superRefine((key, context) => {
 /** One of our ids, or any the caller has, by which a session is known to that key at that scope. */
 export const sessionName = z
   .string()
-  .min(1)
-  .max(128)
-  .regex(/^[^\p{Cc}\p{Cs}]+$/u, "must be without control characters")
-  .transform((name) => name.normalize("NFC"));
+  .max(512)
+  .transform((name) => name.normalize("NFC"))
+  .pipe(
+    z
+      .string()
+      .min(1)
+      .max(128)
+      .regex(
+        /^[^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]*[^\p{C}\p{Z}][^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]*$/u,
+        "must show something, and have no control characters",
+      ),
+  );
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */

@@ -109,7 +109,7 @@ function exhaustiveSql(ranking: Ranking): SQL {
   return sql`
     best AS MATERIALIZED (
       SELECT h.passage_id, h.scope_id, sum(${contribution("h", "h.lexemes")}) / ${SCALE}::float8 AS score${packed}
-      FROM size, rarity r JOIN ${ranking.tx.read("posting", "h")} ON h.lexeme = r.bytes ${filterJoinSql(ranking)}
+      FROM size, rarity r JOIN ${ranking.tx.read("posting", "h")} ON h.lexeme = r.number ${filterJoinSql(ranking)}
       GROUP BY h.passage_id, h.scope_id
       ORDER BY score DESC, h.passage_id LIMIT ${ranking.limit})`;
 }

@@ -30,7 +30,7 @@ export function maxScoreSql(ranking: Ranking, counted: readonly (Rarity & Size)[
   return sql`
     part AS MATERIALIZED (
       SELECT h.passage_id, h.scope_id, max(h.lexemes) AS words, sum(${contribution("h", "h.lexemes")}) AS score${packs ? sql`, ${frequencies("h")} AS packed` : sql``}
-      FROM size, rarity r JOIN ${tx.read("posting", "h")} ON h.lexeme = r.bytes ${filterJoinSql(ranking)}
+      FROM size, rarity r JOIN ${tx.read("posting", "h")} ON h.lexeme = r.number ${filterJoinSql(ranking)}
       WHERE r.place < ${essential}::float8
       GROUP BY h.passage_id, h.scope_id),
     bar AS MATERIALIZED (
@@ -42,7 +42,7 @@ export function maxScoreSql(ranking: Ranking, counted: readonly (Rarity & Size)[
           SELECT sum(${contribution("o", "t.words")}) AS score${packs ? sql`, ${frequencies("o")} AS packed` : sql``}
           FROM size, rarity r,
             LATERAL (SELECT h.tf FROM ${tx.read("posting", "h")}
-                     WHERE h.scope_id = t.scope_id AND h.lexeme = r.bytes AND h.passage_id = t.passage_id LIMIT 1) o
+                     WHERE h.scope_id = t.scope_id AND h.lexeme = r.number AND h.passage_id = t.passage_id LIMIT 1) o
           WHERE r.place >= ${essential}::float8) more
       WHERE ${rest}::float8 = 0 OR bar.score > ${rest}::float8
       ORDER BY score DESC, t.passage_id LIMIT ${limit})`;

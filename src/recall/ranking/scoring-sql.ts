@@ -61,14 +61,14 @@ export function countLexemesSql({ tx, query, parameters: { k1, b } }: Ranking, m
             FROM ${tx.read("scope_counter", "c")}) s),
     -- Computed before the join: a function that is not leakproof would keep a row policy from using the index.
     asked AS MATERIALIZED (
-      SELECT q.lexeme, convert_to(q.lexeme, 'UTF8') AS bytes FROM unnest(tsvector_to_array(to_tsvector('english', ${query}))) AS q(lexeme)),
+      SELECT q.lexeme, hashtextextended(q.lexeme, 0) AS number FROM unnest(tsvector_to_array(to_tsvector('english', ${query}))) AS q(lexeme)),
     rarity AS MATERIALIZED (
       SELECT t.*, ${SCALE}::float8 * t.idf * (${k1}::float8 + 1) AS weight,
              CASE WHEN t.place < ${PACKED_LEXEMES}::int THEN ${MAX_PACKED_FREQUENCY + 1}::float8 ^ t.place ELSE 0 END AS unit
       FROM (SELECT d.*, ln(1 + (size.n - d.df + 0.5) / (d.df + 0.5)) AS idf, (row_number() OVER (ORDER BY d.df, d.lexeme) - 1)::int AS place
             FROM size, asked,
-              LATERAL (SELECT asked.lexeme, asked.bytes, count(*)::float8 AS df${more}
-                       FROM ${tx.read("posting", "o")} WHERE o.lexeme = asked.bytes) d
+              LATERAL (SELECT asked.lexeme, asked.number, count(*)::float8 AS df${more}
+                       FROM ${tx.read("posting", "o")} WHERE o.lexeme = asked.number) d
             WHERE d.df > 0) t)`;
 }
 
@@ -79,7 +79,7 @@ export function countedSql(counted: readonly (Rarity & Size)[]): SQL {
   return sql`
     size AS MATERIALIZED (SELECT ${n}::float8 AS n, ${base}::float8 AS base, ${slope}::float8 AS slope),
     rarity AS MATERIALIZED (
-      SELECT r.*, convert_to(r.lexeme, 'UTF8') AS bytes FROM unnest(${list(counted.map(({ lexeme }) => lexeme))}::text[], ${column(({ df }) => df)}, ${column(({ idf }) => idf)},
+      SELECT r.*, hashtextextended(r.lexeme, 0) AS number FROM unnest(${list(counted.map(({ lexeme }) => lexeme))}::text[], ${column(({ df }) => df)}, ${column(({ idf }) => idf)},
         ${column(({ weight }) => weight)}, ${column(({ unit }) => unit)}, ${column(({ place }) => place)}) AS r(lexeme, df, idf, weight, unit, place))`;
 }
 

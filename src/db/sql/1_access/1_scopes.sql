@@ -31,6 +31,26 @@ BEGIN
   RETURN a = '{}' OR b = '{}' OR EXISTS (SELECT 1 FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
 END $$;
 
+-- The tags that two scopes have in common; those of one where the other is NULL.
+CREATE OR REPLACE FUNCTION scopefloor.common_tags(a jsonb, b jsonb) RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF a IS NULL OR b IS NULL THEN
+    RETURN coalesce(a, b);
+  END IF;
+  RETURN (SELECT coalesce(jsonb_object_agg(x.key, x.value), '{}') FROM jsonb_each(a) x JOIN jsonb_each(b) y USING (key, value));
+END $$;
+
+-- Refuses what is no scope: the service has looked at the grammar, and whoever calls the database by
+-- itself must not make a scope that the markers of erased ones would meet.
+CREATE OR REPLACE FUNCTION scopefloor.check_tags(tags jsonb) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM jsonb_each(tags) t WHERE t.key !~ '^[a-z][a-z0-9_]{0,31}$' OR jsonb_typeof(t.value) <> 'string' OR length(t.value #>> '{}') NOT BETWEEN 1 AND 256) THEN
+    RAISE EXCEPTION 'scopefloor: not a scope' USING ERRCODE = 'check_violation';
+  END IF;
+END $$;
+
 -- How many tags a scope has.
 CREATE OR REPLACE FUNCTION scopefloor.tag_count(tags jsonb) RETURNS int
 LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -146,6 +146,7 @@ BEGIN
   exact := '{}';
   subtree_roots := '{}';
   FOR clause IN SELECT jsonb_array_elements(CASE WHEN is_named THEN requested->'clauses' ELSE '[{"tags": {}}]' END) LOOP
+    PERFORM scopefloor.check_tags(clause->'tags');
     IF scopefloor.contradicts(floor, clause->'tags') THEN
       refusal := jsonb_build_object('status', 'scope-floor', 'detail', 'the requested scope contradicts the key''s scope floor');
       RETURN;

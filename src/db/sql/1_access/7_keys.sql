@@ -12,7 +12,8 @@ $$;
 -- Whether the ticket's key may see a key, or with `to_change` rotate, revoke or narrow it. Both take its
 -- floor, verbs and content, since who changes a key can come to hold its secret: of its own children as
 -- they are now, of others as they were minted, because what was narrowed can be given back. To be seen:
--- itself, those that it minted, and for management those inside its floor. To be changed, of other
+-- itself, those that it minted, and for management those inside its floor. Whoever manages reads usage, so
+-- that usage:read is no right that it lacks. To be changed, of other
 -- management keys only those that come from it, or whose floor is narrower.
 CREATE OR REPLACE FUNCTION scopefloor.may_manage(t jsonb, k scopefloor.api_key, to_change bool) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -25,14 +26,15 @@ BEGIN
   IF NOT to_change AND k.id = caller THEN
     RETURN true;
   END IF;
-  IF t->>'principal' = 'supervisor' AND to_change THEN
+  -- A supervisor changes none, and one that reads usage at most none but itself.
+  IF to_change AND (t->>'principal' = 'supervisor' OR (k.id <> caller AND t->'verbs' <@ '["usage:read"]')) THEN
     RETURN false;
   END IF;
   IF k.id = caller OR k.parent_id = caller OR (k.principal = 'management' AND scopefloor.descends_from(k.id, caller)) THEN
-    RETURN to_jsonb(k.verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool);
+    RETURN to_jsonb(array_remove(k.verbs, 'usage:read')) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool);
   END IF;
   RETURN t->>'principal' = 'management'
-    AND to_jsonb(k.minted_verbs) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)
+    AND to_jsonb(array_remove(k.minted_verbs, 'usage:read')) <@ (t->'verbs') AND (NOT k.content OR (t->>'content')::bool)
     AND (NOT to_change OR k.principal <> 'management' OR t->'floor' <> k.floor);
 END $$;
 
@@ -63,6 +65,7 @@ BEGIN
     END IF;
     new_principal := own.principal;
   END IF;
+  PERFORM scopefloor.check_tags(child_floor);
   IF scopefloor.contradicts(child_floor, t->'floor') THEN
     RETURN jsonb_build_object('status', 'scope-floor', 'detail', 'the new key''s floor contradicts the minting key''s');
   END IF;
@@ -73,10 +76,14 @@ BEGIN
   IF new_principal IN ('agent', 'supervisor') AND child_floor = '{}' THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('the scope floor of an %s key must not be empty', new_principal));
   END IF;
-  -- Who manages reads usage: it is a verb for those who do nothing else.
+  IF t->'verbs' <@ '["usage:read"]' THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'this key reads usage at most and mints none');
+  END IF;
+  -- Who manages reads usage: it is a verb for those who do nothing else, and nobody inherits it.
   IF 'usage:read' = ANY (asked_verbs) AND (new_principal <> 'management' OR t->>'verb' <> 'manage') THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'usage:read is a verb of management keys');
   END IF;
+  parent_verbs := array_remove(parent_verbs, 'usage:read');
   IF NOT array_remove(coalesce(asked_verbs, parent_verbs), 'usage:read') <@ parent_verbs THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the new key would have verbs that the minting key lacks');
   END IF;
@@ -85,6 +92,9 @@ BEGIN
   END IF;
   IF NOT child_content AND new_principal <> 'management' THEN
     RETURN jsonb_build_object('status', CASE WHEN (t->>'content')::bool THEN 'unprocessable' ELSE 'forbidden' END, 'detail', 'content: false is for management keys');
+  END IF;
+  IF t->'floor' <> '{}' AND (SELECT count(*) FROM (SELECT 1 FROM scopefloor.api_key k WHERE k.parent_id = own.id AND k.revoked_at IS NULL LIMIT 10000) n) = 10000 THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', 'this key has minted 10000 keys that are not revoked, and may have no more');
   END IF;
   -- What an agent delegates ends with it.
   IF own.principal = 'agent' THEN
@@ -241,8 +251,10 @@ BEGIN
   IF found.id = scopefloor.caller() OR parent.principal = 'agent' THEN
     expires := least(coalesce(expires, found.expires_at), found.expires_at);
   END IF;
-  kept := ARRAY(SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL AND (k.name = ANY (keep) OR k.id::text = ANY (keep)));
-  IF cardinality(kept) < cardinality(keep) THEN
+  -- Each names one: an id by its form, which no name has.
+  kept := ARRAY(SELECT (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL
+                        AND CASE WHEN named ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN k.id = named::uuid ELSE k.name = named END) FROM unnest(keep) named);
+  IF array_position(kept, NULL) IS NOT NULL THEN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'keepChildren names a key that is no child of this one');
   END IF;
   -- This one first: who mints from it waits, and finds another secret.
@@ -296,7 +308,7 @@ BEGIN
     RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
   END IF;
   IF NOT wanted <@ target.verbs THEN
-    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(wanted) <@ (t->'verbs') THEN
+    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(array_remove(wanted, 'usage:read')) <@ (t->'verbs') THEN
       RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('a key''s grants can only narrow, or go back to what it was minted with by a management key that has as much: it does not have %s',
         array_to_string(ARRAY(SELECT w FROM unnest(wanted) w WHERE NOT w = ANY (target.verbs)), ', ')));
     END IF;
@@ -309,16 +321,16 @@ BEGIN
   END IF;
   UPDATE scopefloor.api_key k
   SET verbs = ARRAY(SELECT unnest(wanted) ORDER BY 1),
-      -- Of two who took verbs the one above counts.
+      -- Of two who took verbs the one above counts, and where neither is, what is above both.
       narrowed_by = CASE WHEN k.minted_verbs <@ wanted THEN NULL
                          WHEN wanted @> k.verbs THEN k.narrowed_by
-                         WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+                         ELSE scopefloor.common_tags(k.narrowed_by, t->'floor') END
   WHERE k.id = of_id RETURNING * INTO made;
   -- What it delegated cannot do more than it: agents' children narrow with it. Waits for whoever is
   -- minting from one of them, and again for what those minted: until nothing is left.
   LOOP
     UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1),
-      narrowed_by = CASE WHEN k.narrowed_by <@ (t->'floor') THEN k.narrowed_by ELSE t->'floor' END
+      narrowed_by = scopefloor.common_tags(k.narrowed_by, t->'floor')
     WHERE k.id IN (SELECT scopefloor.delegated_from(made.id)) AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
     EXIT WHEN NOT FOUND;
   END LOOP;

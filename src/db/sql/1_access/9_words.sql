@@ -14,15 +14,15 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT of_type OPERATOR(pg_catalog.||) pg_catalog.chr(31) OPERATOR(pg_catalog.||) of_name
 $$;
 
--- The secret under which the words of a scope are hashed: its tenant's, and for general knowledge one
--- that tells nothing about the tenant's.
+-- The secret under which the words of a scope are hashed: one of its own, made from its tenant's, so that
+-- who reads one scope of a tenant can ask for no word of another.
 CREATE OR REPLACE FUNCTION scopefloor.word_secret(of_tenant int, of_scope int) RETURNS bytea
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   found bytea;
 BEGIN
   SELECT t.secret INTO STRICT found FROM scopefloor.tenant t WHERE t.id = of_tenant;
-  RETURN CASE WHEN of_scope = 0 THEN sha256(found || '\x67656e6572616c') ELSE found END;
+  RETURN sha256(found || int4send(of_scope));
 END $$;
 
 -- What an entity of a scope is looked up by.
@@ -54,20 +54,18 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- The hashes of these words wherever the ticket reads or writes: under the secret of each tenant of its
--- reach, and under that of general knowledge.
-CREATE OR REPLACE FUNCTION scopefloor.lookup_hashes(words text[]) RETURNS TABLE (word text, hash uuid, tenant_id int, is_general bool)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- The hashes of these words at each scope where the ticket reads, changes or writes content.
+CREATE OR REPLACE FUNCTION scopefloor.lookup_hashes(words text[]) RETURNS TABLE (word text, hash uuid, scope_id int)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 4 AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  IF t IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: no ticket' USING ERRCODE = 'insufficient_privilege';
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget') OR NOT (t->>'content')::bool THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for content' USING ERRCODE = 'insufficient_privilege';
   END IF;
   RETURN QUERY
-    SELECT w, scopefloor.word_hash(p.secret, w), p.tenant_id, p.is_general
-    FROM (SELECT k.tenant_id, k.scope_id = 0 AS is_general, scopefloor.word_secret(k.tenant_id, k.scope_id) AS secret
-          FROM (SELECT s.tenant_id, min(s.id) AS scope_id FROM scopefloor.scope s
-                WHERE s.id = ANY (scopefloor.ids_in(t->'read') || scopefloor.ids_in(t->'modify') || (t->>'write')::int) AND s.id <> 0 GROUP BY 1
-                UNION ALL SELECT 0, 0) k) p, unnest(words) w;
+    SELECT w, scopefloor.word_hash(sha256(k.secret || int4send(s.id)), w), s.id
+    FROM scopefloor.scope s JOIN scopefloor.tenant k ON k.id = s.tenant_id, unnest(words) w
+    WHERE s.id = ANY (scopefloor.ids_in(t->'read') || scopefloor.ids_in(t->'modify') || (t->>'write')::int
+                      || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END);
 END $$;

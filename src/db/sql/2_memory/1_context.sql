@@ -6,11 +6,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
 $$;
 
--- Writes, and changes nothing: that the database takes writes is a part of being ready.
+-- Writes a row of its own, for a caller that undoes it: that the database takes writes is a part of being
+-- ready. (One that stayed would be of no scope, and gone with the next day.)
 CREATE OR REPLACE FUNCTION scopefloor.try_write() RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  UPDATE scopefloor.context SET config = config;
+  INSERT INTO scopefloor.erasure (hash, at) VALUES (0, clock_timestamp() - interval '1 day');
   RETURN true;
 END $$;
 

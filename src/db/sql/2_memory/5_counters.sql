@@ -47,3 +47,18 @@ BEGIN
     THEN binary_quantize(NEW.embedding) END;
   RETURN NEW;
 END $$;
+
+-- What the ticket's tenant has stored: {storedBytes, passages, sessions, scopes}. Sessions are counted as
+-- far as the limit.
+CREATE OR REPLACE FUNCTION scopefloor.tenant_use(most_sessions int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = (t->>'tenant')::int);
+BEGIN
+  RETURN (
+    SELECT jsonb_build_object('passages', coalesce(sum(c.passages), 0), 'scopes', cardinality(ids),
+      'storedBytes', coalesce(sum(c.bytes), 0) + (SELECT coalesce(sum(d.size_bytes), 0) FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND d.content_hash IS NOT NULL),
+      'sessions', (SELECT count(*) FROM (SELECT 1 FROM scopefloor.session s WHERE s.scope_id = ANY (ids) LIMIT most_sessions) n))
+    FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids));
+END $$;
