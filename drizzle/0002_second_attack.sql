@@ -140,6 +140,8 @@ DROP FUNCTION scopefloor.hold_scope;
 --> statement-breakpoint
 DROP FUNCTION scopefloor.rotate_key;
 --> statement-breakpoint
+DROP FUNCTION scopefloor.recover_first_key;
+--> statement-breakpoint
 -- src/db/sql/1_access/1_scopes.sql
 -- The algebra of scopes, and their dictionary. A preposition before a parameter's name (at_, of_, in_)
 -- keeps it apart from the columns.
@@ -1389,16 +1391,18 @@ BEGIN
   RETURN true;
 END $$;
 
--- For an operator who has lost every management key: gives the first key another secret.
-CREATE OR REPLACE FUNCTION scopefloor.recover_first_key(secret text) RETURNS void
+-- For an operator who has lost every management key: gives the first key another secret, of which it is
+-- told the SHA-256 alone. False: there is no first key yet.
+CREATE OR REPLACE FUNCTION scopefloor.recover_first_key(key_hash bytea) RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF octet_length(secret) < 32 THEN
-    RAISE EXCEPTION 'the secret must have at least 32 characters';
+  IF key_hash IS NULL OR octet_length(key_hash) <> 32 THEN
+    RAISE EXCEPTION 'the hash must be a SHA-256';
   END IF;
   UPDATE scopefloor.api_key
-  SET secret_hash = sha256(sha256(convert_to(secret, 'UTF8'))), previous_hash = NULL, previous_until = NULL, revoked_at = NULL
+  SET secret_hash = sha256(key_hash), previous_hash = NULL, previous_until = NULL, revoked_at = NULL
   WHERE id = (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1);
+  RETURN FOUND;
 END $$;
 
 -- Whether the Context has its first management key.

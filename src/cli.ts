@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** `scopefloor <command>`: what an operator or an auditor runs beside the service (`main.ts`). */
+import { recoverKey } from "./commands/recover-key.ts";
 import { scrubDatabase } from "./commands/scrub.ts";
 import { verify } from "./commands/verify.ts";
 
@@ -7,6 +8,7 @@ import { verify } from "./commands/verify.ts";
 type Command = (args: readonly string[], environment: NodeJS.ProcessEnv) => Promise<number>;
 
 const COMMANDS: ReadonlyMap<string, Command> = new Map([
+  ["recover-key", recoverKey],
   ["verify", verify],
   ["scrub", scrubDatabase],
 ]);

@@ -18,6 +18,7 @@ const environment = z.object({
   DATABASE_URL: databaseUrl,
   DATABASE_WORKER_URL: databaseUrl,
   DATABASE_OWNER_URL: databaseUrl,
+  SCOPEFLOOR_ALLOW_SUPERUSER: z.enum(["true", "false"]).default("false"),
   SCOPEFLOOR_DB_CONNECTIONS: z.coerce.number().int().min(1).max(500).default(16),
   SCOPEFLOOR_DB_TIMEOUT_MS: z.coerce.number().int().min(100).max(600_000).default(10_000),
   SCOPEFLOOR_TENANT_BYTES: quota(20 * 1024 ** 3),
@@ -76,6 +77,8 @@ export interface Config {
   readonly quotas: QuotaLimits;
   /** Open HTTP connections at most; more are closed at once. */
   readonly maxConnections: number;
+  /** Whether the application's login may be a superuser of a database on another machine. */
+  readonly allowSuperuser: boolean;
   /** Unset: clients connect directly. */
   readonly proxy: ProxySettings | undefined;
   readonly dbConnections: number;
@@ -128,6 +131,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     databaseUrl: v.DATABASE_URL,
     databaseWorkerUrl: v.DATABASE_WORKER_URL,
     databaseOwnerUrl: v.DATABASE_OWNER_URL,
+    allowSuperuser: v.SCOPEFLOOR_ALLOW_SUPERUSER === "true",
     quotas: {
       storedBytes: v.SCOPEFLOOR_TENANT_BYTES,
       passages: v.SCOPEFLOOR_TENANT_PASSAGES,

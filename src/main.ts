@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
 import { longestTransactionMs, openDatabase } from "./db/connect/open.ts";
+import { isLoopback, refuseSuperuser } from "./db/connect/warnings.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
 import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
@@ -17,6 +18,10 @@ async function main(): Promise<void> {
   const config = readConfig(process.env);
   const log = createLog(config.logLevel);
   const database = await openDatabase(config);
+  await refuseSuperuser(
+    database,
+    config.allowSuperuser || config.databaseUrl === undefined || isLoopback(config.databaseUrl),
+  );
   const mayMigrate = config.role !== "api" || config.databaseOwnerUrl !== undefined;
   const { context, models, reranker, deployment, proxy, quotas } = config;
   await prepareDatabase(database, { context, mayMigrate, log, models, deployment });

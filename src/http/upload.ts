@@ -59,6 +59,15 @@ export async function readUpload(request: IncomingMessage): Promise<Upload> {
   }
 }
 
+/** @throws AppError 400: as in a body of JSON, what is no UTF-8 is not taken for something else */
+function utf8(bytes: Buffer): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new AppError("validation-error", "metadata: must be UTF-8", { cause });
+  }
+}
+
 const tooLarge = () => new AppError("payload-too-large", `the file is over ${UPLOAD_LIMIT} bytes`);
 
 async function readField(stream: Readable): Promise<string> {
@@ -69,7 +78,7 @@ async function readField(stream: Readable): Promise<string> {
     if (size > METADATA_LIMIT) throw invalid(`metadata is over ${METADATA_LIMIT} bytes`);
     read.push(part as Buffer);
   }
-  return Buffer.concat(read).toString("utf8");
+  return utf8(Buffer.concat(read));
 }
 
 interface Parts {

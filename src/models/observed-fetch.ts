@@ -41,11 +41,11 @@ export async function observe<T>(
   }
 }
 
-/** A `fetch` for a provider's client: it ends with the deadline, reads the usage, and says what failed. */
+/** A `fetch` for a provider's client: it goes nowhere else than it was sent (a redirect is a failure), ends with the deadline, reads the usage, and says what failed. */
 export const observedFetch: typeof fetch = async (input, init) => {
   const observation = current.getStore();
   const signals = [init?.signal, observation?.signal].filter((signal) => signal !== undefined && signal !== null);
-  const response = await fetch(input, { ...init, signal: AbortSignal.any(signals) });
+  const response = await fetch(input, { ...init, redirect: "manual", signal: AbortSignal.any(signals) });
   if (!response.ok) {
     await response.body?.cancel();
     throw new ModelUnavailable(`it answered ${response.status}`, {

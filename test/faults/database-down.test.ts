@@ -97,7 +97,7 @@ describe.runIf(onPostgres())("a database that is down", () => {
       expect(down.headers.get("retry-after")).toBe("1");
       expect(await down.text()).not.toMatch(/ECONN|127\.0\.0\.1|postgres/i);
     }
-    expect((await fetch(`${url}/ready`)).status).toBe(503);
+    await expect.poll(async () => (await fetch(`${url}/ready`)).status).toBe(503);
     expect((await fetch(`${url}/health`)).status).toBe(200);
     await relay.open();
     let status = 0;
@@ -106,7 +106,7 @@ describe.runIf(onPostgres())("a database that is down", () => {
       if (status !== 200) await new Promise((resolve) => setTimeout(resolve, 100));
     }
     expect(status).toBe(200);
-    expect((await fetch(`${url}/ready`)).status).toBe(200);
+    await expect.poll(async () => (await fetch(`${url}/ready`)).status).toBe(200);
   });
 
   test("that is cut in the middle of many requests crosses and hangs nothing", async () => {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { hashSecret } from "../../src/keys/secret.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -212,7 +213,7 @@ describe("the first management key", () => {
     const secret = "recovered-recovered-recovered-recovered";
     await other.operator.del("/keys/management");
     expect((await other.operator.get("/me")).status).toBe(401);
-    await other.database.sql("SELECT scopefloor.recover_first_key($1)", [secret]);
+    await other.database.sql("SELECT scopefloor.recover_first_key($1)", [hashSecret(secret)]);
     expect((await other.client(secret).get("/me")).status).toBe(200);
     await other.stop();
   });

@@ -64,7 +64,7 @@ const FOREIGN = `
   INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at, session_id, turn_id)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'turn', gen_random_uuid(), 'foreign text', 2, 2, now(), gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, convert_to('word' || n % 500, 'UTF8'), gen_random_uuid(), 1, 2 FROM generate_series(1, 150000) n;
+    SELECT 1000 + n % 20000, 1000 + n % 20000, hashtextextended('word' || n % 500, 0), gen_random_uuid(), 1, 2 FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, passages, tokens, lexemes, bytes) SELECT n, n, 7, 14, 14, 90 FROM generate_series(1000, 20999) n;
   INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'user', 'foreign', n, now() FROM generate_series(1, 50000) n;

@@ -160,13 +160,15 @@ const PLANS: readonly (readonly [name: string, settings: readonly string[]])[] =
 /** What the statement gives, and what its plan counted; or the error. Ids and keys differ between worlds anyway. */
 async function observe(world: World, statement: string): Promise<string> {
   const seen: string[] = [];
+  // A plan that runs tells the number of rows and the error as well; what comes back by itself is looked at once.
+  const explained = `EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) ${statement}`;
   for (const [state, before] of STATES) {
     for (const [plan, settings] of PLANS) {
-      for (const form of ["", "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF, BUFFERS OFF) "]) {
+      for (const text of plan === "as planned" ? [explained, statement] : [explained]) {
         const outcome = await inTransaction(world.login.database.app, async (tx) => {
           for (const setting of settings) await tx.query(setting);
           await before(tx, world);
-          return tx.query(`${form}${statement}`);
+          return tx.query(text);
         }).catch((error: { code?: string; message?: string }) => `${error.code} ${error.message}`);
         seen.push(`${state}, ${plan}: ${JSON.stringify(outcome)}`);
       }
@@ -178,12 +180,15 @@ async function observe(world: World, statement: string): Promise<string> {
 const inBoth = (statement: string) => Promise.all(worlds.slice(0, 2).map((world) => observe(world, statement)));
 
 describe("two worlds that differ in a foreign tenant's words (threat 36)", () => {
-  test.each(CONTENT)("answer alike, whatever is asked of %s.%s", async (table, column) => {
+  const isAlike = async (table: string, column: string) => {
     for (const probe of PROBES.filter((text) => text.includes(`scopefloor.${table} WHERE`) && text.includes(column))) {
       const [one, other] = await inBoth(probe);
       expect(one, probe).toBe(other);
     }
-  });
+  };
+  const TITLE = "answer alike, whatever is asked of %s.%s";
+  test.each(CONTENT.slice(0, 2))(TITLE, isAlike);
+  test.each(CONTENT.slice(2))(TITLE, { tags: ["long"] }, isAlike);
 
   test.each(OTHERS)("answer alike to %s", async (statement) => {
     const [one, other] = await inBoth(statement);

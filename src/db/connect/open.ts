@@ -75,7 +75,8 @@ export const longestTransactionMs = ({ dbTimeoutMs }: Pick<DatabaseSettings, "db
 
 export async function openDatabase(config: DatabaseSettings): Promise<Database> {
   if (config.databaseUrl === undefined) {
-    await mkdir(config.dataDir, { recursive: true, mode: 0o700 });
+    for (const folder of [config.dataDir, `${config.dataDir}/db`])
+      await mkdir(folder, { recursive: true, mode: 0o700 });
     return openEmbedded({ dataDir: `${config.dataDir}/db` });
   }
   return openPostgres({

@@ -28,6 +28,31 @@ const TEXTS = {
     "PostgreSQL compares text before it asks the row policies: an injected statement could tell by that what other tenants' texts say; start the service once with a superuser as DATABASE_OWNER_URL, or have one call scopefloor.close_side_channels()",
 } as const;
 
+/** Whether a database URL leads no further than this machine: loopback, or a socket. */
+export function isLoopback(url: string): boolean {
+  const { hostname, searchParams } = new URL(url);
+  const host = (searchParams.get("host") ?? hostname).replace(/^\[|\]$/g, "");
+  return (
+    host === "" || host.startsWith("/") || host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host)
+  );
+}
+
+/**
+ * An injected statement on a superuser's connection would have the whole server, row security or not.
+ *
+ * @throws Error where the application's login is one, and the database is on another machine
+ */
+export async function refuseSuperuser(database: Database, isLocal: boolean): Promise<void> {
+  if (database.kind === "embedded" || isLocal) return;
+  const [login] = await inTransaction(database.app, (app) =>
+    app.query("SELECT rolname AS name FROM pg_catalog.pg_roles WHERE rolname = session_user AND rolsuper"),
+  );
+  if (login === undefined) return;
+  throw new Error(
+    `DATABASE_URL is the login ${login.name}, a superuser: give it a login of its own (docs/operations.md, "PostgreSQL"), or set SCOPEFLOOR_ALLOW_SUPERUSER=true`,
+  );
+}
+
 /** What an operator should know about how this database is set up, although it works. */
 export async function databaseWarnings(database: Database): Promise<readonly string[]> {
   // There one connection serves all roles, and set_config is closed instead (embedded.ts).

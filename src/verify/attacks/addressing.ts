@@ -77,7 +77,7 @@ export const ADDRESSING: readonly Probe[] = [
         { query: "secret", where: "1=1" },
         { query: "secret", labels: ["a' OR '1'='1=1"] },
         { query: "secret", mode: "hybrid; SELECT 1" },
-        { query: "secret", sessionId: "' OR true --" },
+        { query: "secret", sessionId: "\u0000' OR true --" },
       ]) {
         const answer = await fixture.attacker.call("POST", "/query", body);
         problems.push(

@@ -1,5 +1,6 @@
 /** What a tenant could try to change of another, or to learn by storing the same. */
 import { randomBytes } from "node:crypto";
+import { canonicalPath, scopeFromDatabase } from "../../scope/scope.ts";
 import { expectStatus, leakedCanaries, type Probe, path } from "../fixture.ts";
 
 export const CHANGING: readonly Probe[] = [
@@ -38,7 +39,9 @@ export const CHANGING: readonly Probe[] = [
         subtree: true,
       });
       problems.push(...expectStatus("the dry run", dry, 200), ...leakedCanaries(fixture, "the dry run", dry));
-      const gone = await fixture.attacker.call("POST", "/scopes/forget", { confirm: path(fixture.attackerTags) });
+      const me = await fixture.attacker.call("GET", "/me");
+      const floor = scopeFromDatabase(me.body.scopeFloor as Record<string, string>);
+      const gone = await fixture.attacker.call("POST", "/scopes/forget", { confirm: canonicalPath(floor) });
       problems.push(...expectStatus("the attacker's own erasure", gone, 200));
       const beyond = await fixture.attacker.call("POST", "/scopes/forget", { path: path(fixture.victimTags) });
       problems.push(...expectStatus("erasing the other's scope", beyond, 403));
