@@ -98,7 +98,9 @@ describe("an answer (threat 40)", () => {
   });
   afterAll(() => service.stop());
 
-  test("of keyed items, of turns and of facts ends at its bytes, and the next page goes on", async () => {
+  test("of keyed items, of turns and of facts ends at its bytes, and the next page goes on", {
+    tags: ["long"],
+  }, async () => {
     const value = "x".repeat(60_000);
     for (let i = 0; i < 90; i++) await acme.call("PUT", `/memory/item-${100 + i}`, { value });
     const keys: string[] = [];
@@ -155,12 +157,15 @@ describe("what one tenant makes (threat 47)", () => {
     expect(chunks.length).toBeLessThan(headings.length / 400);
     expect(chunks.map(({ text }) => text).join("\n")).toContain("heading 2999");
     expect(chunks[0]?.section).toContain("heading 0 · heading 1");
+  });
+
+  test("a file of more chunks than that is refused", { tags: ["long"], timeout: 60_000 }, async () => {
     const huge = { text: "x ".repeat(30_000_000), sections: [{ title: null, start: 0, end: 60_000_000 }] };
     const read = async () => {
       for await (const _ of chunksOf(huge, { size: 100, overlap: 0 }));
     };
     await expect(read()).rejects.toThrow(`more than ${MAX_CHUNKS} chunks`);
-  }, 60_000);
+  });
 
   test("counts against its quota, which says of what; others go on, and what is erased is given back", async () => {
     const service = await startService({
@@ -221,7 +226,7 @@ describe("strangers (threat 41)", () => {
     expect(networkOf(address)).toBe(network);
   });
 
-  test("from one address crowd out nobody from another, and are told of in one line", async () => {
+  test("from one address crowd out nobody from another, and are told of in one line", { tags: ["long"] }, async () => {
     const lines: string[] = [];
     const log = pino({ level: "warn" }, { write: (line: string) => void lines.push(line) });
     const service = await startService({

@@ -190,10 +190,12 @@ describe("two worlds that differ in a foreign tenant's words (threat 36)", () =>
   test.each(CONTENT.slice(0, 2))(TITLE, isAlike);
   test.each(CONTENT.slice(2))(TITLE, { tags: ["long"] }, isAlike);
 
-  test.each(OTHERS)("answer alike to %s", async (statement) => {
+  const isAlikeTo = async (statement: string) => {
     const [one, other] = await inBoth(statement);
     expect(one).toBe(other);
-  });
+  };
+  test.each(OTHERS.slice(0, 6))("answer alike to %s", isAlikeTo);
+  test.each(OTHERS.slice(6))("answer alike to %s", { tags: ["long"] }, isAlikeTo);
 
   test.each(NOT_PROMISED)("are told apart by %s: %s", async (statement) => {
     const [one, other] = await inBoth(statement);
