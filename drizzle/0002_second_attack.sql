@@ -1200,6 +1200,26 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM above a WHERE a.id = ancestor)
 $$;
 
+-- At most once a minute, outside the request's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.touch_key(key_hash bytea) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE scopefloor.api_key k SET last_used_at = clock_timestamp()
+  WHERE k.id = (scopefloor.live_key(key_hash)).id
+    AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
+$$;
+
+-- Trigger: notes when a key's secret, rights or end changed, for the journal.
+CREATE OR REPLACE FUNCTION scopefloor.note_key_change() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.changed_at := clock_timestamp();
+  RETURN NEW;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/1_access/7_keys_changed.sql
+-- Changing keys: rotating, revoking, and taking verbs or giving them back. Who may is said by may_manage (7_keys.sql).
+
 -- The key that a call names, where it may be changed: by id anywhere inside the floor (management), by
 -- name among those that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
 CREATE OR REPLACE FUNCTION scopefloor.named_key(id_or_name text) RETURNS scopefloor.api_key
@@ -1355,22 +1375,6 @@ BEGIN
     EXIT WHEN NOT FOUND;
   END LOOP;
   RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
-END $$;
-
--- At most once a minute, outside the request's transaction.
-CREATE OR REPLACE FUNCTION scopefloor.touch_key(key_hash bytea) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  UPDATE scopefloor.api_key k SET last_used_at = clock_timestamp()
-  WHERE k.id = (scopefloor.live_key(key_hash)).id
-    AND (k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute')
-$$;
-
--- Trigger: notes when a key's secret, rights or end changed, for the journal.
-CREATE OR REPLACE FUNCTION scopefloor.note_key_change() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  NEW.changed_at := clock_timestamp();
-  RETURN NEW;
 END $$;
 
 --> statement-breakpoint

@@ -86,7 +86,7 @@ export interface RotatedKey extends ApiKey {
   readonly children: readonly { readonly id: string; readonly name: string }[];
 }
 
-/** Without grace the agents' keys that were minted from it end as well (src/db/sql/1_access/7_keys.sql). */
+/** Without grace the agents' keys that were minted from it end as well (src/db/sql/1_access/7_keys_changed.sql). */
 export async function rotateKey(
   tx: ScopedTransaction,
   idOrName: string,
@@ -158,7 +158,7 @@ export async function knownKey(tx: ScopedTransaction, id: string): Promise<ApiKe
 
 /**
  * Leaves a key the verbs that are named, and what it delegated no more than those. Management gives back what
- * was taken as well, up to its own rights (src/db/sql/1_access/7_keys.sql).
+ * was taken as well, up to its own rights (src/db/sql/1_access/7_keys_changed.sql).
  */
 export async function changeVerbs(tx: ScopedTransaction, id: string, wanted: readonly KeyVerb[]): Promise<ApiKey> {
   const key = keyOf(await tx.call<Outcome>("change_verbs", id, list(wanted)));

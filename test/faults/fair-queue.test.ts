@@ -203,6 +203,32 @@ describe("whose turn a key uses up", () => {
   });
 });
 
+describe("a place that is long in use (threat 40)", () => {
+  test("counts: of two that wait the one that had less time is next, whoever came first", async () => {
+    const queue = new FairQueue({ places: 1, waitMs: 5_000 });
+    const first = await queue.enter("slow");
+    const order: string[] = [];
+    const take = async (group: string, heldMs: number) => {
+      const leave = await queue.enter(group);
+      order.push(group);
+      await new Promise((resolve) => setTimeout(resolve, heldMs));
+      leave();
+    };
+    const waiting = [
+      take("quick", 5),
+      take("slow", 300),
+      take("slow", 5),
+      take("quick", 5),
+      take("quick", 5),
+      take("quick", 5),
+    ];
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    first();
+    await Promise.all(waiting);
+    expect(order).toEqual(["quick", "quick", "quick", "quick", "slow", "slow"]);
+  });
+});
+
 describe("large bodies", () => {
   let service: TestService;
   afterEach(() => service.stop());

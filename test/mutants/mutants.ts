@@ -1195,4 +1195,11 @@ export const MUTANTS: readonly Mutant[] = [
     to: "return identifiers.every((identifier) => tokens.size > 0 || tokens.has(identifier));",
     tests: [FORGET],
   },
+  {
+    name: "fairness counts places and no time (threat 40)",
+    file: "src/load/fair-queue.ts",
+    from: "const difference = usedBy(one, now) - usedBy(other, now);",
+    to: "const difference = 0 * (usedBy(one, now) - usedBy(other, now));",
+    tests: ["test/faults/fair-queue.test.ts"],
+  },
 ];
