@@ -34,6 +34,14 @@ const SHARED = "ledger";
 const MOST_ROWS = 40;
 
 const pathOf = (tags: Tags) => Object.entries(tags).flat().join("/");
+/** `org` first, then by dimension. */
+const canonicalPathOf = (tags: Tags) => {
+  const first = (dimension: string) => (dimension === "org" ? "" : dimension);
+  return Object.entries(tags)
+    .sort(([a], [b]) => (first(a) < first(b) ? -1 : 1))
+    .flat()
+    .join("/");
+};
 
 export interface ModelOptions {
   /** Ends one of the application's connections from outside; absent where there is none. */
@@ -486,7 +494,7 @@ export class Model {
     const path = pathOf(asked);
     const { status } = await this.#send(key, "POST", "/scopes/forget", {
       ...(path === "" ? {} : { path }),
-      confirm: isGeneral(key.floor) ? "{}" : pathOf(key.floor),
+      confirm: isGeneral(key.floor) ? "{}" : canonicalPathOf(key.floor),
     });
     if (typeof caller === "number") return same("forgetting a scope", status, caller);
     const admitted = this.#oracle.admits(caller, "memory:forget");
