@@ -173,6 +173,9 @@ class PartTaker {
   takeField(name: string | undefined, value: string, isTruncated: boolean): void {
     if (name !== "metadata") this.fail(unknownPart(name));
     else if (isTruncated) this.fail(invalid(`metadata is over ${METADATA_LIMIT} bytes`));
+    // What busboy could not decode, it has replaced by this.
+    else if (value.includes("\ufffd"))
+      this.fail(invalid("metadata: must be UTF-8 (U+FFFD itself is written as an escape)"));
     else this.#takeMetadata(value);
   }
 

@@ -155,6 +155,22 @@ describe("an upload of each kind", () => {
 });
 
 describe("an upload's request", () => {
+  test("is 400 where its metadata is no UTF-8, as a field or as a part with a file name", async () => {
+    for (const disposition of ['name="metadata"', 'name="metadata"; filename="m.json"']) {
+      const parts = [
+        `--x\r\nContent-Disposition: form-data; ${disposition}\r\n\r\n{"title":"a`,
+        Buffer.from([0xff, 0xfe]),
+        '"}\r\n--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\ntext\r\n--x--\r\n',
+      ].map((part) => Buffer.from(part as string));
+      const answer = await fetch(`${service.url}/default/documents`, {
+        method: "POST",
+        headers: { authorization: `Bearer ${acme.key}`, "content-type": "multipart/form-data; boundary=x" },
+        body: Buffer.concat(parts),
+      });
+      expect([answer.status, await answer.text()]).toEqual([400, expect.stringContaining("UTF-8")]);
+    }
+  });
+
   test("takes its parts in either order, metadata in camelCase or snake_case, or none", {
     tags: ["long"],
   }, async () => {

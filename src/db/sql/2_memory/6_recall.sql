@@ -105,7 +105,9 @@ BEGIN
     DELETE FROM scopefloor.vector_index v WHERE v.scope_id = at_scope AND v.embedder_id = of_embedder;
   ELSE
     INSERT INTO scopefloor.vector_index AS v (tenant_id, scope_id, embedder_id, ready)
-    SELECT s.tenant_id, s.id, of_embedder, state = 'ready' FROM scopefloor.scope s WHERE s.id = at_scope
+    SELECT s.tenant_id, s.id, of_embedder, state = 'ready' FROM scopefloor.scope s
+    -- A scope that has passages of that model: no other gets a graph.
+    WHERE s.id = at_scope AND EXISTS (SELECT 1 FROM scopefloor.scope_counter c WHERE c.scope_id = s.id AND c.embedder_id = of_embedder)
     ON CONFLICT (scope_id, embedder_id, tenant_id) DO UPDATE SET ready = excluded.ready;
   END IF;
 END $$;
