@@ -126,7 +126,7 @@ describe("an answer (threat 40)", () => {
     expect(next.body.turns[0]?.seq).toBe(turns.body.turns.length);
   });
 
-  test("about an entity takes as many statements with many keys as with few", async () => {
+  test("about an entity takes as many statements with many keys as with few", { tags: ["long"] }, async () => {
     const key = (name: string, i: number) => ({
       entity: { type: "Thing", name },
       key: `k${i}`,

@@ -193,15 +193,15 @@ describe("two worlds that differ in a foreign tenant's words (threat 36)", () =>
     }
   };
   const TITLE = "answer alike, whatever is asked of %s.%s";
-  test.each(CONTENT.slice(0, 2))(TITLE, isAlike);
-  test.each(CONTENT.slice(2))(TITLE, { tags: ["long"] }, isAlike);
+  test.each(CONTENT.slice(1, 2))(TITLE, isAlike);
+  test.each([...CONTENT.slice(0, 1), ...CONTENT.slice(2)])(TITLE, { tags: ["long"] }, isAlike);
 
   const isAlikeTo = async (statement: string) => {
     const [one, other] = await inBoth(statement);
     expect(one).toBe(other);
   };
-  test.each(OTHERS.slice(0, 6))("answer alike to %s", isAlikeTo);
-  test.each(OTHERS.slice(6))("answer alike to %s", { tags: ["long"] }, isAlikeTo);
+  test.each(OTHERS.slice(0, 3))("answer alike to %s", isAlikeTo);
+  test.each(OTHERS.slice(3))("answer alike to %s", { tags: ["long"] }, isAlikeTo);
 
   test.each(NOT_PROMISED)("are told apart by %s: %s", async (statement) => {
     const [one, other] = await inBoth(statement);
