@@ -1,6 +1,7 @@
 import type { IncomingMessage } from "node:http";
 import getRawBody from "raw-body";
 import { AppError, invalid } from "../errors.ts";
+import { ExactNumber, parseJson as parseExact, problemOfNumber } from "../exact-json.ts";
 
 /** Bytes of a JSON body, unless the route says otherwise. */
 export const JSON_LIMIT = 1024 * 1024;
@@ -22,6 +23,8 @@ export async function readBody(request: IncomingMessage, limit: number): Promise
   }
 }
 
+const BODY = "the body";
+
 /** Depth of nesting, counted before parsing; brackets inside strings do not count. */
 function refuseDeepNesting(text: string): void {
   let depth = 0;
@@ -38,15 +41,18 @@ function refuseDeepNesting(text: string): void {
   }
 }
 
-/** PostgreSQL stores neither U+0000 nor half a surrogate pair: refused here, with the place. */
-export function refuseUnstorable(value: unknown, path = "the body"): void {
+/** PostgreSQL stores neither U+0000 nor half a surrogate pair, and no number is kept that clients could not read: refused here, with the place. */
+export function refuseUnstorable(value: unknown, path = BODY): void {
   if (typeof value === "string") {
     if (value.includes("\0")) throw invalid(`${path} contains U+0000, which cannot be stored`);
     if (!value.isWellFormed()) throw invalid(`${path} contains a lone surrogate, which is not valid Unicode`);
+  } else if (value instanceof ExactNumber) {
+    const problem = problemOfNumber(value);
+    if (problem !== undefined) throw invalid(`${path} ${problem}`);
   } else if (typeof value === "object" && value !== null) {
     for (const [key, item] of Object.entries(value)) {
       refuseUnstorable(key, `a key of ${path}`);
-      refuseUnstorable(item, Array.isArray(value) ? `${path}[${key}]` : key);
+      refuseUnstorable(item, Array.isArray(value) ? `${path}[${key}]` : path === BODY ? key : `${path}.${key}`);
     }
   }
 }
@@ -66,7 +72,7 @@ export function parseJson(bytes: Buffer, contentType: string | undefined): unkno
   refuseDeepNesting(text);
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseExact(text);
   } catch (cause) {
     throw new AppError("validation-error", "the body is not valid JSON", { cause });
   }

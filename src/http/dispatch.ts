@@ -1,9 +1,11 @@
 /** The request path: who, then what, then into the transaction, then the answer. */
+
 import type { ParameterizedContext } from "koa";
 import { checkCaller, enterScope, unauthorized } from "../db/access/enter.ts";
 import type { AccessRequest, Caller, RequestContext } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
+import { stringifyJson } from "../exact-json.ts";
 import { bearerOf, hashFromHeader } from "../keys/secret.ts";
 import { onBehalfOf } from "./delegation.ts";
 import type { Deps } from "./deps.ts";
@@ -157,7 +159,7 @@ type Answer = StoredAnswer | Download | TextAnswer;
 
 function answerOf(spec: Endpoint, body: unknown): Answer {
   if (body instanceof Download || body instanceof TextAnswer) return body;
-  return { status: spec.status, body: body === undefined || body === null ? null : JSON.stringify(body) };
+  return { status: spec.status, body: body === undefined || body === null ? null : stringifyJson(body) };
 }
 
 function respond(ctx: ParameterizedContext, answer: Answer): void {

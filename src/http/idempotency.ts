@@ -4,6 +4,7 @@ import type { Caller } from "../db/access/entry.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
 import { AppError, invalid } from "../errors.ts";
+import { parseJson, stringifyJson } from "../exact-json.ts";
 import type { Endpoint } from "./endpoint.ts";
 import type { Input } from "./input.ts";
 
@@ -52,7 +53,7 @@ export async function onlyOnce<T>(
   if (body instanceof RolledBack) throw new Error(`${at}: work that is undone has no answer to store`);
   if (!spec.secret) {
     const kept = spec.retold === undefined ? body : spec.retold.strip(body);
-    const stored = { status: spec.status, body: kept === undefined ? null : JSON.stringify(kept) };
+    const stored = { status: spec.status, body: kept === undefined ? null : stringifyJson(kept) };
     await tx.call("store_answer", at, key, json(stored), sql`${list(tx.spokenOf)}::uuid[]`);
   }
   return { body };
@@ -60,10 +61,10 @@ export async function onlyOnce<T>(
 
 function replayOf<T>(spec: Endpoint, { status, body }: StoredAnswer, said: Said): Once<T> {
   if (spec.retold === undefined || body === null) {
-    return { body: (body === null ? undefined : JSON.parse(body)) as T, replayed: { status, body } };
+    return { body: (body === null ? undefined : parseJson(body)) as T, replayed: { status, body } };
   }
-  const told = spec.retold.tell(JSON.parse(body), said);
-  return { body: told as T, replayed: { status, body: JSON.stringify(told) } };
+  const told = spec.retold.tell(parseJson(body), said);
+  return { body: told as T, replayed: { status, body: stringifyJson(told) } };
 }
 
 type Claim =

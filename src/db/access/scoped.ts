@@ -7,11 +7,13 @@
  * of a recursive CTE. There is no method that takes a predicate away, and a statement that names a
  * table any other way is refused before it is sent.
  */
+
 import { is, Name, Param, SQL, StringChunk } from "drizzle-orm";
 import { Column } from "drizzle-orm/column";
 import { makePgArray, PgDialect, PgTable } from "drizzle-orm/pg-core";
 import { drizzle } from "drizzle-orm/pg-proxy";
 import { sql } from "drizzle-orm/sql";
+import { stringifyJson } from "../../exact-json.ts";
 import type { Row, Transaction } from "../connect/lease.ts";
 import { scopedTables } from "../tables/index.ts";
 import type { DefinerFunction } from "./definers.ts";
@@ -49,7 +51,7 @@ const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
 export const list = (values: readonly (string | number)[]): SQL => sql`${makePgArray([...values])}`;
 
 /** JSON as one bound value. */
-export const json = (value: unknown): SQL => sql`${JSON.stringify(value)}::jsonb`;
+export const json = (value: unknown): SQL => sql`${stringifyJson(value)}::jsonb`;
 
 /** One entered transaction: a lease with a ticket, and what the ticket reaches. */
 export class ScopedTransaction {

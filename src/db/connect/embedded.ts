@@ -1,5 +1,6 @@
 import { PGlite, types } from "@electric-sql/pglite";
 import { vector } from "@electric-sql/pglite-pgvector";
+import { parseJson } from "../../exact-json.ts";
 import { FairQueue } from "../../load/fair-queue.ts";
 import { type Database, type Lease, type Leases, type Row, refuseLate } from "./lease.ts";
 import { asInstant } from "./postgres.ts";
@@ -86,6 +87,8 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Database> 
     parsers: {
       [types.TIMESTAMPTZ]: asInstant,
       [types.INT8]: Number,
+      [types.JSON]: parseJson,
+      [types.JSONB]: parseJson,
     },
   });
   await pg.exec(SESSION);

@@ -1,5 +1,6 @@
 import postgres from "postgres";
 import { AppError } from "../../errors.ts";
+import { parseJson, stringifyJson } from "../../exact-json.ts";
 import { FairQueue } from "../../load/fair-queue.ts";
 import { type Lease, type Leases, type Row, refuseLate } from "./lease.ts";
 
@@ -83,7 +84,7 @@ const SETTINGS = {
 const GRACE_MS = 2_000;
 
 /** JSON travels as text both ways, so that a string is never encoded twice. */
-const asText = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+const asText = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
 
 /** RFC 3339 in UTC; what JavaScript cannot read (a year BC) stays as the database spells it. */
 export function asInstant(text: string): string {
@@ -128,7 +129,7 @@ function connect(options: PostgresLeasesOptions): Client {
           }),
     },
     types: {
-      json: { to: 3802, from: [114, 3802], serialize: asText, parse: (text: string) => JSON.parse(text) },
+      json: { to: 3802, from: [114, 3802], serialize: asText, parse: parseJson },
       time: { to: 1184, from: [1184], serialize: String, parse: asInstant },
       bigint: { to: 20, from: [20], serialize: String, parse: Number },
     },

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { invalid, unprocessable } from "../../errors.ts";
+import { stringifyJson } from "../../exact-json.ts";
 import { prepareFact, storeFact } from "../../memory/facts.ts";
 import { ourSession, writtenSession } from "../../memory/session-ids.ts";
 import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
@@ -35,7 +36,7 @@ const triple = fields({
 }).superRefine((item, context) => {
   if ((item.value === undefined) === (item.target === undefined)) {
     context.addIssue({ code: "custom", message: "a triple has either a value or a target" });
-  } else if (JSON.stringify(item.value ?? null).length > VALUE_LIMIT) {
+  } else if (stringifyJson(item.value ?? null).length > VALUE_LIMIT) {
     context.addIssue({ code: "custom", message: `the value is over ${VALUE_LIMIT} characters` });
   }
 });

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
+import { stringifyJson } from "../../exact-json.ts";
 import { deleteItem, getItem, type KeyedItem, listItems, putItem } from "../../memory/items.ts";
 import { GENERAL } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
@@ -71,7 +72,7 @@ export const itemEndpoints = [
     body: fields({ value: z.unknown(), scopes: writeSelector }),
     handle: ({ enter, params, body }) => {
       if (body.value === undefined) throw invalid("value: an item needs a value; DELETE takes one away");
-      if (Buffer.byteLength(JSON.stringify(body.value)) > ITEM_LIMIT)
+      if (Buffer.byteLength(stringifyJson(body.value)) > ITEM_LIMIT)
         throw invalid(`value: is over ${ITEM_LIMIT} bytes of JSON`);
       return enter({ selector: body.scopes }, (tx) => putItem(tx, params.key, body.value));
     },

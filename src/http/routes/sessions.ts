@@ -1,10 +1,11 @@
 import { z } from "zod";
 import { settingsOf } from "../../context/settings.ts";
 import { invalid } from "../../errors.ts";
+import { stringifyJson } from "../../exact-json.ts";
 import { visibleSession } from "../../memory/session-ids.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
 import { sessionContext } from "../../recall/answer/session-context.ts";
-import { NO_FILTER } from "../../recall/ranking/filter.ts";
+import { PRESENT } from "../../recall/ranking/filter.ts";
 import { recallThroughTiers } from "../../recall/recall.ts";
 import { recallDeps } from "../deps.ts";
 import { endpoint } from "../endpoint.ts";
@@ -54,7 +55,7 @@ export const sessionEndpoints = [
     body: fields({ scopes: writeSelector, metadata: z.record(z.string(), z.unknown()).optional() }),
     handle: ({ enter, body }) => {
       const metadata = body.metadata ?? {};
-      if (JSON.stringify(metadata).length > METADATA_LIMIT) throw invalid(`metadata is over ${METADATA_LIMIT} bytes`);
+      if (stringifyJson(metadata).length > METADATA_LIMIT) throw invalid(`metadata is over ${METADATA_LIMIT} bytes`);
       return enter({ selector: body.scopes }, async (tx) => {
         const { id: made, scopes, scope, createdAt } = await createSession(tx, metadata);
         return { id: made, scopes, scope, createdAt };
@@ -130,7 +131,7 @@ export const sessionEndpoints = [
       return recallThroughTiers(
         (access, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...access }, work),
         recallDeps(deps),
-        { query: body.query, k: 20, mode: "hybrid", filter: NO_FILTER, includeDuplicates: false },
+        { query: body.query, k: 20, mode: "hybrid", filter: PRESENT, includeDuplicates: false },
         { operation: "context", sessionId },
         async (tx, { hits }) => ({ context: await sessionContext(tx, sessionId, hits, settingsOf(tx).contextTokens) }),
       );
