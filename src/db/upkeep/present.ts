@@ -53,6 +53,9 @@ export function readPast(migrations: readonly string[]): SqlFile[] {
   return [...past].map(([name, text]) => ({ name, text }));
 }
 
+/** What stands for a file that is no longer there. */
+const GONE_FILE = "-- Its subject stands in other files now.";
+
 export interface NextMigration {
   /** What comes up to the tables, and with them. */
   readonly tables: string;
@@ -93,7 +96,8 @@ export function composeMigration(
   const replaced = [...old]
     .filter(([name, rest]) => now.has(name) && now.get(name) !== rest)
     .map(([name]) => drop(name));
-  if (tables === "" && differing.length === 0 && gone.length === 0) return undefined;
+  const left = past.filter(({ name, text }) => text !== GONE_FILE && !present.some((file) => file.name === name));
+  if (tables === "" && differing.length + gone.length + left.length === 0) return undefined;
   const changed = present.filter((file) => differing.includes(file) || isForAll(file));
   const asPart = ({ name, text }: SqlFile) => `-- src/db/sql/${name}\n${text}\n`;
   return {
@@ -102,6 +106,7 @@ export function composeMigration(
       ...(replaced.length === 0 ? [] : [DROP_POLICIES]),
       ...replaced,
       ...changed.filter((file) => !isFoundation(file)).map(asPart),
+      ...left.map(({ name }) => asPart({ name, text: GONE_FILE })),
       ...gone,
     ].join(BREAK),
   };
