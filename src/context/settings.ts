@@ -12,18 +12,22 @@ export const contextSettings = {
   contextTokens: z.int().min(100).max(1_000_000).optional(),
   /** How old an answer from the cache may be; 0: there is no cache. */
   cacheSeconds: z.int().min(0).max(86_400).optional(),
+  /** How long a fact or turn of the category context is so, from when it was observed. */
+  contextDays: z.int().min(1).max(3_650).optional(),
 };
 
 export interface ContextSettings {
   readonly fullContextTokens: number;
   readonly contextTokens: number;
   readonly cacheSeconds: number;
+  readonly contextDays: number;
 }
 
 export const DEFAULT_SETTINGS: ContextSettings = {
   fullContextTokens: 8_000,
   contextTokens: 2_000,
   cacheSeconds: 3_600,
+  contextDays: 7,
 };
 
 interface ContextFacts {
@@ -35,6 +39,9 @@ interface ContextFacts {
 export function settingsOf(tx: ScopedTransaction): ContextSettings {
   return { ...DEFAULT_SETTINGS, ...(tx.entry.settings as Partial<ContextSettings>) };
 }
+
+const DAY_SECONDS = 86_400;
+export const contextSecondsOf = (tx: ScopedTransaction): number => settingsOf(tx).contextDays * DAY_SECONDS;
 
 /** The Context as the management plane shows it. */
 export async function readContext(tx: ScopedTransaction, facts: ContextFacts) {

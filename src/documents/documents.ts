@@ -227,21 +227,25 @@ export interface Chunk {
   readonly text: string;
   readonly tokenCount: number;
   readonly duplicateOf?: string;
+  /** The kinds of planted instructions that the text looks like, where it does. */
+  readonly suspicious?: readonly string[];
 }
 
-export interface ChunkRow extends Omit<Chunk, "section" | "duplicateOf"> {
+export interface ChunkRow extends Omit<Chunk, "section" | "duplicateOf" | "suspicious"> {
   readonly section: string | null;
   readonly duplicateOf: string | null;
+  readonly suspicious: readonly string[];
 }
 
 export const CHUNK_COLUMNS = sql`
   p.id, p.document_id AS document, p.position, p.section, p.char_start AS "charStart", p.char_end AS "charEnd", p.text,
-  p.tokens AS "tokenCount", p.duplicate_of AS "duplicateOf"`;
+  p.tokens AS "tokenCount", p.duplicate_of AS "duplicateOf", to_jsonb(p.suspicious) AS suspicious`;
 
-export const toChunk = ({ section, duplicateOf, ...row }: ChunkRow): Chunk => ({
+export const toChunk = ({ section, duplicateOf, suspicious, ...row }: ChunkRow): Chunk => ({
   ...row,
   ...(section === null ? {} : { section }),
   ...(duplicateOf === null ? {} : { duplicateOf }),
+  ...(suspicious.length === 0 ? {} : { suspicious }),
 });
 
 /** In order, of the version that recall shows. */

@@ -1,7 +1,9 @@
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
+import { normalForm } from "../text/normal-form.ts";
 import { recordTrace } from "../traces/record.ts";
 import { getDocument } from "./documents.ts";
+import { normalise } from "./parsing/normalise.ts";
 
 export interface DocumentKeyword {
   readonly keyword: string;
@@ -53,7 +55,7 @@ export async function listKeywords(
   const rows = await tx.rows<IndexedKeyword & { total: number }>(sql`
     SELECT min(k.phrase) AS keyword, k.normalised, count(*)::int AS "documentCount", max(k.score) AS score, (count(*) OVER ())::int AS total
     FROM ${tx.read("keyword", "k")}
-    WHERE ${filter.q === undefined ? sql`true` : sql`strpos(k.normalised, lower(${filter.q})) > 0`}
+    WHERE ${filter.q === undefined ? sql`true` : sql`strpos(k.normalised, ${normalise(filter.q)}) > 0`}
     GROUP BY k.normalised HAVING count(*) >= ${filter.minDocumentCount}
     ORDER BY ${ORDER[filter.sort]} LIMIT ${pageSize} OFFSET ${page * pageSize}`);
   recordTrace(tx, { kind: "retrieval", operation: "keywords", returned: rows.length });
@@ -100,7 +102,7 @@ export async function searchKeywords(
   request: { query: string; k: number; threshold: number },
 ): Promise<IndexedKeyword[]> {
   const rows = await tx.rows<IndexedKeyword>(sql`
-    WITH asked AS MATERIALIZED (SELECT tsvector_to_array(to_tsvector('english', ${request.query})) AS lexemes),
+    WITH asked AS MATERIALIZED (SELECT tsvector_to_array(to_tsvector('english', ${normalForm(request.query)})) AS lexemes),
     known AS (
       SELECT min(k.phrase) AS keyword, k.normalised, count(*)::int AS "documentCount", tsvector_to_array(to_tsvector('english', k.normalised)) AS lexemes
       FROM ${tx.read("keyword", "k")} GROUP BY k.normalised),

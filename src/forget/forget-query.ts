@@ -82,7 +82,8 @@ export async function forgetMatching(
     };
   }
   const named = topic === undefined ? {} : await matchNames(tx, topic, request.threshold);
-  const items = { ...itemsOf(matches, request), ...named };
+  const found = itemsOf(matches, request);
+  const items = { ...found, ...named, facts: [...found.facts, ...(await factsBeside(tx, request, found.facts))] };
   const counts = await forgetItems(tx, items, request.purge);
   const pendingDocuments = await tx.call<number>("pending_documents");
   await tx.call("drop_cached_answers");
@@ -137,12 +138,14 @@ async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, item
     { expiredAt: sql`now()` },
     sql`id = ANY (${list(turns)}::uuid[]) AND expired_at IS NULL`,
   );
-  const fact = { expiredAt: sql`now()` };
-  const attribute = await tx.update("attribute", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
-  const relation = await tx.update("relation", fact, sql`id = ANY (${list(facts)}::uuid[]) AND expired_at IS NULL`);
+  const expired = await forgetFacts(tx, facts, false);
   // The keyed store has no expired values: what is forgotten there is gone.
-  return { passage, turn, posting, ...nonZero({ attribute, relation, memory_item: await removeItems(tx, items) }) };
+  return { passage, turn, posting, ...nonZero({ ...expired, memory_item: await removeItems(tx, items) }) };
 }
+
+/** Takes facts away, and works out what is known without them; gives how many by table. */
+const forgetFacts = async (tx: ScopedTransaction, ids: readonly string[], forGood: boolean) =>
+  ids.length === 0 ? {} : tx.call<Record<string, number>>("forget_facts", sql`${list(ids)}::uuid[]`, forGood);
 
 const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
   ids.length === 0 ? 0 : tx.remove("memory_item", sql`id = ANY (${list(ids)}::uuid[])`);
@@ -160,6 +163,27 @@ const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest)
   sessions: query === undefined && sessionId !== undefined ? [sessionId] : [],
 });
 
+/**
+ * Rows of facts that go with what was found: what confirms a fact that goes says the same; and of a whole
+ * session whatever it said of entities.
+ */
+async function factsBeside(tx: ScopedTransaction, { query, sessionId }: ForgetRequest, facts: readonly string[]) {
+  if (query === undefined) {
+    const said = (table: "attribute" | "relation") =>
+      sql`SELECT f.id FROM ${tx.read(table, "f")} WHERE f.session_id = ${sessionId}::uuid AND NOT f.id = ANY (${list(facts)}::uuid[])`;
+    return (await tx.rows<{ id: string }>(sql`${said("attribute")} UNION ALL ${said("relation")}`)).map(({ id }) => id);
+  }
+  if (facts.length === 0) return [];
+  const confirming = (table: "attribute" | "relation", what: SQL) => sql`
+    SELECT o.id FROM ${tx.read(table, "f")} JOIN ${tx.read(table, "o")}
+      ON o.scope_id = f.scope_id AND o.entity_id = f.entity_id AND o.key_hash = f.key_hash AND o.${what} = f.${what}
+    WHERE f.id = ANY (${list(facts)}::uuid[]) AND o.is_confirmation AND o.expired_at IS NULL`;
+  const rows = await tx.rows<{ id: string }>(
+    sql`${confirming("attribute", sql`value`)} UNION ${confirming("relation", sql`target_id`)}`,
+  );
+  return rows.map(({ id }) => id);
+}
+
 /** Entities of which nothing is said any more: their names were said with what was forgotten. */
 const removeUnused = (tx: ScopedTransaction, entities: readonly string[]) =>
   tx.remove(
@@ -171,17 +195,17 @@ const removeUnused = (tx: ScopedTransaction, entities: readonly string[]) =>
 
 /** Facts, by a condition on them, with the entities that nothing else is said of. */
 async function eraseFacts(tx: ScopedTransaction, where: SQL) {
-  const about = await tx.rows<{ id: string }>(sql`
-    SELECT a.entity_id AS id FROM ${tx.read("attribute", "a")} WHERE ${where}
-    UNION SELECT x.id FROM (SELECT * FROM ${tx.read("relation", "r")} WHERE ${where}) e, LATERAL (VALUES (e.entity_id), (e.target_id)) x(id)`);
-  if (about.length === 0) return {};
-  const attribute = await tx.remove("attribute", where);
-  const relation = await tx.remove("relation", where);
-  const entity = await removeUnused(
+  const facts = await tx.rows<{ id: string; about: string[] }>(sql`
+    SELECT a.id, jsonb_build_array(a.entity_id) AS about FROM ${tx.read("attribute", "a")} WHERE ${where}
+    UNION ALL SELECT r.id, jsonb_build_array(r.entity_id, r.target_id) FROM ${tx.read("relation", "r")} WHERE ${where}`);
+  if (facts.length === 0) return {};
+  const erased = await forgetFacts(
     tx,
-    about.map(({ id }) => id),
+    facts.map(({ id }) => id),
+    true,
   );
-  return nonZero({ attribute, relation, entity });
+  const entity = await removeUnused(tx, [...new Set(facts.flatMap(({ about }) => about))]);
+  return nonZero({ ...erased, entity });
 }
 
 async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items, sessions }: ForgottenItems) {

@@ -20,11 +20,15 @@ export interface HousekeepingOptions {
   readonly journal?: { save(): Promise<void> } | undefined;
 }
 
-/** Folds counters, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
+/** Rows of each kind that are closed in one round. */
+const ENDED_AT_ONCE = 10_000;
+
+/** Folds counters, closes what is over, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
 export async function runHousekeeping(database: Database, now: Date): Promise<void> {
   await inTransaction(database.worker, async (worker) => {
     await worker.query("SELECT scopefloor.fold_counters()");
     await worker.query("SELECT scopefloor.purge_old()");
+    await worker.query("SELECT scopefloor.end_over_anywhere($1)", [ENDED_AT_ONCE]);
   });
   await sealAudit(database);
   for (const ahead of [0, 1]) {

@@ -2,6 +2,7 @@ import { JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
 import { failureOf } from "../log.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
+import { bringUp } from "./bring-up.ts";
 import { embedPassages } from "./embed-passages.ts";
 import type { JobContext } from "./job-context.ts";
 import { processDocument } from "./process-document.ts";
@@ -21,6 +22,8 @@ export interface WorkerOptions {
   readonly attempts: number;
   readonly parser: ParserLimits;
 }
+
+const WORK = { document: processDocument, embed: embedPassages, bring_up: bringUp } as const;
 
 const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 2,
@@ -116,7 +119,7 @@ export class Worker {
         await this.#queue.postpone(job, `given up after ${attempts} attempts that were interrupted`, 0, true);
         return;
       }
-      await (job.kind === "document" ? processDocument : embedPassages)({ ...this.#deps, parser, extend }, job);
+      await WORK[job.kind]({ ...this.#deps, parser, extend }, job);
       const ms = Math.round(performance.now() - startedAt);
       this.#deps.log.info({ job: job.id, kind: job.kind, attempts: job.attempts, ms }, "job done");
     } catch (error) {

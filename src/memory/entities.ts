@@ -2,20 +2,11 @@ import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { identityOf, normalKey } from "../text/names.ts";
 import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
+import { factsAt, type Moment, withTables } from "./fact-timeline.ts";
 import type { EntityName } from "./triples.ts";
-
-/** A moment in the two times of a fact: when it was believed, and when it was true. */
-export interface Moment {
-  /** As known then. */
-  readonly asOf?: string | undefined;
-  /** What was true then. */
-  readonly atInstant?: string | undefined;
-  /** What was true at some time of this span. */
-  readonly validFrom?: string | undefined;
-  readonly validUntil?: string | undefined;
-}
 
 export interface Entity extends EntityName {
   readonly id: string;
@@ -55,65 +46,57 @@ export const NARROWEST_FIRST = sql`
   (SELECT count(*) FROM jsonb_object_keys(d.tags)) DESC,
   (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(d.tags) t) COLLATE "C"`;
 
-/** Conditions on a fact under the alias f. Without a moment: what is current. */
-function atMoment({ asOf, atInstant, validFrom, validUntil }: Moment): SQL {
-  const conditions: SQL[] = [sql`f.expired_at IS NULL`];
-  // What was closed only later was still open as known then.
-  const until =
-    asOf === undefined
-      ? sql`f.valid_until`
-      : sql`CASE WHEN f.closed_at > ${asOf}::timestamptz THEN NULL ELSE f.valid_until END`;
-  if (asOf !== undefined) conditions.push(sql`f.created_at <= ${asOf}::timestamptz`);
-  if (atInstant !== undefined) {
-    conditions.push(
-      sql`f.valid_from <= ${atInstant}::timestamptz AND coalesce(${until} > ${atInstant}::timestamptz, true)`,
-    );
-  }
-  if (validFrom !== undefined) conditions.push(sql`coalesce(${until} > ${validFrom}::timestamptz, true)`);
-  if (validUntil !== undefined) conditions.push(sql`f.valid_from <= ${validUntil}::timestamptz`);
-  if (atInstant === undefined && validFrom === undefined && validUntil === undefined) {
-    conditions.push(
-      asOf === undefined ? sql`f.closed_at IS NULL` : sql`(f.closed_at IS NULL OR f.closed_at > ${asOf}::timestamptz)`,
-    );
-  }
-  return sql.join(conditions, sql` AND `);
-}
-
 const FACT = sql`
   f.id, jsonb_build_object('type', e.type, 'name', e.name) AS entity, f.key, f.category, f.valid_from AS "validFrom",
-  f.valid_until AS "validUntil", f.superseded_by AS "supersededBy", f.created_at AS "createdAt", f.closed_at AS "closedAt",
-  f.session_id AS "sessionId", f.turn_id AS "turnId", d.tags`;
+  f.known_until AS "validUntil", f.known_by AS "supersededBy", f.created_at AS "createdAt", f.known_closed AS "closedAt",
+  f.session_id AS "sessionId", f.turn_id AS "turnId", d.tags, (count(*) OVER ())::int AS total`;
 
 const ORDER = sql`ORDER BY ${NARROWEST_FIRST}, e.type, e.name, f.key, f.valid_from DESC, f.id`;
 
 /** At most; more is what recall is for. */
 const MAX_FACTS = 2_000;
 
-export async function attributesWhere(tx: ScopedTransaction, where: SQL, moment: Moment = {}): Promise<Attribute[]> {
-  const select = sql`
-    SELECT ${FACT}, f.value FROM ${tx.read("attribute", "f")}
-    JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
-    JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`;
-  const rows = await tx.rows<Raw<Attribute>>(withinAnswer(select, "value"));
-  return rows.map((row) => asKnown(withScope<Attribute>(uncounted(row)), moment));
+/** Facts of a moment, and whether there are more than these. */
+export interface FactList<T> extends ReadonlyArray<T> {
+  readonly isCut: boolean;
 }
 
-export async function relationsWhere(tx: ScopedTransaction, where: SQL, moment: Moment = {}): Promise<Relation[]> {
-  const rows = await tx.rows<Raw<Relation>>(sql`
-    SELECT ${FACT}, jsonb_build_object('type', o.type, 'name', o.name) AS target FROM ${tx.read("relation", "f")}
+/** @param where a condition on a row f and its entity e, about the entity and the key alone */
+export async function attributesWhere(
+  tx: ScopedTransaction,
+  where: SQL,
+  moment: Moment = {},
+): Promise<FactList<Attribute>> {
+  const facts = factsAt(tx, "attribute", where, moment);
+  const select = sql`
+    SELECT ${FACT}, f.value FROM ${facts.from}
+    JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
+    JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id ${ORDER} LIMIT ${MAX_FACTS}`;
+  const rows = await tx.rows<Counted<Attribute>>(sql`${withTables(facts.tables)} ${withinAnswer(select, "value")}`);
+  return factList(rows.map(uncounted));
+}
+
+/** The same of relations. */
+export async function relationsWhere(
+  tx: ScopedTransaction,
+  where: SQL,
+  moment: Moment = {},
+): Promise<FactList<Relation>> {
+  const facts = factsAt(tx, "relation", where, moment);
+  const rows = await tx.rows<Counted<Relation>>(sql`
+    ${withTables(facts.tables)}
+    SELECT ${FACT}, jsonb_build_object('type', o.type, 'name', o.name) AS target FROM ${facts.from}
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("entity", "o")} ON o.scope_id = f.scope_id AND o.id = f.target_id
-    JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE ${atMoment(moment)} AND ${where} ${ORDER} LIMIT ${MAX_FACTS}`);
-  return rows.map((row) => asKnown(withScope<Relation>(row), moment));
+    JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id ${ORDER} LIMIT ${MAX_FACTS}`);
+  return factList(rows);
 }
 
-/** As known then, what closed a fact later has not happened yet. */
-function asKnown<T extends Fact>(fact: T, { asOf }: Moment): T {
-  return asOf !== undefined && fact.closedAt !== null && fact.closedAt > asOf
-    ? { ...fact, validUntil: null, supersededBy: null, closedAt: null }
-    : fact;
+type Counted<T> = Raw<T> & { readonly total: number };
+
+function factList<T extends Fact>(rows: readonly Counted<T>[]): FactList<T> {
+  const facts = rows.map(({ total: _, ...row }) => withScope<T>(row as unknown as Raw<T>));
+  return Object.assign(facts, { isCut: facts.length < (rows[0]?.total ?? 0) });
 }
 
 /** By type and name; of the same name in several scopes the narrowest first. */
@@ -130,9 +113,9 @@ export async function listEntities(
   return rows.map((row) => withScope<Entity>(row));
 }
 
-/** A condition on an entity under the alias e; its type and name are one word to look up by (src/db/sql/1_access/9_words.sql). */
+/** A condition on an entity under the alias e: that it is of this name, however that is spelled in Unicode. */
 const isNamed = (tx: ScopedTransaction, { type, name }: EntityName): SQL =>
-  tx.isNamed("e", "name_hash", `${type}\u001f${name}`);
+  tx.isNamed("e", "name_hash", identityOf({ type, name }));
 
 async function entitiesNamed(tx: ScopedTransaction, { type, name }: EntityName): Promise<Entity[]> {
   const rows = await tx.rows<Raw<Entity>>(sql`
@@ -194,7 +177,7 @@ export async function historyOf(
   key: string,
 ): Promise<(Attribute | Relation)[]> {
   await entitiesNamed(tx, named);
-  return factsEver(tx, sql`${isNamed(tx, named)} AND ${tx.isNamed("f", "key_hash", key)}`);
+  return factsEver(tx, sql`${isNamed(tx, named)} AND ${tx.isNamed("f", "key_hash", normalKey(key))}`);
 }
 
 /** The same under every key, the keys in their order. */
@@ -224,12 +207,11 @@ export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Pr
 /** Gives the ids of those that there were to remove. */
 export async function removeEntities(tx: ScopedTransaction, entities: readonly string[]): Promise<string[]> {
   const ids = list(entities);
-  const facts = sql`
+  const facts = await tx.rows<{ id: string }>(sql`
     SELECT f.id FROM ${tx.read("attribute", "f")} WHERE f.entity_id = ANY (${ids}::uuid[])
-    UNION ALL SELECT f.id FROM ${tx.read("relation", "f")} WHERE f.entity_id = ANY (${ids}::uuid[]) OR f.target_id = ANY (${ids}::uuid[])`;
-  await tx.remove("posting", sql`passage_id IN (${facts})`);
-  await tx.remove("passage", sql`kind = 'attribute' AND id IN (${facts})`);
-  await tx.remove("attribute", sql`entity_id = ANY (${ids}::uuid[])`);
-  await tx.remove("relation", sql`entity_id = ANY (${ids}::uuid[]) OR target_id = ANY (${ids}::uuid[])`);
+    UNION ALL SELECT f.id FROM ${tx.read("relation", "f")} WHERE f.entity_id = ANY (${ids}::uuid[]) OR f.target_id = ANY (${ids}::uuid[])`);
+  const factIds = list(facts.map(({ id }) => id));
+  await tx.remove("passage", sql`kind = 'attribute' AND id = ANY (${factIds}::uuid[])`);
+  await tx.call("forget_facts", sql`${factIds}::uuid[]`, true);
   return tx.removeIds("entity", sql`id = ANY (${ids}::uuid[])`);
 }

@@ -1,4 +1,5 @@
 import { v7 as uuid } from "uuid";
+import { contextSecondsOf } from "../context/settings.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
@@ -14,7 +15,7 @@ export interface PreparedFact {
   /** Of the triples' sentences; undefined: the queue sees to them. */
   readonly embedded: Embedded | undefined;
   readonly labels: readonly string[];
-  readonly observedAt: string;
+  readonly observedAt: string | undefined;
 }
 
 /** @param turn the fact in words, if it has any */
@@ -28,7 +29,7 @@ export async function prepareFact(
     prepareTurns(models, turn === undefined ? [] : [turn]),
     triples.length === 0 ? undefined : models.embedNow(triples.map(sentenceOf)),
   ]);
-  return { turns, triples, embedded, labels: about.labels, observedAt: about.observedAt ?? new Date().toISOString() };
+  return { turns, triples, embedded, labels: about.labels, observedAt: about.observedAt };
 }
 
 export interface StoredFact {
@@ -53,7 +54,14 @@ export async function storeFact(
       : await storeTriples(
           tx,
           fact.triples,
-          { ...fact, sessionId, turnId: turns?.turnIds[0] ?? null, embedderId: models.current.id },
+          {
+            labels: fact.labels,
+            observedAt: fact.observedAt,
+            sessionId,
+            turnId: turns?.turnIds[0] ?? null,
+            embedderId: models.current.id,
+            contextSeconds: contextSecondsOf(tx),
+          },
           fact.embedded,
         );
   const isMissing = fact.turns.embedded === undefined || (fact.triples.length > 0 && fact.embedded === undefined);

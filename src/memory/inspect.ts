@@ -2,7 +2,8 @@ import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { getDocument, listChunks } from "../documents/documents.ts";
 import { invalid } from "../errors.ts";
 import { getTrace } from "../traces/list.ts";
-import { describeEntity, type Moment, wholeHistoryOf } from "./entities.ts";
+import { describeEntity, wholeHistoryOf } from "./entities.ts";
+import type { Moment } from "./fact-timeline.ts";
 
 /** What a reference names: `entity:<Type>/<name>`, `trace:<id>` or `document:<id>`. */
 export type Reference =

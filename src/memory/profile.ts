@@ -1,5 +1,6 @@
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import { identityOf, normalKey } from "../text/names.ts";
 import { recordTrace } from "../traces/record.ts";
 import { type Attribute, attributesWhere, type Relation, relationsWhere } from "./entities.ts";
 import type { EntityName } from "./triples.ts";
@@ -19,13 +20,16 @@ async function instructionsOf(tx: ScopedTransaction): Promise<Instruction[]> {
   const rows = await tx.rows<Omit<Instruction, "scope"> & { tags: Record<string, string> }>(sql`
     SELECT p.id, p.text, p.observed_at AS "occurredAt", d.tags FROM ${tx.read("passage", "p")}
     JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
-    WHERE p.kind = 'turn' AND p.role = 'system' AND p.author = 'management' AND p.expired_at IS NULL
-    ORDER BY p.observed_at DESC, p.id DESC LIMIT ${MOST_INSTRUCTIONS}`);
+    WHERE p.kind = 'turn' AND p.role = 'system' AND p.author = 'management' AND p.expired_at IS NULL AND (p.ends_at > now()) IS NOT FALSE
+    ORDER BY p.observed_at DESC, p.id DESC LIMIT ${MOST_INSTRUCTIONS + 1}`);
   return rows.map(({ tags, ...row }) => ({ ...row, scope: scopeFromDatabase(tags) }));
 }
 
 const everything = sql`true`;
-const PREFERENCE = /^(prefer|preference|like|dislike|favou?rite|love|hate|avoid)/i;
+/** The first word of a key that says so: `likes`, `favourite_tea`, and not `likelihood_of_rain`. */
+const PREFERENCE =
+  /^(prefer(s|red|ences?)?|(dis)?like[sd]?|favou?rites?|love[sd]?|hate[sd]?|avoid(s|ed)?)(_|$)|_preferences?$/;
+const saysPreference = ({ key }: Attribute) => PREFERENCE.test(normalKey(key));
 
 export interface Profile {
   /** What changes seldom: facts of the categories identity and knowledge. */
@@ -35,18 +39,21 @@ export interface Profile {
   /** Facts whose key says that somebody prefers, likes or avoids something. */
   readonly preferences: readonly Attribute[];
   readonly instructions: readonly Instruction[];
+  /** There is more than this. */
+  readonly truncated: boolean;
 }
 
 export async function profileOf(tx: ScopedTransaction): Promise<Profile> {
   const [attributes, instructions] = await Promise.all([attributesWhere(tx, everything), instructionsOf(tx)]);
   recordTrace(tx, { kind: "retrieval", operation: "profile", returned: attributes.length + instructions.length });
-  const others = attributes.filter(({ key }) => !PREFERENCE.test(key));
+  const others = attributes.filter((attribute) => !saysPreference(attribute));
   const isStatic = ({ category }: Attribute) => category === "identity" || category === "knowledge";
   return {
     static: others.filter(isStatic),
     dynamic: others.filter((attribute) => !isStatic(attribute)),
-    preferences: attributes.filter(({ key }) => PREFERENCE.test(key)),
-    instructions,
+    preferences: attributes.filter(saysPreference),
+    instructions: instructions.slice(0, MOST_INSTRUCTIONS),
+    truncated: attributes.isCut || instructions.length > MOST_INSTRUCTIONS,
   };
 }
 
@@ -64,6 +71,8 @@ export interface State {
   readonly instructions: readonly Instruction[];
   /** Entities that something points at and of which nothing is known. */
   readonly unknowns: readonly EntityName[];
+  /** There is more than this. */
+  readonly truncated: boolean;
 }
 
 export async function stateOf(tx: ScopedTransaction): Promise<State> {
@@ -82,15 +91,15 @@ export async function stateOf(tx: ScopedTransaction): Promise<State> {
     const own = { attributes: attributes.filter(isIn), relations: relations.filter(isIn) };
     return { entities: distinct([...own.attributes, ...own.relations].map(({ entity }) => entity)), ...own };
   };
-  const known = new Set([...attributes, ...relations].map(({ entity }) => nameOf(entity)));
+  const known = new Set([...attributes, ...relations].map(({ entity }) => identityOf(entity)));
   return {
     identity: part("identity"),
     knowledge: part("knowledge"),
     context: part("context"),
-    instructions,
-    unknowns: distinct(relations.map(({ target }) => target)).filter((target) => !known.has(nameOf(target))),
+    instructions: instructions.slice(0, MOST_INSTRUCTIONS),
+    unknowns: distinct(relations.map(({ target }) => target)).filter((target) => !known.has(identityOf(target))),
+    truncated: attributes.isCut || relations.isCut || instructions.length > MOST_INSTRUCTIONS,
   };
 }
 
-const nameOf = ({ type, name }: EntityName) => JSON.stringify([type, name]);
-const distinct = (names: readonly EntityName[]) => [...new Map(names.map((name) => [nameOf(name), name])).values()];
+const distinct = (names: readonly EntityName[]) => [...new Map(names.map((name) => [identityOf(name), name])).values()];

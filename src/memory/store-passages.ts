@@ -1,5 +1,8 @@
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import type { VectorText } from "../models/embedder.ts";
+import { normalForm } from "../text/normal-form.ts";
+import { plantedIn } from "../text/planted.ts";
+import { sameTextDigest } from "../text/same-text.ts";
 
 interface AnyPassage {
   readonly id: string;
@@ -23,6 +26,8 @@ export interface TurnPassage extends AnyPassage {
   /** Who said it. */
   readonly role: string;
   readonly category: string | null;
+  /** When it is over; null: it stays. */
+  readonly endsAt: string | null;
 }
 
 export interface ChunkPassage extends AnyPassage {
@@ -35,14 +40,8 @@ export interface ChunkPassage extends AnyPassage {
   readonly duplicateOf: string | null;
 }
 
-/** A current fact, under the id of its row. */
-export interface AttributePassage extends AnyPassage {
-  readonly kind: "attribute";
-  readonly sessionId: string;
-  readonly category: string | null;
-}
-
-export type NewPassage = TurnPassage | ChunkPassage | AttributePassage;
+/** (Facts' passages the database makes: src/db/sql/2_memory/7_facts.sql.) */
+export type NewPassage = TurnPassage | ChunkPassage;
 
 /** The columns of `passage` by their fields, with their types. */
 const COLUMNS = [
@@ -61,6 +60,7 @@ const COLUMNS = [
   ["char_start", "charStart", "int"],
   ["char_end", "charEnd", "int"],
   ["duplicate_of", "duplicateOf", "uuid"],
+  ["ends_at", "endsAt", "timestamptz"],
 ] as const;
 
 const SELECTED = sql.join(
@@ -72,8 +72,12 @@ const RECORD = sql.join(
   sql`, `,
 );
 
+/** What a passage is found by: its text, and twice what stands above it. */
+export const wordsOf = ({ text, heading = "" }: { readonly text: string; readonly heading?: string }) =>
+  `${text} ${heading} ${heading}`;
+
 /**
- * Stores passages with their vectors and indexes their words: two statements, whatever the number.
+ * Stores passages with their vectors and indexes their words, in the normal form: two statements, whatever the number.
  * Lexemes are PostgreSQL's own (`to_tsvector`), so stemming and stop words are too; a lexeme's
  * frequency is the number of its positions, which a tsvector cuts at 255.
  *
@@ -85,16 +89,48 @@ export async function storePassages(
   passages: readonly NewPassage[],
 ): Promise<void> {
   if (passages.length === 0) return;
+  const rows = passages.map((passage) => {
+    const written = wordsOf(passage);
+    const words = normalForm(written);
+    // Most texts are in the normal form: they are sent once.
+    return {
+      ...passage,
+      digest: sameTextDigest(passage.text),
+      suspicious: plantedIn(passage.text),
+      ...(words === written ? {} : { words }),
+    };
+  });
   await tx.insertFrom(
     "passage",
-    [...COLUMNS.map(([column]) => column), "api_key_id", "author", "labels", "lexemes", "embedding", "embedder_id"],
+    [
+      ...COLUMNS.map(([column]) => column),
+      "api_key_id",
+      "author",
+      "labels",
+      "lexemes",
+      "embedding",
+      "embedder_id",
+      "digest",
+      "suspicious",
+    ],
     sql`
       SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ${tx.entry.key.principal}::text, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
-             (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', concat_ws(' ', p.text, p.heading, p.heading))) l),
-             p.embedding::halfvec, ${embedderId}::int
-      FROM jsonb_to_recordset(${json(passages)}) AS p(${RECORD}, labels jsonb, embedding text, heading text)`,
+             (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', coalesce(p.words, concat_ws(' ', p.text, p.heading, p.heading)))) l),
+             p.embedding::halfvec, ${embedderId}::int, decode(p.digest, 'hex'), ARRAY(SELECT jsonb_array_elements_text(p.suspicious))
+      FROM jsonb_to_recordset(${json(rows)}) AS p(${RECORD}, labels jsonb, embedding text, heading text, words text, digest text, suspicious jsonb)`,
   );
-  const words = json(passages.map(({ id, text, heading = "" }) => ({ id, text: `${text} ${heading} ${heading}` })));
+  await indexWords(
+    tx,
+    passages.map((passage) => ({ id: passage.id, words: wordsOf(passage) })),
+  );
+}
+
+/** Indexes words under the ids of their passages, in the normal form. */
+export async function indexWords(
+  tx: ScopedTransaction,
+  passages: readonly { readonly id: string; readonly words: string }[],
+): Promise<void> {
+  const words = json(passages.map((passage) => ({ id: passage.id, text: normalForm(passage.words) })));
   await tx.insertFrom(
     "posting",
     ["lexeme", "passage_id", "tf", "lexemes"],

@@ -1,8 +1,12 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
+import { stringifyJson } from "../exact-json.ts";
 import type { Embedded } from "../models/embedder.ts";
 import { countTokens } from "../models/tokens.ts";
-import { storePassages } from "./store-passages.ts";
+import { foldedName, identityOf, normalKey } from "../text/names.ts";
+import { normalForm } from "../text/normal-form.ts";
+import { plantedIn } from "../text/planted.ts";
+import { sameTextDigest } from "../text/same-text.ts";
 
 export interface EntityName {
   readonly type: string;
@@ -28,15 +32,15 @@ export interface StoredTriple {
   readonly key: string;
   readonly value?: unknown;
   readonly target?: EntityName;
-  /** False: the same was known already. */
+  /** False: it confirms what was known already, and the id is that fact's. */
   readonly stored: boolean;
-  /** False: it was observed before the value that is current, and is history. */
+  /** Whether it is so at present: not over, and not of the future. */
   readonly current: boolean;
-  /** The facts that it closed. */
+  /** The facts that it ended. */
   readonly superseded: readonly string[];
 }
 
-const spell = (value: unknown) => (typeof value === "string" ? value : JSON.stringify(value));
+const spell = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
 
 /** A fact in words, as recall finds and shows it. */
 export const sentenceOf = ({ entity, key, value, target }: Pick<Triple, "entity" | "key" | "value" | "target">) =>
@@ -44,61 +48,61 @@ export const sentenceOf = ({ entity, key, value, target }: Pick<Triple, "entity"
     ? `${entity.name}: ${key.replace(/[_-]+/g, " ")}: ${spell(value)}`
     : `${entity.name} ${key.replace(/[_-]+/g, " ")} ${target.name}`;
 
+const named = (entity: EntityName) => ({ ...entity, identity: identityOf(entity), folded: foldedName(entity.name) });
+
+/** Where and how triples are said. */
+export interface Saying {
+  readonly sessionId: string;
+  readonly turnId: string | null;
+  /** RFC 3339; undefined: now, by the database's clock. */
+  readonly observedAt: string | undefined;
+  readonly labels: readonly string[];
+  readonly embedderId: number;
+  /** How long what is only so for a while is so, in seconds. */
+  readonly contextSeconds: number;
+}
+
 /**
- * Stores triples at the write scope, with what they supersede, and makes each current one a passage.
+ * Stores triples at the write scope, with what follows for what was known before, and makes each one that is
+ * not over a passage: the database does all of it (src/db/sql/2_memory/7_facts.sql).
  *
  * @param embedded the vectors of their sentences, in order; undefined: the queue makes them
  */
 export async function storeTriples(
   tx: ScopedTransaction,
   triples: readonly Triple[],
-  about: {
-    readonly sessionId: string;
-    readonly turnId: string | null;
-    readonly observedAt: string;
-    readonly labels: readonly string[];
-    readonly embedderId: number;
-  },
+  about: Saying,
   embedded: Embedded | undefined,
 ): Promise<StoredTriple[]> {
-  const rows = triples.map(({ entity, key, value, target, category }) => ({
-    id: uuid(),
-    entity,
-    key,
-    category,
-    at: about.observedAt,
-    ...(target === undefined ? { value } : { target }),
-  }));
+  const rows = triples.map(({ entity, key, value, target, category }, i) => {
+    const sentence = sentenceOf({ entity, key, value, ...(target === undefined ? {} : { target }) });
+    return {
+      id: uuid(),
+      entity: named(entity),
+      key,
+      normalKey: normalKey(key),
+      category,
+      ...(target === undefined ? { value } : { target: named(target) }),
+      sentence,
+      words: normalForm(sentence),
+      digest: sameTextDigest(sentence),
+      suspicious: plantedIn(sentence),
+      tokens: countTokens(sentence),
+      labels: about.labels,
+      ...(about.observedAt === undefined ? {} : { at: about.observedAt }),
+      ...(category === "context" ? { lifetime: about.contextSeconds } : {}),
+      ...(embedded === undefined ? {} : { embedding: embedded.vectors[i] ?? null }),
+    };
+  });
   const outcomes = await tx.call<Pick<StoredTriple, "id" | "entityId" | "stored" | "current" | "superseded">[]>(
     "put_triples",
     json(rows),
     about.sessionId,
     about.turnId,
+    embedded === undefined ? null : about.embedderId,
   );
   const stored = triples.map(({ category: _, ...triple }, i) => ({ ...triple, ...outcomes[i] }) as StoredTriple);
   // Of two values for the same key in one call the later has taken the earlier one's place already.
   const gone = new Set(stored.flatMap(({ superseded }) => superseded));
-  const known = stored.map((triple) => (gone.has(triple.id) ? { ...triple, current: false } : triple));
-  await storePassages(
-    tx,
-    embedded === undefined ? null : about.embedderId,
-    known.flatMap((triple, i) => {
-      if (!triple.stored || !triple.current) return [];
-      const text = sentenceOf(triple);
-      return [
-        {
-          id: triple.id,
-          kind: "attribute" as const,
-          sessionId: about.sessionId,
-          text,
-          labels: about.labels,
-          category: triples[i]?.category ?? null,
-          tokens: countTokens(text),
-          embedding: embedded?.vectors[i] ?? null,
-          observedAt: about.observedAt,
-        },
-      ];
-    }),
-  );
-  return known;
+  return stored.map((triple) => (gone.has(triple.id) ? { ...triple, current: false } : triple));
 }

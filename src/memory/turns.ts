@@ -1,4 +1,5 @@
 import { v7 as uuid } from "uuid";
+import { contextSecondsOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
 import { countAll, type Embedded } from "../models/embedder.ts";
@@ -99,6 +100,8 @@ export async function insertTurns(
       tokens,
       embedding: embedded?.vectors[i] ?? null,
       observedAt,
+      endsAt:
+        category === "context" ? new Date(Date.parse(observedAt) + contextSecondsOf(tx) * 1000).toISOString() : null,
     })),
   );
   return { sessionId, turnIds: rows.map((row) => row.id), passageIds: rows.map((row) => row.passageId) };

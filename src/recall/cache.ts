@@ -9,7 +9,8 @@ const kept = z.object({
   tier: z.string().transform((tier) => tier as Tier),
   plan: z.string(),
   candidates: z.number(),
-  hits: z.array(z.tuple([z.uuid(), z.int(), z.number()])),
+  /** Id, scope, score, and how many others that say the same each stands for. */
+  hits: z.array(z.tuple([z.uuid(), z.int(), z.number(), z.int()])),
   /** Model tokens that finding it took. */
   tokens: z.number(),
   /** The Context's budget at the time. */
@@ -35,7 +36,12 @@ export async function answerFromCache(tx: ScopedTransaction): Promise<Cached | u
   if (answer?.fullContextTokens !== fullContextTokens) return undefined;
   const hits = await fetchHits(
     tx,
-    answer.hits.map(([id, scopeId, score]) => ({ id, scopeId, score })),
+    answer.hits.map(([id, scopeId, score, duplicates]) => ({
+      id,
+      scopeId,
+      score,
+      ...(duplicates === 0 ? {} : { duplicates }),
+    })),
   );
   if (hits.length !== answer.hits.length) return undefined;
   return {
@@ -66,7 +72,7 @@ export function storeAnswer(
     tier: found.tier,
     plan: found.plan,
     candidates: found.candidates,
-    hits: found.hits.map(({ id, scopeId, score }) => [id, scopeId, score]),
+    hits: found.hits.map(({ id, scopeId, score, duplicates }) => [id, scopeId, score, duplicates ?? 0]),
     tokens,
     fullContextTokens,
   };

@@ -1,14 +1,11 @@
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import {
-  type Attribute,
-  attributesWhere,
-  type Moment,
-  NARROWEST_FIRST,
-  type Relation,
-  relationsWhere,
-} from "../memory/entities.ts";
+import { stringifyJson } from "../exact-json.ts";
+import { type Attribute, attributesWhere, NARROWEST_FIRST, type Relation, relationsWhere } from "../memory/entities.ts";
+import { isPresent, type Moment } from "../memory/fact-timeline.ts";
 import { sentenceOf } from "../memory/triples.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
+import { foldedName, normalKey } from "../text/names.ts";
+import { normalForm } from "../text/normal-form.ts";
 
 /** A question that names what it wants: a key of an entity, or a key of the keyed store. */
 export type TypedQuestion =
@@ -17,14 +14,8 @@ export type TypedQuestion =
 
 const OPENING =
   /^(?:what|who|where|when|which)(?:['’]s| is| are| was| were)\s+|^(?:tell me|give me|show me|get|find)\s+/i;
-const NAME = /^[\p{L}\p{N}][\p{L}\p{N} ._@-]{0,127}$/u;
-
-/** `favourite drink`, `favourite-drink` and `favourite_drink` are one key. */
-const normaliseKey = (key: string) =>
-  key
-    .trim()
-    .toLowerCase()
-    .replace(/[\s-]+/g, "_");
+/** Letters of any script with their marks, digits, and what names have inside: O'Brien, AT&T, C++, St. John, John/Jane. */
+const NAME = /^[\p{L}\p{N}][\p{L}\p{M}\p{N} ._@'’&+#!,()/-]{0,127}$/u;
 
 /**
  * What a question asks for by name; undefined: it is an open one. Known forms: `What is Alice's
@@ -32,25 +23,27 @@ const normaliseKey = (key: string) =>
  * `Alice.favourite_drink`, `memory:theme`.
  */
 export function parseTypedQuestion(query: string): TypedQuestion | undefined {
-  const asked = query.trim().replace(/\s*[?.!]+$/, "");
+  const asked = normalForm(query)
+    .trim()
+    .replace(/\s*[?.!]+$/, "");
   const keyed = /^memory:(\S{1,256})$/.exec(asked)?.[1];
   if (keyed !== undefined) return { kind: "keyed", key: keyed };
   const bare = asked.replace(OPENING, "").trim();
   const isQuestion = bare !== asked;
-  const named = /^([A-Za-z][\w-]{0,63})\/([^/]{1,128}?)[ .]([\w-]{1,128})$/.exec(bare);
+  const named = /^(\p{L}[\p{L}\p{M}\p{N}_-]{0,63})\/([^/]{1,128}?)[ .]([\p{L}\p{M}\p{N}_-]{1,128})$/u.exec(bare);
   if (named !== null) return attribute(named[2], named[3], named[1]);
-  const possessive = /^(.{1,128}?)['’]s\s+(.{1,128})$/.exec(bare);
+  const possessive = /^(.{1,128}?)(?:['’]s|(?<=s)['’])\s+(.{1,128})$/.exec(bare);
   if (possessive !== null) return attribute(possessive[1], possessive[2]);
   const of = isQuestion ? /^(?:the\s+)?(.{1,128}?)\s+of\s+(.{1,128})$/i.exec(bare) : null;
   if (of !== null) return attribute(of[2], of[1]);
-  const dotted = /^([\p{L}\p{N}_-]{1,128})\.([\p{L}\p{N}_-]{1,128})$/u.exec(bare);
+  const dotted = /^([\p{L}\p{M}\p{N}_'’&+-]{1,128})\.([\p{L}\p{M}\p{N}_-]{1,128})$/u.exec(bare);
   return dotted === null ? undefined : attribute(dotted[1], dotted[2]);
 }
 
 function attribute(entity = "", key = "", type?: string): TypedQuestion | undefined {
   const name = entity.trim();
   return NAME.test(name) && NAME.test(key.trim())
-    ? { kind: "attribute", entity: name, type, key: normaliseKey(key) }
+    ? { kind: "attribute", entity: name, type, key: normalKey(key.trim()) }
     : undefined;
 }
 
@@ -78,15 +71,8 @@ export async function answerDirectly(
 ): Promise<DirectAnswer | undefined> {
   if (question.kind === "attribute") return byEntity(tx, question, moment, k);
   // The keyed store has no history.
-  return Object.values(momentOf(moment)).some((time) => time !== undefined) ? undefined : byKey(tx, question.key);
+  return isPresent(moment) ? byKey(tx, question.key) : undefined;
 }
-
-const momentOf = ({ asOf, atInstant, validFrom, validUntil }: Moment): Moment => ({
-  asOf,
-  atInstant,
-  validFrom,
-  validUntil,
-});
 
 async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer | undefined> {
   // Never from below E, whatever the view; several clauses have no one E.
@@ -96,7 +82,7 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
     FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
     WHERE ${tx.isNamed("m", "key_hash", key)} AND d.tags <@ ${json(tx.entry.effective)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (item === undefined) return undefined;
-  const text = typeof item.value === "string" ? item.value : JSON.stringify(item.value);
+  const text = typeof item.value === "string" ? item.value : stringifyJson(item.value);
   return {
     hits: [
       {
@@ -113,25 +99,37 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
   };
 }
 
+/** The facts of the narrowest scope that says anything: that one answers. */
+function ofTheNarrowest<F extends { readonly scope: Scope }>(facts: readonly F[]): F[] {
+  const [first, ...rest] = facts;
+  if (first === undefined) return [];
+  const narrowest = rest.reduce(
+    (best, { scope }) => (Object.keys(scope).length > Object.keys(best).length ? scope : best),
+    first.scope,
+  );
+  return facts.filter(({ scope }) => sameScope(scope, narrowest));
+}
+
 async function byEntity(
   tx: ScopedTransaction,
   { entity, type, key }: Extract<TypedQuestion, { kind: "attribute" }>,
   moment: Moment,
   k: number,
 ): Promise<DirectAnswer | undefined> {
-  const where = sql`lower(e.name) = lower(${entity}) AND replace(replace(lower(f.key), ' ', '_'), '-', '_') = ${key}
-    AND ${type === undefined ? sql`true` : sql`lower(e.type) = lower(${type})`}`;
+  const where = sql`${tx.isNamed("e", "folded_hash", foldedName(entity))} AND ${tx.isNamed("f", "key_hash", key)}`;
   const [attributes, relations] = await Promise.all([
     attributesWhere(tx, where, moment),
     relationsWhere(tx, where, moment),
   ]);
-  const facts: (Attribute | Relation)[] = [...attributes, ...relations];
-  // The narrowest scope that says anything is the one that answers.
-  const narrowest = facts.reduce<Scope | undefined>(
-    (best, { scope }) => (best === undefined || Object.keys(scope).length > Object.keys(best).length ? scope : best),
-    undefined,
-  );
-  const answering = facts.filter(({ scope }) => narrowest !== undefined && sameScope(scope, narrowest)).slice(0, k);
+  const isOfType = ({ entity: { type: of } }: Attribute | Relation) =>
+    type === undefined || foldedName(of) === foldedName(type);
+  const facts: (Attribute | Relation)[] = [...attributes, ...relations].filter(isOfType);
+  // Whoever has the very name comes before others of another spelling.
+  const isExact = (fact: Attribute | Relation) => normalForm(fact.entity.name) === normalForm(entity);
+  const answering = [
+    ...ofTheNarrowest(facts.filter(isExact)),
+    ...ofTheNarrowest(facts.filter((fact) => !isExact(fact))),
+  ].slice(0, k);
   if (answering.length === 0) return undefined;
   return {
     hits: answering.map((fact) => ({

@@ -1,8 +1,8 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
-import type { Moment } from "../memory/entities.ts";
+import type { Moment } from "../memory/fact-timeline.ts";
 import { elapsed } from "../traces/record.ts";
-import type { Hit } from "./answer/hits.ts";
+import { type Hit, remarksOn } from "./answer/hits.ts";
 import { type RecallAbout, traceRecall } from "./conclude.ts";
 import { answerDirectly, parseTypedQuestion, type TypedQuestion } from "./direct.ts";
 import type { PassageFilter } from "./ranking/filter.ts";
@@ -53,7 +53,8 @@ export async function answerQuery(enter: Enter, deps: RecallDeps, request: Query
 
 /** Only what says which values it wants is answered from them; what narrows a search is for a search. */
 function typedQuestion({ query, mode, filter, sessionId }: QueryRequest): TypedQuestion | undefined {
-  const isNarrowed = mode !== undefined || filter.labels.length > 0 || sessionId !== undefined;
+  const isNarrowed =
+    mode !== undefined || filter.labels.length > 0 || sessionId !== undefined || filter.excludeSuspicious === true;
   const hasFacts = filter.kinds === undefined || filter.kinds.includes("attribute");
   return isNarrowed || !hasFacts ? undefined : parseTypedQuestion(query);
 }
@@ -81,7 +82,7 @@ async function recallDirectly(
   };
 }
 
-const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle }: Hit) => ({
+const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle, ...hit }: Hit) => ({
   id,
   source,
   text,
@@ -89,4 +90,5 @@ const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle }: Hi
   scope,
   occurredAt,
   ...(documentTitle === null ? {} : { documentTitle }),
+  ...remarksOn(hit),
 });

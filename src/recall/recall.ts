@@ -9,7 +9,7 @@ import { fetchHits } from "./answer/hits.ts";
 import { type RerankedHits, rerankHits } from "./answer/rerank.ts";
 import { answerFromCache, storeAnswer } from "./cache.ts";
 import { conclude, type RecallAbout, type Recalled, spending } from "./conclude.ts";
-import { questionDigest } from "./question.ts";
+import { canonicalQuestion, questionDigest } from "./question.ts";
 import { type SearchRequest, type SearchResult, search } from "./ranking/search.ts";
 import { otherModels } from "./vectors.ts";
 
@@ -74,18 +74,22 @@ class Recall {
   /** Under which the answer is cached. */
   readonly question: Uint8Array | undefined;
   readonly #deps: RecallDeps;
+  /** With the question in its canonical form. */
   readonly #request: Request;
+  /** The question as it was sent, for the trace. */
+  readonly #asked: string;
   readonly #about: RecallAbout;
   readonly #reranker: Reranker | undefined;
 
   constructor(deps: RecallDeps, request: Request, about: RecallAbout) {
     this.#deps = deps;
-    this.#request = request;
+    this.#request = { ...request, query: canonicalQuestion(request.query) };
+    this.#asked = request.query;
     this.#about = about;
     // An explicit mode is answered by that mode alone.
     const reranker = request.mode === "hybrid" ? deps.reranker : undefined;
     this.#reranker = reranker;
-    this.question = questionDigest({ ...request, fullContextTokens: 0 }, [
+    this.question = questionDigest({ ...this.#request, fullContextTokens: 0 }, [
       deps.models.current.id,
       ...(reranker === undefined ? [] : ["reranked", reranker.settings.url, reranker.settings.model ?? ""]),
     ]);
@@ -114,12 +118,12 @@ class Recall {
 
   /** One transaction's part: the answer, or what it still needs. */
   async step(tx: ScopedTransaction, have: Supplies): Promise<Recalled | RolledBack<Need>> {
-    const { query, k } = this.#request;
+    const { k } = this.#request;
     if (have.reranked !== undefined) return this.#inOrder(tx, have.vectors ?? NO_VECTORS, have.reranked);
     const cached = await answerFromCache(tx);
     if (cached !== undefined) {
       this.#deps.onCache(true);
-      return conclude(tx, query, cached, this.#about, { savedTokens: cached.savedTokens });
+      return conclude(tx, this.#asked, cached, this.#about, { savedTokens: cached.savedTokens });
     }
     const others = have.others ?? (await otherModels(tx, this.#deps.models));
     if (have.vectors === undefined || (have.others === undefined && others.size > 0)) {
@@ -145,7 +149,7 @@ class Recall {
     vectors: QueryVectors,
     { found, version, order }: NonNullable<Supplies["reranked"]>,
   ): Promise<Recalled> {
-    const hits = await fetchHits(tx, order.candidates.slice(0, this.#request.k));
+    const hits = await fetchHits(tx, order.candidates.slice(0, this.#request.k), this.#request.filter);
     if (order.spent !== undefined) recordTrace(tx, order.spent);
     const result = { ...found, plan: `${found.plan}; ${order.note}`, hits };
     return this.#finish(tx, result, vectors, version, order.isRanked, order.spent?.inputTokens);
@@ -166,6 +170,6 @@ class Recall {
         storeAnswer(tx, this.question, version, found, vectors.tokens + rankTokens);
       }
     }
-    return conclude(tx, this.#request.query, found, this.#about, spending(this.#deps.models, vectors));
+    return conclude(tx, this.#asked, found, this.#about, spending(this.#deps.models, vectors));
   }
 }

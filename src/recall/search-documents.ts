@@ -1,7 +1,9 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
 import type { Models, QueryVectors } from "../models/models.ts";
+import { remarksOn } from "./answer/hits.ts";
 import { conclude, spending } from "./conclude.ts";
+import { canonicalQuestion } from "./question.ts";
 import type { Candidate } from "./ranking/candidate.ts";
 import { NO_FILTER } from "./ranking/filter.ts";
 import { type Mode, search } from "./ranking/search.ts";
@@ -15,6 +17,8 @@ export interface DocumentsRequest {
   readonly documentIds: readonly string[] | undefined;
   readonly mimeType: string | undefined;
   readonly labels: readonly string[];
+  readonly includeDuplicates: boolean;
+  readonly excludeSuspicious: boolean;
   readonly rrfK: number | undefined;
   readonly vectorWeight: number | undefined;
   readonly hintsIgnored: readonly string[];
@@ -30,6 +34,8 @@ export interface DocumentResult {
     readonly version: number;
   };
   readonly score: number;
+  readonly suspicious?: readonly string[];
+  readonly duplicates?: number;
 }
 
 /** Of the best documents so many are followed along their links. */
@@ -44,7 +50,7 @@ export async function queryDocuments(
 ): Promise<DocumentResult[]> {
   const graph = request.mode === "hybrid_graph";
   const found = await search(tx, {
-    query: request.query,
+    query: canonicalQuestion(request.query),
     prepared,
     k: request.k,
     mode: request.mode === "hybrid_graph" ? "hybrid" : request.mode,
@@ -54,8 +60,9 @@ export async function queryDocuments(
       kinds: ["chunk"],
       documentIds: request.documentIds,
       mimeType: request.mimeType,
+      excludeSuspicious: request.excludeSuspicious,
     },
-    includeDuplicates: false,
+    includeDuplicates: request.includeDuplicates,
     leastScore: request.threshold ?? 0,
     fullContextTokens: 0,
     fusion: {
@@ -66,7 +73,7 @@ export async function queryDocuments(
   });
   const about = { operation: "documents_query", hintsIgnored: request.hintsIgnored } as const;
   const { hits } = await conclude(tx, request.query, found, about, spending(models, prepared));
-  const scores = new Map(hits.map((hit) => [hit.id, hit.score]));
+  const byId = new Map(hits.map((hit) => [hit.id, hit]));
   const rows = await tx.rows<
     ChunkRow & { title: string; mimeType: string; source: string | null; version: number }
   >(sql`
@@ -77,7 +84,8 @@ export async function queryDocuments(
     .map(({ title, mimeType, source, version, ...row }) => ({
       chunk: toChunk(row),
       document: { id: row.document, title, mimeType, source, version },
-      score: scores.get(row.id) ?? 0,
+      score: byId.get(row.id)?.score ?? 0,
+      ...remarksOn(byId.get(row.id)),
     }))
     .sort((a, b) => b.score - a.score || (a.chunk.id < b.chunk.id ? -1 : 1));
 }

@@ -89,6 +89,8 @@ describe("migrations", () => {
   });
 });
 
+const ID = (n: number) => `01900000-0000-7000-8000-00000000000${n}`;
+
 test("a database of this release moves on with its rows, also where its owner is no superuser", async () => {
   const url = inject("postgresTemplate")?.url;
   const name = `scopefloor_upgrade_${randomBytes(4).toString("hex")}`;
@@ -116,8 +118,36 @@ test("a database of this release moves on with its rows, also where its owner is
     await owner(`INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (5, 4, '{"org":"old"}')`);
     await owner(`INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at)
       SELECT 4, 5, gen_random_uuid(), 'turn', gen_random_uuid(), 'old text', 2, 2, now() FROM generate_series(1, 3)`);
+    // Facts: a value and the one before it, and a relation that a later call said again beside another.
+    await owner(`INSERT INTO scopefloor.entity (tenant_id, scope_id, id, type, name, api_key_id)
+      SELECT 4, 5, e.id, 'P', e.name, gen_random_uuid() FROM (VALUES ('${ID(1)}'::uuid, 'Kim'), ('${ID(2)}'::uuid, 'Bob'), ('${ID(3)}'::uuid, 'Cleo')) e(id, name)`);
+    await owner(`INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, key, value, valid_from, valid_until, superseded_by, closed_at, api_key_id)
+      VALUES (4, 5, '${ID(4)}', '${ID(1)}', 'city', '"Oslo"', '2024-01-01', '2024-06-01', '${ID(5)}', now(), gen_random_uuid()),
+             (4, 5, '${ID(5)}', '${ID(1)}', 'city', '"Rome"', '2024-06-01', NULL, NULL, NULL, gen_random_uuid())`);
+    await owner(`INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, valid_from, api_key_id, created_at)
+      VALUES (4, 5, '${ID(6)}', '${ID(1)}', '${ID(2)}', 'friend', '2024-01-01', gen_random_uuid(), '2024-01-01'),
+             (4, 5, '${ID(7)}', '${ID(1)}', '${ID(3)}', 'friend', '2024-03-01', gen_random_uuid(), '2024-03-01')`);
     const log = createLog("silent");
     await prepareDatabase(database, { context: "default", mayMigrate: true, log });
+    expect(
+      await owner(
+        "SELECT sentence, observation_id = id AS own, valid_until IS NULL AS current FROM scopefloor.attribute ORDER BY id",
+      ),
+    ).toEqual([
+      { sentence: "Kim: city: Oslo", own: true, current: false },
+      { sentence: "Kim: city: Rome", own: true, current: true },
+    ]);
+    // Bob was said at first and went on beside Cleo: at the later observation he is there again, and confirmed.
+    expect(
+      await owner(
+        "SELECT sentence, observation_id, is_confirmation FROM scopefloor.relation ORDER BY valid_from, sentence",
+      ),
+    ).toEqual([
+      { sentence: "Kim friend Bob", observation_id: ID(6), is_confirmation: false },
+      { sentence: "Kim friend Bob", observation_id: ID(7), is_confirmation: true },
+      { sentence: "Kim friend Cleo", observation_id: ID(7), is_confirmation: false },
+    ]);
+    expect(await owner("SELECT kind, state FROM scopefloor.job")).toEqual([]); // there is no key yet
     await migrate(database, release);
     const kept =
       "SELECT count(*)::int AS n, min(next) AS next FROM scopefloor.passage WHERE scope_id = 5 AND text = 'old text'";

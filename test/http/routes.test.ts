@@ -80,6 +80,8 @@ const expected: Record<string, Expectation> = {
   "delete /{ctx}/entities/{type}/{name}": { ...writes, names: "entity" },
   "get /{ctx}/entities/{type}/{name}/history/{key}": { ...reads, names: "fact" },
   "get /{ctx}/profile": reads,
+  "post /{ctx}/lifecycle/expire": writes,
+  "post /{ctx}/fsck": reads,
   "get /{ctx}/state": reads,
   "post /{ctx}/state": reads,
   "get /{ctx}/inspect": { ...reads, query: `?ref=document:${"{id}"}`, names: "document" },

@@ -61,19 +61,20 @@ const FOREIGN = `
   INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, api_key_id)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), jsonb_build_object('org', 'foreign' || n), false, 'erase', 'query', '{}', gen_random_uuid() FROM generate_series(1, 50000) n;
   INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id) SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 50000) n;
-  INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at, session_id, turn_id)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'turn', gen_random_uuid(), 'foreign text', 2, 2, now(), gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 150000) n;
+  INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at, session_id, turn_id, starts_at, ends_at)
+    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'turn', gen_random_uuid(), 'foreign text', 2, 2, now(), gen_random_uuid(), gen_random_uuid(),
+      now() + make_interval(hours => n - 75000), now() + make_interval(hours => n - 70000) FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
     SELECT 1000 + n % 20000, 1000 + n % 20000, hashtextextended('word' || n % 500, 0), gen_random_uuid(), 1, 2 FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, passages, tokens, lexemes, bytes) SELECT n, n, 7, 14, 14, 90 FROM generate_series(1000, 20999) n;
   INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'user', 'foreign', n, now() FROM generate_series(1, 50000) n;
-  INSERT INTO scopefloor.entity (tenant_id, scope_id, id, type, name, name_hash, api_key_id)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'Person', 'Ann', gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 50000) n;
-  INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, key, key_hash, value, valid_from, api_key_id)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), 'drink', gen_random_uuid(), '"tea"', now(), gen_random_uuid() FROM generate_series(1, 50000) n;
-  INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, key_hash, valid_from, api_key_id)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'knows', gen_random_uuid(), now(), gen_random_uuid() FROM generate_series(1, 30000) n;
+  INSERT INTO scopefloor.entity (tenant_id, scope_id, id, type, name, name_hash, folded_hash, api_key_id)
+    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'Person', 'Ann', gen_random_uuid(), gen_random_uuid(), gen_random_uuid() FROM generate_series(1, 50000) n;
+  INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, key, key_hash, value, valid_from, observation_id, valid_until, api_key_id)
+    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), 'drink', gen_random_uuid(), '"tea"', now(), gen_random_uuid(), now() + make_interval(hours => n - 25000), gen_random_uuid() FROM generate_series(1, 50000) n;
+  INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, key_hash, valid_from, observation_id, valid_until, api_key_id)
+    SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'knows', gen_random_uuid(), now(), gen_random_uuid(), now() + make_interval(hours => n - 15000), gen_random_uuid() FROM generate_series(1, 30000) n;
   INSERT INTO scopefloor.document (tenant_id, scope_id, id, api_key_id, title, mime_type, size_bytes, content_key, observed_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), 'foreign', 'text/plain', 9, gen_random_uuid(), now() FROM generate_series(1, 30000) n;
   INSERT INTO scopefloor.keyword (tenant_id, scope_id, document_id, normalised, normalised_hash, phrase, score, count)
@@ -189,6 +190,34 @@ async function requests(acme: Client, admin: Client): Promise<void> {
     await acme.post<{ hits: object[]; trace: { traceId: string } }>("/query", { query: "harbour tea", k: 10 })
   ).body;
   expect(hits.length).toBeGreaterThan(0);
+  const ann = (value: string, observedAt: string) =>
+    acme.post("/facts", {
+      triples: [
+        { entity: { type: "Person", name: "Ann" }, key: "drink", value, memoryCategory: "context" },
+        { entity: { type: "Person", name: "Ann" }, key: "knows", target: { type: "Person", name: value } },
+      ],
+      observedAt,
+    });
+  for (const value of ["juice", "juice", "milk"]) await ok(ann(value, "2024-05-01T00:00:00Z"));
+  await ok(ann("juice", "2024-03-01T00:00:00Z"));
+  await ok(ann("wine", "2090-03-01T00:00:00Z"));
+  const now = new Date().toISOString();
+  const moments: readonly Record<string, string>[] = [
+    { asOf: now },
+    { atInstant: "2024-04-01T00:00:00Z" },
+    { asOf: now, validFrom: "2024-04-01T00:00:00Z", validUntil: "2024-06-01T00:00:00Z" },
+  ];
+  for (const moment of moments) {
+    await ok(acme.post("/query", { query: "what does Ann drink", ...moment }));
+    await ok(acme.post("/query", { query: "What is Ann's drink?", ...moment }));
+    await ok(acme.post("/query", { query: "zzyzx", ...moment }));
+    await ok(acme.get(`/entities/Person/Ann?${new URLSearchParams(moment)}`));
+  }
+  await ok(acme.get("/entities/Person/Ann/history/drink"));
+  await ok(acme.post("/lifecycle/expire", {}));
+  await ok(acme.post("/fsck", {}));
+  await ok(admin.post("/fsck", {}));
+  await ok(acme.post("/forget", { query: "juice", purge: true }));
   for (const query of ["What is Ann's drink?", "memory:theme", "the word7 of the harbour", "word1 word2 word3"])
     await ok(acme.post("/query", { query }));
   await ok(acme.post("/query", { query: "harbour", lens: "user/bob" }));

@@ -55,6 +55,7 @@ const BLOCK = "test/recall/prompt-block.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
 const JOURNAL = "test/forget/journal.test.ts";
 const INFERENCE = `${ISOLATION}/inference.test.ts`;
+const FACTS = `${ISOLATION}/facts.test.ts`;
 const INJECTED = `${ISOLATION}/injected.test.ts`;
 const SCOPED = "src/db/access/scoped.ts";
 const ENTER = "src/db/access/enter.ts";
@@ -267,8 +268,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "cached answers for whoever asks the same, with other narrowing (threat 1)",
     file: "src/recall/question.ts",
-    from: "const asked = [normalise(query), narrowed,",
-    to: "const asked = [normalise(query), narrowed.length > 99,",
+    from: "const asked = [query, narrowed,",
+    to: "const asked = [query, narrowed.length > 99,",
     tests: [CACHE],
   },
   {
@@ -959,7 +960,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "names are looked up by a hash without a secret (threat 36)",
     function: "set_lookup",
-    from: "NEW.name_hash := scopefloor.word_hash(secret, scopefloor.entity_word(NEW.type, NEW.name));",
+    from: "NEW.name_hash := scopefloor.word_hash(secret, NEW.identity);",
     to: "NEW.name_hash := md5(NEW.name)::uuid;",
     tests: [INFERENCE],
   },
@@ -1201,5 +1202,34 @@ export const MUTANTS: readonly Mutant[] = [
     from: "const difference = usedBy(one, now) - usedBy(other, now);",
     to: "const difference = 0 * (usedBy(one, now) - usedBy(other, now));",
     tests: ["test/faults/fair-queue.test.ts"],
+  },
+  // -- Facts and what follows from them.
+  {
+    name: "facts are forgotten by their ids, wherever they are (threat 9)",
+    function: "forget_facts",
+    from: "WHERE f.scope_id = ANY (reached) OR (t->'modify'->>'all')::bool",
+    to: "WHERE true",
+    tests: [FACTS],
+  },
+  {
+    name: "what is over is closed for everybody by whoever asks (threat 9)",
+    function: "end_over_within",
+    from: "CASE WHEN (t->'modify'->>'all')::bool THEN NULL ELSE scopefloor.ids_in(t->'modify') END",
+    to: "NULL",
+    tests: [FACTS],
+  },
+  {
+    name: "rows that no scope explains are shown to everybody (threat 10)",
+    function: "unscoped_content",
+    from: "IF t->'floor' <> '{}' OR NOT coalesce((t->'read'->>'all')::bool, false) THEN",
+    to: "IF false THEN",
+    tests: [FACTS],
+  },
+  {
+    name: "facts of a moment from every scope (threat 3)",
+    file: "src/memory/fact-timeline.ts",
+    from: 'SELECT f.* FROM ${tx.read(table, "f")} JOIN',
+    to: 'SELECT f.* FROM ${sql.raw("scopef" + `loor.${table}`)} f JOIN',
+    tests: [FACTS],
   },
 ];

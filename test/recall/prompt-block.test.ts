@@ -44,6 +44,7 @@ const hit = (text: string, more: Partial<Hit> = {}): Hit => ({
   sessionId: null,
   documentId: null,
   documentTitle: null,
+  suspicious: [],
   ...more,
 });
 

@@ -2,7 +2,6 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { LexicalEmbeddings } from "../../src/models/lexical-embeddings.ts";
 import { countTokens } from "../../src/models/tokens.ts";
 import { foldDuplicates } from "../../src/recall/answer/fold.ts";
-import type { Hit } from "../../src/recall/answer/hits.ts";
 import type { Candidate } from "../../src/recall/ranking/candidate.ts";
 import { fuseByRank } from "../../src/recall/ranking/fuse.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
@@ -189,13 +188,23 @@ describe("fusion and folding", () => {
     ]);
   });
 
-  test("folding keeps the best of near-duplicates, and texts without words apart", () => {
-    const hit = (id: string, text: string) => ({ id, text }) as Hit;
-    const kept = foldDuplicates(
-      [hit("1", "one two three"), hit("2", "Three two one!"), hit("3", "!!!"), hit("4", "???")],
-      10,
-    );
-    expect(kept.map(({ id }) => id)).toEqual(["1", "3", "4"]);
+  test("of what says the same the newest stands for all, at the place of the best, and says for how many", () => {
+    const found = (id: string, digest: string | null, observedAt: string, score: number) => ({
+      ...candidate(id, score),
+      digest,
+      observedAt,
+    });
+    const ranked = [
+      found("1", "same", "2024-01-01T00:00:00Z", 3),
+      found("2", null, "2024-01-01T00:00:00Z", 2),
+      found("3", "same", "2024-03-01T00:00:00Z", 1.5),
+      found("4", "same", "2024-03-01T00:00:00Z", 1),
+      found("5", null, "2024-01-01T00:00:00Z", 0.5),
+    ];
+    expect(foldDuplicates(ranked, 2).map(({ id, score, duplicates }) => [id, score, duplicates])).toEqual([
+      ["4", 3, 2],
+      ["2", 2, undefined],
+    ]);
   });
 
   test("the built-in embedder gives unit vectors, near for shared words and far for none", async () => {

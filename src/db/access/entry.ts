@@ -72,6 +72,8 @@ export interface RecallState {
   /** Changes with every write in a visible scope; null: nothing is cached for such a view. */
   readonly version: string | null;
   readonly cached: { readonly given: unknown; readonly ageSeconds: number } | null;
+  /** Whether there may be passages that are no answer now, since they begin later or are over. */
+  readonly timed: boolean;
 }
 
 /** A scope by its id, with the tenant that it belongs to. */

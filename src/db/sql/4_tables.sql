@@ -26,14 +26,14 @@ BEGIN
     ('api_key', '{name,floor,narrowed_by}'),
     ('session', '{metadata,name}'),
     ('turn', '{content}'),
-    ('passage', '{text,labels,embedding,code,section}'),
+    ('passage', '{text,labels,embedding,code,section,digest,suspicious}'),
     ('posting', '{lexeme}'),
     ('document', '{title,source,content_hash,labels,error}'),
     ('document_content', '{bytes}'),
     ('keyword', '{normalised,phrase}'),
-    ('entity', '{name,type}'),
-    ('attribute', '{key,value}'),
-    ('relation', '{key}'),
+    ('entity', '{name,type,identity,folded}'),
+    ('attribute', '{key,normal_key,value,sentence,labels}'),
+    ('relation', '{key,normal_key,sentence,labels}'),
     ('memory_item', '{key,value}'),
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
@@ -57,10 +57,10 @@ INSERT INTO scopefloor.tenant (id, root) VALUES (0, '{}') ON CONFLICT DO NOTHING
 INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLICT DO NOTHING;
 
 -- What words are looked up by follows them (1_access/9_words.sql).
-CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, name_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, identity, folded, name_hash, folded_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, name_hash ON scopefloor.session FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
-CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
-CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, normal_key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, normal_key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.memory_item FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF normalised, normalised_hash ON scopefloor.keyword FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
 CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF content_hash, content_key ON scopefloor.document FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();

@@ -83,10 +83,8 @@ BEGIN
     ('entity', 'read', 'SELECT', service, knowledge, NULL), -- written by put_triples
     ('entity', 'remove', 'DELETE', service, deleted, NULL),
     ('attribute', 'read', 'SELECT', service, knowledge, NULL),
-    ('attribute', 'change', 'UPDATE', service, modifiable, modifiable),
     ('attribute', 'remove', 'DELETE', service, deleted, NULL),
     ('relation', 'read', 'SELECT', service, knowledge, NULL),
-    ('relation', 'change', 'UPDATE', service, modifiable, modifiable),
     ('relation', 'remove', 'DELETE', service, deleted, NULL),
     ('memory_item', 'read', 'SELECT', service, knowledge, NULL), -- written by put_item
     ('memory_item', 'remove', 'DELETE', service, deleted, NULL),

@@ -33,7 +33,6 @@ GRANT UPDATE (closed_at, metadata) ON scopefloor.session TO scopefloor_app;
 GRANT UPDATE (expired_at) ON scopefloor.turn TO scopefloor_app;
 GRANT UPDATE (expired_at, embedding, embedder_id) ON scopefloor.passage TO scopefloor_app;
 GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_app; -- a heading may name what is forgotten
-GRANT UPDATE (expired_at, closed_at) ON scopefloor.attribute, scopefloor.relation TO scopefloor_app;
 GRANT UPDATE (status, error, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
   ON scopefloor.document TO scopefloor_app, scopefloor_worker;
 
@@ -42,7 +41,7 @@ GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.posting, scopeflo
   scopefloor.document_link, scopefloor.chunk_band TO scopefloor_worker;
 GRANT SELECT, DELETE ON scopefloor.document, scopefloor.entity, scopefloor.attribute, scopefloor.relation, scopefloor.memory_item
   TO scopefloor_worker;
-GRANT UPDATE (embedding, embedder_id) ON scopefloor.passage TO scopefloor_worker;
+GRANT UPDATE (embedding, embedder_id, digest, suspicious, lexemes) ON scopefloor.passage TO scopefloor_worker;
 GRANT SELECT ON scopefloor.embedder TO scopefloor_worker;
 GRANT INSERT ON scopefloor.decision_trace TO scopefloor_worker;
 

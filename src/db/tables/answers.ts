@@ -1,6 +1,6 @@
 import { sql } from "drizzle-orm";
 import { index, integer, jsonb, primaryKey, text, uuid } from "drizzle-orm/pg-core";
-import { bytea, createdAt, place, scopefloor } from "./columns.ts";
+import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
 
 /** Stored answers; a row is claimed before the work and filled in the same transaction (src/db/sql/2_memory/4_idempotency.sql). */
 export const idempotency = scopefloor.table(
@@ -41,6 +41,8 @@ export const responseCache = scopefloor.table(
     /** The same scopes, to find what a forget has to drop without looking at everybody's answers. */
     scopeIds: integer("scope_ids").array().notNull().default(sql`'{}'`),
     answer: jsonb("answer").notNull(),
+    /** When something that is seen begins or ends next: from then on it is no answer any more. */
+    goodUntil: time("good_until"),
     createdAt: createdAt(),
   },
   (t) => [

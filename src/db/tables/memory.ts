@@ -12,7 +12,7 @@ import {
   unique,
   uuid,
 } from "drizzle-orm/pg-core";
-import { createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
+import { bytea, createdAt, halfvec, place, scopefloor, signs, time } from "./columns.ts";
 import { document } from "./documents.ts";
 
 export const session = scopefloor.table(
@@ -100,6 +100,13 @@ export const passage = scopefloor.table(
     charEnd: integer("char_end"),
     /** An older chunk of the scope that says nearly the same. */
     duplicateOf: uuid("duplicate_of"),
+    /** Of what the text says: texts that say the same have the same (src/text/same-text.ts). Null: stored before there was one. */
+    digest: bytea("digest"),
+    /** Of a fact that is not true yet, and of what ends: outside of these it is no answer for the present. */
+    startsAt: time("starts_at"),
+    endsAt: time("ends_at"),
+    /** The kinds of planted instructions that the text looks like (src/text/planted.ts). */
+    suspicious: text("suspicious").array().notNull().default(sql`'{}'`),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
@@ -108,6 +115,11 @@ export const passage = scopefloor.table(
     index("passage_turn").on(t.scopeId, t.turnId),
     index("passage_document").on(t.scopeId, t.documentId, t.position),
     index("passage_session").on(t.scopeId, t.sessionId, t.position),
+    index("passage_starts").on(t.scopeId, t.startsAt).where(sql`starts_at IS NOT NULL`),
+    index("passage_ends").on(t.scopeId, t.endsAt).where(sql`ends_at IS NOT NULL AND expired_at IS NULL`),
+    // For the worker, which ends what is over in every scope.
+    index("passage_over").on(t.endsAt).where(sql`ends_at IS NOT NULL AND expired_at IS NULL`),
+    index("passage_begun").on(t.startsAt).where(sql`starts_at IS NOT NULL`),
     foreignKey({
       columns: [t.scopeId, t.documentId, t.tenantId],
       foreignColumns: [document.scopeId, document.id, document.tenantId],

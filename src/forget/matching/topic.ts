@@ -1,4 +1,6 @@
+import { normalFormSql } from "../../db/access/normal-form-sql.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { normalForm } from "../../text/normal-form.ts";
 
 /** What orders a forget, or fills it out, and names nothing by itself. */
 const COMMANDS = new Set(
@@ -15,7 +17,7 @@ const TOKEN = /[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:[._@:+#/'’-]+[\p{L}\p{N}][\p{L
 /** A token that is an identifier: it has a digit, or is joined like an address or a path. */
 const IDENTIFIER = /\p{N}|[@_/]|\p{L}\.\p{L}/u;
 
-const tokensOf = (text: string): string[] => text.normalize("NFKC").toLowerCase().match(TOKEN) ?? [];
+const tokensOf = (text: string): string[] => normalForm(text).toLowerCase().match(TOKEN) ?? [];
 
 /** What a request is about: words, and identifiers that count as they are alone. */
 export interface Topic {
@@ -124,7 +126,7 @@ export async function passagesAbout(
 /** What the words of a text weigh in a topic: a fragment. */
 export const weightOf = (text: SQL, { words }: Topic): SQL => sql`
   coalesce((SELECT sum(w.weight) FROM unnest(${list(words.map(({ lexeme }) => lexeme))}::text[], ${list(words.map(({ weight }) => weight))}::float8[]) AS w(lexeme, weight)
-            WHERE w.lexeme = ANY (tsvector_to_array(to_tsvector('english', ${text})))), 0)`;
+            WHERE w.lexeme = ANY (tsvector_to_array(to_tsvector('english', ${normalFormSql(text)})))), 0)`;
 
 /** Of rows with their text and what its words weigh, those that say at least `threshold` of a topic, each with its share. */
 export const saying = <Row extends { readonly text: string; readonly weight: number }>(

@@ -26,6 +26,7 @@ const contextDescriptionResponse = object({
     fullContextTokens: integer,
     contextTokens: integer,
     cacheSeconds: integer,
+    contextDays: integer,
     models: object({ embeddings: z.string(), chat: z.null() }),
   }),
   createdAt: instant,

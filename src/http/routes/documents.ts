@@ -160,6 +160,8 @@ export const documentEndpoints = [
       lens: readSelector,
       scopeView: scopeView.optional(),
       labels: labels.optional(),
+      includeDuplicates: z.boolean().optional(),
+      excludeSuspicious: z.boolean().optional(),
       ...hints,
     }),
     handle: async ({ enter, peek, body, deps }) => {
@@ -180,6 +182,8 @@ export const documentEndpoints = [
           documentIds: body.filter?.documentIds,
           mimeType: body.filter?.mimeType,
           labels: body.labels ?? [],
+          includeDuplicates: body.includeDuplicates ?? false,
+          excludeSuspicious: body.excludeSuspicious ?? false,
           rrfK: body.rrfK,
           vectorWeight: body.vectorWeight,
           hintsIgnored: ignoredHints(body),

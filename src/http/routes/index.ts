@@ -5,8 +5,10 @@ import { documentEndpoints } from "./documents.ts";
 import { entityEndpoints } from "./entities.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
+import { fsckEndpoints } from "./fsck.ts";
 import { itemEndpoints } from "./items.ts";
 import { keywordEndpoints } from "./keywords.ts";
+import { lifecycleEndpoints } from "./lifecycle.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
@@ -34,6 +36,8 @@ export const endpoints: readonly Endpoint[] = [
   ...documentEndpoints,
   ...entityEndpoints,
   ...profileEndpoints,
+  ...lifecycleEndpoints,
+  ...fsckEndpoints,
   ...itemEndpoints,
   ...principalEndpoints,
   ...metricsEndpoints,

@@ -12,8 +12,6 @@ const NOT_BUILT: readonly (readonly [Endpoint["method"], string, AccessRequest["
   ["post", "/{ctx}/reflect", "memory:read", "reflection needs a chat model"],
   ["post", "/{ctx}/consolidate", "memory:write", "consolidation needs a chat model"],
   ["post", "/{ctx}/elaborate", "memory:write", "elaboration needs a chat model"],
-  ["post", "/{ctx}/fsck", "manage", "the consistency check is not built yet"],
-  ["post", "/{ctx}/lifecycle/expire", "manage", "the lifecycle is not built yet"],
   ["post", "/{ctx}/lifecycle/decay", "manage", "the lifecycle is not built yet"],
   ["get", "/{ctx}/mcp", "self", "MCP is not built yet"],
   ["post", "/{ctx}/mcp", "self", "MCP is not built yet"],

@@ -12,6 +12,7 @@ const profileResponse = object({
   dynamic: z.array(attribute),
   preferences: z.array(attribute),
   instructions: z.array(instruction),
+  truncated: z.boolean(),
 });
 
 const statePart = object({
@@ -26,6 +27,7 @@ const stateResponse = object({
   context: statePart,
   instructions: z.array(instruction),
   unknowns: z.array(namedEntity),
+  truncated: z.boolean(),
 });
 
 export const profileEndpoints = [

@@ -4,7 +4,7 @@ import { unprocessable } from "../../errors.ts";
 import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { contextBlock } from "../../recall/answer/context-block.ts";
 import { answerQuery } from "../../recall/query.ts";
-import { NO_FILTER, type PassageFilter } from "../../recall/ranking/filter.ts";
+import { type PassageFilter, PRESENT } from "../../recall/ranking/filter.ts";
 import { recallThroughTiers } from "../../recall/recall.ts";
 import { elapsed } from "../../traces/record.ts";
 import { recallDeps } from "../deps.ts";
@@ -22,7 +22,7 @@ import {
   time,
   viewOf,
 } from "../wire/fields.ts";
-import { instant, integer, namedEntity, object, scopeTags, tokens, uuid } from "../wire/shapes.ts";
+import { instant, integer, namedEntity, object, remarks, scopeTags, tokens, uuid } from "../wire/shapes.ts";
 
 const DEFAULT_K = 10;
 
@@ -43,6 +43,7 @@ const queryBody = fields({
   validUntil: time.optional(),
   location: z.unknown().optional(),
   includeDuplicates: z.boolean().optional(),
+  excludeSuspicious: z.boolean().optional(),
   source: z.union([sourceKind, z.array(sourceKind)]).optional(),
   ...hints,
 });
@@ -71,19 +72,22 @@ function kindsOf(body: QueryBody): readonly string[] | undefined {
       : included.filter((kind) => named.includes(kind));
 }
 
+const momentOf = ({ asOf, atInstant, validFrom, validUntil }: QueryBody) => ({
+  asOf,
+  atInstant,
+  validFrom,
+  validUntil,
+});
+
 function filterOf(body: QueryBody, sessionId: string | undefined): PassageFilter {
   return {
     labels: body.labels ?? [],
     sessionId,
     kinds: kindsOf(body),
-    asOf: body.asOf,
-    validFrom: body.validFrom,
-    validUntil: earlier(body.validUntil, body.atInstant),
+    moment: momentOf(body),
+    excludeSuspicious: body.excludeSuspicious ?? false,
   };
 }
-
-/** The earlier of two instants in UTC; an absent one does not count. */
-const earlier = (a: string | undefined, b: string | undefined) => [a, b].filter((time) => time !== undefined).sort()[0];
 
 /** A session's memory is found wherever in the floor the session is. */
 function accessOf(body: {
@@ -119,6 +123,7 @@ const hit = object({
   scope: scopeTags,
   occurredAt: instant,
   documentTitle: z.string().optional(),
+  ...remarks,
 });
 
 const queryResponse = object({
@@ -160,7 +165,7 @@ export const recallEndpoints = [
         mode: body.mode,
         filter: filterOf(body, sessionId),
         includeDuplicates: body.includeDuplicates ?? false,
-        moment: body,
+        moment: momentOf(body),
         sessionId,
         hintsIgnored: ignoredHints(body),
       });
@@ -181,6 +186,8 @@ export const recallEndpoints = [
       labels: labels.optional(),
       scopeView: scopeView.optional(),
       maxTokens: z.int().min(1).max(1_000_000).optional(),
+      includeDuplicates: z.boolean().optional(),
+      excludeSuspicious: z.boolean().optional(),
     }),
     handle: async ({ enter, body, deps }) => {
       const startedAt = performance.now();
@@ -191,8 +198,8 @@ export const recallEndpoints = [
           query: body.query,
           k: body.k ?? DEFAULT_K,
           mode: "hybrid",
-          filter: { ...NO_FILTER, labels: body.labels ?? [] },
-          includeDuplicates: false,
+          filter: { ...PRESENT, labels: body.labels ?? [], excludeSuspicious: body.excludeSuspicious ?? false },
+          includeDuplicates: body.includeDuplicates ?? false,
         },
         { operation: "context" },
         (tx, { hits, tier }) => ({

@@ -5,6 +5,7 @@ import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 import { hintFor, isSpelled } from "../../scope/spelling.ts";
+import { normalForm } from "../../text/normal-form.ts";
 
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
@@ -107,6 +108,9 @@ const nameOf = (longest: number, what: string) =>
       /^[^\p{C}\s/](?:[^\p{C}/]*[^\p{C}\s/])?$/u,
       `${what} must be printable, without / and without white space at its ends`,
     )
+    // Clients take these for steps in the path, and never send them.
+    .refine((name) => !/^\.\.?$/.test(normalForm(name)), `${what} must not be . or ..`)
+    .refine((name) => normalForm(name) !== "", `${what} must show something`)
     .max(longest);
 export const entityType = nameOf(64, "an entity's type");
 export const entityName = nameOf(256, "an entity's name");

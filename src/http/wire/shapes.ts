@@ -53,7 +53,14 @@ export const chunk = object({
   text: z.string(),
   tokenCount: integer,
   duplicateOf: uuid.optional(),
+  suspicious: z.array(z.string()).optional(),
 });
+
+/** What an answer says of a hit where there is something to say. */
+export const remarks = {
+  suspicious: z.array(z.string()).optional().describe("The kinds of planted instructions that the text looks like"),
+  duplicates: integer.optional().describe("How many others that say the same it stands for"),
+};
 
 export const trace = object({
   id: uuid,

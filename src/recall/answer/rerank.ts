@@ -17,7 +17,12 @@ export interface RerankedHits {
 
 /** Orders hits by a cross-encoder. One that does not answer changes nothing but the note. */
 export async function rerankHits(reranker: Reranker, query: string, hits: readonly Hit[]): Promise<RerankedHits> {
-  const asFound = hits.map(({ id, scopeId, score }) => ({ id, scopeId, score }));
+  const asFound = hits.map(({ id, scopeId, score, duplicates }) => ({
+    id,
+    scopeId,
+    score,
+    ...(duplicates === undefined ? {} : { duplicates }),
+  }));
   try {
     const { scores, tokens } = await reranker.rerank(
       query,

@@ -34,7 +34,9 @@ export function rankByBm25(
 ): Promise<Candidate[]> {
   return selectFromBest<Candidate>(
     { tx, query, filter, limit, parameters, packs: false },
-    sql`SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score FROM best b ORDER BY b.score DESC, b.passage_id`,
+    sql`
+    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, encode(p.digest, 'hex') AS digest, p.observed_at AS "observedAt"
+    FROM best b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id ORDER BY b.score DESC, b.passage_id`,
   );
 }
 
@@ -49,7 +51,7 @@ export async function findByWords(
   const rows = await selectFromBest<WordHitRow>(
     { tx, query, filter, limit, parameters, packs: true },
     sql`
-    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at::text AS "observedAt",
+    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at::text AS "observedAt", encode(p.digest, 'hex') AS digest,
            p.session_id AS "sessionId", CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
            -- The regular expression is the slower of the two conditions.
            CASE WHEN p.kind = 'turn' AND strpos(left(p.text, 42), ': ') > 0 THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker,

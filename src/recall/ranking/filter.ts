@@ -1,4 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { isPresent, type Moment } from "../../memory/fact-timeline.ts";
 
 /** What narrows a recall inside the visible scopes. It can only take rows away. */
 export interface PassageFilter {
@@ -7,21 +8,15 @@ export interface PassageFilter {
   readonly kinds: readonly string[] | undefined;
   readonly documentIds?: readonly string[] | undefined;
   readonly mimeType?: string | undefined;
-  /** Only what was known at this time. */
-  readonly asOf: string | undefined;
-  /** Only what was observed in this span, both ends included. */
-  readonly validFrom: string | undefined;
-  readonly validUntil: string | undefined;
+  /** The time that is asked about, the present where it names none. Absent: whatever the time. */
+  readonly moment?: Moment;
+  /** Without texts that look like planted instructions. */
+  readonly excludeSuspicious?: boolean;
 }
 
-export const NO_FILTER: PassageFilter = {
-  labels: [],
-  sessionId: undefined,
-  kinds: undefined,
-  asOf: undefined,
-  validFrom: undefined,
-  validUntil: undefined,
-};
+export const NO_FILTER: PassageFilter = { labels: [], sessionId: undefined, kinds: undefined };
+/** What is so now. */
+export const PRESENT: PassageFilter = { ...NO_FILTER, moment: {} };
 
 /** Conditions on a passage under the alias p. Undefined: nothing narrows. */
 export function filterSql(tx: ScopedTransaction, filter: PassageFilter): SQL | undefined {
@@ -34,10 +29,37 @@ export function filterSql(tx: ScopedTransaction, filter: PassageFilter): SQL | u
     conditions.push(sql`EXISTS (
       SELECT 1 FROM ${tx.read("document", "of")} WHERE of.scope_id = p.scope_id AND of.id = p.document_id AND of.mime_type = ${filter.mimeType})`);
   }
-  if (filter.asOf !== undefined) conditions.push(sql`p.created_at <= ${filter.asOf}::timestamptz`);
-  if (filter.validFrom !== undefined) conditions.push(sql`p.observed_at >= ${filter.validFrom}::timestamptz`);
-  if (filter.validUntil !== undefined) conditions.push(sql`p.observed_at <= ${filter.validUntil}::timestamptz`);
+  if (filter.excludeSuspicious === true) conditions.push(sql`p.suspicious = '{}'`);
+  if (filter.moment !== undefined) conditions.push(...timesSql(tx, filter.moment));
   return conditions.length === 0 ? undefined : sql.join(conditions, sql` AND `);
+}
+
+/**
+ * Conditions of time. A turn or chunk was observed at a moment; a fact holds from then until it ends. (Facts
+ * that are over have no passage: src/recall/ranking/past-facts.ts finds them.)
+ */
+function timesSql(tx: ScopedTransaction, moment: Moment): SQL[] {
+  if (isPresent(moment)) {
+    // Few scopes have any such passage; without, there is nothing to look at.
+    return tx.entry.recall?.timed === false
+      ? []
+      : [sql`(p.starts_at <= now()) IS NOT FALSE AND (p.ends_at > now()) IS NOT FALSE`];
+  }
+  const { asOf, atInstant, validFrom, validUntil } = moment;
+  const conditions: SQL[] = [];
+  if (asOf !== undefined) conditions.push(sql`p.created_at <= ${asOf}::timestamptz`);
+  const instant = atInstant ?? (validFrom === undefined && validUntil === undefined ? asOf : undefined);
+  if (instant !== undefined) {
+    const isBegun = sql`p.observed_at <= ${instant}::timestamptz`;
+    conditions.push(atInstant === undefined ? sql`(p.kind <> 'attribute' OR ${isBegun})` : isBegun);
+    conditions.push(sql`(p.ends_at > ${instant}::timestamptz) IS NOT FALSE`);
+  }
+  if (validFrom !== undefined) {
+    conditions.push(sql`
+      CASE p.kind WHEN 'attribute' THEN (p.ends_at > ${validFrom}::timestamptz) IS NOT FALSE ELSE p.observed_at >= ${validFrom}::timestamptz END`);
+  }
+  if (validUntil !== undefined) conditions.push(sql`p.observed_at <= ${validUntil}::timestamptz`);
+  return conditions;
 }
 
 /** As a condition that stands after another one. */

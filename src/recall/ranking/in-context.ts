@@ -37,6 +37,9 @@ export interface Placed {
   readonly scopeId: number;
   readonly place: Place | undefined;
   readonly score: number;
+  /** As {@link Candidate} has it; of one that is known by its place alone whoever looks it up gives them. */
+  readonly digest?: string | null;
+  readonly observedAt?: string;
 }
 
 /** Share of a word's frequency that a turn takes over from the turns one and two away from it. */
@@ -68,7 +71,10 @@ export function rankInContext({ lexemes, hits }: WordHits, query: string): Place
   const said = new Map<string, boolean>();
   const isNamed = (speaker: string | null) => {
     if (speaker === null) return false;
-    const known = said.get(speaker) ?? query.includes(speaker);
+    // A question's first letter is a small one (src/recall/question.ts).
+    const known =
+      said.get(speaker) ??
+      (query.includes(speaker) || query.startsWith(speaker.charAt(0).toLowerCase() + speaker.slice(1)));
     said.set(speaker, known);
     return known;
   };
@@ -82,6 +88,8 @@ export function rankInContext({ lexemes, hits }: WordHits, query: string): Place
       scopeId: hit.scopeId,
       place: undefined,
       score: hit.score * (1 + SESSION_SHARE) + bonus,
+      digest: hit.digest,
+      observedAt: hit.observedAt,
     });
   }
   const wholes = scoreSessions(lexemes, sessions);
@@ -95,6 +103,7 @@ export function rankInContext({ lexemes, hits }: WordHits, query: string): Place
         scopeId: turns.scopeId,
         place: hit === undefined ? { scopeId: turns.scopeId, sessionId, position } : undefined,
         score: saturated(lexemes, frequencies, K1) + session + bonus,
+        ...(hit === undefined ? {} : { digest: hit.digest, observedAt: hit.observedAt }),
       });
     }
   }

@@ -1,5 +1,6 @@
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import type { QueryVectors } from "../../models/models.ts";
+import { sameTextDigest } from "../../text/same-text.ts";
 import { foldDuplicates } from "../answer/fold.ts";
 import { fetchHits, type Hit, recentHits } from "../answer/hits.ts";
 import { rankByBm25 } from "./bm25.ts";
@@ -7,6 +8,7 @@ import { rankByWords } from "./by-words.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 import { fuseByRank, fuseByScore } from "./fuse.ts";
+import { asksForPastFacts, rankPastFacts } from "./past-facts.ts";
 import { type Nearest, rankByDistance } from "./vector.ts";
 
 export type Mode = "hybrid" | "vector" | "bm25";
@@ -18,8 +20,8 @@ const FUSION_POOL = 256;
 const SPELLING_WEIGHT = 0.1;
 /** Ranks within which turns that only their neighbours brought in are looked up, at least. */
 const MIN_NEIGHBOUR_DEPTH = 20;
-/** Passages fetched at once while duplicates are folded away, in multiples of k. */
-const FETCH_FACTOR = 2;
+/** The same in multiples of k. */
+const NEIGHBOUR_DEPTH_FACTOR = 2;
 
 export interface SearchRequest {
   readonly query: string;
@@ -76,6 +78,7 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
       return { tier: "hybrid", tierReason: "no shared word and no vector near enough", plan, hits: [], candidates };
     }
     const hits = await recentHits(tx, filter, fullContextTokens, includeDuplicates ? k : FUSION_POOL);
+    const said = hits.map((hit) => ({ ...hit, digest: sameTextDigest(hit.text), observedAt: hit.occurredAt }));
     return {
       tier: "full_context",
       tierReason:
@@ -83,11 +86,12 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
           ? "hybrid found nothing; the visible scope by recency"
           : "hybrid is weak: no shared word and no vector near enough; the visible scope by recency",
       plan: `${plan}; then by recency within ${fullContextTokens} tokens`,
-      hits: includeDuplicates ? hits.slice(0, k) : foldDuplicates(hits, k),
+      hits: includeDuplicates ? hits.slice(0, k) : foldDuplicates(said, k),
       candidates,
     };
   }
-  const hits = includeDuplicates ? await fetchHits(tx, ranked.slice(0, k)) : await fetchFolded(tx, ranked, k);
+  const best = includeDuplicates ? ranked.slice(0, k) : foldDuplicates(ranked, k);
+  const hits = await fetchHits(tx, best, filter);
   return { tier: "hybrid", tierReason: reasonOf(mode, prepared), plan, hits, candidates };
 }
 
@@ -106,8 +110,8 @@ async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rank
   const { query, filter, mode, prepared, k, fusion } = request;
   const findWords = () =>
     mode === "bm25"
-      ? rankByBm25(tx, query, filter, FUSION_POOL)
-      : rankByWords(tx, query, filter, Math.max(MIN_NEIGHBOUR_DEPTH, k * FETCH_FACTOR));
+      ? rankByWordsAlone(tx, query, filter)
+      : rankByWords(tx, query, filter, Math.max(MIN_NEIGHBOUR_DEPTH, k * NEIGHBOUR_DEPTH_FACTOR));
   const findVectors = () =>
     Promise.all(
       prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, FUSION_POOL)),
@@ -116,7 +120,7 @@ async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rank
   if (mode === "hybrid" && isPlain && isSpelling(prepared)) {
     // It helps where words find too little, and is not worth the time where they do not (docs/retrieval.md).
     const lexical = await findWords();
-    const isEnough = lexical.length >= k;
+    const isEnough = foldDuplicates(lexical, k).length >= k;
     return { lexical, nearest: isEnough ? [] : await findVectors(), isEnough };
   }
   // Both are on their way before either answers: one round trip on a server.
@@ -125,6 +129,19 @@ async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rank
     mode === "bm25" ? [] : findVectors(),
   ]);
   return { lexical, nearest, isEnough: false };
+}
+
+/** Mode bm25: the passages, and at another time the facts that held then, by their words alone. */
+async function rankByWordsAlone(
+  tx: ScopedTransaction,
+  query: string,
+  filter: PassageFilter,
+): Promise<readonly Candidate[]> {
+  const passages = await rankByBm25(tx, query, filter, FUSION_POOL);
+  if (!asksForPastFacts(filter)) return passages;
+  const known = new Set(passages.map(({ id }) => id));
+  const facts = (await rankPastFacts(tx, query, filter, FUSION_POOL)).filter(({ id }) => !known.has(id));
+  return [...passages, ...facts].sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1)).slice(0, FUSION_POOL);
 }
 
 /** Whether what was found is about the query at all: a shared word, or a vector within the model's calibrated distance. */
@@ -154,15 +171,6 @@ async function fuse(
       ? fuseByScore(rankings, [1, ...byDistance.map(() => SPELLING_WEIGHT)])
       : fuseByRank(rankings, { k: rrfK, weights: [2 * (1 - share), ...byDistance.map(() => 2 * share)] });
   return expand === undefined ? ranked : fuseByRank([ranked, await expand(ranked)], { k: rrfK, weights: [2, 1] });
-}
-
-/** The best k without near-duplicates: as much of the ranking as it takes. */
-async function fetchFolded(tx: ScopedTransaction, ranked: readonly Candidate[], k: number): Promise<Hit[]> {
-  let hits: Hit[] = [];
-  for (let at = 0; at < ranked.length && hits.length < k; at += k * FETCH_FACTOR) {
-    hits = foldDuplicates([...hits, ...(await fetchHits(tx, ranked.slice(at, at + k * FETCH_FACTOR)))], k);
-  }
-  return hits;
 }
 
 function planText(

@@ -98,8 +98,8 @@ const exactly = (
 ): Promise<Candidate[]> =>
   // The vector is bound once: reading it a second time would take as long as comparing it with a hundred others.
   tx.rows<Candidate>(sql`
-    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
-      SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> ${vector}::halfvec AS distance
+    SELECT n.id, n."scopeId", 1 - n.distance AS score, n.digest, n."observedAt" FROM (
+      SELECT p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at AS "observedAt", p.embedding <=> ${vector}::halfvec AS distance
       FROM ${tx.read("passage", "p")}
       WHERE ${within === undefined ? sql`` : sql`${within} AND `}p.embedder_id = ${embedderId}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andFilterSql(tx, filter)}
       ORDER BY distance, p.id LIMIT ${limit}) n`);
@@ -114,8 +114,8 @@ const byCodes = (
 ): Promise<Candidate[]> =>
   tx.rows<Candidate>(sql`
     WITH asked AS MATERIALIZED (SELECT q.vector, binary_quantize(q.vector) AS code FROM (SELECT ${vector}::halfvec AS vector OFFSET 0) q)
-    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
-      SELECT p.id, p.scope_id AS "scopeId", p.embedding <=> (SELECT a.vector FROM asked a) AS distance
+    SELECT n.id, n."scopeId", 1 - n.distance AS score, n.digest, n."observedAt" FROM (
+      SELECT p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at AS "observedAt", p.embedding <=> (SELECT a.vector FROM asked a) AS distance
       FROM (
         SELECT c.scope_id, c.id FROM ${tx.read("passage", "c")}
         WHERE c.embedder_id = ${embedderId}::int AND c.expired_at IS NULL AND c.code IS NOT NULL
@@ -134,8 +134,8 @@ function walk(
 ): Promise<Candidate[]> {
   const sized = sql.raw(`halfvec(${Math.round(dimensions)})`);
   return tx.rows<Candidate>(sql`
-    SELECT n.id, n."scopeId", 1 - n.distance AS score FROM (
-      SELECT p.id, p.scope_id AS "scopeId", p.embedding::${sized} <=> ${vector}::${sized} AS distance
+    SELECT n.id, n."scopeId", 1 - n.distance AS score, n.digest, n."observedAt" FROM (
+      SELECT p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at AS "observedAt", p.embedding::${sized} <=> ${vector}::${sized} AS distance
       FROM ${tx.read("passage", "p")}
       WHERE p.scope_id = ${scopeId}::int AND p.embedder_id = ${id}::int AND p.embedding IS NOT NULL AND p.expired_at IS NULL${andFilterSql(tx, filter)}
       ORDER BY distance LIMIT ${limit}) n`);

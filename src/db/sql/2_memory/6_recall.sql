@@ -16,7 +16,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- What a recall has to know of the visible scopes before it begins, in the round trip of entering:
---   {counts: {embedder: passages}, indexed: [[scope, embedder], …], version, cached: {given, ageSeconds}}
+--   {counts: {embedder: passages}, indexed: [[scope, embedder], …], version, cached: {given, ageSeconds}, timed}
+-- timed: whether there may be passages that are no answer now, since they begin later or are over.
 -- version and cached are null where nothing is cached for such a view. A scope's sum of changes only
 -- grows with every commit, so an answer of the same version has seen the same rows.
 CREATE OR REPLACE FUNCTION scopefloor.recall_state(question bytea) RETURNS jsonb
@@ -45,17 +46,31 @@ BEGIN
     INTO counts, seen;
     SELECT jsonb_build_object('given', r.answer, 'ageSeconds', extract(epoch FROM clock_timestamp() - r.created_at)) INTO cached
     FROM scopefloor.response_cache r
-    WHERE r.scope_id = (t->'trace'->>'id')::int AND r.digest = scopefloor.cache_key(t, question) AND r.version = seen;
+    WHERE r.scope_id = (t->'trace'->>'id')::int AND r.digest = scopefloor.cache_key(t, question) AND r.version = seen
+      AND (r.good_until > now()) IS NOT FALSE;
   END IF;
   RETURN jsonb_build_object(
     'counts', coalesce(counts, '{}'), 'version', seen, 'cached', cached,
+    'timed', NOT is_listed OR EXISTS (
+      SELECT 1 FROM unnest(ids) at_scope WHERE
+        EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.starts_at > now())
+        OR EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.ends_at <= now() AND p.expired_at IS NULL)),
     'indexed', coalesce((
       SELECT jsonb_agg(jsonb_build_array(v.scope_id, v.embedder_id) ORDER BY v.scope_id, v.embedder_id)
       FROM scopefloor.vector_index v JOIN scopefloor.scope s ON s.id = v.scope_id
       WHERE v.ready AND (v.scope_id = ANY (ids) OR EXISTS (SELECT 1 FROM jsonb_array_elements(t->'read'->'trees') tree WHERE s.tags @> tree))), '[]'));
 END $$;
 
--- Keeps an answer for the next one who asks the same. The version is the one that recall_state gave
+-- When a passage of these scopes begins or ends next; null: none does.
+CREATE OR REPLACE FUNCTION scopefloor.next_change(ids int[]) RETURNS timestamptz
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT min(least(
+    (SELECT min(p.starts_at) FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.starts_at > now()),
+    (SELECT min(p.ends_at) FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.ends_at > now() AND p.expired_at IS NULL)))
+  FROM unnest(ids) at_scope
+$$;
+
+-- Keeps an answer for the next one who asks the same, until time alone may change it. The version is the one that recall_state gave
 -- before the search began: what was written meanwhile is in the next one. A forget that is not
 -- committed yet changes it too, so that this answer, which has ids and no text, is never given.
 CREATE OR REPLACE FUNCTION scopefloor.cache_answer(question bytea, seen text, given jsonb) RETURNS void
@@ -72,9 +87,10 @@ BEGIN
   IF scopefloor.version_of(ids) IS DISTINCT FROM seen THEN
     RETURN;
   END IF;
-  INSERT INTO scopefloor.response_cache AS r (tenant_id, scope_id, digest, version, scope_ids, answer)
-  VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, key, seen, ids, given)
-  ON CONFLICT (scope_id, digest, tenant_id) DO UPDATE SET version = excluded.version, scope_ids = excluded.scope_ids, answer = excluded.answer, created_at = excluded.created_at;
+  INSERT INTO scopefloor.response_cache AS r (tenant_id, scope_id, digest, version, scope_ids, answer, good_until)
+  VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, key, seen, ids, given, scopefloor.next_change(ids))
+  ON CONFLICT (scope_id, digest, tenant_id) DO UPDATE
+  SET version = excluded.version, scope_ids = excluded.scope_ids, answer = excluded.answer, good_until = excluded.good_until, created_at = excluded.created_at;
 END $$;
 
 -- Graphs to build and to drop, from the counts alone: a scope gets one from `least_passages`

@@ -105,3 +105,24 @@ BEGIN
   GET DIAGNOSTICS purged = ROW_COUNT;
   RETURN purged;
 END $$;
+
+-- Rows that no scope explains, since their scope is not in the dictionary or was erased: by table how many,
+-- and some of their ids. For a ticket that reads everything; of any other scope the policies show none.
+CREATE OR REPLACE FUNCTION scopefloor.unscoped_content() RETURNS TABLE (name text, n bigint, samples jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  looked text;
+BEGIN
+  IF t IS NULL OR t->>'verb' <> 'memory:read' OR NOT (t->>'content')::bool THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for content' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF t->'floor' <> '{}' OR NOT coalesce((t->'read'->>'all')::bool, false) THEN
+    RETURN;
+  END IF;
+  FOREACH looked IN ARRAY ARRAY['session', 'turn', 'passage', 'document', 'entity', 'attribute', 'relation', 'memory_item'] LOOP
+    RETURN QUERY EXECUTE format(
+      'SELECT %L, count(*), to_jsonb((array_agg(r.id ORDER BY r.id))[1:10]) FROM scopefloor.%I r
+       WHERE r.scope_id NOT IN (SELECT s.id FROM scopefloor.scope s WHERE s.erased_at IS NULL) HAVING count(*) > 0', looked, looked);
+  END LOOP;
+END $$;

@@ -1,0 +1,438 @@
+-- Facts: what was observed of entities, and what follows from it.
+--
+-- An observation is what one call said of an entity under a key: a value, or the targets that stand together.
+-- Each is kept. By the time that it was observed, then by its id, observations stand in one order, which does
+-- not depend on the order in which they came:
+--
+-- - what says the same as the observation just before it confirms that one: a run, shown as one fact, under
+--   the id of its first row
+-- - a run ends where the next observation says something else, or where it ends by itself (ends_at), or where
+--   something was known that was forgotten since (cut_at)
+--
+-- What is known at present stands in the rows (is_confirmation, valid_until, superseded_by, closed_at), kept
+-- by settle_facts. What was known at an earlier moment is computed when it is asked for
+-- (src/memory/fact-timeline.ts), from the rows that had been learnt by then.
+
+-- The entity of that name at a scope, {type, name, identity, folded}, made when there is none.
+CREATE OR REPLACE FUNCTION scopefloor.ensure_entity(at_tenant int, at_scope int, named jsonb, by_key uuid) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found uuid;
+BEGIN
+  INSERT INTO scopefloor.entity (tenant_id, scope_id, id, type, name, identity, folded, api_key_id)
+  VALUES (at_tenant, at_scope, gen_random_uuid(), named->>'type', named->>'name', named->>'identity', named->>'folded', by_key)
+  ON CONFLICT (scope_id, name_hash, tenant_id) DO NOTHING;
+  -- Locked: of two who change the same entity the second sees what the first left.
+  SELECT e.id INTO STRICT found FROM scopefloor.entity e
+  WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.word_hash(scopefloor.word_secret(at_tenant, at_scope), named->>'identity') FOR NO KEY UPDATE;
+  RETURN found;
+END $$;
+
+-- The observations of an entity under a key, without what was forgotten. `what` is the value, or the target's
+-- id. (Without SET, so that it is inlined and of the two tables one is read.)
+CREATE OR REPLACE FUNCTION scopefloor.observations(at_scope int, of_kind text, subject uuid, of_key uuid) RETURNS TABLE (
+  id uuid, what jsonb, valid_from timestamptz, observation_id uuid, is_confirmation bool, stops_at timestamptz, valid_until timestamptz, superseded_by uuid)
+LANGUAGE sql STABLE AS $$
+  SELECT a.id, a.value, a.valid_from, a.observation_id, a.is_confirmation, least(a.ends_at, a.cut_at), a.valid_until, a.superseded_by
+  FROM scopefloor.attribute a
+  WHERE of_kind OPERATOR(pg_catalog.=) 'attribute' AND a.scope_id OPERATOR(pg_catalog.=) at_scope AND a.entity_id OPERATOR(pg_catalog.=) subject
+    AND a.key_hash OPERATOR(pg_catalog.=) of_key AND a.expired_at IS NULL
+  UNION ALL
+  SELECT r.id, pg_catalog.to_jsonb(r.target_id), r.valid_from, r.observation_id, r.is_confirmation, least(r.ends_at, r.cut_at), r.valid_until, r.superseded_by
+  FROM scopefloor.relation r
+  WHERE of_kind OPERATOR(pg_catalog.=) 'relation' AND r.scope_id OPERATOR(pg_catalog.=) at_scope AND r.entity_id OPERATOR(pg_catalog.=) subject
+    AND r.key_hash OPERATOR(pg_catalog.=) of_key AND r.expired_at IS NULL
+$$;
+
+-- A vector as it is written. (By itself, so that no definer function looks for names in pgvector's schema.)
+CREATE OR REPLACE FUNCTION scopefloor.vector_of(written text) RETURNS halfvec
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
+  SELECT written::halfvec
+$$;
+
+-- Makes passages for facts at a scope, for recall. `given`: what the service has made of new ones,
+-- [{id, words, embedding, digest, suspicious}]; of others the words are found again, and the queue sees to the vector.
+CREATE OR REPLACE FUNCTION scopefloor.recall_facts(at_scope int, fact_ids uuid[], given jsonb, of_embedder int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF cardinality(fact_ids) = 0 THEN
+    RETURN;
+  END IF;
+  WITH facts AS (
+    SELECT a.tenant_id, a.id, a.session_id, a.api_key_id, a.sentence, a.labels, a.category, a.tokens, a.valid_from, a.valid_until
+    FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.id = ANY (fact_ids)
+    UNION ALL
+    SELECT r.tenant_id, r.id, r.session_id, r.api_key_id, r.sentence, r.labels, r.category, r.tokens, r.valid_from, r.valid_until
+    FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.id = ANY (fact_ids)),
+  worded AS MATERIALIZED (
+    SELECT f.*, g.embedding, g.suspicious, g.id IS NOT NULL AS is_new, decode(g.digest, 'hex') AS digest,
+           to_tsvector('english', coalesce(g.words, scopefloor.normal_form(f.sentence))) AS words
+    FROM facts f LEFT JOIN jsonb_to_recordset(given) AS g(id uuid, words text, embedding text, digest text, suspicious jsonb) ON g.id = f.id),
+  passages AS (
+    INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, session_id, api_key_id, author, text, labels, category, tokens, lexemes,
+                                    embedding, embedder_id, observed_at, starts_at, ends_at, digest, suspicious)
+    SELECT w.tenant_id, at_scope, w.id, 'attribute', w.session_id, w.api_key_id,
+           coalesce((SELECT k.principal FROM scopefloor.api_key k WHERE k.id = w.api_key_id), 'agent'), w.sentence, w.labels, w.category, w.tokens,
+           (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(w.words) l),
+           scopefloor.vector_of(w.embedding), CASE WHEN w.is_new THEN of_embedder END, w.valid_from, CASE WHEN w.valid_from > clock_timestamp() THEN w.valid_from END, w.valid_until,
+           w.digest, ARRAY(SELECT jsonb_array_elements_text(w.suspicious))
+    FROM worded w RETURNING id, tenant_id, lexemes)
+  INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
+  SELECT p.tenant_id, at_scope, hashtextextended(l.lexeme, 0), p.id, cardinality(l.positions)::smallint, p.lexemes
+  FROM passages p JOIN worded w ON w.id = p.id, unnest(w.words) l;
+  -- One that comes back has no vector yet.
+  IF EXISTS (SELECT 1 FROM unnest(fact_ids) f WHERE NOT given @> jsonb_build_array(jsonb_build_object('id', f))) THEN
+    PERFORM scopefloor.order_vectors(at_scope);
+  END IF;
+END $$;
+
+-- Works out what follows from the observations of a key, from one of them on (null: from the first), where
+-- those before it are settled. The arguments behind are recall_facts'.
+CREATE OR REPLACE FUNCTION scopefloor.settle_facts(at_scope int, of_kind text, subject uuid, of_key uuid, from_time timestamptz, from_observation uuid,
+                                                   given jsonb, of_embedder int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at_now timestamptz := clock_timestamp();
+  settled jsonb; -- [{id, heads, until, by}]: heads is false for what confirms another
+BEGIN
+  WITH said AS MATERIALIZED (
+    SELECT o.*, dense_rank() OVER (ORDER BY o.valid_from, o.observation_id) AS n
+    FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
+    WHERE from_time IS NULL OR (o.valid_from, o.observation_id) >= (from_time, from_observation)),
+  placed AS (
+    SELECT s.*,
+           CASE WHEN lag(s.n) OVER w IS NULL THEN s.n = 1 AND from_time IS NOT NULL AND s.is_confirmation
+                ELSE lag(s.n) OVER w >= s.n - 1 AND NOT coalesce(lag(s.stops_at) OVER w <= s.valid_from, false) END AS continues
+    FROM said s WINDOW w AS (PARTITION BY s.what ORDER BY s.n, s.id)),
+  numbered AS (
+    SELECT p.*, count(*) FILTER (WHERE NOT p.continues) OVER (PARTITION BY p.what ORDER BY p.n, p.id) AS run FROM placed p),
+  runs AS (
+    SELECT d.what, max(d.n) AS last, (array_agg(d.stops_at ORDER BY d.n DESC, d.id DESC))[1] AS stops_at,
+           CASE WHEN bool_or(NOT d.continues) THEN (array_agg(d.id ORDER BY d.n, d.id))[1]
+                ELSE (SELECT o.id FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o -- it began before these
+                      WHERE o.what = d.what AND NOT o.is_confirmation AND (o.valid_from, o.observation_id) < (from_time, from_observation)
+                      ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1) END AS head
+    FROM numbered d GROUP BY d.what, d.run),
+  ends AS (
+    SELECT r.head, least(r.stops_at, next.valid_from) AS until, CASE WHEN (next.valid_from <= r.stops_at) IS NOT FALSE THEN next.observation_id END AS by
+    FROM runs r LEFT JOIN LATERAL (SELECT s.valid_from, s.observation_id FROM said s WHERE s.n = r.last + 1 LIMIT 1) next ON true)
+  SELECT coalesce(jsonb_agg(jsonb_build_object('id', x.id, 'heads', x.heads, 'until', x.until, 'by', x.by)), '[]') INTO settled FROM (
+    SELECT s.id, false AS heads, NULL::timestamptz AS until, NULL::uuid AS by FROM said s WHERE NOT EXISTS (SELECT 1 FROM ends e WHERE e.head = s.id)
+    UNION ALL SELECT e.head, true, e.until, e.by FROM ends e) x;
+  IF of_kind = 'attribute' THEN
+    UPDATE scopefloor.attribute f
+    SET is_confirmation = NOT s.heads, valid_until = s.until, superseded_by = s.by,
+        closed_at = CASE WHEN s.until <= at_now THEN coalesce(f.closed_at, CASE WHEN s.by IS NOT NULL THEN at_now END) END
+    FROM jsonb_to_recordset(settled) AS s(id uuid, heads bool, until timestamptz, by uuid)
+    WHERE f.scope_id = at_scope AND f.id = s.id AND (f.is_confirmation, f.valid_until, f.superseded_by) IS DISTINCT FROM (NOT s.heads, s.until, s.by);
+  ELSE
+    UPDATE scopefloor.relation f
+    SET is_confirmation = NOT s.heads, valid_until = s.until, superseded_by = s.by,
+        closed_at = CASE WHEN s.until <= at_now THEN coalesce(f.closed_at, CASE WHEN s.by IS NOT NULL THEN at_now END) END
+    FROM jsonb_to_recordset(settled) AS s(id uuid, heads bool, until timestamptz, by uuid)
+    WHERE f.scope_id = at_scope AND f.id = s.id AND (f.is_confirmation, f.valid_until, f.superseded_by) IS DISTINCT FROM (NOT s.heads, s.until, s.by);
+  END IF;
+  -- What is over is not recalled for the present; what is not has one passage.
+  DELETE FROM scopefloor.passage p USING jsonb_to_recordset(settled) AS s(id uuid, heads bool, until timestamptz)
+  WHERE p.scope_id = at_scope AND p.id = s.id AND p.kind = 'attribute' AND NOT (s.heads AND (s.until > at_now) IS NOT FALSE);
+  UPDATE scopefloor.passage p SET ends_at = s.until FROM jsonb_to_recordset(settled) AS s(id uuid, heads bool, until timestamptz)
+  WHERE p.scope_id = at_scope AND p.id = s.id AND p.kind = 'attribute' AND p.ends_at IS DISTINCT FROM s.until;
+  PERFORM scopefloor.recall_facts(at_scope, ARRAY(
+    SELECT s.id FROM jsonb_to_recordset(settled) AS s(id uuid, heads bool, until timestamptz)
+    WHERE s.heads AND (s.until > at_now) IS NOT FALSE AND NOT EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = s.id)), given, of_embedder);
+END $$;
+
+-- Stores one observation: `items`, which are said together under one key of an entity. Gives for each
+-- {id, entityId, stored, current, superseded: [ids]}, in their order; of what confirms a fact the id is that fact's.
+CREATE OR REPLACE FUNCTION scopefloor.put_observation(t jsonb, of_kind text, subject uuid, items jsonb, learnt timestamptz, in_session uuid, in_turn uuid, of_embedder int)
+RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  observed timestamptz := coalesce((items->0->>'at')::timestamptz, learnt);
+  of_key uuid := scopefloor.word_hash(scopefloor.word_secret(at_tenant, at_scope), items->0->>'normalKey');
+  observation uuid := (SELECT min(x->>'id') FROM jsonb_array_elements(items) x)::uuid;
+  before record; -- the observation before this one, and what it says
+  said jsonb := (SELECT jsonb_agg(DISTINCT x->'what') FROM jsonb_array_elements(items) x);
+  is_stored bool := true;
+BEGIN
+  SELECT o.valid_from, o.observation_id INTO before FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
+  WHERE (o.valid_from, o.observation_id) < (observed, observation) ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1;
+  -- The very same, of the very same time, is nothing new.
+  IF before.valid_from = observed THEN
+    is_stored := said IS DISTINCT FROM (SELECT jsonb_agg(DISTINCT o.what) FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
+                                        WHERE o.valid_from = before.valid_from AND o.observation_id = before.observation_id);
+  END IF;
+  IF is_stored AND of_kind = 'attribute' THEN
+    INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, value, key, normal_key, category, sentence, tokens, labels,
+                                      valid_from, observation_id, ends_at, session_id, turn_id, api_key_id, created_at)
+    SELECT at_tenant, at_scope, (x->>'id')::uuid, subject, x->'what', x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
+           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, observed + make_interval(secs => (x->>'lifetime')::float8),
+           in_session, in_turn, (t->>'key')::uuid, learnt
+    FROM jsonb_array_elements(items) x;
+  ELSIF is_stored THEN
+    INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, normal_key, category, sentence, tokens, labels,
+                                     valid_from, observation_id, ends_at, session_id, turn_id, api_key_id, created_at)
+    SELECT DISTINCT ON (x->'what') at_tenant, at_scope, (x->>'id')::uuid, subject, (x->>'what')::uuid, x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
+           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, observed + make_interval(secs => (x->>'lifetime')::float8),
+           in_session, in_turn, (t->>'key')::uuid, learnt
+    FROM jsonb_array_elements(items) x ORDER BY x->'what', x->>'id';
+  END IF;
+  IF is_stored THEN
+    PERFORM scopefloor.settle_facts(at_scope, of_kind, subject, of_key, before.valid_from, before.observation_id, items, of_embedder);
+  END IF;
+  RETURN (
+    SELECT jsonb_agg(jsonb_build_object(
+             'id', head.id, 'entityId', subject, 'stored', head.id = (x->>'id')::uuid,
+             'current', head.valid_from <= clock_timestamp() AND (head.valid_until > clock_timestamp()) IS NOT FALSE,
+             'superseded', CASE WHEN head.id = (x->>'id')::uuid
+               THEN (SELECT coalesce(jsonb_agg(o.id), '[]') FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
+                     WHERE o.superseded_by = observation AND (o.valid_from, o.observation_id) < (observed, observation)) ELSE '[]' END) ORDER BY n)
+    FROM jsonb_array_elements(items) WITH ORDINALITY i(x, n),
+    LATERAL (SELECT o.id, o.valid_from, o.valid_until FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
+             WHERE o.what = x->'what' AND NOT o.is_confirmation AND (o.valid_from, o.observation_id) <= (observed, observation)
+             ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1) head);
+END $$;
+
+-- Stores triples at the ticket's write scope, in their order:
+--   [{id, entity: {type, name, identity, folded}, key, normalKey, value? | target?: an entity, category, sentence, words, tokens,
+--     labels, at?, lifetime? (seconds), embedding, digest, suspicious}]
+-- Several targets of one key are one observation; of several values the later one follows the earlier.
+-- Gives for each what put_observation says of it.
+CREATE OR REPLACE FUNCTION scopefloor.put_triples(triples jsonb, in_session uuid, in_turn uuid, of_embedder int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  named jsonb; -- the entities' ids by their identity
+  learnt timestamptz;
+  said record;
+  done jsonb := '{}';
+BEGIN
+  -- In the order of their names, so that nobody waits in a circle.
+  SELECT coalesce(jsonb_object_agg(e.named->>'identity', scopefloor.ensure_entity(at_tenant, at_scope, e.named, (t->>'key')::uuid)), '{}') INTO named
+  FROM (SELECT DISTINCT ON (x->>'identity') x AS named
+        FROM jsonb_array_elements(triples) WITH ORDINALITY y(y, n), LATERAL (VALUES (y->'entity'), (y->'target')) v(x)
+        WHERE jsonb_typeof(x) = 'object' ORDER BY x->>'identity', n) e;
+  -- After the wait for whoever changes the same entities: of one entity what is learnt later has the later time.
+  learnt := clock_timestamp();
+  FOR said IN
+    SELECT i.kind, (named->>i.identity)::uuid AS subject, jsonb_agg(i.x || jsonb_build_object('what', i.what) ORDER BY i.n) AS items, min(i.n) AS first
+    FROM (SELECT x, n, x->'entity'->>'identity' AS identity, CASE WHEN jsonb_typeof(x->'target') = 'object' THEN 'relation' ELSE 'attribute' END AS kind,
+                 CASE WHEN jsonb_typeof(x->'target') = 'object' THEN named->(x->'target'->>'identity') ELSE x->'value' END AS what
+          FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n)) i
+    GROUP BY i.kind, i.identity, i.x->>'normalKey', CASE WHEN i.kind = 'attribute' THEN i.n END ORDER BY 4
+  LOOP
+    done := done || (
+      SELECT jsonb_object_agg(said.items->(o.n::int - 1)->>'id', o.outcome)
+      FROM jsonb_array_elements(scopefloor.put_observation(t, said.kind, said.subject, said.items, learnt, in_session, in_turn, of_embedder)) WITH ORDINALITY o(outcome, n));
+  END LOOP;
+  RETURN (SELECT coalesce(jsonb_agg(done->(x->>'id') ORDER BY n), '[]') FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
+END $$;
+
+-- Forgets these rows: out of every answer (kept for audit), or for good. What was observed before ends where
+-- they began: that something else was known does not make the earlier true again. Gives how many by table.
+CREATE OR REPLACE FUNCTION scopefloor.forget_facts(fact_ids uuid[], for_good bool) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  reached int[];
+  key record;
+  attributes int := 0;
+  relations int := 0;
+  taken int;
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  reached := scopefloor.ids_in(t->'modify');
+  FOR key IN
+    SELECT f.scope_id, f.kind, f.entity_id, f.key_hash, array_agg(f.id) AS ids FROM (
+      SELECT a.scope_id, 'attribute' AS kind, a.entity_id, a.key_hash, a.id FROM scopefloor.attribute a WHERE a.id = ANY (fact_ids)
+      UNION ALL SELECT r.scope_id, 'relation', r.entity_id, r.key_hash, r.id FROM scopefloor.relation r WHERE r.id = ANY (fact_ids)) f
+    WHERE f.scope_id = ANY (reached) OR (t->'modify'->>'all')::bool
+    GROUP BY 1, 2, 3, 4 ORDER BY 1, 3, 2, 4
+  LOOP
+    PERFORM 1 FROM scopefloor.entity e WHERE e.scope_id = key.scope_id AND e.id = key.entity_id FOR NO KEY UPDATE;
+    PERFORM scopefloor.cut_before(key.scope_id, key.kind, key.entity_id, key.key_hash, key.ids);
+    IF key.kind = 'attribute' THEN
+      IF for_good THEN
+        DELETE FROM scopefloor.attribute a WHERE a.scope_id = key.scope_id AND a.id = ANY (key.ids);
+      ELSE
+        UPDATE scopefloor.attribute a SET expired_at = now() WHERE a.scope_id = key.scope_id AND a.id = ANY (key.ids) AND a.expired_at IS NULL;
+      END IF;
+      GET DIAGNOSTICS taken = ROW_COUNT;
+      attributes := attributes + taken;
+    ELSE
+      IF for_good THEN
+        DELETE FROM scopefloor.relation r WHERE r.scope_id = key.scope_id AND r.id = ANY (key.ids);
+      ELSE
+        UPDATE scopefloor.relation r SET expired_at = now() WHERE r.scope_id = key.scope_id AND r.id = ANY (key.ids) AND r.expired_at IS NULL;
+      END IF;
+      GET DIAGNOSTICS taken = ROW_COUNT;
+      relations := relations + taken;
+    END IF;
+    PERFORM scopefloor.settle_facts(key.scope_id, key.kind, key.entity_id, key.key_hash, NULL, NULL, '[]', NULL);
+  END LOOP;
+  RETURN jsonb_build_object('attribute', attributes, 'relation', relations);
+END $$;
+
+-- Notes at the observation before one that goes as a whole where it ended, unless they say the same.
+CREATE OR REPLACE FUNCTION scopefloor.cut_before(at_scope int, of_kind text, subject uuid, of_key uuid, gone uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  cut record;
+BEGIN
+  FOR cut IN
+    WITH said AS MATERIALIZED (
+      SELECT o.*, o.id = ANY (gone) AS goes, dense_rank() OVER (ORDER BY o.valid_from, o.observation_id) AS n
+      FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o),
+    whole AS (SELECT s.n, min(s.valid_from) AS at FROM said s GROUP BY s.n HAVING bool_and(s.goes)),
+    staying AS (SELECT s.n FROM said s GROUP BY s.n HAVING NOT bool_and(s.goes))
+    -- Of what goes together the first: what stays ends where that began.
+    SELECT s.id, min(w.at) AS at FROM whole w
+    JOIN said s ON s.n = (SELECT max(y.n) FROM staying y WHERE y.n < w.n)
+    WHERE NOT s.goes AND NOT EXISTS (SELECT 1 FROM said g WHERE g.n = w.n AND g.what = s.what)
+    GROUP BY s.id
+  LOOP
+    UPDATE scopefloor.attribute a
+    SET cut_at = least(a.cut_at, cut.at), cut_known_at = least(a.cut_known_at, (SELECT min(g.created_at) FROM scopefloor.attribute g WHERE g.scope_id = at_scope AND g.id = ANY (gone) AND g.valid_from = cut.at))
+    WHERE of_kind = 'attribute' AND a.scope_id = at_scope AND a.id = cut.id;
+    UPDATE scopefloor.relation r
+    SET cut_at = least(r.cut_at, cut.at), cut_known_at = least(r.cut_known_at, (SELECT min(g.created_at) FROM scopefloor.relation g WHERE g.scope_id = at_scope AND g.id = ANY (gone) AND g.valid_from = cut.at))
+    WHERE of_kind = 'relation' AND r.scope_id = at_scope AND r.id = cut.id;
+  END LOOP;
+END $$;
+
+-- Closes what is over, `most` rows of each kind at a time: facts, which stay findable for the past, and
+-- passages of what was said for a while, which are expired. At these scopes, or everywhere (null). Gives how many.
+CREATE OR REPLACE FUNCTION scopefloor.end_over(ids int[], most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at_now timestamptz := now();
+  affected int := 0;
+  at_scope int; -- one scope after the other, by its own index; null: all of them at once, by that of the times
+  taken int;
+BEGIN
+  FOREACH at_scope IN ARRAY coalesce(ids, ARRAY[NULL::int]) LOOP
+    UPDATE scopefloor.attribute f SET closed_at = at_now
+    FROM (SELECT o.scope_id, o.id FROM scopefloor.attribute o WHERE at_scope IS NULL AND o.closed_at IS NULL AND o.valid_until <= at_now ORDER BY o.valid_until LIMIT most FOR UPDATE SKIP LOCKED) over
+    WHERE f.scope_id = over.scope_id AND f.id = over.id;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    affected := affected + taken;
+    UPDATE scopefloor.attribute f SET closed_at = at_now
+    FROM (SELECT o.id FROM scopefloor.attribute o WHERE o.scope_id = at_scope AND o.closed_at IS NULL AND o.valid_until <= at_now ORDER BY o.valid_until LIMIT most FOR UPDATE SKIP LOCKED) over
+    WHERE f.scope_id = at_scope AND f.id = over.id;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    affected := affected + taken;
+    UPDATE scopefloor.relation f SET closed_at = at_now
+    FROM (SELECT o.scope_id, o.id FROM scopefloor.relation o WHERE at_scope IS NULL AND o.closed_at IS NULL AND o.valid_until <= at_now ORDER BY o.valid_until LIMIT most FOR UPDATE SKIP LOCKED) over
+    WHERE f.scope_id = over.scope_id AND f.id = over.id;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    affected := affected + taken;
+    UPDATE scopefloor.relation f SET closed_at = at_now
+    FROM (SELECT o.id FROM scopefloor.relation o WHERE o.scope_id = at_scope AND o.closed_at IS NULL AND o.valid_until <= at_now ORDER BY o.valid_until LIMIT most FOR UPDATE SKIP LOCKED) over
+    WHERE f.scope_id = at_scope AND f.id = over.id;
+    GET DIAGNOSTICS taken = ROW_COUNT;
+    affected := affected + taken;
+    WITH over AS MATERIALIZED (
+      SELECT * FROM (SELECT p.scope_id, p.id, p.kind FROM scopefloor.passage p
+                     WHERE at_scope IS NULL AND p.ends_at <= at_now AND p.expired_at IS NULL ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      UNION ALL
+      SELECT * FROM (SELECT p.scope_id, p.id, p.kind FROM scopefloor.passage p
+                     WHERE p.scope_id = at_scope AND p.ends_at <= at_now AND p.expired_at IS NULL ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) here),
+    unindexed AS (
+      DELETE FROM scopefloor.posting o USING over WHERE o.scope_id = over.scope_id AND o.passage_id = over.id AND over.kind <> 'attribute'),
+    removed AS (
+      DELETE FROM scopefloor.passage p USING over WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind = 'attribute'),
+    expired AS (
+      UPDATE scopefloor.passage p SET expired_at = at_now, embedding = NULL, embedder_id = NULL FROM over
+      WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind <> 'attribute' RETURNING 1)
+    SELECT count(*) INTO taken FROM expired;
+    affected := affected + taken;
+    -- What has begun is like any other from now on.
+    UPDATE scopefloor.passage p SET starts_at = NULL
+    FROM (SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.passage o WHERE at_scope IS NULL AND o.starts_at <= at_now ORDER BY o.starts_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+          UNION ALL
+          SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.passage o WHERE o.scope_id = at_scope AND o.starts_at <= at_now ORDER BY o.starts_at LIMIT most FOR UPDATE SKIP LOCKED) here) begun
+    WHERE p.scope_id = begun.scope_id AND p.id = begun.id;
+  END LOOP;
+  RETURN affected;
+END $$;
+
+-- The same below the ticket's floor, for a caller who may forget there.
+CREATE OR REPLACE FUNCTION scopefloor.end_over_within(most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' <> 'forget' OR most NOT BETWEEN 1 AND 10000 THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN scopefloor.end_over(CASE WHEN (t->'modify'->>'all')::bool THEN NULL ELSE scopefloor.ids_in(t->'modify') END, most);
+END $$;
+
+-- The same everywhere, in the worker's housekeeping.
+CREATE OR REPLACE FUNCTION scopefloor.end_over_anywhere(most int) RETURNS int
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT scopefloor.end_over(NULL, most)
+$$;
+
+-- Orders vectors for what a scope has without, in the transaction of whoever changed it.
+CREATE OR REPLACE FUNCTION scopefloor.order_vectors(at_scope int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
+  SELECT s.tenant_id, s.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
+         coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
+  FROM scopefloor.scope s WHERE s.id = at_scope
+  ON CONFLICT (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
+END $$;
+
+-- Gives entities and keys at a job's scope the forms of their names that the service has now:
+-- [{id, identity, folded}] and [{key, normalKey}]. What becomes one is put together with its history.
+CREATE OR REPLACE FUNCTION scopefloor.respell_facts(entities jsonb, keys jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  at_scope int := (t->>'write')::int;
+  secret bytea;
+  named record;
+  survivor uuid;
+  touched uuid[] := '{}';
+  key record;
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  secret := scopefloor.word_secret((t->>'tenant')::int, at_scope);
+  PERFORM 1 FROM scopefloor.entity e WHERE e.scope_id = at_scope ORDER BY e.identity FOR NO KEY UPDATE;
+  FOR named IN SELECT e.id, e.identity, e.folded FROM jsonb_to_recordset(entities) AS e(id uuid, identity text, folded text) ORDER BY e.id LOOP
+    SELECT e.id INTO survivor FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.word_hash(secret, named.identity) AND e.id <> named.id;
+    IF survivor IS NOT NULL THEN
+      UPDATE scopefloor.attribute a SET entity_id = survivor WHERE a.scope_id = at_scope AND a.entity_id = named.id;
+      UPDATE scopefloor.relation r SET entity_id = survivor WHERE r.scope_id = at_scope AND r.entity_id = named.id;
+      UPDATE scopefloor.relation r SET target_id = survivor WHERE r.scope_id = at_scope AND r.target_id = named.id;
+      DELETE FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.id = named.id;
+    END IF;
+    UPDATE scopefloor.entity e SET identity = named.identity, folded = named.folded WHERE e.scope_id = at_scope AND e.id = coalesce(survivor, named.id);
+    touched := touched || survivor || ARRAY(SELECT r.entity_id FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.target_id = survivor);
+  END LOOP;
+  WITH respelled AS (
+    UPDATE scopefloor.attribute a SET normal_key = k."normalKey" FROM jsonb_to_recordset(keys) AS k(key text, "normalKey" text)
+    WHERE a.scope_id = at_scope AND a.key = k.key AND a.normal_key <> k."normalKey" RETURNING a.entity_id),
+  renamed AS (
+    UPDATE scopefloor.relation r SET normal_key = k."normalKey" FROM jsonb_to_recordset(keys) AS k(key text, "normalKey" text)
+    WHERE r.scope_id = at_scope AND r.key = k.key AND r.normal_key <> k."normalKey" RETURNING r.entity_id)
+  SELECT touched || coalesce(array_agg(x.entity_id), '{}') INTO touched FROM (SELECT * FROM respelled UNION SELECT * FROM renamed) x;
+  FOR key IN
+    SELECT DISTINCT 'attribute' AS kind, a.entity_id, a.key_hash FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.entity_id = ANY (touched)
+    UNION SELECT DISTINCT 'relation', r.entity_id, r.key_hash FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.entity_id = ANY (touched)
+  LOOP
+    PERFORM scopefloor.settle_facts(at_scope, key.kind, key.entity_id, key.key_hash, NULL, NULL, '[]', NULL);
+  END LOOP;
+END $$;

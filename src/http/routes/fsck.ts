@@ -1,0 +1,52 @@
+import { z } from "zod";
+import { checkMemory, FSCK_CHECKS } from "../../memory/fsck.ts";
+import { PLANTED_KINDS } from "../../text/planted.ts";
+import { endpoint } from "../endpoint.ts";
+import { fields } from "../wire/fields.ts";
+import { integer, namedEntity, object, scopeTags, uuid } from "../wire/shapes.ts";
+
+const DEFAULT_THRESHOLD = 0.95;
+const DEFAULT_RESULTS = 100;
+
+const check = z.enum(FSCK_CHECKS);
+const foundEntity = object({ id: uuid, type: z.string(), name: z.string(), scope: scopeTags });
+
+const fsckResponse = object({
+  duplicates: z.array(object({ entityA: foundEntity, entityB: foundEntity, similarity: z.number() })),
+  contradictions: z.array(
+    object({
+      entity: namedEntity,
+      key: z.string(),
+      values: z.array(z.unknown()),
+      facts: z.array(object({ id: uuid, value: z.unknown(), scope: scopeTags })),
+    }),
+  ),
+  injection: z.array(object({ rowId: uuid, kind: z.enum(PLANTED_KINDS), snippet: z.string() })),
+  unscopedContent: z.array(object({ table: z.string(), count: integer, sampleIds: z.array(uuid) })),
+  total: integer,
+  truncated: z.boolean(),
+});
+
+export const fsckEndpoints = [
+  endpoint({
+    method: "post",
+    path: "/{ctx}/fsck",
+    verb: "memory:read",
+    operation: "fsck",
+    summary: "Check memory for duplicates, contradictions, planted instructions and stray rows; changes nothing",
+    answer: fsckResponse,
+    body: fields({
+      check: z.union([check, z.array(check).min(1)]).optional(),
+      duplicateThreshold: z.number().min(0.5).max(1).optional(),
+      maxResults: z.int().min(1).max(500).optional(),
+    }),
+    handle: ({ enter, body }) =>
+      enter({}, (tx) =>
+        checkMemory(tx, {
+          checks: body.check === undefined ? FSCK_CHECKS : [body.check].flat(),
+          duplicateThreshold: body.duplicateThreshold ?? DEFAULT_THRESHOLD,
+          maxResults: body.maxResults ?? DEFAULT_RESULTS,
+        }),
+      ),
+  }),
+];
