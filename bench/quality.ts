@@ -35,6 +35,8 @@ const MODES = [
   ["plain BM25", "bm25"],
   ["full ranking", "hybrid"],
 ] as const;
+/** Of dialogues the answers are scored a third time as clients get them, with what says the same folded. */
+const OF_DIALOGUES = [...MODES, ["full ranking, folded", "folded"]] as const;
 
 export default async function quality(): Promise<Record<string, unknown>> {
   const folder = textOption("data") ?? "../shared/data";
@@ -49,7 +51,7 @@ export default async function quality(): Promise<Record<string, unknown>> {
     process.stdout.write(
       table([
         ["LoCoMo dev", "turn recall@5", "@10", "@50", "session hit@1", "hit@5"],
-        ...MODES.map(([name, mode]) => [name, ...(talk[mode] ?? []).map((x) => round(x, 4))]),
+        ...OF_DIALOGUES.map(([name, mode]) => [name, ...(talk[mode] ?? []).map((x) => round(x, 4))]),
         ["aim", "", 0.75, "", 0.73, 0.93],
       ]),
     );
@@ -71,6 +73,7 @@ export default async function quality(): Promise<Record<string, unknown>> {
       sessionHit5: round(h5, 4),
       cranfieldNdcg10: round(ndcg, 4),
       cranfieldRecall10: round(recall, 4),
+      folded: { turnRecall10: round(talk.folded?.[1] ?? 0, 4), turnRecall50: round(talk.folded?.[2] ?? 0, 4) },
       plainBm25: {
         turnRecall10: round(talk.bm25?.[1] ?? 0, 4),
         sessionHit1: round(talk.bm25?.[3] ?? 0, 4),
@@ -90,7 +93,7 @@ const mean = (rows: readonly number[][]) =>
   (rows[0] ?? []).map((_, column) => rows.reduce((sum, row) => sum + (row[column] ?? 0), 0) / rows.length);
 
 async function dialogues(service: Service, conversations: readonly Conversation[]): Promise<Record<string, number[]>> {
-  const scores: Record<string, number[][]> = { bm25: [], hybrid: [] };
+  const scores: Record<string, number[][]> = { bm25: [], hybrid: [], folded: [] };
   for (const [c, { conversation, qa }] of conversations.entries()) {
     const call = clientOf(service.url, await mintAgent(service, `conversation ${c}`, { org: `conversation-${c}` }));
     const turns = new Map<string, { id: string; session: number }>();
@@ -112,12 +115,12 @@ async function dialogues(service: Service, conversations: readonly Conversation[
     for (const { question, evidence = [], category } of qa) {
       const wanted = evidence.filter((id) => turns.has(id));
       if (category === 5 || wanted.length === 0) continue;
-      for (const [, mode] of MODES) {
+      for (const [, mode] of OF_DIALOGUES) {
         const { hits } = await call<Answer>("POST", "/default/query", {
           query: question,
           k: 50,
-          mode,
-          includeDuplicates: true,
+          mode: mode === "folded" ? "hybrid" : mode,
+          includeDuplicates: mode !== "folded",
         });
         const found = hits.flatMap(({ text }) => inspect.get(text) ?? []);
         const recall = (k: number) =>
