@@ -12,7 +12,7 @@ import { rankByDistance } from "../recall/ranking/vector.ts";
 import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import { matchNames, removeNames } from "./matching/document-names.ts";
-import { type Match, matchUnranked } from "./matching/facts-and-items.ts";
+import { factsOfSession, type Match, matchUnranked } from "./matching/facts-and-items.ts";
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
@@ -83,7 +83,7 @@ export async function forgetMatching(
   }
   const named = topic === undefined ? {} : await matchNames(tx, topic, request.threshold);
   const found = itemsOf(matches, request);
-  const items = { ...found, ...named, facts: [...found.facts, ...(await factsBeside(tx, request, found.facts))] };
+  const items = { ...found, ...named, facts: [...found.facts, ...(await confirmationsOf(tx, request, found.facts))] };
   const counts = await forgetItems(tx, items, request.purge);
   const pendingDocuments = await tx.call<number>("pending_documents");
   await tx.call("drop_cached_answers");
@@ -163,17 +163,9 @@ const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest)
   sessions: query === undefined && sessionId !== undefined ? [sessionId] : [],
 });
 
-/**
- * Rows of facts that go with what was found: what confirms a fact that goes says the same; and of a whole
- * session whatever it said of entities.
- */
-async function factsBeside(tx: ScopedTransaction, { query, sessionId }: ForgetRequest, facts: readonly string[]) {
-  if (query === undefined) {
-    const said = (table: "attribute" | "relation") =>
-      sql`SELECT f.id FROM ${tx.read(table, "f")} WHERE f.session_id = ${sessionId}::uuid AND NOT f.id = ANY (${list(facts)}::uuid[])`;
-    return (await tx.rows<{ id: string }>(sql`${said("attribute")} UNION ALL ${said("relation")}`)).map(({ id }) => id);
-  }
-  if (facts.length === 0) return [];
+/** What confirms a fact that goes says the same, and goes with it; but of a session its own rows alone. */
+async function confirmationsOf(tx: ScopedTransaction, { sessionId }: ForgetRequest, facts: readonly string[]) {
+  if (facts.length === 0 || sessionId !== undefined) return [];
   const confirming = (table: "attribute" | "relation", what: SQL) => sql`
     SELECT o.id FROM ${tx.read(table, "f")} JOIN ${tx.read(table, "o")}
       ON o.scope_id = f.scope_id AND o.entity_id = f.entity_id AND o.key_hash = f.key_hash AND o.${what} = f.${what}
@@ -257,8 +249,7 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: T
     ).values(),
   ];
   found.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
-  const unranked =
-    request.sessionId === undefined ? await matchUnranked(tx, topic, request.threshold, MAX_MATCHES) : [];
+  const unranked = await matchUnranked(tx, topic, request.threshold, request.sessionId, MAX_MATCHES);
   if (found.length + unranked.length >= MAX_MATCHES) {
     throw unprocessable(
       `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,
@@ -297,8 +288,10 @@ async function wholeSession(tx: ScopedTransaction, request: ForgetRequest): Prom
   const rows = await tx.rows<{ id: string; scopeId: number }>(sql`
     SELECT p.id, p.scope_id AS "scopeId" FROM ${tx.read("passage", "p")}
     WHERE p.session_id = ${request.sessionId}::uuid AND p.expired_at IS NULL ORDER BY p.id`);
-  return fetchHits(
+  const hits = await fetchHits(
     tx,
     rows.map((row) => ({ ...row, score: 1 })),
-  ).then((hits) => hits.map((hit) => ({ ...hit, why: "is in the session" })));
+  );
+  const facts = await factsOfSession(tx, request.sessionId ?? "");
+  return [...hits.map((hit) => ({ ...hit, why: "is in the session" })), ...facts];
 }

@@ -82,5 +82,8 @@ function parseInput(schema: z.ZodType, input: unknown, where: "body" | "query"):
 const problemsOf = (error: z.ZodError, where: "body" | "query" | "path"): string =>
   error.issues
     .slice(0, 5)
-    .map((issue) => `${issue.path.length === 0 ? `the ${where}` : issue.path.join(".")}: ${issue.message}`)
+    .map(
+      (issue) =>
+        `${issue.path.length === 0 ? `the ${where}` : issue.path.join(".")}: ${issue.message.replace("received ExactNumber", "received a number of too many digits")}`,
+    )
     .join("; ");

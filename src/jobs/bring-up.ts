@@ -53,17 +53,18 @@ interface OldPassage {
   readonly id: string;
   readonly text: string;
   readonly heading: string | null;
+  readonly role: string | null;
 }
 
 const oldPassages = (tx: ScopedTransaction) =>
   tx.rows<OldPassage>(sql`
-    SELECT p.id, p.text, CASE WHEN o.id IS NOT NULL THEN o.title || ' ' || coalesce(p.section, '') END AS heading
+    SELECT p.id, p.text, p.role, CASE WHEN o.id IS NOT NULL THEN o.title || ' ' || coalesce(p.section, '') END AS heading
     FROM ${tx.read("passage", "p")} LEFT JOIN ${tx.read("document", "o")} ON o.scope_id = p.scope_id AND o.id = p.document_id
     WHERE p.digest IS NULL AND p.expired_at IS NULL ORDER BY p.id LIMIT ${PASSAGES_AT_ONCE}`);
 
 async function renew(tx: ScopedTransaction, passages: readonly OldPassage[]): Promise<void> {
   const known = json(
-    passages.map(({ id, text }) => ({ id, digest: sameTextDigest(text), suspicious: plantedIn(text) })),
+    passages.map(({ id, text, role }) => ({ id, digest: sameTextDigest(text, role), suspicious: plantedIn(text) })),
   );
   const records = sql`jsonb_to_recordset(${known}) AS v(id uuid, digest text, suspicious jsonb)`;
   await tx.update(

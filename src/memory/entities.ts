@@ -5,7 +5,7 @@ import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { identityOf, normalKey } from "../text/names.ts";
 import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
-import { factsAt, type Moment, withTables } from "./fact-timeline.ts";
+import { EVER, factsAt, type Moment, withTables } from "./fact-timeline.ts";
 import type { EntityName } from "./triples.ts";
 
 export interface Entity extends EntityName {
@@ -155,12 +155,11 @@ export async function describeEntity(
   return { entity, attributes, relations };
 }
 
-const ALWAYS: Moment = { validFrom: "1000-01-01T00:00:00.000Z" };
 const newestFirst = (a: Fact, b: Fact) =>
   b.validFrom.localeCompare(a.validFrom) || b.createdAt.localeCompare(a.createdAt) || b.id.localeCompare(a.id);
 
 async function factsEver(tx: ScopedTransaction, where: SQL): Promise<(Attribute | Relation)[]> {
-  const facts = [...(await attributesWhere(tx, where, ALWAYS)), ...(await relationsWhere(tx, where, ALWAYS))];
+  const facts = [...(await attributesWhere(tx, where, EVER)), ...(await relationsWhere(tx, where, EVER))];
   recordTrace(tx, {
     kind: "retrieval",
     operation: "history",
@@ -207,6 +206,8 @@ export async function deleteEntity(tx: ScopedTransaction, named: EntityName): Pr
 /** Gives the ids of those that there were to remove. */
 export async function removeEntities(tx: ScopedTransaction, entities: readonly string[]): Promise<string[]> {
   const ids = list(entities);
+  // Who says something of one meanwhile waits, and makes it anew.
+  await tx.call("hold_entities", sql`${ids}::uuid[]`);
   const facts = await tx.rows<{ id: string }>(sql`
     SELECT f.id FROM ${tx.read("attribute", "f")} WHERE f.entity_id = ANY (${ids}::uuid[])
     UNION ALL SELECT f.id FROM ${tx.read("relation", "f")} WHERE f.entity_id = ANY (${ids}::uuid[]) OR f.target_id = ANY (${ids}::uuid[])`);

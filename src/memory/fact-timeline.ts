@@ -14,6 +14,9 @@ export interface Moment {
 export const isPresent = ({ asOf, atInstant, validFrom, validUntil }: Moment): boolean =>
   [asOf, atInstant, validFrom, validUntil].every((time) => time === undefined);
 
+/** Whatever was said, for histories. */
+export const EVER: Moment = { validFrom: "1000-01-01T00:00:00.000Z" };
+
 /**
  * The facts of a moment as a table for a FROM, under the alias f: of `attribute` or `relation` those rows that
  * are shown, with `known_until`, `known_by` and `known_closed`: where each ended, by which observation, and
@@ -80,7 +83,9 @@ export const withTables = (tables: readonly SQL[]): SQL =>
   tables.length === 0 ? sql`` : sql`WITH ${sql.join([...tables], sql`, `)}`;
 
 /** Conditions on a shown row f. Without a time: what is so now, or at the moment of `asOf`. */
-function isSo({ asOf, atInstant, validFrom, validUntil }: Moment): SQL {
+function isSo(moment: Moment): SQL {
+  if (moment === EVER) return sql`true`;
+  const { asOf, atInstant, validFrom, validUntil } = moment;
   const conditions: SQL[] = [];
   const instant = atInstant ?? (validFrom === undefined && validUntil === undefined ? (asOf ?? null) : undefined);
   if (instant !== undefined) {
@@ -89,5 +94,7 @@ function isSo({ asOf, atInstant, validFrom, validUntil }: Moment): SQL {
   }
   if (validFrom !== undefined) conditions.push(sql`(f.known_until > ${validFrom}::timestamptz) IS NOT FALSE`);
   if (validUntil !== undefined) conditions.push(sql`f.valid_from <= ${validUntil}::timestamptz`);
+  // What was replaced in the same moment was never so.
+  conditions.push(sql`(f.known_until > f.valid_from) IS NOT FALSE`);
   return sql.join(conditions, sql` AND `);
 }

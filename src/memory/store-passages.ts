@@ -95,7 +95,7 @@ export async function storePassages(
     // Most texts are in the normal form: they are sent once.
     return {
       ...passage,
-      digest: sameTextDigest(passage.text),
+      digest: sameTextDigest(passage.text, passage.kind === "turn" ? passage.role : null),
       suspicious: plantedIn(passage.text),
       ...(words === written ? {} : { words }),
     };

@@ -3,7 +3,7 @@ import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { stringifyJson } from "../exact-json.ts";
 import type { Embedded } from "../models/embedder.ts";
 import { countTokens } from "../models/tokens.ts";
-import { foldedName, identityOf, normalKey } from "../text/names.ts";
+import { foldedName, identityOf, normalKey, wordsOfKey } from "../text/names.ts";
 import { normalForm } from "../text/normal-form.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
@@ -45,8 +45,8 @@ const spell = (value: unknown) => (typeof value === "string" ? value : stringify
 /** A fact in words, as recall finds and shows it. */
 export const sentenceOf = ({ entity, key, value, target }: Pick<Triple, "entity" | "key" | "value" | "target">) =>
   target === undefined
-    ? `${entity.name}: ${key.replace(/[_-]+/g, " ")}: ${spell(value)}`
-    : `${entity.name} ${key.replace(/[_-]+/g, " ")} ${target.name}`;
+    ? `${entity.name}: ${wordsOfKey(key)}: ${spell(value)}`
+    : `${entity.name} ${wordsOfKey(key)} ${target.name}`;
 
 const named = (entity: EntityName) => ({ ...entity, identity: identityOf(entity), folded: foldedName(entity.name) });
 

@@ -8,6 +8,9 @@ import { recordTrace, spentOn } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { storePassages } from "./store-passages.ts";
 
+/** The last whose year has four digits. */
+const LAST_TIME = Date.UTC(9999, 11, 31);
+
 export type Role = "user" | "assistant" | "system" | "tool";
 
 export interface NewTurn {
@@ -101,7 +104,9 @@ export async function insertTurns(
       embedding: embedded?.vectors[i] ?? null,
       observedAt,
       endsAt:
-        category === "context" ? new Date(Date.parse(observedAt) + contextSecondsOf(tx) * 1000).toISOString() : null,
+        category === "context"
+          ? new Date(Math.min(Date.parse(observedAt) + contextSecondsOf(tx) * 1000, LAST_TIME)).toISOString()
+          : null,
     })),
   );
   return { sessionId, turnIds: rows.map((row) => row.id), passageIds: rows.map((row) => row.passageId) };

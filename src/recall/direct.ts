@@ -4,8 +4,7 @@ import { type Attribute, attributesWhere, NARROWEST_FIRST, type Relation, relati
 import { isPresent, type Moment } from "../memory/fact-timeline.ts";
 import { sentenceOf } from "../memory/triples.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
-import { foldedName, normalKey } from "../text/names.ts";
-import { normalForm } from "../text/normal-form.ts";
+import { foldedName, identityOf, normalKey } from "../text/names.ts";
 
 /** A question that names what it wants: a key of an entity, or a key of the keyed store. */
 export type TypedQuestion =
@@ -15,7 +14,7 @@ export type TypedQuestion =
 const OPENING =
   /^(?:what|who|where|when|which)(?:['’]s| is| are| was| were)\s+|^(?:tell me|give me|show me|get|find)\s+/i;
 /** Letters of any script with their marks, digits, and what names have inside: O'Brien, AT&T, C++, St. John, John/Jane. */
-const NAME = /^[\p{L}\p{N}][\p{L}\p{M}\p{N} ._@'’&+#!,()/-]{0,127}$/u;
+const NAME = /^[\p{L}\p{N}][\p{L}\p{M}\p{N}\p{Cf} ._@'’&+#!,()/-]{0,127}$/u;
 
 /**
  * What a question asks for by name; undefined: it is an open one. Known forms: `What is Alice's
@@ -23,9 +22,7 @@ const NAME = /^[\p{L}\p{N}][\p{L}\p{M}\p{N} ._@'’&+#!,()/-]{0,127}$/u;
  * `Alice.favourite_drink`, `memory:theme`.
  */
 export function parseTypedQuestion(query: string): TypedQuestion | undefined {
-  const asked = normalForm(query)
-    .trim()
-    .replace(/\s*[?.!]+$/, "");
+  const asked = query.trim().replace(/\s*[?.!]+$/, "");
   const keyed = /^memory:(\S{1,256})$/.exec(asked)?.[1];
   if (keyed !== undefined) return { kind: "keyed", key: keyed };
   const bare = asked.replace(OPENING, "").trim();
@@ -125,7 +122,8 @@ async function byEntity(
     type === undefined || foldedName(of) === foldedName(type);
   const facts: (Attribute | Relation)[] = [...attributes, ...relations].filter(isOfType);
   // Whoever has the very name comes before others of another spelling.
-  const isExact = (fact: Attribute | Relation) => normalForm(fact.entity.name) === normalForm(entity);
+  const isExact = (fact: Attribute | Relation) =>
+    identityOf({ type: "", name: fact.entity.name }) === identityOf({ type: "", name: entity });
   const answering = [
     ...ofTheNarrowest(facts.filter(isExact)),
     ...ofTheNarrowest(facts.filter((fact) => !isExact(fact))),

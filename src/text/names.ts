@@ -1,16 +1,21 @@
-import { normalForm } from "./normal-form.ts";
+import { normalForm, withRaisedMarked } from "./normal-form.ts";
+
+/** `10²` and `102` are two names. */
+const normalName = (name: string): string => normalForm(withRaisedMarked(name));
 
 /** The spellings of an entity's name that are one entity have one identity: its type and name in the normal form. */
 export const identityOf = ({ type, name }: { readonly type: string; readonly name: string }): string =>
-  `${normalForm(type)}\u001f${normalForm(name)}`;
+  `${normalName(type)}\u001f${normalName(name)}`;
 
 /** What a question finds a name by: its other spellings, in case, have the same. */
-export const foldedName = (name: string): string => normalForm(name).toLowerCase();
+export const foldedName = (name: string): string => normalName(name).toLowerCase();
+
+/** The words of a key, as a sentence has them: `favoriteColor` is `favorite Color`. */
+export const wordsOfKey = (key: string): string =>
+  key
+    .replace(/(\p{Ll})(\p{Lu})/gu, "$1 $2")
+    .replace(/([\p{Lu}\p{N}])(\p{Lu}\p{Ll})/gu, "$1 $2")
+    .replace(/[\s_-]+/g, " ");
 
 /** The one spelling of a fact's key: `favorite color`, `favorite-color`, `favoriteColor` and `Favorite_Color` are one. */
-export const normalKey = (key: string): string =>
-  normalForm(key)
-    .replace(/(\p{Ll})(\p{Lu})/gu, "$1_$2")
-    .replace(/([\p{Lu}\p{N}])(\p{Lu}\p{Ll})/gu, "$1_$2")
-    .toLowerCase()
-    .replace(/[\s_-]+/g, "_");
+export const normalKey = (key: string): string => wordsOfKey(normalName(key)).toLowerCase().trim().replaceAll(" ", "_");

@@ -9,3 +9,6 @@ const ASCII = /^\p{ASCII}*$/u;
  */
 export const normalForm = (text: string): string =>
   ASCII.test(text) ? text : text.normalize("NFKC").replace(UNSEEN, "").normalize("NFKC");
+
+/** Superscripts, fractions, numbers in circles, which the normal form takes for digits: a mark before each. */
+export const withRaisedMarked = (text: string): string => text.replace(/\p{No}/gu, (number) => `^${number}`);

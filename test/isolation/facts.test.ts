@@ -99,7 +99,7 @@ describe("facts of another tenant (threats 3, 9, 10)", () => {
       ["memory:forget", "forget"],
     ] as const) {
       for (const text of [
-        "SELECT scopefloor.settle_facts(1, 'attribute', gen_random_uuid(), gen_random_uuid(), NULL, NULL, '[]', NULL)",
+        "SELECT scopefloor.settle_facts(1, 'attribute', gen_random_uuid(), gen_random_uuid(), NULL, NULL, NULL, NULL, '[]', NULL)",
         "SELECT scopefloor.recall_facts(1, '{}', '[]', NULL)",
         "SELECT scopefloor.end_over(NULL, 10)",
         "SELECT scopefloor.end_over_anywhere(10)",

@@ -41,6 +41,11 @@ describe("folding keeps what differs", () => {
     ["कमल आया", "कमाल आया"],
     ["call at 10:30", "call at 1030"],
     ["A & B signed", "A B signed"],
+    ["limit is 5!", "limit is 5"],
+    [
+      "flag 🏴\u{e0067}\u{e0062}\u{e0065}\u{e006e}\u{e0067}\u{e007f}",
+      "flag 🏴\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}",
+    ],
     [`${"word ".repeat(600)}first`, `${"word ".repeat(600)}second`],
   ])("%j and %j are two", (a, b) => {
     expect(sameTextDigest(a)).not.toBe(sameTextDigest(b));
@@ -55,6 +60,11 @@ describe("folding keeps what differs", () => {
     ["soft\u00adhyphen and zero\u200bwidth", "softhyphen and zerowidth"],
   ])("%j and %j say the same", (a, b) => {
     expect(sameTextDigest(a)).toBe(sameTextDigest(b));
+  });
+
+  test("what a user says and an assistant says is two", () => {
+    expect(sameTextDigest("deploy approved", "assistant")).not.toBe(sameTextDigest("deploy approved", "user"));
+    expect(sameTextDigest("deploy approved", "user")).toBe(sameTextDigest("Deploy approved."));
   });
 
   test("of equals the newest is shown with how many it stands for, in every route", async () => {
@@ -158,6 +168,7 @@ describe("names and keys", () => {
         (await client.get<{ history: unknown[] }>(`/entities/Person/Bob/history/${key}`)).body.history,
         key,
       ).toHaveLength(3);
+    expect(await client.recall("favorite color", { mode: "bm25" })).toEqual(["Bob: favorite Color: green"]);
     await say(client, "Rene\u0301", "city", "Nice");
     await say(client, "René", "city", "Lyon");
     expect(
@@ -167,6 +178,13 @@ describe("names and keys", () => {
     await say(client, "Alice", "city", "Oslo");
     expect(await client.recall("What is Alice's city?")).toEqual(["Alice: city: Oslo", "ALICE: city: Paris"]);
     expect(await client.recall("What is alice's city?", { k: 2 })).toHaveLength(2);
+  });
+
+  test("10² and 102 are two entities", async () => {
+    const client = await tenant();
+    await say(client, "10²", "desc", "hundred");
+    await say(client, "102", "desc", "bus line");
+    expect(await client.recall("What is the desc of 10²?")).toEqual(["10²: desc: hundred"]);
   });
 
   test.each([
@@ -192,6 +210,7 @@ describe("names and keys", () => {
     ["HTTPServer port", "http_server_port"],
     ["Größe", "größe"],
     ["ipv4", "ipv4"],
+    ["temp_", "temp"],
   ])("the key %j is %j", (key, normal) => {
     expect(normalKey(key)).toBe(normal);
   });
@@ -260,6 +279,8 @@ describe("numbers", () => {
     await tell("1546130668394913822");
     expect((await tell("1546130668394913821")).text).toContain('"stored":true');
     expect((await tell("1546130668394913821")).text).toContain('"stored":false');
+    const misplaced = await client.call("POST", "/query", undefined, { raw: '{"query":"x","k":12345678901234567890}' });
+    expect([misplaced.status, misplaced.text.includes("ExactNumber")]).toEqual([400, false]);
     for (const number of ["1e400", "-1e400", "1e-400", "1".repeat(1_001)]) {
       const refused = await client.call("PUT", "/memory/n", undefined, { raw: `{"value":{"a":[1,${number}]}}` });
       expect([refused.status, refused.text.includes("value.a[1]")], number.slice(0, 10)).toEqual([400, true]);

@@ -1,4 +1,4 @@
-import { type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { stringifyJson } from "../../exact-json.ts";
 import type { Hit } from "../../recall/answer/hits.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
@@ -27,18 +27,15 @@ export async function matchUnranked(
   tx: ScopedTransaction,
   topic: Topic,
   threshold: number,
+  sessionId: string | undefined,
   limit: number,
 ): Promise<Match[]> {
   const about = mayBeAbout(sql`said.words`, topic, threshold);
   const weight = weightOf(sql`said.words`, topic);
-  const past = (table: "attribute" | "relation") => sql`
-    SELECT f.id, f.valid_from AS at, d.tags, f.sentence AS words
-    FROM ${tx.read(table, "f")} JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE f.expired_at IS NULL AND NOT f.is_confirmation
-      AND NOT EXISTS (SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.scope_id = f.scope_id AND p.id = f.id)`;
   const facts = await tx.rows<Row>(sql`
-    SELECT said.*, said.words AS text, ${weight} AS weight FROM (${past("attribute")} UNION ALL ${past("relation")}) AS said
+    SELECT said.*, said.words AS text, ${weight} AS weight FROM (${factsWithoutPassage(tx, sessionId)}) AS said
     WHERE ${about} ORDER BY weight DESC, id LIMIT ${limit}`);
+  if (sessionId !== undefined) return saying(facts, topic, threshold).map((row) => match(row, "attribute", row.text));
   const items = await tx.rows<Row & { key: string; value: unknown }>(sql`
     SELECT said.*, said.words AS text, ${weight} AS weight FROM (
       SELECT m.id, m.key, m.value, m.updated_at AS at, d.tags, m.key || ' ' || translate(m.key, '_.:@|+~-', '        ') || ' ' || m.value::text AS words
@@ -50,6 +47,26 @@ export async function matchUnranked(
       match(row, "item", `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`),
     ),
   ];
+}
+
+/** Rows of facts that recall does not rank: those that are over, and of a session also what confirms another's. */
+function factsWithoutPassage(tx: ScopedTransaction, sessionId: string | undefined): SQL {
+  const rows = (table: "attribute" | "relation") => sql`
+    SELECT f.id, f.valid_from AS at, d.tags, f.sentence AS words
+    FROM ${tx.read(table, "f")} JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
+    WHERE f.expired_at IS NULL AND ${sessionId === undefined ? sql`NOT f.is_confirmation` : sql`f.session_id = ${sessionId}::uuid`}
+      AND NOT EXISTS (SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.scope_id = f.scope_id AND p.id = f.id)`;
+  return sql`${rows("attribute")} UNION ALL ${rows("relation")}`;
+}
+
+/** What a session said of entities, besides what recall ranks. */
+export async function factsOfSession(tx: ScopedTransaction, sessionId: string): Promise<Match[]> {
+  const rows = await tx.rows<Omit<Row, "text" | "weight"> & { words: string }>(sql`
+    SELECT said.* FROM (${factsWithoutPassage(tx, sessionId)}) AS said ORDER BY id`);
+  return rows.map(({ words, ...row }) => ({
+    ...match({ ...row, text: words, weight: 0, share: 1 }, "attribute", words),
+    why: "is in the session",
+  }));
 }
 
 const match = (

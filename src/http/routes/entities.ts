@@ -12,6 +12,7 @@ import {
   limitAndOffset,
   moment,
   queryWriteSelector,
+  refuseEmptySpan,
 } from "../wire/fields.ts";
 import { chunk, described, document, entity, facet, instant, object, trace, uuid } from "../wire/shapes.ts";
 
@@ -62,7 +63,10 @@ export const entityEndpoints = [
     answer: describedEntityResponse,
     params: named,
     query: fields({ ...lens, ...moment }),
-    handle: ({ enter, params, query }) => enter(listAccess(query), (tx) => describeEntity(tx, params, query)),
+    handle: ({ enter, params, query }) => {
+      refuseEmptySpan(query);
+      return enter(listAccess(query), (tx) => describeEntity(tx, params, query));
+    },
   }),
   endpoint({
     method: "delete",
@@ -98,6 +102,7 @@ export const entityEndpoints = [
     query: fields({ ref: z.string().min(1).max(600), ...lens, ...moment }),
     handle: ({ enter, query }) => {
       const reference = parseReference(query.ref);
+      refuseEmptySpan(query);
       return enter(listAccess(query), (tx) => inspect(tx, reference, query));
     },
   }),

@@ -36,14 +36,14 @@ export const fsckEndpoints = [
     summary: "Check memory for duplicates, contradictions, planted instructions and stray rows; changes nothing",
     answer: fsckResponse,
     body: fields({
-      check: z.union([check, z.array(check).min(1)]).optional(),
+      check: z.preprocess((one) => (typeof one === "string" ? [one] : one), z.array(check).min(1)).optional(),
       duplicateThreshold: z.number().min(0.5).max(1).optional(),
       maxResults: z.int().min(1).max(500).optional(),
     }),
     handle: ({ enter, body }) =>
       enter({}, (tx) =>
         checkMemory(tx, {
-          checks: body.check === undefined ? FSCK_CHECKS : [body.check].flat(),
+          checks: body.check ?? FSCK_CHECKS,
           duplicateThreshold: body.duplicateThreshold ?? DEFAULT_THRESHOLD,
           maxResults: body.maxResults ?? DEFAULT_RESULTS,
         }),

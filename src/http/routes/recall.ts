@@ -17,6 +17,7 @@ import {
   labels,
   queryText,
   readSelector,
+  refuseEmptySpan,
   scopeView,
   sessionName,
   time,
@@ -153,6 +154,7 @@ export const recallEndpoints = [
     body: queryBody,
     handle: async ({ enter, peek, body, deps }) => {
       if (body.mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
+      refuseEmptySpan(body);
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const named = body.sessionId;
       const sessionId =

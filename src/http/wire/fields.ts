@@ -5,6 +5,7 @@ import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 import { hintFor, isSpelled } from "../../scope/spelling.ts";
+import { normalKey } from "../../text/names.ts";
 import { normalForm } from "../../text/normal-form.ts";
 
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -114,7 +115,7 @@ const nameOf = (longest: number, what: string) =>
     .max(longest);
 export const entityType = nameOf(64, "an entity's type");
 export const entityName = nameOf(256, "an entity's name");
-export const factKey = nameOf(128, "a key");
+export const factKey = nameOf(128, "a key").refine((key) => normalKey(key) !== "", "a key must show something");
 /** A key as ever, or a name of 128 characters in its one spelling. */
 export const itemKey = z.string().superRefine((key, context) => {
   if (/^[A-Za-z0-9][A-Za-z0-9._:@|+~-]{0,255}$/.test(key) || isSpelled(key)) return;
@@ -191,6 +192,18 @@ export const ignoredHints = (body: { readonly [hint in keyof typeof hints]?: unk
 
 /** Where a list looks. */
 export const lens = { lens: querySelector, scopeView: scopeView.optional() };
+/** @throws AppError 400 for a span that ends before it begins */
+export function refuseEmptySpan({
+  validFrom,
+  validUntil,
+}: {
+  validFrom?: string | undefined;
+  validUntil?: string | undefined;
+}): void {
+  if (validFrom !== undefined && validUntil !== undefined && validFrom > validUntil)
+    throw invalid(`validUntil: ${validUntil} lies before validFrom, ${validFrom}`);
+}
+
 /** At which moment, of the two times. */
 export const moment = {
   asOf: time.optional(),

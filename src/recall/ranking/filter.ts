@@ -46,13 +46,14 @@ function timesSql(tx: ScopedTransaction, moment: Moment): SQL[] {
       : [sql`(p.starts_at <= now()) IS NOT FALSE AND (p.ends_at > now()) IS NOT FALSE`];
   }
   const { asOf, atInstant, validFrom, validUntil } = moment;
-  const conditions: SQL[] = [];
-  if (asOf !== undefined) conditions.push(sql`p.created_at <= ${asOf}::timestamptz`);
-  const instant = atInstant ?? (validFrom === undefined && validUntil === undefined ? asOf : undefined);
-  if (instant !== undefined) {
-    const isBegun = sql`p.observed_at <= ${instant}::timestamptz`;
-    conditions.push(atInstant === undefined ? sql`(p.kind <> 'attribute' OR ${isBegun})` : isBegun);
-    conditions.push(sql`(p.ends_at > ${instant}::timestamptz) IS NOT FALSE`);
+  // What was said for a while is expired once it is over, also for the past.
+  const conditions: SQL[] = [sql`(p.kind = 'attribute' OR (p.ends_at > now()) IS NOT FALSE)`];
+  // A fact's passage says how it holds as known now: as known then, the facts themselves do.
+  if (asOf !== undefined) conditions.push(sql`p.created_at <= ${asOf}::timestamptz AND p.kind <> 'attribute'`);
+  if (atInstant !== undefined) {
+    conditions.push(
+      sql`p.observed_at <= ${atInstant}::timestamptz AND (p.ends_at > ${atInstant}::timestamptz) IS NOT FALSE`,
+    );
   }
   if (validFrom !== undefined) {
     conditions.push(sql`

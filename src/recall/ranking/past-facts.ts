@@ -24,7 +24,12 @@ export const asksForPastFacts = ({ moment, kinds, documentIds, mimeType }: Passa
 /** The facts of the filter's moment, of both tables, as rows (id, scope_id, sentence, valid_from). */
 function factsOf(tx: ScopedTransaction, { moment = {}, labels, sessionId }: PassageFilter) {
   const tables = (["attribute", "relation"] as const).map((table) => factsAt(tx, table, sql`true`, moment));
-  const narrowed: SQL[] = [sql`true`];
+  // As known now, what is not over is found by its passage.
+  const narrowed: SQL[] = [
+    moment.asOf === undefined
+      ? sql`NOT EXISTS (SELECT 1 FROM ${tx.read("passage", "own")} WHERE own.scope_id = f.scope_id AND own.id = f.id)`
+      : sql`true`,
+  ];
   if (labels.length > 0) narrowed.push(sql`f.labels @> ${list(labels)}::text[]`);
   if (sessionId !== undefined) narrowed.push(sql`f.session_id = ${sessionId}::uuid`);
   const rows = tables.map(
@@ -64,7 +69,7 @@ export async function rankPastFacts(
     CROSS JOIN LATERAL (
       SELECT sum(r.idf * cardinality(l.positions) * (${k1}::float8 + 1) / (cardinality(l.positions) + size.base + size.slope * long.words)) AS score
       FROM unnest(f.words) l JOIN rare r ON r.lexeme = l.lexeme) s
-    WHERE s.score > 0 ORDER BY s.score DESC, f.id LIMIT ${limit}`);
+    WHERE s.score > 0 ORDER BY s.score DESC, f.id LIMIT ${filter.excludeSuspicious === true ? limit * 4 : limit}`);
   return found
     .filter(({ text }) => filter.excludeSuspicious !== true || plantedIn(text).length === 0)
     .map(({ text, ...fact }) => ({ ...fact, digest: sameTextDigest(text) }));

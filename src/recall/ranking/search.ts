@@ -78,7 +78,11 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
       return { tier: "hybrid", tierReason: "no shared word and no vector near enough", plan, hits: [], candidates };
     }
     const hits = await recentHits(tx, filter, fullContextTokens, includeDuplicates ? k : FUSION_POOL);
-    const said = hits.map((hit) => ({ ...hit, digest: sameTextDigest(hit.text), observedAt: hit.occurredAt }));
+    const said = hits.map((hit) => ({
+      ...hit,
+      digest: sameTextDigest(hit.text, hit.role),
+      observedAt: hit.occurredAt,
+    }));
     return {
       tier: "full_context",
       tierReason:

@@ -86,10 +86,54 @@ BEGIN
   END IF;
 END $$;
 
--- Works out what follows from the observations of a key, from one of them on (null: from the first), where
--- those before it are settled. The arguments behind are recall_facts'.
+-- The observation next to a place in the order of a key: the last before it, or the first after it. (By kind, so
+-- that the order comes out of the index.)
+CREATE OR REPLACE FUNCTION scopefloor.observation_beside(at_scope int, of_kind text, subject uuid, of_key uuid, at_time timestamptz, at_observation uuid, is_after bool,
+                                                         OUT valid_from timestamptz, OUT observation_id uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  IF of_kind = 'attribute' AND is_after THEN
+    SELECT f.valid_from, f.observation_id INTO valid_from, observation_id FROM scopefloor.attribute f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND (f.valid_from, f.observation_id) > (at_time, at_observation)
+    ORDER BY f.valid_from, f.observation_id LIMIT 1;
+  ELSIF of_kind = 'attribute' THEN
+    SELECT f.valid_from, f.observation_id INTO valid_from, observation_id FROM scopefloor.attribute f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND (f.valid_from, f.observation_id) < (at_time, at_observation)
+    ORDER BY f.valid_from DESC, f.observation_id DESC LIMIT 1;
+  ELSIF is_after THEN
+    SELECT f.valid_from, f.observation_id INTO valid_from, observation_id FROM scopefloor.relation f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND (f.valid_from, f.observation_id) > (at_time, at_observation)
+    ORDER BY f.valid_from, f.observation_id LIMIT 1;
+  ELSE
+    SELECT f.valid_from, f.observation_id INTO valid_from, observation_id FROM scopefloor.relation f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND (f.valid_from, f.observation_id) < (at_time, at_observation)
+    ORDER BY f.valid_from DESC, f.observation_id DESC LIMIT 1;
+  END IF;
+END $$;
+
+-- The fact that a row belongs to: of those that say `said`, the first row of the run at a place in the order.
+CREATE OR REPLACE FUNCTION scopefloor.fact_at(at_scope int, of_kind text, subject uuid, of_key uuid, said jsonb, at_time timestamptz, at_observation uuid,
+                                              OUT id uuid, OUT valid_from timestamptz, OUT valid_until timestamptz, OUT superseded_by uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  IF of_kind = 'attribute' THEN
+    SELECT f.id, f.valid_from, f.valid_until, f.superseded_by INTO id, valid_from, valid_until, superseded_by FROM scopefloor.attribute f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND NOT f.is_confirmation AND f.value = said
+      AND (f.valid_from, f.observation_id) <= (at_time, at_observation) ORDER BY f.valid_from DESC, f.observation_id DESC LIMIT 1;
+  ELSE
+    SELECT f.id, f.valid_from, f.valid_until, f.superseded_by INTO id, valid_from, valid_until, superseded_by FROM scopefloor.relation f
+    WHERE f.scope_id = at_scope AND f.entity_id = subject AND f.key_hash = of_key AND f.expired_at IS NULL AND NOT f.is_confirmation AND f.target_id = (said #>> '{}')::uuid
+      AND (f.valid_from, f.observation_id) <= (at_time, at_observation) ORDER BY f.valid_from DESC, f.observation_id DESC LIMIT 1;
+  END IF;
+END $$;
+
+-- Works out what follows from the observations of a key between two of them (null: from the first, to the
+-- last), where those outside are settled: a new one changes what its neighbours mean, and nothing beyond. The
+-- arguments behind are recall_facts'.
 CREATE OR REPLACE FUNCTION scopefloor.settle_facts(at_scope int, of_kind text, subject uuid, of_key uuid, from_time timestamptz, from_observation uuid,
-                                                   given jsonb, of_embedder int) RETURNS void
+                                                   to_time timestamptz, to_observation uuid, given jsonb, of_embedder int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_now timestamptz := clock_timestamp();
@@ -98,7 +142,12 @@ BEGIN
   WITH said AS MATERIALIZED (
     SELECT o.*, dense_rank() OVER (ORDER BY o.valid_from, o.observation_id) AS n
     FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
-    WHERE from_time IS NULL OR (o.valid_from, o.observation_id) >= (from_time, from_observation)),
+    WHERE (o.valid_from, o.observation_id) >= (coalesce(from_time, '-infinity'), coalesce(from_observation, '00000000-0000-0000-0000-000000000000'))
+      AND (o.valid_from, o.observation_id) <= (coalesce(to_time, 'infinity'), coalesce(to_observation, 'ffffffff-ffff-ffff-ffff-ffffffffffff'))),
+  groups AS MATERIALIZED (
+    SELECT g.n, lead(g.valid_from) OVER w AS next_from, lead(g.observation_id) OVER w AS next_observation,
+           to_time IS NOT NULL AND row_number() OVER (ORDER BY g.n DESC) = 1 AS is_edge -- what follows is settled
+    FROM (SELECT DISTINCT n, valid_from, observation_id FROM said) g WINDOW w AS (ORDER BY g.n)),
   placed AS (
     SELECT s.*,
            CASE WHEN lag(s.n) OVER w IS NULL THEN s.n = 1 AND from_time IS NOT NULL AND s.is_confirmation
@@ -109,15 +158,16 @@ BEGIN
   runs AS (
     SELECT d.what, max(d.n) AS last, (array_agg(d.stops_at ORDER BY d.n DESC, d.id DESC))[1] AS stops_at,
            CASE WHEN bool_or(NOT d.continues) THEN (array_agg(d.id ORDER BY d.n, d.id))[1]
-                ELSE (SELECT o.id FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o -- it began before these
-                      WHERE o.what = d.what AND NOT o.is_confirmation AND (o.valid_from, o.observation_id) < (from_time, from_observation)
-                      ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1) END AS head
+                ELSE (SELECT f.id FROM scopefloor.fact_at(at_scope, of_kind, subject, of_key, d.what, from_time, from_observation) f) END AS head -- it began before
     FROM numbered d GROUP BY d.what, d.run),
   ends AS (
-    SELECT r.head, least(r.stops_at, next.valid_from) AS until, CASE WHEN (next.valid_from <= r.stops_at) IS NOT FALSE THEN next.observation_id END AS by
-    FROM runs r LEFT JOIN LATERAL (SELECT s.valid_from, s.observation_id FROM said s WHERE s.n = r.last + 1 LIMIT 1) next ON true)
+    SELECT r.head, CASE WHEN g.is_edge THEN f.valid_until ELSE least(r.stops_at, g.next_from) END AS until,
+           CASE WHEN g.is_edge THEN f.superseded_by WHEN (g.next_from <= r.stops_at) IS NOT FALSE THEN g.next_observation END AS by
+    FROM runs r JOIN groups g ON g.n = r.last
+    -- One that goes on beyond ends as it did.
+    LEFT JOIN LATERAL scopefloor.fact_at(at_scope, of_kind, subject, of_key, r.what, to_time, to_observation) f ON g.is_edge)
   SELECT coalesce(jsonb_agg(jsonb_build_object('id', x.id, 'heads', x.heads, 'until', x.until, 'by', x.by)), '[]') INTO settled FROM (
-    SELECT s.id, false AS heads, NULL::timestamptz AS until, NULL::uuid AS by FROM said s WHERE NOT EXISTS (SELECT 1 FROM ends e WHERE e.head = s.id)
+    SELECT s.id, false AS heads, NULL::timestamptz AS until, NULL::uuid AS by FROM said s LEFT JOIN ends e ON e.head = s.id WHERE e.head IS NULL
     UNION ALL SELECT e.head, true, e.until, e.by FROM ends e) x;
   IF of_kind = 'attribute' THEN
     UPDATE scopefloor.attribute f
@@ -142,8 +192,15 @@ BEGIN
     WHERE s.heads AND (s.until > at_now) IS NOT FALSE AND NOT EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = s.id)), given, of_embedder);
 END $$;
 
+-- When what is so for a while ends: after the item's lifetime in seconds. (No later than a time has four digits for its year.)
+CREATE OR REPLACE FUNCTION scopefloor.end_of(observed timestamptz, item jsonb) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN item ? 'lifetime' THEN least(observed + make_interval(secs => (item->>'lifetime')::float8), '9999-12-31T23:59:59Z') END
+$$;
+
 -- Stores one observation: `items`, which are said together under one key of an entity. Gives for each
 -- {id, entityId, stored, current, superseded: [ids]}, in their order; of what confirms a fact the id is that fact's.
+-- `unrecalled`: nothing else is known of the key, and whoever calls makes the passages, for many at once.
 CREATE OR REPLACE FUNCTION scopefloor.put_observation(t jsonb, of_kind text, subject uuid, items jsonb, learnt timestamptz, in_session uuid, in_turn uuid, of_embedder int)
 RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -153,46 +210,60 @@ DECLARE
   observed timestamptz := coalesce((items->0->>'at')::timestamptz, learnt);
   of_key uuid := scopefloor.word_hash(scopefloor.word_secret(at_tenant, at_scope), items->0->>'normalKey');
   observation uuid := (SELECT min(x->>'id') FROM jsonb_array_elements(items) x)::uuid;
-  before record; -- the observation before this one, and what it says
+  before record; -- the observations beside this one
+  next record;
+  cut record; -- where what was known before it ended, by what was forgotten since
   said jsonb := (SELECT jsonb_agg(DISTINCT x->'what') FROM jsonb_array_elements(items) x);
   is_stored bool := true;
+  is_alone bool;
 BEGIN
-  SELECT o.valid_from, o.observation_id INTO before FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
-  WHERE (o.valid_from, o.observation_id) < (observed, observation) ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1;
+  before := scopefloor.observation_beside(at_scope, of_kind, subject, of_key, observed, observation, false);
+  next := scopefloor.observation_beside(at_scope, of_kind, subject, of_key, observed, observation, true);
+  is_alone := before.valid_from IS NULL AND next.valid_from IS NULL;
+  IF before.valid_from IS NOT NULL THEN
+    SELECT min(x.cut_at) AS at, min(x.cut_known_at) AS known_at INTO cut FROM (
+      SELECT a.cut_at, a.cut_known_at FROM scopefloor.attribute a
+      WHERE of_kind = 'attribute' AND a.scope_id = at_scope AND a.entity_id = subject AND a.key_hash = of_key AND a.valid_from = before.valid_from AND a.observation_id = before.observation_id
+      UNION ALL
+      SELECT r.cut_at, r.cut_known_at FROM scopefloor.relation r
+      WHERE of_kind = 'relation' AND r.scope_id = at_scope AND r.entity_id = subject AND r.key_hash = of_key AND r.valid_from = before.valid_from AND r.observation_id = before.observation_id) x
+    WHERE x.cut_at > observed;
+  ELSE
+    SELECT NULL::timestamptz AS at, NULL::timestamptz AS known_at INTO cut;
+  END IF;
   -- The very same, of the very same time, is nothing new.
   IF before.valid_from = observed THEN
     is_stored := said IS DISTINCT FROM (SELECT jsonb_agg(DISTINCT o.what) FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
                                         WHERE o.valid_from = before.valid_from AND o.observation_id = before.observation_id);
   END IF;
+  -- (Until it is settled a row stands for no fact.)
   IF is_stored AND of_kind = 'attribute' THEN
     INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, value, key, normal_key, category, sentence, tokens, labels,
-                                      valid_from, observation_id, ends_at, session_id, turn_id, api_key_id, created_at)
+                                      valid_from, observation_id, is_confirmation, ends_at, valid_until, cut_at, cut_known_at, session_id, turn_id, api_key_id, created_at)
     SELECT at_tenant, at_scope, (x->>'id')::uuid, subject, x->'what', x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
-           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, observed + make_interval(secs => (x->>'lifetime')::float8),
-           in_session, in_turn, (t->>'key')::uuid, learnt
+           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, NOT is_alone, scopefloor.end_of(observed, x), scopefloor.end_of(observed, x), cut.at, cut.known_at, in_session, in_turn, (t->>'key')::uuid, learnt
     FROM jsonb_array_elements(items) x;
   ELSIF is_stored THEN
     INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, normal_key, category, sentence, tokens, labels,
-                                     valid_from, observation_id, ends_at, session_id, turn_id, api_key_id, created_at)
+                                     valid_from, observation_id, is_confirmation, ends_at, valid_until, cut_at, cut_known_at, session_id, turn_id, api_key_id, created_at)
     SELECT DISTINCT ON (x->'what') at_tenant, at_scope, (x->>'id')::uuid, subject, (x->>'what')::uuid, x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
-           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, observed + make_interval(secs => (x->>'lifetime')::float8),
-           in_session, in_turn, (t->>'key')::uuid, learnt
+           ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, NOT is_alone, scopefloor.end_of(observed, x), scopefloor.end_of(observed, x), cut.at, cut.known_at, in_session, in_turn, (t->>'key')::uuid, learnt
     FROM jsonb_array_elements(items) x ORDER BY x->'what', x->>'id';
   END IF;
-  IF is_stored THEN
-    PERFORM scopefloor.settle_facts(at_scope, of_kind, subject, of_key, before.valid_from, before.observation_id, items, of_embedder);
+  IF is_stored AND NOT is_alone THEN
+    PERFORM scopefloor.settle_facts(at_scope, of_kind, subject, of_key, before.valid_from, before.observation_id, next.valid_from, next.observation_id, items, of_embedder);
   END IF;
   RETURN (
     SELECT jsonb_agg(jsonb_build_object(
              'id', head.id, 'entityId', subject, 'stored', head.id = (x->>'id')::uuid,
              'current', head.valid_from <= clock_timestamp() AND (head.valid_until > clock_timestamp()) IS NOT FALSE,
-             'superseded', CASE WHEN head.id = (x->>'id')::uuid
-               THEN (SELECT coalesce(jsonb_agg(o.id), '[]') FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
-                     WHERE o.superseded_by = observation AND (o.valid_from, o.observation_id) < (observed, observation)) ELSE '[]' END) ORDER BY n)
+             'unrecalled', is_alone AND head.id = (x->>'id')::uuid AND (head.valid_until > clock_timestamp()) IS NOT FALSE,
+             'superseded', CASE WHEN head.id = (x->>'id')::uuid AND NOT is_alone
+               THEN (SELECT coalesce(jsonb_agg(DISTINCT f.id), '[]') FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o,
+                     LATERAL scopefloor.fact_at(at_scope, of_kind, subject, of_key, o.what, before.valid_from, before.observation_id) f
+                     WHERE o.valid_from = before.valid_from AND o.observation_id = before.observation_id AND f.superseded_by = observation) ELSE '[]' END) ORDER BY n)
     FROM jsonb_array_elements(items) WITH ORDINALITY i(x, n),
-    LATERAL (SELECT o.id, o.valid_from, o.valid_until FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
-             WHERE o.what = x->'what' AND NOT o.is_confirmation AND (o.valid_from, o.observation_id) <= (observed, observation)
-             ORDER BY o.valid_from DESC, o.observation_id DESC LIMIT 1) head);
+    LATERAL scopefloor.fact_at(at_scope, of_kind, subject, of_key, x->'what', observed, observation) head);
 END $$;
 
 -- Stores triples at the ticket's write scope, in their order:
@@ -229,7 +300,12 @@ BEGIN
       SELECT jsonb_object_agg(said.items->(o.n::int - 1)->>'id', o.outcome)
       FROM jsonb_array_elements(scopefloor.put_observation(t, said.kind, said.subject, said.items, learnt, in_session, in_turn, of_embedder)) WITH ORDINALITY o(outcome, n));
   END LOOP;
-  RETURN (SELECT coalesce(jsonb_agg(done->(x->>'id') ORDER BY n), '[]') FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
+  PERFORM scopefloor.recall_facts(at_scope, ARRAY(SELECT o.key::uuid FROM jsonb_each(done) o WHERE (o.value->>'unrecalled')::bool
+    -- (A later one of the same call may have come to the same key, and settled it.)
+    AND NOT EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = o.key::uuid)
+    AND EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.id = o.key::uuid AND NOT a.is_confirmation AND (a.valid_until > clock_timestamp()) IS NOT FALSE
+                UNION ALL SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.id = o.key::uuid AND NOT r.is_confirmation AND (r.valid_until > clock_timestamp()) IS NOT FALSE)), triples, of_embedder);
+  RETURN (SELECT coalesce(jsonb_agg((done->(x->>'id')) - 'unrecalled' ORDER BY n), '[]') FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
 END $$;
 
 -- Forgets these rows: out of every answer (kept for audit), or for good. What was observed before ends where
@@ -248,6 +324,11 @@ BEGIN
     RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
   END IF;
   reached := scopefloor.ids_in(t->'modify');
+  -- In the order in which whoever writes locks them.
+  PERFORM 1 FROM scopefloor.entity e
+  WHERE (e.scope_id = ANY (reached) OR (t->'modify'->>'all')::bool) AND e.id IN (
+    SELECT a.entity_id FROM scopefloor.attribute a WHERE a.id = ANY (fact_ids) UNION SELECT r.entity_id FROM scopefloor.relation r WHERE r.id = ANY (fact_ids))
+  ORDER BY e.scope_id, e.identity FOR NO KEY UPDATE;
   FOR key IN
     SELECT f.scope_id, f.kind, f.entity_id, f.key_hash, array_agg(f.id) AS ids FROM (
       SELECT a.scope_id, 'attribute' AS kind, a.entity_id, a.key_hash, a.id FROM scopefloor.attribute a WHERE a.id = ANY (fact_ids)
@@ -255,7 +336,6 @@ BEGIN
     WHERE f.scope_id = ANY (reached) OR (t->'modify'->>'all')::bool
     GROUP BY 1, 2, 3, 4 ORDER BY 1, 3, 2, 4
   LOOP
-    PERFORM 1 FROM scopefloor.entity e WHERE e.scope_id = key.scope_id AND e.id = key.entity_id FOR NO KEY UPDATE;
     PERFORM scopefloor.cut_before(key.scope_id, key.kind, key.entity_id, key.key_hash, key.ids);
     IF key.kind = 'attribute' THEN
       IF for_good THEN
@@ -274,9 +354,23 @@ BEGIN
       GET DIAGNOSTICS taken = ROW_COUNT;
       relations := relations + taken;
     END IF;
-    PERFORM scopefloor.settle_facts(key.scope_id, key.kind, key.entity_id, key.key_hash, NULL, NULL, '[]', NULL);
+    PERFORM scopefloor.settle_facts(key.scope_id, key.kind, key.entity_id, key.key_hash, NULL, NULL, NULL, NULL, '[]', NULL);
   END LOOP;
   RETURN jsonb_build_object('attribute', attributes, 'relation', relations);
+END $$;
+
+-- Holds entities that are about to be deleted: nothing is said of them any more until then.
+CREATE OR REPLACE FUNCTION scopefloor.hold_entities(ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  PERFORM 1 FROM scopefloor.entity e
+  WHERE e.id = ANY (ids) AND (e.scope_id = ANY (scopefloor.ids_in(t->'modify')) OR (t->'modify'->>'all')::bool)
+  ORDER BY e.scope_id, e.identity FOR UPDATE;
 END $$;
 
 -- Notes at the observation before one that goes as a whole where it ended, unless they say the same.
@@ -290,10 +384,12 @@ BEGIN
       SELECT o.*, o.id = ANY (gone) AS goes, dense_rank() OVER (ORDER BY o.valid_from, o.observation_id) AS n
       FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o),
     whole AS (SELECT s.n, min(s.valid_from) AS at FROM said s GROUP BY s.n HAVING bool_and(s.goes)),
-    staying AS (SELECT s.n FROM said s GROUP BY s.n HAVING NOT bool_and(s.goes))
+    -- Before each observation that goes the last one that stays.
+    stays AS (
+      SELECT g.n, max(g.n) FILTER (WHERE NOT g.goes) OVER (ORDER BY g.n) AS last
+      FROM (SELECT s.n, bool_and(s.goes) AS goes FROM said s GROUP BY s.n) g)
     -- Of what goes together the first: what stays ends where that began.
-    SELECT s.id, min(w.at) AS at FROM whole w
-    JOIN said s ON s.n = (SELECT max(y.n) FROM staying y WHERE y.n < w.n)
+    SELECT s.id, min(w.at) AS at FROM whole w JOIN stays y ON y.n = w.n JOIN said s ON s.n = y.last
     WHERE NOT s.goes AND NOT EXISTS (SELECT 1 FROM said g WHERE g.n = w.n AND g.what = s.what)
     GROUP BY s.id
   LOOP
@@ -433,6 +529,6 @@ BEGIN
     SELECT DISTINCT 'attribute' AS kind, a.entity_id, a.key_hash FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.entity_id = ANY (touched)
     UNION SELECT DISTINCT 'relation', r.entity_id, r.key_hash FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.entity_id = ANY (touched)
   LOOP
-    PERFORM scopefloor.settle_facts(at_scope, key.kind, key.entity_id, key.key_hash, NULL, NULL, '[]', NULL);
+    PERFORM scopefloor.settle_facts(at_scope, key.kind, key.entity_id, key.key_hash, NULL, NULL, NULL, NULL, '[]', NULL);
   END LOOP;
 END $$;
