@@ -128,7 +128,7 @@ describe("two times", () => {
     expect(await recalled(client)).toEqual(["Kim: city: Oslo"]);
     expect(await recalled(client, {}, "vector")).toEqual(["Kim: city: Oslo"]);
     expect(await recalled(client, { atInstant: "2091-01-01T00:00:00Z" })).toEqual(["Kim: city: Mars"]);
-    const soon = new Date(Date.now() + 700).toISOString();
+    const soon = new Date(Date.now() + 2_500).toISOString();
     await say(client, "Bergen", soon);
     // The same question before and after: what is cached must not outlive its truth.
     const ask = async () =>

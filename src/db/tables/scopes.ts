@@ -60,5 +60,9 @@ export const scopeCounter = scopefloor.table(
     /** A number of its own for each delta; a scope's sum only grows, so it tells whether anything has changed. */
     change: numeric("change").notNull().default(sql`nextval('scopefloor.change_number')`),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.id, t.tenantId] })],
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
+    // Whether a model is in use at all is asked in the middle of requests.
+    index("scope_counter_embedder").on(t.embedderId).where(sql`passages > 0`),
+  ],
 );

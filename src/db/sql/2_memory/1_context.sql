@@ -70,5 +70,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.embedders_in_use() RETURNS TABLE (id int, name text, dimensions int)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT e.id, e.name, e.dimensions FROM scopefloor.embedder e
-  WHERE EXISTS (SELECT 1 FROM scopefloor.scope_counter c WHERE c.embedder_id = e.id GROUP BY c.scope_id HAVING sum(c.passages) > 0)
+  -- The first scope that has any is enough.
+  WHERE EXISTS (SELECT 1 FROM scopefloor.scope_counter c WHERE c.embedder_id = e.id AND c.passages > 0
+                AND (SELECT sum(o.passages) FROM scopefloor.scope_counter o WHERE o.scope_id = c.scope_id AND o.embedder_id = e.id) > 0)
 $$;
