@@ -498,6 +498,19 @@ LANGUAGE sql STABLE AS $$
     AND r.key_hash OPERATOR(pg_catalog.=) of_key AND r.expired_at IS NULL
 $$;
 
+-- Orders vectors for what a scope has without, in the transaction of whoever changed it.
+CREATE OR REPLACE FUNCTION scopefloor.order_vectors(at_scope int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
+  SELECT s.tenant_id, s.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
+         coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
+  FROM scopefloor.scope s WHERE s.id = at_scope
+  ON CONFLICT (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
+END $$;
+
 -- A vector as it is written. (By itself, so that no definer function looks for names in pgvector's schema.)
 CREATE OR REPLACE FUNCTION scopefloor.vector_of(written text) RETURNS halfvec
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
@@ -762,6 +775,10 @@ BEGIN
   RETURN (SELECT coalesce(jsonb_agg((done->(x->>'id')) - 'unrecalled' ORDER BY n), '[]') FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
 END $$;
 
+--> statement-breakpoint
+-- src/db/sql/2_memory/8_facts_over.sql
+-- Facts that are forgotten, deleted, or over (7_facts.sql says how facts are kept).
+
 -- Forgets these rows: out of every answer (kept for audit), or for good. What was observed before ends where
 -- they began: that something else was known does not make the earlier true again. Gives how many by table.
 CREATE OR REPLACE FUNCTION scopefloor.forget_facts(fact_ids uuid[], for_good bool) RETURNS jsonb
@@ -930,18 +947,10 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT scopefloor.end_over(NULL, most)
 $$;
 
--- Orders vectors for what a scope has without, in the transaction of whoever changed it.
-CREATE OR REPLACE FUNCTION scopefloor.order_vectors(at_scope int) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-BEGIN
-  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
-  SELECT s.tenant_id, s.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
-         coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
-  FROM scopefloor.scope s WHERE s.id = at_scope
-  ON CONFLICT (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
-END $$;
+--> statement-breakpoint
+-- src/db/sql/2_memory/9_facts_respelled.sql
+-- Names and keys of facts that are there already, brought to the spelling of the service's present version
+-- (7_facts.sql says how facts are kept).
 
 -- Gives entities and keys at a job's scope the forms of their names that the service has now:
 -- [{id, identity, folded}] and [{key, normalKey}]. What becomes one is put together with its history.
