@@ -235,14 +235,13 @@ describe("names and keys", () => {
     const profile = (await client.get<{ preferences: { key: string }[]; truncated: boolean }>("/profile")).body;
     expect(profile.preferences.map(({ key }) => key).sort()).toEqual([...preferring].sort());
     expect(profile.truncated).toBe(false);
-    for (let n = 0; n < 11; n++)
-      await client.post("/facts", {
-        triples: Array.from({ length: 200 }, (_, i) => ({
-          entity: { type: "P", name: `many ${n}` },
-          key: `k${i}`,
-          value: i,
-        })),
-      });
+    await service.database.sql(
+      `INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, key, value, valid_from, observation_id, api_key_id)
+       SELECT e.tenant_id, e.scope_id, gen_random_uuid(), e.id, 'k' || n, '1', now(), gen_random_uuid(), e.api_key_id
+       FROM scopefloor.entity e JOIN scopefloor.scope s ON s.id = e.scope_id, generate_series(1, 2001) n
+       WHERE s.tags = $1::jsonb`,
+      [JSON.stringify({ org: `said-${tenants}` })],
+    );
     for (const route of ["/profile", "/state"])
       expect((await client.get<{ truncated: boolean }>(route)).body.truncated).toBe(true);
   });
