@@ -56,8 +56,8 @@ const ORDER = sql`ORDER BY ${NARROWEST_FIRST}, e.type, e.name, f.key, f.valid_fr
 /** At most; more is what recall is for. */
 const MAX_FACTS = 2_000;
 
-/** Facts of a moment, and whether there are more than these. */
-export interface FactList<T> extends ReadonlyArray<T> {
+/** The first rows of a list, and whether there are more than these. */
+export interface FirstOf<T> extends ReadonlyArray<T> {
   readonly isCut: boolean;
 }
 
@@ -66,14 +66,14 @@ export async function attributesWhere(
   tx: ScopedTransaction,
   where: SQL,
   moment: Moment = {},
-): Promise<FactList<Attribute>> {
+): Promise<FirstOf<Attribute>> {
   const facts = factsAt(tx, "attribute", where, moment);
   const select = sql`
     SELECT ${FACT}, f.value FROM ${facts.from}
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id ${ORDER} LIMIT ${MAX_FACTS}`;
   const rows = await tx.rows<Counted<Attribute>>(sql`${withTables(facts.tables)} ${withinAnswer(select, "value")}`);
-  return factList(rows.map(uncounted));
+  return firstFacts(rows.map(uncounted));
 }
 
 /** The same of relations. */
@@ -81,7 +81,7 @@ export async function relationsWhere(
   tx: ScopedTransaction,
   where: SQL,
   moment: Moment = {},
-): Promise<FactList<Relation>> {
+): Promise<FirstOf<Relation>> {
   const facts = factsAt(tx, "relation", where, moment);
   const rows = await tx.rows<Counted<Relation>>(sql`
     ${withTables(facts.tables)}
@@ -89,12 +89,12 @@ export async function relationsWhere(
     JOIN ${tx.read("entity", "e")} ON e.scope_id = f.scope_id AND e.id = f.entity_id
     JOIN ${tx.read("entity", "o")} ON o.scope_id = f.scope_id AND o.id = f.target_id
     JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id ${ORDER} LIMIT ${MAX_FACTS}`);
-  return factList(rows);
+  return firstFacts(rows);
 }
 
 type Counted<T> = Raw<T> & { readonly total: number };
 
-function factList<T extends Fact>(rows: readonly Counted<T>[]): FactList<T> {
+function firstFacts<T extends Fact>(rows: readonly Counted<T>[]): FirstOf<T> {
   const facts = rows.map(({ total: _, ...row }) => withScope<T>(row as unknown as Raw<T>));
   return Object.assign(facts, { isCut: facts.length < (rows[0]?.total ?? 0) });
 }

@@ -2,7 +2,7 @@ import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { identityOf, normalKey } from "../text/names.ts";
 import { recordTrace } from "../traces/record.ts";
-import { type Attribute, attributesWhere, type Relation, relationsWhere } from "./entities.ts";
+import { type Attribute, attributesWhere, type FirstOf, type Relation, relationsWhere } from "./entities.ts";
 import type { EntityName } from "./triples.ts";
 
 /** A text that management gave as an instruction: a turn of the role `system`. Such turns of others are turns like any. */
@@ -16,13 +16,16 @@ export interface Instruction {
 const MOST_INSTRUCTIONS = 100;
 
 /** Turns know no general rows: passages do, so that everyone's instructions are among them. */
-async function instructionsOf(tx: ScopedTransaction): Promise<Instruction[]> {
+async function instructionsOf(tx: ScopedTransaction): Promise<FirstOf<Instruction>> {
   const rows = await tx.rows<Omit<Instruction, "scope"> & { tags: Record<string, string> }>(sql`
     SELECT p.id, p.text, p.observed_at AS "occurredAt", d.tags FROM ${tx.read("passage", "p")}
     JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
     WHERE p.kind = 'turn' AND p.role = 'system' AND p.author = 'management' AND p.expired_at IS NULL AND (p.ends_at > now()) IS NOT FALSE
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${MOST_INSTRUCTIONS + 1}`);
-  return rows.map(({ tags, ...row }) => ({ ...row, scope: scopeFromDatabase(tags) }));
+  const newest = rows
+    .slice(0, MOST_INSTRUCTIONS)
+    .map(({ tags, ...row }) => ({ ...row, scope: scopeFromDatabase(tags) }));
+  return Object.assign(newest, { isCut: rows.length > MOST_INSTRUCTIONS });
 }
 
 const everything = sql`true`;
@@ -52,8 +55,8 @@ export async function profileOf(tx: ScopedTransaction): Promise<Profile> {
     static: others.filter(isStatic),
     dynamic: others.filter((attribute) => !isStatic(attribute)),
     preferences: attributes.filter(saysPreference),
-    instructions: instructions.slice(0, MOST_INSTRUCTIONS),
-    truncated: attributes.isCut || instructions.length > MOST_INSTRUCTIONS,
+    instructions,
+    truncated: attributes.isCut || instructions.isCut,
   };
 }
 
@@ -96,9 +99,9 @@ export async function stateOf(tx: ScopedTransaction): Promise<State> {
     identity: part("identity"),
     knowledge: part("knowledge"),
     context: part("context"),
-    instructions: instructions.slice(0, MOST_INSTRUCTIONS),
+    instructions,
     unknowns: distinct(relations.map(({ target }) => target)).filter((target) => !known.has(identityOf(target))),
-    truncated: attributes.isCut || relations.isCut || instructions.length > MOST_INSTRUCTIONS,
+    truncated: attributes.isCut || relations.isCut || instructions.isCut,
   };
 }
 

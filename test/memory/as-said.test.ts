@@ -245,6 +245,24 @@ describe("names and keys", () => {
     for (const route of ["/profile", "/state"])
       expect((await client.get<{ truncated: boolean }>(route)).body.truncated).toBe(true);
   });
+
+  test("of more than a hundred instructions the newest are shown, and the trace counts what is shown", async () => {
+    const client = await tenant();
+    const admin = await service.mint("management", { org: `said-${tenants}` });
+    for (let n = 1; n <= 101; n++) await admin.remember(`Keep rule ${n}.`, { role: "system" });
+    for (const operation of ["profile", "state"]) {
+      const { body } = await client.get<{ instructions: { text: string }[]; truncated: boolean }>(`/${operation}`);
+      expect(body.instructions).toHaveLength(100);
+      expect(body.instructions.map(({ text }) => text)).not.toContain("Keep rule 1.");
+      expect(body.truncated).toBe(true);
+      const traced = await service.database.sql(
+        `SELECT t.returned FROM scopefloor.decision_trace t JOIN scopefloor.scope s ON s.id = t.scope_id
+         WHERE s.tags = $1::jsonb AND t.operation = $2`,
+        [JSON.stringify({ org: `said-${tenants}` }), operation],
+      );
+      expect(traced.map(({ returned }) => returned)).toEqual([100]);
+    }
+  });
 });
 
 describe("numbers", () => {
