@@ -28,7 +28,7 @@ export interface BenchStore {
   embedder(dimensions: number): Promise<number>;
   write(rows: Iterable<BenchRow>): Promise<void>;
   /** Reads as the operator would with the selector `{org: name}`: under both locks. */
-  read<T>(name: string, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
+  read<T>(name: string, work: (tx: ScopedTransaction) => Promise<T>, view?: "strict" | "subtree"): Promise<T>;
   /** Writes at `{org: name}`, as the operator. */
   store<T>(name: string, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
   close(): Promise<void>;
@@ -65,14 +65,14 @@ export async function benchStore(): Promise<BenchStore> {
       return row?.id as number;
     },
     write: (rows) => copyPassages(sql, rows),
-    read: (name, work) =>
+    read: (name, work, view = "strict") =>
       enterScope(
         database.app,
         caller,
         {
           verb: "memory:read",
           mode: "select",
-          view: "strict",
+          view,
           selector: [{ tags: parseScope({ org: name }), subtree: false }],
           question: createHash("sha256").update("bench").digest(),
         },

@@ -2,6 +2,8 @@ import { z } from "zod";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
 import type { Models } from "../models/models.ts";
+import { Analyser } from "../text/analysis/analyse.ts";
+import { LANGUAGES } from "../text/analysis/languages.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** What the operator may change of the one Context, with the defaults. */
@@ -14,6 +16,8 @@ export const contextSettings = {
   cacheSeconds: z.int().min(0).max(86_400).optional(),
   /** How long a fact or turn of the category context is so, from when it was observed. */
   contextDays: z.int().min(1).max(3_650).optional(),
+  /** The language of all texts, ISO 639-1; auto: each text's is found out. */
+  language: z.enum(["auto", ...LANGUAGES.keys()]).optional(),
 };
 
 export interface ContextSettings {
@@ -21,6 +25,7 @@ export interface ContextSettings {
   readonly contextTokens: number;
   readonly cacheSeconds: number;
   readonly contextDays: number;
+  readonly language: string;
 }
 
 export const DEFAULT_SETTINGS: ContextSettings = {
@@ -28,6 +33,7 @@ export const DEFAULT_SETTINGS: ContextSettings = {
   contextTokens: 2_000,
   cacheSeconds: 3_600,
   contextDays: 7,
+  language: "auto",
 };
 
 interface ContextFacts {
@@ -39,6 +45,9 @@ interface ContextFacts {
 export function settingsOf(tx: ScopedTransaction): ContextSettings {
   return { ...DEFAULT_SETTINGS, ...(tx.entry.settings as Partial<ContextSettings>) };
 }
+
+/** The text analysis as the Context has it. */
+export const analyserOf = (tx: ScopedTransaction): Analyser => new Analyser(settingsOf(tx).language);
 
 const DAY_SECONDS = 86_400;
 export const contextSecondsOf = (tx: ScopedTransaction): number => settingsOf(tx).contextDays * DAY_SECONDS;

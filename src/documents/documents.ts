@@ -189,16 +189,14 @@ export async function getDocument(tx: ScopedTransaction, id: string): Promise<Do
   return progress === undefined ? document : { ...document, progress };
 }
 
-/** Takes a document's chunks out, with their vectors, postings and fingerprints. */
+/** Takes a document's chunks out, with their vectors, words and fingerprints. */
 export async function removeChunks(tx: ScopedTransaction, id: string): Promise<void> {
-  // Postings first: a passage's own deletion would take them one by one.
   const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${id}::uuid)`;
-  await tx.remove("posting", chunks);
   await tx.remove("chunk_band", chunks);
   await tx.remove("passage", sql`document_id = ${id}::uuid`);
 }
 
-/** Deletes a document with its bytes, chunks, vectors, postings, keywords and links. */
+/** Deletes a document with its bytes, chunks, vectors, words, keywords and links. */
 export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
   await tx.call("drop_cached_answers"); // they may hold its text
   const deleted = await removeDocument(tx, id);

@@ -1,6 +1,8 @@
+import { analyserOf } from "../context/settings.ts";
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
-import { normalForm } from "../text/normal-form.ts";
+import { eachInSlices } from "../lexical/slices.ts";
+import { lexicalState } from "../lexical/state.ts";
 import { recordTrace } from "../traces/record.ts";
 import { getDocument } from "./documents.ts";
 import { normalise } from "./parsing/normalise.ts";
@@ -96,23 +98,24 @@ export async function describeKeyword(tx: ScopedTransaction, normalised: string)
   };
 }
 
-/** Keywords that share words with a query: the Jaccard similarity of their lexemes, at least `threshold`. */
+/** Keywords that share words with a query: the Jaccard similarity of their words, at least `threshold`. */
 export async function searchKeywords(
   tx: ScopedTransaction,
   request: { query: string; k: number; threshold: number },
 ): Promise<IndexedKeyword[]> {
-  const rows = await tx.rows<IndexedKeyword>(sql`
-    WITH asked AS MATERIALIZED (SELECT tsvector_to_array(to_tsvector('english', ${normalForm(request.query)})) AS lexemes),
-    known AS (
-      SELECT min(k.phrase) AS keyword, k.normalised, count(*)::int AS "documentCount", tsvector_to_array(to_tsvector('english', k.normalised)) AS lexemes
-      FROM ${tx.read("keyword", "k")} GROUP BY k.normalised),
-    scored AS (
-      SELECT n.keyword, n.normalised, n."documentCount",
-             (SELECT count(*) FROM unnest(n.lexemes) l WHERE l = ANY (a.lexemes))::float8
-               / greatest(1, (SELECT count(DISTINCT l) FROM unnest(n.lexemes || a.lexemes) l)) AS score
-      FROM known n, asked a)
-    SELECT * FROM scored WHERE score > 0 AND score >= ${request.threshold}::float8
-    ORDER BY score DESC, "documentCount" DESC, normalised LIMIT ${request.k}`);
+  const known = await tx.rows<Omit<IndexedKeyword, "score">>(sql`
+    SELECT min(k.phrase) AS keyword, k.normalised, count(*)::int AS "documentCount" FROM ${tx.read("keyword", "k")} GROUP BY k.normalised`);
+  const analyser = analyserOf(tx);
+  const asked = analyser.question(request.query, (await lexicalState(tx)).languages);
+  const scored = await eachInSlices(known, (keyword) => {
+    const { terms, length } = analyser.text(keyword.normalised);
+    const shared = asked.filter(({ variants }) => variants.some(([term]) => terms.has(term))).length;
+    return { ...keyword, score: shared / Math.max(1, asked.length + Math.max(length - shared, 0)) };
+  });
+  const rows = scored
+    .filter(({ score }) => score > 0 && score >= request.threshold)
+    .sort((a, b) => b.score - a.score || b.documentCount - a.documentCount || (a.normalised < b.normalised ? -1 : 1))
+    .slice(0, request.k);
   recordTrace(tx, { kind: "retrieval", operation: "keywords_search", query: request.query, returned: rows.length });
   return rows;
 }

@@ -125,12 +125,11 @@ export async function forgetItems(
   return { ...counts, ...nonZero({ document: document + whole, names, entity }) };
 }
 
-/** Out of every route and tier at once, but kept for audit: no vector, no postings. */
+/** Out of every route and tier at once, but kept for audit: no vector, no words. */
 async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, items }: ForgottenItems) {
-  const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.update(
     "passage",
-    { expiredAt: sql`now()`, embedding: null, embedderId: null },
+    { expiredAt: sql`now()`, embedding: null, embedderId: null, terms: sql`''::bytea` },
     sql`id = ANY (${list(ids)}::uuid[]) AND expired_at IS NULL`,
   );
   const turn = await tx.update(
@@ -140,7 +139,7 @@ async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, item
   );
   const expired = await forgetFacts(tx, facts, false);
   // The keyed store has no expired values: what is forgotten there is gone.
-  return { passage, turn, posting, ...nonZero({ ...expired, memory_item: await removeItems(tx, items) }) };
+  return { passage, turn, ...nonZero({ ...expired, memory_item: await removeItems(tx, items) }) };
 }
 
 /** Takes facts away, and works out what is known without them; gives how many by table. */
@@ -204,23 +203,20 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
   if (sessions.length > 0) {
     // What was expired in it before goes as well.
     const inSession = sql`session_id = ANY (${list(sessions)}::uuid[])`;
-    const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
     const passage = await tx.remove("passage", inSession);
     const turn = await tx.remove("turn", inSession);
     const erased = await eraseFacts(tx, inSession);
     return {
       passage,
       turn,
-      posting,
       ...erased,
       session: await tx.remove("session", sql`id = ANY (${list(sessions)}::uuid[])`),
     };
   }
-  const posting = await tx.remove("posting", sql`passage_id = ANY (${list(ids)}::uuid[])`);
   const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
   const turn = await tx.remove("turn", sql`id = ANY (${list(turns)}::uuid[])`);
   const erased = facts.length === 0 ? {} : await eraseFacts(tx, sql`id = ANY (${list(facts)}::uuid[])`);
-  return { passage, turn, posting, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
+  return { passage, turn, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
 }
 
 async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: Topic | undefined): Promise<Match[]> {

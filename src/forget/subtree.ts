@@ -8,7 +8,8 @@ import { recordTrace } from "../traces/record.ts";
  */
 export const ERASURE = {
   delete: [
-    "posting",
+    "posting_block",
+    "segment",
     "chunk_band",
     "passage",
     "keyword",

@@ -1,8 +1,10 @@
+import { v7 as uuid } from "uuid";
 import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
-import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { indexWords, wordsOf } from "../memory/store-passages.ts";
+import { json, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
+import { indexerOf } from "../memory/store-passages.ts";
+import { cuesOf } from "../recall/ranking/cues.ts";
+import { ANALYSER } from "../text/analysis/analyse.ts";
 import { foldedName, identityOf, normalKey } from "../text/names.ts";
-import { normalForm } from "../text/normal-form.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
 import type { JobContext } from "./job-context.ts";
@@ -12,8 +14,8 @@ const PASSAGES_AT_ONCE = 200;
 
 /**
  * Brings a scope's rows up to what the service writes now: names and keys to their one spelling, with what
- * becomes one put together; and passages to the normal form, with what they say and what they look like. A
- * migration orders it once for each scope (drizzle/).
+ * becomes one put together; and passages to the present analysis of texts, with what they say and what they look
+ * like. A migration orders it once for each scope (drizzle/), and a start that finds an earlier analysis.
  *
  * @throws JobGone
  */
@@ -25,6 +27,7 @@ export async function bringUp(deps: JobContext, job: TakenJob): Promise<void> {
       const passages = await oldPassages(tx);
       await renew(tx, passages);
       if (passages.length === PASSAGES_AT_ONCE) return false;
+      await tx.call("enqueue", uuid(), "index", null, null);
       await tx.call("finish_job");
       return true;
     });
@@ -51,42 +54,46 @@ async function respell(tx: ScopedTransaction): Promise<void> {
 
 interface OldPassage {
   readonly id: string;
+  readonly kind: string;
   readonly text: string;
   readonly heading: string | null;
   readonly role: string | null;
 }
 
-const oldPassages = (tx: ScopedTransaction) =>
+/** Those that have no terms yet, or terms of an earlier analysis. */
+export const oldPassages = (tx: ScopedTransaction): Promise<OldPassage[]> =>
   tx.rows<OldPassage>(sql`
-    SELECT p.id, p.text, p.role, CASE WHEN o.id IS NOT NULL THEN o.title || ' ' || coalesce(p.section, '') END AS heading
+    SELECT p.id, p.kind, p.text, p.role, CASE WHEN o.id IS NOT NULL THEN o.title || ' ' || coalesce(p.section, '') END AS heading
     FROM ${tx.read("passage", "p")} LEFT JOIN ${tx.read("document", "o")} ON o.scope_id = p.scope_id AND o.id = p.document_id
-    WHERE p.digest IS NULL AND p.expired_at IS NULL ORDER BY p.id LIMIT ${PASSAGES_AT_ONCE}`);
+    WHERE (p.terms IS NULL OR p.analyser < ${ANALYSER}) AND p.expired_at IS NULL ORDER BY p.id LIMIT ${PASSAGES_AT_ONCE}`);
 
-async function renew(tx: ScopedTransaction, passages: readonly OldPassage[]): Promise<void> {
+/** Analyses passages anew. They stand at the end of the tail then, as if they had just come. */
+export async function renew(tx: ScopedTransaction, passages: readonly OldPassage[]): Promise<void> {
+  if (passages.length === 0) return;
+  const index = await indexerOf(tx);
   const known = json(
-    passages.map(({ id, text, role }) => ({ id, digest: sameTextDigest(text, role), suspicious: plantedIn(text) })),
+    passages.map(({ id, kind, text, heading, role }) => ({
+      id,
+      digest: sameTextDigest(text, role),
+      suspicious: plantedIn(text),
+      ...index({ text, ...(heading === null ? {} : { heading }) }),
+      ...(kind === "turn" ? { cues: cuesOf(text) } : {}),
+    })),
   );
-  const records = sql`jsonb_to_recordset(${known}) AS v(id uuid, digest text, suspicious jsonb)`;
+  const records = sql`jsonb_to_recordset(${known}) AS v(id uuid, digest text, suspicious jsonb, terms text, words int, languages text, analyser smallint, cues smallint)`;
+  const of = (value: SQL) => sql`(SELECT ${value} FROM ${records} WHERE v.id = passage.id)`;
   await tx.update(
     "passage",
     {
-      digest: sql`(SELECT decode(v.digest, 'hex') FROM ${records} WHERE v.id = passage.id)`,
-      suspicious: sql`(SELECT ARRAY(SELECT jsonb_array_elements_text(v.suspicious)) FROM ${records} WHERE v.id = passage.id)`,
+      seq: sql`DEFAULT`,
+      digest: of(sql`decode(v.digest, 'hex')`),
+      suspicious: of(sql`ARRAY(SELECT jsonb_array_elements_text(v.suspicious))`),
+      terms: of(sql`decode(v.terms, 'hex')`),
+      lexemes: of(sql`v.words`),
+      languages: of(sql`v.languages`),
+      analyser: of(sql`v.analyser`),
+      cues: of(sql`v.cues`),
     },
     sql`id IN (SELECT v.id FROM ${records})`,
-  );
-  const words = passages
-    .map(({ id, text, heading }) => ({ id, words: wordsOf({ text, ...(heading === null ? {} : { heading }) }) }))
-    .filter(({ words: written }) => normalForm(written) !== written);
-  if (words.length === 0) return;
-  const ids = list(words.map(({ id }) => id));
-  await tx.remove("posting", sql`passage_id = ANY (${ids}::uuid[])`);
-  await indexWords(tx, words);
-  await tx.update(
-    "passage",
-    {
-      lexemes: sql`coalesce((SELECT max(o.lexemes) FROM ${tx.read("posting", "o")} WHERE o.passage_id = passage.id), 0)`,
-    },
-    sql`id = ANY (${ids}::uuid[])`,
   );
 }

@@ -5,6 +5,7 @@ import type { Embedded, Embedder } from "../models/embedder.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import type { VectorText } from "../models/vectors.ts";
 import { recordTrace } from "../traces/record.ts";
+import { oldPassages, renew } from "./bring-up.ts";
 import type { JobContext } from "./job-context.ts";
 
 /** Passages in one call to the model. */
@@ -30,6 +31,8 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
   const embedder = deps.models.current;
   for (let done = 0; done < BATCHES_PER_JOB; done++) {
     const batch = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+      // A fact that comes back where another is forgotten has no words yet either.
+      await renew(tx, await oldPassages(tx));
       const waiting = await waitingPassages(tx, embedder.id);
       if (waiting.length === 0) await finish(tx);
       return waiting;

@@ -4,6 +4,7 @@ import { failureOf } from "../log.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { bringUp } from "./bring-up.ts";
 import { embedPassages } from "./embed-passages.ts";
+import { indexPassages } from "./index-passages.ts";
 import type { JobContext } from "./job-context.ts";
 import { processDocument } from "./process-document.ts";
 import { Queue } from "./queue.ts";
@@ -23,7 +24,7 @@ export interface WorkerOptions {
   readonly parser: ParserLimits;
 }
 
-const WORK = { document: processDocument, embed: embedPassages, bring_up: bringUp } as const;
+const WORK = { document: processDocument, embed: embedPassages, index: indexPassages, bring_up: bringUp } as const;
 
 const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 2,

@@ -1,6 +1,10 @@
+import { analyserOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { packTerms } from "../lexical/packed-terms.ts";
+import { lexicalState } from "../lexical/state.ts";
 import type { VectorText } from "../models/embedder.ts";
-import { normalForm } from "../text/normal-form.ts";
+import { cuesOf } from "../recall/ranking/cues.ts";
+import { ANALYSER } from "../text/analysis/analyse.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
 
@@ -77,9 +81,8 @@ export const wordsOf = ({ text, heading = "" }: { readonly text: string; readonl
   `${text} ${heading} ${heading}`;
 
 /**
- * Stores passages with their vectors and indexes their words, in the normal form: two statements, whatever the number.
- * Lexemes are PostgreSQL's own (`to_tsvector`), so stemming and stop words are too; a lexeme's
- * frequency is the number of its positions, which a tsvector cuts at 255.
+ * Stores passages with their vectors and with the terms that they are found by: one row each, and one statement
+ * whatever the number.
  *
  * @param embedderId the model that has looked at these texts; null: none yet
  */
@@ -89,17 +92,14 @@ export async function storePassages(
   passages: readonly NewPassage[],
 ): Promise<void> {
   if (passages.length === 0) return;
-  const rows = passages.map((passage) => {
-    const written = wordsOf(passage);
-    const words = normalForm(written);
-    // Most texts are in the normal form: they are sent once.
-    return {
-      ...passage,
-      digest: sameTextDigest(passage.text, passage.kind === "turn" ? passage.role : null),
-      suspicious: plantedIn(passage.text),
-      ...(words === written ? {} : { words }),
-    };
-  });
+  const index = await indexerOf(tx);
+  const rows = passages.map(({ heading, ...passage }) => ({
+    ...passage,
+    ...index({ text: passage.text, ...(heading === undefined ? {} : { heading }) }),
+    digest: sameTextDigest(passage.text, passage.kind === "turn" ? passage.role : null),
+    suspicious: plantedIn(passage.text),
+    ...(passage.kind === "turn" ? { cues: cuesOf(passage.text) } : {}),
+  }));
   await tx.insertFrom(
     "passage",
     [
@@ -107,7 +107,11 @@ export async function storePassages(
       "api_key_id",
       "author",
       "labels",
+      "terms",
       "lexemes",
+      "languages",
+      "analyser",
+      "cues",
       "embedding",
       "embedder_id",
       "digest",
@@ -115,28 +119,36 @@ export async function storePassages(
     ],
     sql`
       SELECT ${SELECTED}, ${tx.entry.key.id}::uuid, ${tx.entry.key.principal}::text, ARRAY(SELECT jsonb_array_elements_text(p.labels)),
-             (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(to_tsvector('english', coalesce(p.words, concat_ws(' ', p.text, p.heading, p.heading)))) l),
+             decode(p.terms, 'hex'), p.words, p.languages, p.analyser, p.cues,
              p.embedding::halfvec, ${embedderId}::int, decode(p.digest, 'hex'), ARRAY(SELECT jsonb_array_elements_text(p.suspicious))
-      FROM jsonb_to_recordset(${json(rows)}) AS p(${RECORD}, labels jsonb, embedding text, heading text, words text, digest text, suspicious jsonb)`,
-  );
-  await indexWords(
-    tx,
-    passages.map((passage) => ({ id: passage.id, words: wordsOf(passage) })),
+      FROM jsonb_to_recordset(${json(rows)}) AS p(${RECORD}, labels jsonb, terms text, words int, languages text, analyser smallint, cues smallint,
+                                                  embedding text, digest text, suspicious jsonb)`,
   );
 }
 
-/** Indexes words under the ids of their passages, in the normal form. */
-export async function indexWords(
+/** What a text is found by, as it is stored: terms in hexadecimal digits, its length in words, its languages, and the analysis. */
+export interface Indexed {
+  readonly terms: string;
+  readonly words: number;
+  readonly languages: string;
+  readonly analyser: number;
+}
+
+/** Analyses texts that go to the transaction's write scope. */
+export async function indexerOf(
   tx: ScopedTransaction,
-  passages: readonly { readonly id: string; readonly words: string }[],
-): Promise<void> {
-  const words = json(passages.map((passage) => ({ id: passage.id, text: normalForm(passage.words) })));
-  await tx.insertFrom(
-    "posting",
-    ["lexeme", "passage_id", "tf", "lexemes"],
-    sql`
-      SELECT hashtextextended(l.lexeme, 0), p.id, cardinality(l.positions)::smallint, size.lexemes
-      FROM jsonb_to_recordset(${words}) AS p(id uuid, text text), to_tsvector('english', p.text) words,
-           LATERAL (SELECT sum(cardinality(s.positions))::int AS lexemes FROM unnest(words) s) size, unnest(words) l`,
-  );
+): Promise<(passage: { readonly text: string; readonly heading?: string }) => Indexed> {
+  const { write } = tx.entry;
+  const key = write === null ? undefined : (await lexicalState(tx)).keys.get(write.id);
+  if (key === undefined) throw new Error("this transaction was not entered to write texts");
+  const analyser = analyserOf(tx);
+  return (passage) => {
+    const analysis = analyser.text(wordsOf(passage));
+    return {
+      terms: packTerms(analysis, key).toString("hex"),
+      words: analysis.length,
+      languages: analysis.languages.join(","),
+      analyser: ANALYSER,
+    };
+  };
 }

@@ -4,9 +4,9 @@ import { stringifyJson } from "../exact-json.ts";
 import type { Embedded } from "../models/embedder.ts";
 import { countTokens } from "../models/tokens.ts";
 import { foldedName, identityOf, normalKey, wordsOfKey } from "../text/names.ts";
-import { normalForm } from "../text/normal-form.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
+import { indexerOf } from "./store-passages.ts";
 
 export interface EntityName {
   readonly type: string;
@@ -74,6 +74,7 @@ export async function storeTriples(
   about: Saying,
   embedded: Embedded | undefined,
 ): Promise<StoredTriple[]> {
+  const index = await indexerOf(tx);
   const rows = triples.map(({ entity, key, value, target, category }, i) => {
     const sentence = sentenceOf({ entity, key, value, ...(target === undefined ? {} : { target }) });
     return {
@@ -84,7 +85,7 @@ export async function storeTriples(
       category,
       ...(target === undefined ? { value } : { target: named(target) }),
       sentence,
-      words: normalForm(sentence),
+      ...index({ text: sentence }),
       digest: sameTextDigest(sentence),
       suspicious: plantedIn(sentence),
       tokens: countTokens(sentence),

@@ -120,7 +120,16 @@ describe("forgetting what a document says", () => {
     }
     expect((await admin.post("/scopes/forget", { path: "user/leaver" })).status).toBe(200);
     await new Promise((resolve) => setTimeout(resolve, 1_500));
-    for (const table of ["document", "document_content", "passage", "posting", "keyword", "job", "chunk_band"]) {
+    for (const table of [
+      "document",
+      "document_content",
+      "passage",
+      "segment",
+      "posting_block",
+      "keyword",
+      "job",
+      "chunk_band",
+    ]) {
       const rows = await service.database.sql(
         `SELECT 1 FROM scopefloor.${table} t JOIN scopefloor.scope s ON s.id = t.scope_id WHERE s.tags ? '!erased' OR s.tags @> '{"user":"leaver"}'`,
       );

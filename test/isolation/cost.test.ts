@@ -22,7 +22,8 @@ interface PlanNode {
 /** Tables with rows of tenants; others are small, or hold one row a tenant and are the directory. */
 const ROWS: readonly string[] = [
   "passage",
-  "posting",
+  "posting_block",
+  "segment",
   "session",
   "turn",
   "document",
@@ -64,8 +65,10 @@ const FOREIGN = `
   INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at, session_id, turn_id, starts_at, ends_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'turn', gen_random_uuid(), 'foreign text', 2, 2, now(), gen_random_uuid(), gen_random_uuid(),
       now() + make_interval(hours => n - 75000), now() + make_interval(hours => n - 70000) FROM generate_series(1, 150000) n;
-  INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
-    SELECT 1000 + n % 20000, 1000 + n % 20000, hashtextextended('word' || n % 500, 0), gen_random_uuid(), 1, 2 FROM generate_series(1, 150000) n;
+  INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, bits, seqs, analyser)
+    SELECT n, n, 1, 7, 7, 0, '\\x00', 1 FROM generate_series(1000, 20999) n;
+  INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data)
+    SELECT 1000 + n % 20000, 1000 + n % 20000, n % 20000, n / 20000, 0, '\\x0000' FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, passages, tokens, lexemes, bytes) SELECT n, n, 7, 14, 14, 90 FROM generate_series(1000, 20999) n;
   INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), 'user', 'foreign', n, now() FROM generate_series(1, 50000) n;

@@ -104,7 +104,7 @@ describe("facts of another tenant (threats 3, 9, 10)", () => {
         "SELECT scopefloor.end_over(NULL, 10)",
         "SELECT scopefloor.end_over_anywhere(10)",
         "SELECT scopefloor.respell_facts('[]', '[]')",
-        "SELECT scopefloor.order_vectors(1)",
+        "SELECT scopefloor.order_job(1, gen_random_uuid(), 'embed')",
         "SELECT scopefloor.cut_before(1, 'attribute', gen_random_uuid(), gen_random_uuid(), '{}')",
         "SELECT * FROM scopefloor.observations(1, 'attribute', gen_random_uuid(), gen_random_uuid())",
       ])

@@ -179,7 +179,7 @@ const REFUSED: readonly (readonly [what: string, code: string, statement: string
   [
     "the server's counters",
     PERMISSION,
-    "SELECT pg_catalog.pg_stat_get_xact_tuples_returned('scopefloor.posting_key'::regclass)",
+    "SELECT pg_catalog.pg_stat_get_xact_tuples_returned('scopefloor.passage_seq'::regclass)",
   ],
   // Inside a transaction nobody may.
   ["a setting of the server", "25001", "ALTER SYSTEM SET work_mem = '1GB'"],

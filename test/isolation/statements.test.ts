@@ -344,7 +344,7 @@ test("what requests and jobs send is captured, each under its own role", async (
     const captured = (role: string, part: string) =>
       service.sent.some((one) => one.role === role && one.text.includes(part));
     expect(captured("app", `insert into "scopefloor"."document_content"`)).toBe(true);
-    expect(captured("app", `FROM "scopefloor"."posting"`)).toBe(true);
+    expect(captured("app", `FROM "scopefloor"."posting_block"`)).toBe(true);
     expect(captured("worker", `INSERT INTO "scopefloor"."passage"`)).toBe(true);
   } finally {
     await service.stop();

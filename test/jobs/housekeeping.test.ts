@@ -7,7 +7,7 @@ let service: TestService;
 let acme: Client;
 
 const visible = async () =>
-  (await service.database.sql("SELECT relallvisible FROM pg_class WHERE oid = 'scopefloor.posting'::regclass"))[0]
+  (await service.database.sql("SELECT relallvisible FROM pg_class WHERE oid = 'scopefloor.passage'::regclass"))[0]
     ?.relallvisible as number;
 
 beforeAll(async () => {

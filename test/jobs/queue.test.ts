@@ -49,6 +49,7 @@ describe("a job", () => {
       settings: expect.anything(),
       trace: { ...place, tags: scope, isElsewhere: false, isBlank: false },
       recall: null,
+      lexical: null,
     });
     const stranger = { ...job, lease: "01900000-0000-4000-8000-000000000000" };
     await expect(enterJob(service.database.worker, stranger, "default", async () => 1)).rejects.toBeInstanceOf(JobGone);

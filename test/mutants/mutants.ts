@@ -55,6 +55,7 @@ const BLOCK = "test/recall/prompt-block.test.ts";
 const AUDIT = `${ISOLATION}/audit-chain.test.ts`;
 const JOURNAL = "test/forget/journal.test.ts";
 const INFERENCE = `${ISOLATION}/inference.test.ts`;
+const WORD_INDEX = "test/lexical/word-index.test.ts";
 const FACTS = `${ISOLATION}/facts.test.ts`;
 const INJECTED = `${ISOLATION}/injected.test.ts`;
 const SCOPED = "src/db/access/scoped.ts";
@@ -851,11 +852,46 @@ export const MUTANTS: readonly Mutant[] = [
     tests: ["test/isolation/logs.test.ts"],
   },
   {
-    name: "frequencies that are looked up in any scope",
-    file: "src/recall/ranking/maxscore.ts",
-    from: 'LATERAL (SELECT h.tf FROM ${tx.read("posting", "h")}',
-    to: 'LATERAL (SELECT h.tf FROM ${sql.raw("scopef" + "loor.posting")} h',
-    tests: ["test/recall/bm25.test.ts"],
+    name: "blocks that are read in any scope",
+    file: "src/lexical/word-search.ts",
+    from: 'FROM want w JOIN ${tx.read("posting_block", "b")}',
+    to: 'FROM want w JOIN ${sql.raw("scopef" + "loor.posting_block")} b',
+    tests: [WORD_INDEX],
+  },
+  {
+    name: "tails that are read in any scope",
+    file: "src/lexical/word-search.ts",
+    from: 'AS part FROM ${tx.read("passage", "p")}',
+    to: 'AS part FROM ${sql.raw("scopef" + "loor.passage")} p',
+    tests: [WORD_INDEX],
+  },
+  {
+    name: "a forgotten passage stays in its segment",
+    function: "unindex_passages",
+    from: "AND r.seq BETWEEN g.first_seq AND g.last_seq HAVING count(*) > 0;",
+    to: "AND r.seq BETWEEN g.first_seq AND g.last_seq HAVING count(*) > 1000000;",
+    tests: [WORD_INDEX],
+  },
+  {
+    name: "a posting beside the forgotten one goes in its place",
+    function: "place_in",
+    from: "RETURN (at - 1) / 2;",
+    to: "RETURN greatest(0, (at - 1) / 2 - 1);",
+    tests: [WORD_INDEX],
+  },
+  {
+    name: "scopes of a tenant share the key of their words (threat 36)",
+    function: "lexical_state",
+    from: "sha256(o.secret || int4send(k.scope_id))",
+    to: "sha256(o.secret || int4send(0))",
+    tests: [WORD_INDEX],
+  },
+  {
+    name: "whoever has a ticket to write has the keys of all words (threat 36)",
+    function: "term_key",
+    from: "scopefloor.word_secret(of_tenant, of_scope)",
+    to: "scopefloor.word_secret(0, 0)",
+    tests: [WORD_INDEX],
   },
   // -- What comes in.
   {
@@ -1185,8 +1221,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a forget takes what has one word in common (threat 46)",
     file: "src/forget/matching/topic.ts",
-    from: "threshold * weight - identifiers.length * identifierWeight;",
-    to: "0 * threshold * weight;",
+    from: "return { share: said / weight, says:",
+    to: "return { share: said > 0 ? 1 : 0, says:",
     tests: [FORGET],
   },
   {

@@ -1,11 +1,5 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { enterScope } from "../../src/db/access/enter.ts";
-import type { Lease, Leases } from "../../src/db/connect/lease.ts";
-import { hashSecret } from "../../src/keys/secret.ts";
-import { findByWords, rankByBm25 } from "../../src/recall/ranking/bm25.ts";
-import { NO_FILTER, type PassageFilter } from "../../src/recall/ranking/filter.ts";
-import { BM25_DEFAULTS } from "../../src/recall/ranking/scoring-sql.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -18,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => service.stop());
 
-/** Words that the English dictionary of PostgreSQL leaves as they are. */
+/** Words that the English stemmer leaves as they are. */
 const WORDS = ["alpha", "bravo", "delta", "gamma", "kappa", "lambda", "omega", "sigma"];
 
 /** Okapi BM25 as written down in the literature, sharing no code with the service. */
@@ -113,74 +107,5 @@ describe("BM25", () => {
       'SELECT count(*)::int AS n FROM scopefloor.scope_counter c JOIN scopefloor.scope s ON s.id = c.scope_id WHERE s.tags = \'{"org":"counted"}\'',
     );
     expect(rows?.n).toBe(1);
-  });
-
-  test("gives what summing every posting gives where it leaves out what cannot come into the best", {
-    tags: ["long"],
-  }, async () => {
-    const tenant = await service.mint("agent", { org: "large" });
-    const general = await service.operator.post("/facts", { text: "term1 term2 and general term7", scopes: {} });
-    expect(general.status).toBe(200);
-    let seed = 1;
-    const random = () => {
-      seed = (seed * 48_271) % 2_147_483_647;
-      return seed / 2_147_483_647;
-    };
-    // As words of a language are: few in nearly every text, most in a few.
-    const term = (most: number) => `term${Math.floor(most ** random())}`;
-    for (let batch = 0; batch < 3; batch++) {
-      const messages = Array.from({ length: 300 }, () => ({
-        role: "user",
-        content: Array.from({ length: 3 + Math.floor(20 * random()) }, () => term(400)).join(" "),
-      }));
-      const answer = await tenant.post("/facts/batch", { messages, labels: [`half=${batch % 2}`] });
-      expect(answer.status, answer.text).toBe(200);
-    }
-    // What housekeeping does in a minute: without it each ranking is planned for tables of unknown size.
-    await service.database.sql("ANALYZE scopefloor.posting, scopefloor.passage, scopefloor.session");
-    const statements: string[] = [];
-    const { app } = service.database;
-    const watched: Leases = {
-      close: () => app.close(),
-      acquire: async (turn) => {
-        const lease = await app.acquire(turn);
-        const query: Lease["query"] = (text, params) => {
-          statements.push(text);
-          return lease.query(text, params);
-        };
-        return { query, release: () => lease.release() };
-      },
-    };
-    const both = (query: string, filter: PassageFilter, limit: number) =>
-      enterScope(
-        watched,
-        { keyHash: hashSecret(tenant.key), onBehalfOf: undefined, route: "test", operation: "test" },
-        { verb: "memory:read", mode: "select", question: Buffer.alloc(32) },
-        async (tx) => {
-          const ways = [];
-          for (const maxScoreFrom of [0, Number.POSITIVE_INFINITY]) {
-            const parameters = { ...BM25_DEFAULTS, maxScoreFrom };
-            ways.push({
-              bm25: await rankByBm25(tx, query, filter, limit, parameters),
-              inContext: await findByWords(tx, query, filter, limit, parameters),
-            });
-          }
-          return ways;
-        },
-      );
-    let found = 0;
-    for (let n = 0; n < 24; n++) {
-      const query = Array.from({ length: 1 + Math.floor(6 * random()) }, () => term(500)).join(" ");
-      const filter = n % 4 === 3 ? { ...NO_FILTER, labels: ["half=1"] } : NO_FILTER;
-      const [leavingOut, all] = await both(query, filter, [1, 10, 50, 256][n % 4] ?? 10);
-      expect(leavingOut, query).toEqual(all);
-      found += all?.bm25.length ?? 0;
-    }
-    expect(found).toBeGreaterThan(300);
-    const rankings = statements.filter((text) => text.includes("best AS"));
-    const leavingOut = rankings.filter((text) => text.includes("bar AS")).length;
-    expect(leavingOut).toBeGreaterThan(36);
-    // Every query is summed as a whole twice; the others are those where leaving out did not suffice.
-    expect(rankings.length - leavingOut - 48).toBeLessThan(12);
   });
 });

@@ -1,12 +1,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { rankInContext, type WordHit } from "../../src/recall/ranking/in-context.ts";
-import { likenessInTime, timesNamed } from "../../src/recall/ranking/named-time.ts";
+import { cuesOf, typesAsked } from "../../src/recall/ranking/cues.ts";
+import { rankInContext, type SessionTurn } from "../../src/recall/ranking/in-context.ts";
+import { bonusInTime, timesNamed } from "../../src/recall/ranking/named-time.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
-const turn = (position: number, frequencies: number[], more: Partial<WordHit> = {}): WordHit => ({
+const turn = (position: number, frequencies: number[], more: Partial<SessionTurn> = {}): SessionTurn => ({
   id: `turn-${more.sessionId ?? "s"}-${position}`,
   scopeId: 1,
   score: 1,
+  digest: null,
   frequencies,
   observedAt: "2023-05-08T13:00:00.000Z",
   words: 10,
@@ -14,44 +16,107 @@ const turn = (position: number, frequencies: number[], more: Partial<WordHit> = 
   position,
   turns: 20,
   speaker: null,
+  cues: 0,
   ...more,
 });
 
 describe("ranking in context", () => {
-  const rare = [{ idf: 3, share: 0.01 }];
+  const rare = [{ place: 0, weight: 3, idf: 3, spreads: true }];
+  const silent = (sessionId: string, around: number) =>
+    [-3, -2, -1, 1, 2, 3].map((away) => turn(around + away, [0], { sessionId }));
+  const rank = (turns: SessionTurn[], query = "q", words = rare) =>
+    rankInContext({
+      words,
+      hits: turns.filter(({ frequencies }) => (frequencies[0] ?? 0) > 0),
+      turns,
+      query,
+      named: timesNamed(query),
+    });
 
-  test("gives the turns around a hit a share that falls with distance, and those two turns away the last", () => {
-    const ranked = rankInContext({ lexemes: rare, hits: [turn(5, [1])] }, "q");
-    expect(ranked.map(({ id, place }) => id ?? place?.position)).toEqual(["turn-s-5", 4, 6, 3, 7]);
+  test("gives the turns around a hit a share that falls with distance, down to two turns away", () => {
+    const ranked = rank([turn(5, [1]), ...silent("s", 5)]);
+    expect(ranked.map(({ id }) => id).slice(0, 5)).toEqual([
+      "turn-s-5",
+      "turn-s-4",
+      "turn-s-6",
+      "turn-s-3",
+      "turn-s-7",
+    ]);
+    // What is further away has its session's score alone.
+    const scores = new Map(ranked.map(({ id, score }) => [id, score]));
+    expect(scores.get("turn-s-2")).toBe(scores.get("turn-s-8"));
+    expect(scores.get("turn-s-2")).toBeLessThan(scores.get("turn-s-7") ?? 0);
   });
 
   test("keeps a word of every fourth passage and more to the turn that says it", () => {
-    const ranked = rankInContext({ lexemes: [{ idf: 0.7, share: 0.5 }], hits: [turn(5, [1])] }, "q");
-    const beside = ranked.filter(({ place }) => place !== undefined);
-    const own = ranked.find(({ id }) => id !== undefined)?.score ?? 0;
-    for (const { score } of beside) expect(score).toBeLessThan(own);
-    // What is left to them is their session's score.
-    expect(new Set(beside.map(({ score }) => score)).size).toBe(1);
+    const ranked = rank([turn(5, [1]), ...silent("s", 5)], "q", [{ place: 0, weight: 0.7, idf: 0.7, spreads: false }]);
+    expect(ranked[0]?.id).toBe("turn-s-5");
+    expect(new Set(ranked.slice(1).map(({ score }) => score)).size).toBe(1);
   });
 
   test("does not reach into another session, nor out of a session of one turn", () => {
     const alone = turn(0, [1], { sessionId: "alone", turns: 1, id: "alone" });
-    const ranked = rankInContext({ lexemes: rare, hits: [turn(0, [1]), alone] }, "q");
-    expect(ranked.filter(({ place }) => place?.sessionId === "alone")).toEqual([]);
-    expect(ranked.every(({ place }) => place === undefined || place.position > 0)).toBe(true);
+    const beside = turn(1, [0], { sessionId: "other" });
+    const ranked = rankInContext({
+      words: rare,
+      hits: [turn(0, [1]), alone],
+      turns: [turn(0, [1]), beside],
+      query: "q",
+      named: [],
+    });
+    expect(ranked.map(({ id }) => id).sort()).toEqual(["alone", "turn-other-1", "turn-s-0"]);
+    expect(ranked.at(-1)?.id).toBe("turn-other-1");
   });
 
-  test("prefers who is named and when it was said", () => {
-    const hits = [turn(1, [1], { speaker: "Ana" }), turn(9, [1], { speaker: "Bo" })];
-    const first = (query: string) => rankInContext({ lexemes: rare, hits }, query)[0]?.id;
+  test("prefers who is named, where it is one, and when it was said", () => {
+    const turns = [turn(1, [1], { speaker: "Ana" }), turn(9, [1], { speaker: "Bo" })];
+    const first = (query: string) => rank(turns, query)[0]?.id;
     expect(first("what did Ana say")).toBe("turn-s-1");
     expect(first("what did Bo say")).toBe("turn-s-9");
+    // Of two, or of a name inside of another word, nothing follows.
+    expect(new Set(rank(turns, "what did Bo say to Ana").map(({ score }) => score)).size).toBe(1);
+    expect(new Set(rank(turns, "what did Bob say about Anatolia").map(({ score }) => score)).size).toBe(1);
     const dated = [
       turn(1, [1], { observedAt: "2023-06-01T00:00:00.000Z" }),
       turn(9, [1], { observedAt: "2023-05-08T00:00:00.000Z" }),
     ];
-    expect(rankInContext({ lexemes: rare, hits: dated }, "in May 2023")[0]?.id).toBe("turn-s-9");
-    expect(rankInContext({ lexemes: rare, hits: dated }, "in June")[0]?.id).toBe("turn-s-1");
+    expect(rank(dated, "in May 2023")[0]?.id).toBe("turn-s-9");
+    expect(rank(dated, "in June")[0]?.id).toBe("turn-s-1");
+  });
+
+  test("prefers what may be an answer of the type that is asked for to what asks itself", () => {
+    const said = (position: number, text: string) => turn(position, [1], { cues: cuesOf(text) });
+    const turns = [
+      said(1, "Ana: Shall we see the gate?"),
+      said(9, "Bo: I saw the gate."),
+      said(15, "Ana: I saw the gate last week."),
+    ];
+    expect(rank(turns, "When did they see the gate").map(({ id }) => id)).toEqual([
+      "turn-s-15",
+      "turn-s-9",
+      "turn-s-1",
+    ]);
+  });
+});
+
+describe("types of answers", () => {
+  test.each([
+    ["When did Ana leave", "Bo: She left yesterday."],
+    ["how long did it take", "It took two weeks"],
+    ["how many are left", "twelve? no, 11"],
+    ["where does she live", "We moved to Porto"],
+    ["who drove", "my brother did"],
+    ["what book was it", 'We read "The Long Way" together'],
+    ["why did he stop", "because of his knee"],
+    ["how does she feel", "I'm so happy"],
+  ])("%s", (question, answer) => {
+    expect(typesAsked(question) & cuesOf(answer)).not.toBe(0);
+    expect(typesAsked(question) & cuesOf("blue")).toBe(0);
+  });
+
+  test("a name before and a picture behind are no part of what is said", () => {
+    expect(cuesOf("June: blue [shares a photo of May 2nd]")).toBe(0);
+    expect(cuesOf("Ana: really? [shares a photo]")).not.toBe(0);
   });
 });
 
@@ -68,12 +133,18 @@ describe("times that a question names", () => {
     expect(timesNamed(text)).toEqual(expected);
   });
 
-  test("a day is also about the days beside it, a month about all of its days", () => {
+  test("a day is worth the more the nearer, a month all of its days", () => {
     const named = timesNamed("7 May 2023");
-    const at = (day: string) => likenessInTime(named, `${day}T12:00:00.000Z`);
-    expect([at("2023-05-07"), at("2023-05-09"), at("2023-05-20"), at("2023-06-07"), at("2022-05-07")]).toEqual([
-      1, 0.75, 0.5, 0, 0,
-    ]);
+    const at = (day: string) => bonusInTime(named, `${day}T12:00:00.000Z`);
+    expect(at("2023-05-07")).toBe(4);
+    expect(at("2023-05-08")).toBeLessThan(4);
+    expect(at("2023-05-08")).toBeGreaterThan(at("2023-05-20"));
+    expect(at("2023-05-20")).toBe(3.2);
+    expect(at("2023-06-20")).toBeLessThan(0.1);
+    expect(at("2022-05-07")).toBeLessThan(0.1);
+    const month = timesNamed("in May 2023");
+    const bonuses = ["2023-05-30", "2022-05-30", "2023-06-04", "2023-06-24", "2023-08-01"];
+    expect(bonuses.map((day) => bonusInTime(month, `${day}T12:00:00.000Z`))).toEqual([6, 3, 1.2, 0, 0]);
   });
 });
 
@@ -98,8 +169,10 @@ describe("recall in a conversation", () => {
     const client = await service.mint("agent", { org: "talk" });
     await client.post("/facts/batch", talk("org/talk", "brooch"));
     const found = await client.recall("Where was the brooch?");
-    expect(found[0]).toContain("brooch");
-    expect(found.indexOf("Yes, behind the stove, of all places.")).toBe(1);
+    expect(found.slice(0, 2).sort()).toEqual([
+      "Did you find the brooch you were looking for?",
+      "Yes, behind the stove, of all places.",
+    ]);
     expect(await client.recall("Where was the brooch?", { mode: "bm25" })).toHaveLength(1);
   });
 

@@ -6,7 +6,7 @@ import { ScopedTransaction } from "./scoped.ts";
 /** A job that this worker has taken. Whose work it is stands in its row, which only the database reads. */
 export interface TakenJob {
   readonly id: string;
-  readonly kind: "document" | "embed" | "bring_up";
+  readonly kind: "document" | "embed" | "index" | "bring_up";
   /** New each time a job is taken: a worker that comes late finds that it is not its job any more. */
   readonly lease: string;
   readonly attempts: number;
@@ -48,6 +48,7 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   settings: answer.settings,
   trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, isElsewhere: false, isBlank: false },
   recall: null,
+  lexical: null,
 });
 
 async function enter(transaction: Transaction, job: TakenJob, context: string): Promise<Entry | undefined> {

@@ -1,5 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../../errors.ts";
+import type { RawLexicalState } from "../../lexical/state.ts";
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { inTransaction, type Leases, RolledBack, retried, type Transaction } from "../connect/lease.ts";
 import type { AccessRequest, Caller, Entry, Place, RecallState, RequestContext } from "./entry.ts";
@@ -12,7 +13,7 @@ interface Refusal {
 }
 
 type RawTags = Record<string, string>;
-type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall"> & {
+type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall" | "lexical"> & {
   readonly status: "ok";
   readonly floor: RawTags;
   readonly effective: RawTags | null;
@@ -146,17 +147,20 @@ async function enter(
   const entering = callEnter(transaction, caller, request, context);
   const state =
     request.question === undefined ? null : first<RecallState>(transaction, "recall_state($1)", [request.question]);
+  const words = request.mode === "write" ? first<RawLexicalState>(transaction, "lexical_state()", []) : null;
   const { shareGroups } = context;
   const isKnown = shareGroups === undefined || shareGroups.of(caller.keyHash) !== undefined;
   const group = isKnown ? null : first<string>(transaction, "own_share_group()", []);
-  for (const sent of [state, group]) sent?.catch(() => undefined); // entering's failure is told first
+  for (const sent of [state, words, group]) sent?.catch(() => undefined); // entering's failure is told first
   const answer = await entering;
   if (answer.status !== "ok") return answer;
   const learnt = await group;
   if (learnt !== null) shareGroups?.learn(caller.keyHash, learnt);
+  const recall = await state;
   const entry: Entry = {
     ...answer,
-    recall: await state,
+    recall,
+    lexical: (await words) ?? recall?.lexical ?? null,
     floor: scopeFromDatabase(answer.floor),
     effective: answer.effective && scopeFromDatabase(answer.effective),
     trace: { ...answer.trace, tags: scopeFromDatabase(answer.trace.tags) },

@@ -1,3 +1,4 @@
+import type { RawLexicalState } from "../../lexical/state.ts";
 import type { ShareGroups } from "../../load/share-groups.ts";
 import type { Strangers } from "../../load/strangers.ts";
 import type { Scope } from "../../scope/scope.ts";
@@ -74,6 +75,8 @@ export interface RecallState {
   readonly cached: { readonly given: unknown; readonly ageSeconds: number } | null;
   /** Whether there may be passages that are no answer now, since they begin later or are over. */
   readonly timed: boolean;
+  /** Null where there is a cached answer. */
+  readonly lexical: RawLexicalState | null;
 }
 
 /** A scope by its id, with the tenant that it belongs to. */
@@ -114,4 +117,6 @@ export interface Entry {
   readonly trace: Place & { readonly tags: Scope; readonly isElsewhere: boolean; readonly isBlank: boolean };
   /** Only where a question was named. */
   readonly recall: RecallState | null;
+  /** The words of the scopes, where a question was named or something is written; null: whoever needs it asks (src/lexical/state.ts). */
+  readonly lexical: RawLexicalState | null;
 }

@@ -34,7 +34,8 @@ type Columns<T extends ScopedTable> = { readonly [Column in keyof Insert<T>]?: I
 /** Tables in which general knowledge, scope {}, is visible to everyone. */
 const KNOWLEDGE: ReadonlySet<ScopedTable> = new Set([
   "passage",
-  "posting",
+  "segment",
+  "posting_block",
   "scope_counter",
   "document",
   "document_content",

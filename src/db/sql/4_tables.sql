@@ -1,14 +1,13 @@
 -- What tables need beyond their definitions in src/db/tables: indexes that drizzle cannot say, the
 -- planner's statistics, the rest partition, first rows, triggers.
 
--- Covering, so that ranking is an index-only scan.
-CREATE UNIQUE INDEX IF NOT EXISTS posting_key ON scopefloor.posting (scope_id, lexeme, passage_id) INCLUDE (tf, lexemes, tenant_id);
 -- Holds all that a ranking by codes reads, a tenth of the vectors' size.
 CREATE INDEX IF NOT EXISTS passage_code ON scopefloor.passage (scope_id, embedder_id) INCLUDE (id, code, tenant_id) WHERE expired_at IS NULL AND code IS NOT NULL;
 -- Names are unique per parent, so that a name tells nothing about another tenant's keys.
 CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON scopefloor.api_key (parent_id, name) NULLS NOT DISTINCT WHERE revoked_at IS NULL;
--- One embedding round waits for a scope at a time.
-CREATE UNIQUE INDEX IF NOT EXISTS job_embed ON scopefloor.job (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued';
+-- One round of each of these kinds waits for a scope at a time.
+CREATE UNIQUE INDEX IF NOT EXISTS job_round ON scopefloor.job (scope_id, kind, tenant_id) WHERE kind IN ('embed', 'index') AND state = 'queued';
+DROP INDEX IF EXISTS scopefloor.job_embed;
 
 -- Nothing is lost while no partition exists for a month: it goes here, and the worker moves it.
 CREATE TABLE IF NOT EXISTS scopefloor.decision_trace_rest PARTITION OF scopefloor.decision_trace DEFAULT;
@@ -26,14 +25,16 @@ BEGIN
     ('api_key', '{name,floor,narrowed_by}'),
     ('session', '{metadata,name}'),
     ('turn', '{content}'),
-    ('passage', '{text,labels,embedding,code,section,digest,suspicious}'),
-    ('posting', '{lexeme}'),
+    ('passage', '{text,labels,embedding,code,section,digest,suspicious,terms,languages}'),
+    ('segment', '{seqs}'),
+    ('posting_block', '{data,key}'),
+    ('scope_counter', '{languages}'),
     ('document', '{title,source,content_hash,labels,error}'),
     ('document_content', '{bytes}'),
     ('keyword', '{normalised,phrase}'),
     ('entity', '{name,type,identity,folded}'),
-    ('attribute', '{key,normal_key,value,sentence,labels}'),
-    ('relation', '{key,normal_key,sentence,labels}'),
+    ('attribute', '{key,normal_key,value,sentence,labels,terms,languages}'),
+    ('relation', '{key,normal_key,sentence,labels,terms,languages}'),
     ('memory_item', '{key,value}'),
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
@@ -46,11 +47,17 @@ BEGIN
   END LOOP;
 END $$;
 -- Without a sample the planner would take 200 distinct values for the whole table.
-ALTER TABLE scopefloor.posting ALTER lexeme SET (n_distinct = -0.02);
 ALTER TABLE scopefloor.keyword ALTER normalised_hash SET (n_distinct = -0.2);
 ALTER TABLE scopefloor.chunk_band ALTER band SET (n_distinct = -0.9);
 -- Files are compressed already, or read once: not worth the time of compressing them again.
 ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
+-- Hashes cannot be compressed. A segment's list is read in parts; a block lies in its row.
+ALTER TABLE scopefloor.passage ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.attribute ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.relation ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.segment ALTER seqs SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.posting_block ALTER data SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.posting_block SET (toast_tuple_target = 8160);
 
 -- General knowledge, and the tenant of what has no `org`.
 INSERT INTO scopefloor.tenant (id, root) VALUES (0, '{}') ON CONFLICT DO NOTHING;
@@ -77,6 +84,16 @@ CREATE OR REPLACE TRIGGER passages_removed AFTER DELETE ON scopefloor.passage
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
 CREATE OR REPLACE TRIGGER passages_changed AFTER UPDATE ON scopefloor.passage
   REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+
+-- The index of words follows its passages (2_memory/5_word_index.sql).
+CREATE OR REPLACE TRIGGER hold_tail_inserting BEFORE INSERT ON scopefloor.passage FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.join_tail();
+CREATE OR REPLACE TRIGGER hold_tail_moving BEFORE UPDATE OF seq ON scopefloor.passage FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.join_tail();
+CREATE OR REPLACE TRIGGER passages_tailed AFTER INSERT ON scopefloor.passage
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.watch_tail();
+CREATE OR REPLACE TRIGGER passages_unindexed AFTER DELETE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unindex_passages();
+CREATE OR REPLACE TRIGGER passages_reindexed AFTER UPDATE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unindex_passages();
 
 -- What the journal keeps of a key (3_upkeep/3_replay.sql).
 CREATE OR REPLACE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FOR EACH ROW

@@ -19,6 +19,7 @@ DECLARE
   own_session constant text := '(%s) AND ((SELECT scopefloor.handles_any_session()) OR api_key_id = (SELECT scopefloor.caller()))';
   by_caller  constant text := written || ' AND api_key_id = (SELECT scopefloor.caller())';
   app        constant text := 'scopefloor_app';
+  worker     constant text := 'scopefloor_worker';
   service    constant text := 'scopefloor_app, scopefloor_worker'; -- inside a job the worker is bound like the application
 BEGIN
   FOR p IN SELECT polname AS name, polrelid::regclass AS at FROM pg_policy
@@ -59,10 +60,12 @@ BEGIN
     ('passage', 'write', 'INSERT', service, NULL, by_caller || ' AND author = (SELECT scopefloor.caller_principal())'),
     ('passage', 'change', 'UPDATE', service, modifiable, modifiable),
     ('passage', 'remove', 'DELETE', service, deleted, NULL),
-    ('posting', 'read', 'SELECT', service, knowledge, NULL),
-    ('posting', 'write', 'INSERT', service, NULL, written),
-    ('posting', 'change', 'UPDATE', service, modifiable, modifiable),
-    ('posting', 'remove', 'DELETE', service, deleted, NULL),
+    ('segment', 'read', 'SELECT', service, knowledge, NULL),
+    ('segment', 'write', 'INSERT', worker, NULL, written),
+    ('segment', 'remove', 'DELETE', service, deleted, NULL),
+    ('posting_block', 'read', 'SELECT', service, knowledge, NULL),
+    ('posting_block', 'write', 'INSERT', worker, NULL, written),
+    ('posting_block', 'remove', 'DELETE', service, deleted, NULL),
 
     ('document', 'read', 'SELECT', service, knowledge, NULL), -- written by add_document and replace_document
     ('document', 'change', 'UPDATE', service, modifiable, modifiable),

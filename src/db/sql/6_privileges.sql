@@ -20,28 +20,28 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA scopefloor TO scopefloor_definer;
 
 -- The application. tenant_id and scope_id are in none of these lists: a row cannot be moved.
 GRANT SELECT ON scopefloor.scope, scopefloor.scope_counter, scopefloor.embedder, scopefloor.session, scopefloor.turn,
-  scopefloor.passage, scopefloor.posting, scopefloor.document, scopefloor.document_content, scopefloor.keyword,
+  scopefloor.passage, scopefloor.segment, scopefloor.posting_block, scopefloor.document, scopefloor.document_content, scopefloor.keyword,
   scopefloor.document_link, scopefloor.chunk_band, scopefloor.entity, scopefloor.attribute, scopefloor.relation,
   scopefloor.memory_item, scopefloor.forget_receipt, scopefloor.access_denied, scopefloor.decision_trace TO scopefloor_app;
-GRANT INSERT ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefloor.posting, scopefloor.document_content,
+GRANT INSERT ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefloor.document_content,
   scopefloor.keyword, scopefloor.document_link, scopefloor.chunk_band, scopefloor.decision_trace TO scopefloor_app;
-GRANT DELETE ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefloor.posting, scopefloor.document,
+GRANT DELETE ON scopefloor.session, scopefloor.turn, scopefloor.passage, scopefloor.segment, scopefloor.posting_block, scopefloor.document,
   scopefloor.document_content, scopefloor.keyword, scopefloor.document_link, scopefloor.chunk_band, scopefloor.entity,
   scopefloor.attribute, scopefloor.relation, scopefloor.memory_item TO scopefloor_app;
 GRANT UPDATE (display_name, description, tombstoned_at, tombstoned_by) ON scopefloor.scope TO scopefloor_app;
 GRANT UPDATE (closed_at, metadata) ON scopefloor.session TO scopefloor_app;
 GRANT UPDATE (expired_at) ON scopefloor.turn TO scopefloor_app;
-GRANT UPDATE (expired_at, embedding, embedder_id) ON scopefloor.passage TO scopefloor_app;
+GRANT UPDATE (expired_at, embedding, embedder_id, terms) ON scopefloor.passage TO scopefloor_app;
 GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_app; -- a heading may name what is forgotten
 GRANT UPDATE (status, error, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
   ON scopefloor.document TO scopefloor_app, scopefloor_worker;
 
 -- The worker, inside a job.
-GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.posting, scopefloor.document_content, scopefloor.keyword,
+GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.segment, scopefloor.posting_block, scopefloor.document_content, scopefloor.keyword,
   scopefloor.document_link, scopefloor.chunk_band TO scopefloor_worker;
 GRANT SELECT, DELETE ON scopefloor.document, scopefloor.entity, scopefloor.attribute, scopefloor.relation, scopefloor.memory_item
   TO scopefloor_worker;
-GRANT UPDATE (embedding, embedder_id, digest, suspicious, lexemes) ON scopefloor.passage TO scopefloor_worker;
+GRANT UPDATE (embedding, embedder_id, digest, suspicious, seq, terms, lexemes, languages, analyser, cues) ON scopefloor.passage TO scopefloor_worker;
 GRANT SELECT ON scopefloor.embedder TO scopefloor_worker;
 GRANT INSERT ON scopefloor.decision_trace TO scopefloor_worker;
 

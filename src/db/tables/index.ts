@@ -8,7 +8,7 @@
  * admit only ids that come out of the dictionary.
  */
 import { document, documentContent, documentLink, keyword } from "./documents.ts";
-import { chunkBand, passage, posting, session, turn } from "./memory.ts";
+import { chunkBand, passage, postingBlock, segment, session, turn } from "./memory.ts";
 import { accessDenied, decisionTrace, forgetReceipt } from "./records.ts";
 import { scope, scopeCounter } from "./scopes.ts";
 import { attribute, entity, memoryItem, relation } from "./structure.ts";
@@ -24,7 +24,8 @@ export const scopedTables = {
   keyword,
   document_link: documentLink,
   passage,
-  posting,
+  segment,
+  posting_block: postingBlock,
   chunk_band: chunkBand,
   entity,
   attribute,

@@ -81,8 +81,18 @@ export const passage = scopefloor.table(
     category: text("category"),
     /** Model tokens, by the service's tokenizer. */
     tokens: integer("tokens").notNull(),
-    /** Length in lexemes, counted with repetitions: BM25's document length. */
+    /** Its place in the order in which passages are indexed: a segment holds all of its scope between two of these. */
+    seq: bigint("seq", { mode: "number" }).notNull().generatedByDefaultAsIdentity(),
+    /** What it is found by, as hashes (src/lexical/packed-terms.ts); null: not analysed yet. */
+    terms: bytea("terms"),
+    /** BM25's length of a document, in words. */
     lexemes: integer("lexemes").notNull(),
+    /** ISO 639-1, joined by commas. */
+    languages: text("languages").notNull().default(""),
+    /** The version of the text analysis (src/text/analysis/analyse.ts); 0: none yet. */
+    analyser: smallint("analyser").notNull().default(0),
+    /** Of a turn: kinds of questions that it may answer, as bits (src/recall/ranking/cues.ts); null: not looked at. */
+    cues: smallint("cues"),
     embedding: halfvec("embedding"),
     /** The model that has looked at the text, also where it found nothing in it; null: none yet. */
     embedderId: integer("embedder_id"),
@@ -115,6 +125,7 @@ export const passage = scopefloor.table(
     index("passage_turn").on(t.scopeId, t.turnId),
     index("passage_document").on(t.scopeId, t.documentId, t.position),
     index("passage_session").on(t.scopeId, t.sessionId, t.position),
+    index("passage_seq").on(t.scopeId, t.seq),
     index("passage_starts").on(t.scopeId, t.startsAt).where(sql`starts_at IS NOT NULL`),
     index("passage_ends").on(t.scopeId, t.endsAt).where(sql`ends_at IS NOT NULL AND expired_at IS NULL`),
     // For the worker, which ends what is over in every scope.
@@ -131,23 +142,49 @@ export const passage = scopefloor.table(
   ],
 );
 
-/** The inverted index. Its unique index covers all columns (src/db/sql/4_tables.sql). */
-export const posting = scopefloor.table(
-  "posting",
+/**
+ * Passages of a scope whose terms are packed together. What came after the last of them is looked at by itself;
+ * the worker makes segments of it, and of several smaller ones one (src/jobs/index-passages.ts).
+ */
+export const segment = scopefloor.table(
+  "segment",
   {
     ...place(),
-    /** hashtextextended(lexeme, 0): no comparison of text goes below a row policy (src/db/sql/0_foundation.sql). */
-    lexeme: bigint("lexeme", { mode: "bigint" }).notNull(),
-    passageId: uuid("passage_id").notNull(),
-    tf: smallint("tf").notNull(),
-    /** The passage's length, repeated here so that ranking is an index-only scan. */
-    lexemes: integer("lexemes").notNull(),
+    id: bigint("id", { mode: "number" }).notNull().generatedByDefaultAsIdentity(),
+    /** It holds every indexed passage of its scope from the one to the other. */
+    firstSeq: bigint("first_seq", { mode: "number" }).notNull(),
+    lastSeq: bigint("last_seq", { mode: "number" }).notNull(),
+    /** How many there are; forgotten ones are taken off. */
+    passages: integer("passages").notNull(),
+    /** Rare terms lie in 2^bits blocks, by the lowest bits of their hashes. */
+    bits: smallint("bits").notNull(),
+    /** The passages' numbers, 6 bytes each, in their order: a posting names a passage by its place here. */
+    seqs: bytea("seqs").notNull(),
+    /** The oldest analysis of its passages. */
+    analyser: smallint("analyser").notNull(),
+    /** Counts what was taken out of it: who packs it anew sees whether anything was. */
+    edits: integer("edits").notNull().default(0),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.id, t.tenantId] })],
+);
+
+/** The postings of a segment (src/lexical/block.ts). */
+export const postingBlock = scopefloor.table(
+  "posting_block",
+  {
+    ...place(),
+    segmentId: bigint("segment_id", { mode: "number" }).notNull(),
+    /** The lowest bits of its terms' hashes; of a frequent term, which has blocks of its own, its hash and 2^48. */
+    key: bigint("key", { mode: "number" }).notNull(),
+    /** The first passage of a part of a frequent term; 0 for others. */
+    first: integer("first").notNull(),
+    data: bytea("data").notNull(),
   },
   (t) => [
-    index("posting_passage").on(t.scopeId, t.passageId),
+    primaryKey({ columns: [t.scopeId, t.segmentId, t.key, t.first, t.tenantId] }),
     foreignKey({
-      columns: [t.scopeId, t.passageId, t.tenantId],
-      foreignColumns: [passage.scopeId, passage.id, passage.tenantId],
+      columns: [t.scopeId, t.segmentId, t.tenantId],
+      foreignColumns: [segment.scopeId, segment.id, segment.tenantId],
     }).onDelete("cascade"),
   ],
 );

@@ -53,6 +53,8 @@ export const scopeCounter = scopefloor.table(
     id: uuid("id").notNull().default(sql`gen_random_uuid()`),
     /** Counts stand by embedding model; null: not embedded yet. */
     embedderId: integer("embedder_id"),
+    /** And by the languages of the texts, ISO 639-1, joined by commas. */
+    languages: text("languages").notNull().default(""),
     passages: bigint("passages", { mode: "number" }).notNull(),
     tokens: bigint("tokens", { mode: "number" }).notNull(),
     lexemes: bigint("lexemes", { mode: "number" }).notNull(),

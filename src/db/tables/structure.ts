@@ -1,6 +1,17 @@
 import { sql } from "drizzle-orm";
-import { boolean, foreignKey, index, integer, jsonb, primaryKey, text, unique, uuid } from "drizzle-orm/pg-core";
-import { createdAt, lookupHash, place, scopefloor, time } from "./columns.ts";
+import {
+  boolean,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  primaryKey,
+  smallint,
+  text,
+  unique,
+  uuid,
+} from "drizzle-orm/pg-core";
+import { bytea, createdAt, lookupHash, place, scopefloor, time } from "./columns.ts";
 
 /** Something with a name and a type that facts are about. */
 export const entity = scopefloor.table(
@@ -46,6 +57,11 @@ const fact = () => ({
   /** The fact in words, as recall finds and shows it, and its model tokens. */
   sentence: text("sentence").notNull().default(""),
   tokens: integer("tokens").notNull().default(0),
+  /** What the sentence is found by, as its passage has it: a fact that comes back has it again at once. Null: stored before there was any. */
+  terms: bytea("terms"),
+  lexemes: integer("lexemes").notNull().default(0),
+  languages: text("languages").notNull().default(""),
+  analyser: smallint("analyser").notNull().default(0),
   labels: text("labels").array().notNull().default(sql`'{}'`),
   validFrom: time("valid_from").notNull(),
   /** What was said together under one key is one observation: the least id among it. */

@@ -1,6 +1,7 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { Slices } from "../../lexical/slices.ts";
 import type { ForgottenItems } from "../../traces/receipt.ts";
-import { mayBeAbout, saying, type Topic, weightOf } from "./topic.ts";
+import { shareOfText, type Topic } from "./topic.ts";
 
 /** Of documents and chunks, what is to lose its heading, title or source. */
 export type NamedItems = Pick<ForgottenItems, "sections" | "titles" | "sources">;
@@ -10,13 +11,20 @@ export type NamedItems = Pick<ForgottenItems, "sections" | "titles" | "sources">
  * or with the document.
  */
 export async function matchNames(tx: ScopedTransaction, topic: Topic, threshold: number): Promise<NamedItems> {
-  // A file's name is a title too: its words are joined by what is not white space.
-  const spaced = (column: SQL) => sql`${column} || ' ' || translate(${column}, '_.-/', '    ')`;
+  if (topic.weight === 0) return { sections: [], titles: [], sources: [] };
+  const slices = new Slices();
   const idsOf = async (from: SQL, column: SQL) => {
-    const rows = await tx.rows<{ id: string; text: string; weight: number }>(sql`
-      SELECT n.id, ${column} AS text, ${weightOf(spaced(column), topic)} AS weight FROM ${from}
-      WHERE ${column} IS NOT NULL AND ${mayBeAbout(spaced(column), topic, threshold)}`);
-    return saying(rows, topic, threshold).map(({ id }) => id);
+    // Many chunks stand below one heading.
+    const rows = await tx.rows<{ name: string; ids: string[] }>(sql`
+      SELECT ${column} AS name, jsonb_agg(n.id) AS ids FROM ${from} WHERE ${column} IS NOT NULL GROUP BY 1`);
+    const ids: string[] = [];
+    for (const row of rows) {
+      // A file's name is a title too: its words are joined by what is not white space.
+      const spaced = `${row.name} ${row.name.replace(/[_.\-/]/g, " ")}`;
+      if (shareOfText(spaced, topic, threshold) !== undefined) ids.push(...row.ids);
+      await slices.pause();
+    }
+    return ids.sort();
   };
   return {
     sections: await idsOf(tx.read("passage", "n"), sql`n.section`),

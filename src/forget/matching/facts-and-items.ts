@@ -1,8 +1,10 @@
+import { NIL } from "uuid";
 import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { stringifyJson } from "../../exact-json.ts";
+import { Slices } from "../../lexical/slices.ts";
 import type { Hit } from "../../recall/answer/hits.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
-import { mayBeAbout, saying, type Topic, weightOf } from "./topic.ts";
+import { shareOfText, type Topic } from "./topic.ts";
 
 /** What a forget found: a passage, or something that recall does not rank. */
 export type Match = Omit<Hit, "source" | "scopeId" | "suspicious" | "duplicates"> & {
@@ -13,11 +15,14 @@ export type Match = Omit<Hit, "source" | "scopeId" | "suspicious" | "duplicates"
 
 interface Row {
   readonly id: string;
-  readonly text: string;
-  readonly weight: number;
   readonly at: string;
   readonly tags: Record<string, string>;
+  /** What is looked at. */
+  readonly words: string;
 }
+
+/** Rows that are looked at together. */
+const PAGE = 500;
 
 /**
  * What a topic is also said in, and what no ranking of the present knows: facts that are over, and keyed
@@ -30,23 +35,50 @@ export async function matchUnranked(
   sessionId: string | undefined,
   limit: number,
 ): Promise<Match[]> {
-  const about = mayBeAbout(sql`said.words`, topic, threshold);
-  const weight = weightOf(sql`said.words`, topic);
-  const facts = await tx.rows<Row>(sql`
-    SELECT said.*, said.words AS text, ${weight} AS weight FROM (${factsWithoutPassage(tx, sessionId)}) AS said
-    WHERE ${about} ORDER BY weight DESC, id LIMIT ${limit}`);
-  if (sessionId !== undefined) return saying(facts, topic, threshold).map((row) => match(row, "attribute", row.text));
-  const items = await tx.rows<Row & { key: string; value: unknown }>(sql`
-    SELECT said.*, said.words AS text, ${weight} AS weight FROM (
+  if (topic.weight === 0) return [];
+  const facts = await rowsSaying<Row>(tx, factsWithoutPassage(tx, sessionId), topic, threshold, limit);
+  const past = facts.map((row) => match(row, "attribute", row.words));
+  if (sessionId !== undefined) return past;
+  const items = await rowsSaying<Row & { key: string; value: unknown }>(
+    tx,
+    sql`
       SELECT m.id, m.key, m.value, m.updated_at AS at, d.tags, m.key || ' ' || translate(m.key, '_.:@|+~-', '        ') || ' ' || m.value::text AS words
-      FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id) AS said
-    WHERE ${about} ORDER BY weight DESC, id LIMIT ${limit}`);
+      FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id`,
+    topic,
+    threshold,
+    limit,
+  );
   return [
-    ...saying(facts, topic, threshold).map((row) => match(row, "attribute", row.text)),
-    ...saying(items, topic, threshold).map(({ key, value, ...row }) =>
+    ...past,
+    ...items.map(({ key, value, ...row }) =>
       match(row, "item", `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`),
     ),
   ];
+}
+
+/** Of the rows of a SELECT those whose words say a share of a topic, the most first. */
+async function rowsSaying<Found extends Row>(
+  tx: ScopedTransaction,
+  select: SQL,
+  topic: Topic,
+  threshold: number,
+  limit: number,
+): Promise<(Found & { readonly share: number })[]> {
+  const slices = new Slices();
+  const found: (Found & { readonly share: number })[] = [];
+  for (let after: string = NIL; ; ) {
+    const rows = await tx.rows<Found>(
+      sql`SELECT said.* FROM (${select}) AS said WHERE said.id > ${after}::uuid ORDER BY said.id LIMIT ${PAGE}`,
+    );
+    for (const row of rows) {
+      const share = shareOfText(row.words, topic, threshold);
+      if (share !== undefined) found.push({ ...row, share });
+      await slices.pause();
+    }
+    after = rows.at(-1)?.id ?? NIL;
+    if (rows.length < PAGE) break;
+  }
+  return found.sort((a, b) => b.share - a.share || (a.id < b.id ? -1 : 1)).slice(0, limit);
 }
 
 /** Rows of facts that recall does not rank: those that are over, and of a session also what confirms another's. */
@@ -61,16 +93,13 @@ function factsWithoutPassage(tx: ScopedTransaction, sessionId: string | undefine
 
 /** What a session said of entities, besides what recall ranks. */
 export async function factsOfSession(tx: ScopedTransaction, sessionId: string): Promise<Match[]> {
-  const rows = await tx.rows<Omit<Row, "text" | "weight"> & { words: string }>(sql`
+  const rows = await tx.rows<Row>(sql`
     SELECT said.* FROM (${factsWithoutPassage(tx, sessionId)}) AS said ORDER BY id`);
-  return rows.map(({ words, ...row }) => ({
-    ...match({ ...row, text: words, weight: 0, share: 1 }, "attribute", words),
-    why: "is in the session",
-  }));
+  return rows.map((row) => ({ ...match({ ...row, share: 1 }, "attribute", row.words), why: "is in the session" }));
 }
 
 const match = (
-  { id, share, at, tags }: Row & { readonly share: number },
+  { id, share, at, tags }: Omit<Row, "words"> & { readonly share: number },
   source: Match["source"],
   text: string,
 ): Match => ({

@@ -1,5 +1,11 @@
-import { normalFormSql } from "../../db/access/normal-form-sql.ts";
-import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { analyserOf } from "../../context/settings.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import { lexicalState } from "../../lexical/state.ts";
+import { type SearchedWord, WordSearch } from "../../lexical/word-search.ts";
+import { fetchHits } from "../../recall/answer/hits.ts";
+import { fetchPlaces } from "../../recall/ranking/bm25.ts";
+import { NO_FILTER } from "../../recall/ranking/filter.ts";
+import { type Analyser, type AskedWord, COMPOUND_PART, IN_COMPOUND } from "../../text/analysis/analyse.ts";
 import { normalForm } from "../../text/normal-form.ts";
 
 /** What orders a forget, or fills it out, and names nothing by itself. */
@@ -9,7 +15,11 @@ const COMMANDS = new Set(
   knew about regarding concerning related mention mentioned said say says tell told talked talk decide decided decision
   user users person people someone
   old older new newer previous past recent latest current former last earlier outdated yesterday today
-  unimportant important up out over start starting begin way long short`.split(/\s+/),
+  unimportant important up out over start starting begin way long short
+  vergiss vergessen lösche löschen bitte alles oublie oublier supprime supprimer efface tout olvida olvidar borra borrar elimina todo
+  dimentica cancella tutto esqueça apague tudo vergeet verwijder wis alles unohda poista kaikki glöm radera allt unut sil lütfen her şeyi
+  zapomnij usuń skasuj wszystko забудь удали сотри всё все пожалуйста انس احذف امسح كل شيء שכח מחק הכל भूल जाओ हटाओ मिटाओ सब
+  忘记 忘掉 删除 清除 忘れて 削除して 消して 잊어줘 잊어 삭제해 삭제 지워줘 지워 ลืม ลบ`.split(/\s+/),
 );
 
 /** Letters and digits with what joins them in e-mail addresses, paths, versions and numbers of things. */
@@ -21,18 +31,21 @@ const tokensOf = (text: string): string[] => normalForm(text).toLowerCase().matc
 
 /** What a request is about: words, and identifiers that count as they are alone. */
 export interface Topic {
-  readonly words: readonly Word[];
+  readonly words: readonly TopicWord[];
   readonly identifiers: readonly string[];
   /** Of all of them together; 0: it is about nothing. */
   readonly weight: number;
   /** Of each identifier. */
   readonly identifierWeight: number;
+  readonly analyser: Analyser;
+  readonly search: WordSearch;
 }
 
-interface Word {
-  readonly lexeme: string;
+interface TopicWord extends AskedWord {
   /** Its rarity in the visible scopes, as BM25 has it; a word that is in none of them has the greatest. */
-  readonly weight: number;
+  readonly rarity: number;
+  /** What a row may say of it, by the places of the search: any of these is a share of the word. */
+  readonly ways: readonly { readonly places: readonly number[]; readonly share: number }[];
 }
 
 /** A row that a topic matches: the share of the topic that it says, by weight, and in which words. */
@@ -43,7 +56,14 @@ export interface TopicMatch {
   readonly says: readonly string[];
 }
 
-/** The words of a request that say what it is about; without any of them all of its words. */
+/**
+ * What a looser form says of a word; of a compound, whose beginning many other words share, that or one of its
+ * parts says less.
+ */
+const NEAR_SHARE = 0.7;
+const PART_SHARE = 0.3;
+
+/** The words of a request that say what it is about, and its identifiers. */
 function split(query: string): { text: string; identifiers: string[] } {
   const tokens = tokensOf(query).map((token) => token.replace(/['’]s?$/u, "").replace(/['’]s(?=$|[^\p{L}])/gu, ""));
   const identifiers = [...new Set(tokens.filter((token) => IDENTIFIER.test(token)))];
@@ -54,18 +74,56 @@ function split(query: string): { text: string; identifiers: string[] } {
 /** Reads a request, with the rarity of its words in the visible scopes. */
 export async function topicOf(tx: ScopedTransaction, query: string): Promise<Topic> {
   const { text, identifiers } = split(query);
-  const rows = await tx.rows<Word & { rarest: number }>(sql`
-    WITH size AS MATERIALIZED (
-      SELECT greatest(sum(c.passages), 1)::float8 AS n FROM ${tx.read("scope_counter", "c")}),
-    asked AS MATERIALIZED (
-      SELECT q.lexeme, hashtextextended(q.lexeme, 0) AS number FROM unnest(tsvector_to_array(to_tsvector('english', ${text}))) AS q(lexeme))
-    SELECT a.lexeme, ln(1 + (size.n - d.df + 0.5) / (d.df + 0.5)) AS weight, ln(1 + (size.n - 0.5) / 1.5) AS rarest
-    FROM size LEFT JOIN asked a ON true,
-      LATERAL (SELECT count(*)::float8 AS df FROM ${tx.read("posting", "o")} WHERE o.lexeme = a.number) d`);
-  const words = rows.flatMap(({ lexeme, weight }) => (lexeme === null ? [] : [{ lexeme, weight }]));
-  const identifierWeight = rows[0]?.rarest ?? 1;
-  const weight = words.reduce((sum, word) => sum + word.weight, 0) + identifiers.length * identifierWeight;
-  return { words, identifiers, weight, identifierWeight };
+  const analyser = analyserOf(tx);
+  const { languages } = await lexicalState(tx);
+  // `Forget it` is about nothing.
+  const asked = analyser
+    .question(text, languages, false)
+    .filter(({ variants }) => !COMMANDS.has(variants[0]?.[0] ?? ""));
+  // The pieces of identifiers count for nothing: they only find rows.
+  const pieces = identifiers.length === 0 ? [] : analyser.question(identifiers.join(" "), languages);
+  const searched: SearchedWord[] = [];
+  const place = (word: Omit<SearchedWord, "weight">) => searched.push({ ...word, weight: 1 }) - 1;
+  const placed = asked.map((word) => {
+    const { variants, near, joints } = word;
+    const isLoose = joints.length === 0;
+    const part = (stem: string) =>
+      place({
+        variants: [
+          [stem, 1],
+          [`${IN_COMPOUND}${stem}`, 1],
+        ],
+      });
+    const parts = joints
+      .filter((joint) => joint.every((stem) => stem.length >= COMPOUND_PART))
+      .map((joint) => joint.map(part));
+    const ways = [
+      { places: [place({ variants })], share: 1 },
+      ...(near.length === 0
+        ? []
+        : [
+            {
+              places: [place({ variants: near.map((term): [string, number] => [term, 1]) })],
+              share: isLoose ? NEAR_SHARE : PART_SHARE,
+            },
+          ]),
+      ...parts.flatMap((places) => [
+        { places, share: 1 },
+        ...places.map((one) => ({ places: [one], share: PART_SHARE })),
+      ]),
+    ];
+    return { word, ways };
+  });
+  for (const { variants } of pieces) place({ variants });
+  const search = await WordSearch.for(tx, searched);
+  const words = placed.map(({ word, ways }) => ({
+    ...word,
+    ways,
+    rarity: word.weight * (search.words[ways[0]?.places[0] ?? -1]?.idf ?? Math.log(1 + (search.passages + 0.5) / 0.5)),
+  }));
+  const identifierWeight = Math.log(1 + (search.passages - 0.5) / 1.5);
+  const weight = words.reduce((sum, { rarity }) => sum + rarity, 0) + identifiers.length * identifierWeight;
+  return { words, identifiers, weight, identifierWeight, analyser, search };
 }
 
 /** Whether a text has every identifier of the topic, each as it is. */
@@ -75,24 +133,24 @@ export function hasIdentifiers(text: string, { identifiers }: Topic): boolean {
   return identifiers.every((identifier) => tokens.has(identifier));
 }
 
-/** What the words of a row have to weigh, where it has the identifiers. */
-const leastWeight = ({ weight, identifiers, identifierWeight }: Topic, threshold: number): number =>
-  threshold * weight - identifiers.length * identifierWeight;
-
-const sharing = (topic: Topic, words: number): number =>
-  topic.weight === 0 ? 0 : (words + topic.identifiers.length * topic.identifierWeight) / topic.weight;
-
-/** The topic's words as a table, with the pieces of its identifiers at no weight: they only find rows. */
-function askedSql(topic: Topic): SQL {
-  const { words, identifiers } = topic;
-  return sql`
-    asked AS MATERIALIZED (
-      SELECT w.lexeme, hashtextextended(w.lexeme, 0) AS number, w.weight
-      FROM unnest(${list(words.map(({ lexeme }) => lexeme))}::text[], ${list(words.map(({ weight }) => weight))}::float8[]) AS w(lexeme, weight)
-      UNION ALL
-      SELECT q.lexeme, hashtextextended(q.lexeme, 0), 0 FROM unnest(tsvector_to_array(to_tsvector('english', ${identifiers.join(" ")}))) AS q(lexeme)
-      WHERE NOT q.lexeme = ANY (${list(words.map(({ lexeme }) => lexeme))}::text[]))`;
+/** What a row says of each word, and of all of the topic by weight, where it has the identifiers. */
+function shareOf(
+  { words, identifiers, identifierWeight, weight }: Topic,
+  has: (place: number) => boolean,
+): { share: number; says: string[] } {
+  if (weight === 0) return { share: 0, says: [] };
+  let said = identifiers.length * identifierWeight;
+  const says: string[] = [];
+  for (const { ways, rarity, variants } of words) {
+    const best = Math.max(0, ...ways.map(({ places, share }) => (places.every(has) ? share : 0)));
+    said += rarity * best;
+    if (best > 0) says.push(variants[0]?.[0] ?? "");
+  }
+  return { share: said / weight, says: [...says.sort(), ...identifiers] };
 }
+
+/** A little less than what is asked for: sums of doubles. */
+const TOLERANCE = 1e-9;
 
 /**
  * The passages that say at least `threshold` of a topic, the most first. That they have its identifiers
@@ -106,39 +164,32 @@ export async function passagesAbout(
   limit: number,
 ): Promise<TopicMatch[]> {
   if (topic.weight === 0) return [];
-  const rows = await tx.rows<{ id: string; scopeId: number; text: string; weight: number; says: string[] }>(sql`
-    WITH ${askedSql(topic)},
-    found AS MATERIALIZED (
-      SELECT h.passage_id, h.scope_id, sum(a.weight) AS weight, jsonb_agg(a.lexeme) FILTER (WHERE a.weight > 0) AS says
-      FROM asked a JOIN ${tx.read("posting", "h")} ON h.lexeme = a.number
-      GROUP BY h.passage_id, h.scope_id HAVING sum(a.weight) >= ${leastWeight(topic, threshold) - 1e-9}::float8)
-    SELECT p.id, p.scope_id AS "scopeId", p.text, f.weight, coalesce(f.says, '[]') AS says
-    FROM found f JOIN ${tx.read("passage", "p")} ON p.scope_id = f.scope_id AND p.id = f.passage_id
-    WHERE p.expired_at IS NULL AND ${sessionId === undefined ? sql`true` : sql`p.session_id = ${sessionId}::uuid`}
-    ORDER BY f.weight DESC, p.id LIMIT ${limit}`);
-  return rows.flatMap(({ id, scopeId, text, weight, says }) =>
-    hasIdentifiers(text, topic)
-      ? [{ id, scopeId, share: sharing(topic, weight), says: [...says.sort(), ...topic.identifiers] }]
-      : [],
+  const places = await topic.search.select(
+    (frequencies) => shareOf(topic, (place) => (frequencies[place] ?? 0) > 0).share,
+    threshold - TOLERANCE,
   );
+  const found: TopicMatch[] = [];
+  // What another session says, or lacks an identifier, drops out: then the next ones are looked at.
+  for (let from = 0; from < places.length && found.length < limit; from += limit) {
+    const some = places.slice(from, from + limit);
+    const passages = await fetchPlaces(tx, some, { ...NO_FILTER, sessionId });
+    const texts =
+      topic.identifiers.length === 0
+        ? undefined
+        : new Map((await fetchHits(tx, passages)).map((hit) => [hit.id, hit.text]));
+    for (const { id, scopeId, frequencies } of passages) {
+      if (texts !== undefined && !hasIdentifiers(texts.get(id) ?? "", topic)) continue;
+      found.push({ id, scopeId, ...shareOf(topic, (place) => (frequencies[place] ?? 0) > 0) });
+    }
+  }
+  return found.slice(0, limit);
 }
 
-/** What the words of a text weigh in a topic: a fragment. */
-export const weightOf = (text: SQL, { words }: Topic): SQL => sql`
-  coalesce((SELECT sum(w.weight) FROM unnest(${list(words.map(({ lexeme }) => lexeme))}::text[], ${list(words.map(({ weight }) => weight))}::float8[]) AS w(lexeme, weight)
-            WHERE w.lexeme = ANY (tsvector_to_array(to_tsvector('english', ${normalFormSql(text)})))), 0)`;
-
-/** Of rows with their text and what its words weigh, those that say at least `threshold` of a topic, each with its share. */
-export const saying = <Row extends { readonly text: string; readonly weight: number }>(
-  rows: readonly Row[],
-  topic: Topic,
-  threshold: number,
-): (Row & { readonly share: number })[] =>
-  rows.flatMap((row) => {
-    const share = sharing(topic, row.weight);
-    return topic.weight > 0 && share >= threshold - 1e-9 && hasIdentifiers(row.text, topic) ? [{ ...row, share }] : [];
-  });
-
-/** What a row has to weigh for {@link saying} to look at it: a condition. */
-export const mayBeAbout = (text: SQL, topic: Topic, threshold: number): SQL =>
-  topic.weight === 0 ? sql`false` : sql`${weightOf(text, topic)} >= ${leastWeight(topic, threshold) - 1e-9}::float8`;
+/** What a text says of a topic; undefined: less than `threshold`, or not its identifiers. */
+export function shareOfText(text: string, topic: Topic, threshold: number): number | undefined {
+  if (topic.weight === 0 || !hasIdentifiers(text, topic)) return undefined;
+  const { terms } = topic.analyser.text(text);
+  const has = (place: number) => topic.search.asked[place]?.variants.some(([term]) => terms.has(term)) === true;
+  const { share } = shareOf(topic, has);
+  return share >= threshold - TOLERANCE ? share : undefined;
+}

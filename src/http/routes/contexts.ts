@@ -27,6 +27,7 @@ const contextDescriptionResponse = object({
     contextTokens: integer,
     cacheSeconds: integer,
     contextDays: integer,
+    language: z.string(),
     models: object({ embeddings: z.string(), chat: z.null() }),
   }),
   createdAt: instant,

@@ -1,117 +1,140 @@
-import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { lexicalState } from "../../lexical/state.ts";
+import { frequenciesIn, hashesOf, type Place, WordSearch } from "../../lexical/word-search.ts";
 import type { Candidate } from "./candidate.ts";
-import type { PassageFilter } from "./filter.ts";
-import type { WordHit, WordHits } from "./in-context.ts";
-import { maxScoreSql } from "./maxscore.ts";
-import {
-  BM25_DEFAULTS,
-  type Bm25Parameters,
-  contribution,
-  countedSql,
-  countLexemesSql,
-  filterJoinSql,
-  MAX_PACKED_FREQUENCY,
-  PACKED_LEXEMES,
-  type Ranking,
-  type Rarity,
-  SCALE,
-  type Size,
-} from "./scoring-sql.ts";
+import { andFilterSql, filterSql, type PassageFilter } from "./filter.ts";
+
+/** Okapi BM25's parameters, with the defaults of Robertson & Zaragoza (2009). */
+export interface Bm25Parameters {
+  readonly k1: number;
+  readonly b: number;
+}
+export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75 };
+
+/** A filter that leaves no more passages than this is looked at first, and these are scored by their own terms. */
+const FEW_PASSAGES = 2_000;
+
+/** A passage that has words of a question. */
+export interface FoundPassage extends Candidate {
+  readonly digest: string | null;
+  /** As the database spells it: few are looked at. */
+  readonly observedAt: string;
+  /** How often each word of the search is in it. */
+  readonly frequencies: readonly number[];
+  /** Its length in words. */
+  readonly words: number;
+  readonly sessionId: string | null;
+  /** Of a turn: where it stands. */
+  readonly position: number | null;
+  /** How many turns its session has. */
+  readonly turns: number | null;
+  /** Of a turn that begins with a name and a colon: the name. */
+  readonly speaker: string | null;
+}
 
 /**
  * The best passages by BM25, with idf = ln(1 + (N − df + ½) / (df + ½)) as in Lucene. N, df and the
- * mean length are those of the visible scopes alone: nobody else's text has any influence.
- *
- * `@@` on a GIN index would be no help: it is not leakproof, so row security keeps PostgreSQL from
- * using the index. Here everything is equality on `posting`, an index-only scan.
+ * mean length are those of the visible scopes alone: nobody else's text has any influence, nor has a filter.
  */
-export function rankByBm25(
+export async function rankByBm25(
   tx: ScopedTransaction,
   query: string,
   filter: PassageFilter,
   limit: number,
   parameters: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<Candidate[]> {
-  return selectFromBest<Candidate>(
-    { tx, query, filter, limit, parameters, packs: false },
-    sql`
-    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, encode(p.digest, 'hex') AS digest, p.observed_at AS "observedAt"
-    FROM best b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id ORDER BY b.score DESC, b.passage_id`,
-  );
+  const search = await WordSearch.of(tx, query);
+  const found = await findPassages(tx, search, filter, limit, parameters);
+  return found.map(({ id, scopeId, score, digest, observedAt }) => ({ id, scopeId, score, digest, observedAt }));
 }
 
-/** The same ranking with what {@link rankInContext} asks of each passage. */
-export async function findByWords(
+/** The same with all that further ranking asks of each passage. */
+export async function findPassages(
   tx: ScopedTransaction,
-  query: string,
+  search: WordSearch,
   filter: PassageFilter,
   limit: number,
   parameters: Bm25Parameters = BM25_DEFAULTS,
-): Promise<WordHits> {
-  const rows = await selectFromBest<WordHitRow>(
-    { tx, query, filter, limit, parameters, packs: true },
-    sql`
-    SELECT b.passage_id AS id, b.scope_id AS "scopeId", b.score, b.packed, b.words, p.observed_at::text AS "observedAt", encode(p.digest, 'hex') AS digest,
-           p.session_id AS "sessionId", CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
-           -- The regular expression is the slower of the two conditions.
-           CASE WHEN p.kind = 'turn' AND strpos(left(p.text, 42), ': ') > 0 THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker,
-           -- Once is enough.
-           CASE WHEN row_number() OVER (ORDER BY b.score DESC, b.passage_id) = 1
-             THEN (SELECT jsonb_agg(jsonb_build_object('idf', r.idf, 'share', r.df / size.n) ORDER BY r.place)
-                   FROM rarity r, size WHERE r.place < ${PACKED_LEXEMES}::int) END AS lexemes
-    FROM best b
-    JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.id = b.passage_id
-    LEFT JOIN ${tx.read("session", "s")} ON s.scope_id = p.scope_id AND s.id = p.session_id
-    ORDER BY b.score DESC, b.passage_id`,
-  );
-  const lexemes = rows[0]?.lexemes ?? [];
-  return {
-    lexemes,
-    hits: rows.map(({ packed, lexemes: _, ...row }) => ({ ...row, frequencies: unpack(packed, lexemes.length) })),
-  };
-}
-
-interface WordHitRow extends Omit<WordHit, "frequencies"> {
-  readonly packed: number;
-  readonly lexemes: WordHits["lexemes"] | null;
-}
-
-function unpack(packed: number, lexemes: number): number[] {
-  let rest = packed;
-  return Array.from({ length: lexemes }, () => {
-    const tf = rest % (MAX_PACKED_FREQUENCY + 1);
-    rest = Math.floor(rest / (MAX_PACKED_FREQUENCY + 1));
-    return tf;
-  });
-}
-
-/** The rows of a SELECT from the CTEs `size`, `rarity` and `best`. */
-async function selectFromBest<Row extends object>(ranking: Ranking, select: SQL): Promise<Row[]> {
-  const { tx, parameters } = ranking;
-  const visible = Object.values(tx.entry.recall?.counts ?? {}).reduce((sum, passages) => sum + passages, 0);
-  if (visible >= parameters.maxScoreFrom) {
-    const counted = await tx.rows<Rarity & Size>(sql`
-      WITH ${countLexemesSql(ranking, sql`, max(o.tf)::float8 AS most, min(o.lexemes)::float8 AS least`)}
-      SELECT r.*, size.* FROM rarity r, size ORDER BY r.place`);
-    if (counted.length === 0) return [];
-    const rows = await tx.rows<Row>(sql`WITH ${countedSql(counted)}, ${maxScoreSql(ranking, counted)} ${select}`);
-    if (rows.length > 0) return rows;
+): Promise<FoundPassage[]> {
+  if (search.words.every(({ df }) => df === 0)) return [];
+  if (filterSql(tx, filter) === undefined) return fetchPlaces(tx, await search.best(limit, parameters), filter);
+  if (search.passages > FEW_PASSAGES) {
+    const [row] = await tx.rows<{ n: number }>(sql`
+      SELECT count(*)::int AS n FROM (
+        SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.expired_at IS NULL${andFilterSql(tx, filter)} LIMIT ${FEW_PASSAGES + 1}) few`);
+    if ((row?.n ?? 0) <= FEW_PASSAGES) return findAmong(tx, search, filter, limit, parameters);
   }
-  return tx.rows<Row>(sql`WITH ${countLexemesSql(ranking)}, ${exhaustiveSql(ranking)} ${select}`);
+  for (let depth = 2 * limit; ; depth *= 8) {
+    const places = await search.best(depth, parameters);
+    const found = await fetchPlaces(tx, places, filter);
+    if (found.length >= limit || places.length < depth) return found.slice(0, limit);
+  }
 }
 
-/**
- * The CTE `best` out of every posting of the lexemes. They are read twice, to count and to score:
- * keeping them in between cost more than reading an index again (docs/measurements.md).
- */
-function exhaustiveSql(ranking: Ranking): SQL {
-  const packed = ranking.packs
-    ? sql`, max(h.lexemes) AS words, sum(least(h.tf, ${MAX_PACKED_FREQUENCY}::int) * r.unit) AS packed`
-    : sql``;
-  return sql`
-    best AS MATERIALIZED (
-      SELECT h.passage_id, h.scope_id, sum(${contribution("h", "h.lexemes")}) / ${SCALE}::float8 AS score${packed}
-      FROM size, rarity r JOIN ${ranking.tx.read("posting", "h")} ON h.lexeme = r.number ${filterJoinSql(ranking)}
-      GROUP BY h.passage_id, h.scope_id
-      ORDER BY score DESC, h.passage_id LIMIT ${ranking.limit})`;
+const byScore = (a: Candidate, b: Candidate) => b.score - a.score || (a.id < b.id ? -1 : 1);
+
+/** What {@link FoundPassage} has of a passage p, with its session s. */
+export const COLUMNS = sql`
+  p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at::text AS "observedAt", p.lexemes AS words, p.session_id AS "sessionId",
+  CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
+  -- The regular expression is the slower of the two conditions.
+  CASE WHEN p.kind = 'turn' AND strpos(left(p.text, 42), ': ') > 0 THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker`;
+
+export const withSession = (tx: ScopedTransaction): SQL =>
+  sql`LEFT JOIN ${tx.read("session", "s")} ON s.scope_id = p.scope_id AND s.id = p.session_id`;
+
+/** The passages that lie at these places, those that the filter takes away left out. */
+export async function fetchPlaces(
+  tx: ScopedTransaction,
+  places: readonly Place[],
+  filter: PassageFilter,
+): Promise<FoundPassage[]> {
+  if (places.length === 0) return [];
+  const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { n: number }>(sql`
+    WITH placed AS MATERIALIZED (
+      SELECT b.n, b.scope_id, coalesce(b.seq, ('x' || encode(substring(g.seqs FROM 6 * b.place + 1 FOR 6), 'hex'))::bit(48)::bigint) AS seq
+      FROM unnest(${list(places.map((_, i) => i))}::int[], ${list(places.map(({ scopeId }) => scopeId))}::int[],
+                  ${nullable(places.map(({ segmentId }) => segmentId))}::bigint[], ${list(places.map(({ place }) => place))}::int[],
+                  ${nullable(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, seq)
+      LEFT JOIN ${tx.read("segment", "g")} ON g.scope_id = b.scope_id AND g.id = b.segment_id)
+    SELECT b.n, ${COLUMNS} FROM placed b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.seq = b.seq ${withSession(tx)}
+    WHERE p.expired_at IS NULL${andFilterSql(tx, filter)}`);
+  return rows
+    .flatMap(({ n, ...row }) => {
+      const place = places[n];
+      return place === undefined ? [] : [{ ...row, score: place.score, frequencies: place.frequencies }];
+    })
+    .sort(byScore);
+}
+
+/** A list with gaps as one bound value. */
+const nullable = (values: readonly (number | undefined)[]): SQL =>
+  sql`${`{${values.map((value) => value ?? "NULL").join(",")}}`}`;
+
+/** The few passages that a filter leaves, scored by their own terms: the words' counts are those of all. */
+async function findAmong(
+  tx: ScopedTransaction,
+  search: WordSearch,
+  filter: PassageFilter,
+  limit: number,
+  { k1, b }: Bm25Parameters,
+): Promise<FoundPassage[]> {
+  const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { terms: Uint8Array }>(sql`
+    SELECT ${COLUMNS}, p.terms FROM ${tx.read("passage", "p")} ${withSession(tx)}
+    WHERE p.expired_at IS NULL AND p.terms IS NOT NULL${andFilterSql(tx, filter)} LIMIT ${FEW_PASSAGES}`);
+  const hashes = hashesOf(search.words, await lexicalState(tx));
+  return rows
+    .flatMap(({ terms, ...row }) => {
+      const known = hashes.get(row.scopeId);
+      if (known === undefined) return [];
+      const frequencies = frequenciesIn(terms, search.words.length, known);
+      const norm = k1 * (1 - b + (b * row.words) / search.meanLength);
+      const score = search.words.reduce((sum, { weight, idf }, w) => {
+        const tf = frequencies[w] ?? 0;
+        return tf === 0 ? sum : sum + (weight * idf * tf * (k1 + 1)) / (tf + norm);
+      }, 0);
+      return score > 0 ? [{ ...row, score, frequencies }] : [];
+    })
+    .sort(byScore)
+    .slice(0, limit);
 }

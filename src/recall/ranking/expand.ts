@@ -1,60 +1,97 @@
 import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
-import { isOfConversation, type WordHit, type WordHits } from "./in-context.ts";
-import { BM25_DEFAULTS, SCALE } from "./scoring-sql.ts";
+import { eachTerm } from "../../lexical/packed-terms.ts";
+import { BM25_DEFAULTS, type FoundPassage } from "./bm25.ts";
+import { isOfConversation } from "./in-context.ts";
 
-/** Passages that are taken to be about the query, and how many of their lexemes are added to it. */
+/** Passages that are taken to be about the query, and how many of their words are added to it. */
 const FEEDBACK_PASSAGES = 5;
-const EXPANSION_LEXEMES = 20;
-/** Share of the expansion in the score. */
+const EXPANSION_WORDS = 20;
+/** Share of the expansion in the score, at most. */
 const EXPANSION_WEIGHT = 0.5;
+/** Where the best is ahead of the second by so much of its score, it is what was asked for: nothing is expanded. */
+const CLEAR_LEAD = 0.5;
 /** Passages that are ranked anew. */
 const MAX_CANDIDATES = 100;
-/** Shorter texts have no vocabulary to offer: mean length of the feedback passages, in lexemes. */
-const MIN_MEAN_LEXEMES = 30;
+/** Shorter texts have no vocabulary to offer: mean length of the feedback passages, in words. */
+const MIN_MEAN_WORDS = 30;
 
 /**
  * Query expansion from the scope's own vocabulary: the relevance model RM3 (Abdul-Jaleel et al.
  * 2004) over the best passages that stand by themselves, which are then ranked anew by what the
  * query and its expansion find in them. Only passages that the query found are looked at, so it costs
  * one short statement; for the first ten, ranking the whole scope anew gives the same.
+ *
+ * @param units the sum of the idf of the query's words, and their number
  */
-export async function expandFromBest(tx: ScopedTransaction, found: WordHits): Promise<WordHits> {
-  const alone = found.hits.filter((hit) => !isOfConversation(hit)).slice(0, MAX_CANDIDATES);
+export async function expandFromBest(
+  tx: ScopedTransaction,
+  found: readonly FoundPassage[],
+  units: { readonly idf: number; readonly words: number },
+): Promise<readonly FoundPassage[]> {
+  const alone = found.filter((hit) => !isOfConversation(hit)).slice(0, MAX_CANDIDATES);
   const feedback = alone.slice(0, FEEDBACK_PASSAGES);
   const words = feedback.reduce((sum, hit) => sum + hit.words, 0) / Math.max(feedback.length, 1);
-  if (feedback.length < FEEDBACK_PASSAGES || words < MIN_MEAN_LEXEMES) return found;
-  const { k1, b } = BM25_DEFAULTS;
-  const rows = await tx.rows<{ id: string; score: number }>(sql`
-    WITH feedback AS (
-      SELECT f.id, f.score FROM unnest(${list(feedback.map(({ id }) => id))}::uuid[], ${list(feedback.map(({ score }) => score))}::float8[]) AS f(id, score)),
-    vocabulary AS MATERIALIZED (
-      SELECT o.lexeme, sum(round(${SCALE}::float8 * f.score * o.tf / o.lexemes)) AS weight FROM feedback f
-      JOIN ${tx.read("posting", "o")} ON o.passage_id = f.id
-      WHERE o.scope_id = ANY (${scopesOf(feedback)}::int[])
-      GROUP BY o.lexeme ORDER BY weight DESC, o.lexeme LIMIT ${EXPANSION_LEXEMES}),
-    size AS MATERIALIZED (
-      SELECT sum(v.weight) AS weights FROM vocabulary v)
-    SELECT o.passage_id AS id,
-           sum(round(${SCALE}::float8 * v.weight / size.weights * o.tf * (${k1}::float8 + 1)
-                / (o.tf + ${k1}::float8 * (1 - ${b}::float8 + ${b}::float8 * o.lexemes / ${meanOf(alone)}::float8)))) / ${SCALE}::float8 AS score
-    FROM size, vocabulary v JOIN ${tx.read("posting", "o")} USING (lexeme)
-    WHERE o.scope_id = ANY (${scopesOf(alone)}::int[]) AND o.passage_id = ANY (${list(alone.map(({ id }) => id))}::uuid[])
-    GROUP BY o.passage_id`);
-  const expansion = new Map(rows.map(({ id, score }) => [id, score]));
-  const inPool = new Set(alone.map(({ id }) => id));
-  // Both parts in the size of one lexeme of the query, so that the share is one.
-  const terms = Math.max(found.lexemes.length, 1);
-  const idf = found.lexemes.reduce((sum, lexeme) => sum + lexeme.idf, 0) / terms;
-  const rescored = found.hits.map((hit) =>
-    inPool.has(hit.id)
-      ? {
-          ...hit,
-          score: (1 - EXPANSION_WEIGHT) * hit.score + EXPANSION_WEIGHT * terms * idf * (expansion.get(hit.id) ?? 0),
-        }
-      : hit,
-  );
-  return { lexemes: found.lexemes, hits: rescored };
+  if (feedback.length < FEEDBACK_PASSAGES || words < MIN_MEAN_WORDS) return found;
+  const [first = 0, second = 0] = alone.map(({ score }) => score);
+  const share = EXPANSION_WEIGHT * Math.max(0, 1 - (first - second) / first / CLEAR_LEAD);
+  if (share === 0) return found;
+  const termsOf = await fetchTerms(tx, alone);
+  const expansion = expansionOf(feedback, termsOf);
+  const rescored = new Map(scoreAll(alone, termsOf, expansion));
+  return found.map((hit) => {
+    const score = rescored.get(hit.id);
+    // Both parts in the size of one word of the query, so that the share is one.
+    return score === undefined ? hit : { ...hit, score: (1 - share) * hit.score + share * units.idf * score };
+  });
 }
 
-const scopesOf = (hits: readonly WordHit[]) => list([...new Set(hits.map(({ scopeId }) => scopeId))]);
-const meanOf = (hits: readonly WordHit[]) => hits.reduce((sum, { words }) => sum + words, 0) / hits.length;
+type Terms = ReadonlyMap<number, number>;
+
+/** The main terms of passages by the hashes of their scope, with their frequencies. */
+async function fetchTerms(tx: ScopedTransaction, passages: readonly FoundPassage[]): Promise<Map<string, Terms>> {
+  const rows = await tx.rows<{ id: string; terms: Uint8Array | null }>(sql`
+    SELECT p.id, p.terms FROM ${tx.read("passage", "p")}
+    WHERE p.scope_id = ANY (${list([...new Set(passages.map(({ scopeId }) => scopeId))])}::int[]) AND p.id = ANY (${list(passages.map(({ id }) => id))}::uuid[])`);
+  return new Map(
+    rows.map(({ id, terms }) => {
+      const main = new Map<number, number>();
+      if (terms !== null) {
+        eachTerm(terms, 0, terms.length, (hash, frequency, isMain) => {
+          if (isMain) main.set(hash, frequency);
+        });
+      }
+      return [id, main];
+    }),
+  );
+}
+
+/** The words of the feedback by their share, Σ score · tf / length. (Hashes are a scope's own: of several scopes each has its own words.) */
+function expansionOf(feedback: readonly FoundPassage[], termsOf: ReadonlyMap<string, Terms>): Map<number, number> {
+  const weights = new Map<number, number>();
+  for (const { id, score, words } of feedback) {
+    for (const [hash, tf] of termsOf.get(id) ?? []) {
+      weights.set(hash, (weights.get(hash) ?? 0) + (score * tf) / Math.max(words, 1));
+    }
+  }
+  const best = [...weights].sort(([a, m], [b, n]) => n - m || a - b).slice(0, EXPANSION_WORDS);
+  const total = best.reduce((sum, [, weight]) => sum + weight, 0);
+  return new Map(best.map(([hash, weight]) => [hash, weight / total]));
+}
+
+function scoreAll(
+  passages: readonly FoundPassage[],
+  termsOf: ReadonlyMap<string, Terms>,
+  expansion: ReadonlyMap<number, number>,
+): [string, number][] {
+  const { k1, b } = BM25_DEFAULTS;
+  const mean = passages.reduce((sum, { words }) => sum + words, 0) / passages.length;
+  return passages.map(({ id, words }) => {
+    const terms = termsOf.get(id);
+    let score = 0;
+    for (const [hash, weight] of expansion) {
+      const tf = terms?.get(hash) ?? 0;
+      if (tf > 0) score += (weight * tf * (k1 + 1)) / (tf + k1 * (1 - b + (b * words) / mean));
+    }
+    return [id, score];
+  });
+}

@@ -1,147 +1,242 @@
+import type { WordSearch } from "../../lexical/word-search.ts";
+import type { FoundPassage } from "./bm25.ts";
 import type { Candidate } from "./candidate.ts";
-import { likenessInTime, type NamedTime, timesNamed } from "./named-time.ts";
+import { ASKS, typesAsked } from "./cues.ts";
+import { bonusInTime, isOfNamedTime, type NamedTime } from "./named-time.ts";
 
-/** A passage that the lexical ranking found, with what its place in a conversation says of it. */
-export interface WordHit extends Candidate {
-  /** How often each of the query's lexemes is in it, in the order of {@link WordHits.lexemes}. */
-  readonly frequencies: readonly number[];
-  /** As the database spells it: few are looked at. */
-  readonly observedAt: string;
-  /** Its length in lexemes. */
-  readonly words: number;
-  /** Of a turn: where it stands. */
-  readonly sessionId: string | null;
-  readonly position: number | null;
-  /** How many turns its session has. */
-  readonly turns: number | null;
-  /** Of a turn that begins with a name and a colon: the name. */
-  readonly speaker: string | null;
-}
-
-export interface WordHits {
-  /** The query's lexemes that the visible scopes know, rarest first: idf, and the share of the passages that have it. */
-  readonly lexemes: readonly { readonly idf: number; readonly share: number }[];
-  /** Best first. */
-  readonly hits: readonly WordHit[];
-}
-
-/** A turn beside one that was found: known by its place alone. */
-export interface Place {
-  readonly scopeId: number;
+/** A turn of a session that was read as a whole. */
+export interface SessionTurn extends FoundPassage {
   readonly sessionId: string;
   readonly position: number;
+  /** As cues.ts has them. */
+  readonly cues: number;
 }
 
-export interface Placed {
-  readonly id: string | undefined;
-  readonly scopeId: number;
-  readonly place: Place | undefined;
-  readonly score: number;
-  /** As {@link Candidate} has it; of one that is known by its place alone whoever looks it up gives them. */
-  readonly digest?: string | null;
-  readonly observedAt?: string;
+/** A word of the question as it counts in a conversation. */
+export interface WeighedWord {
+  /** Its place in the search. */
+  readonly place: number;
+  readonly weight: number;
+  /** The same without regard to conversations: its idf. */
+  readonly idf: number;
+  /** Whether it says anything of the turns beside one that has it. */
+  readonly spreads: boolean;
+}
+
+export interface Conversation {
+  readonly words: readonly WeighedWord[];
+  /** Best first. */
+  readonly hits: readonly FoundPassage[];
+  readonly turns: readonly SessionTurn[];
+  readonly query: string;
+  readonly named: readonly NamedTime[];
 }
 
 /** Share of a word's frequency that a turn takes over from the turns one and two away from it. */
 const NEIGHBOURS = [1, 0.4, 0.2] as const;
-const NEIGHBOUR_REACH_TURNS = NEIGHBOURS.length - 1;
-/** A lexeme of so many passages says nothing of the turns beside it. */
-const COMMON_LEXEME_SHARE = 0.25;
+/** A word of so many passages says nothing of the turns beside it. */
+const COMMON_SHARE = 0.25;
 /** Saturation of a frequency in a turn with its neighbours, and in a session. */
 const K1 = 1.2;
 const SESSION_K1 = 2;
 /** How much the length of a session, in turns, is held against it. */
 const SESSION_B = 0.75;
-/** What a session's own score adds to its turns'. */
-const SESSION_SHARE = 0.6;
-/** What it adds that the query names who said it, and when. In units of idf: a word of every seventh, or third, passage. */
-const SPEAKER_WEIGHT = 1.2;
-const DATE_MATCH_WEIGHT = 2;
-
-/**
- * Ranks what shares words with the query by what was said around it. A turn often answers in words
- * that the question does not have, while the turns beside it do; so a turn takes over a share of its
- * neighbours' frequencies, and of its session's score. What is no turn keeps its own score and is
- * its own context. Gains of each part: docs/retrieval.md.
- *
- * Nothing is read: neighbours without a word of the query are known by their place alone.
- */
-export function rankInContext({ lexemes, hits }: WordHits, query: string): Placed[] {
-  const named = timesNamed(query);
-  const said = new Map<string, boolean>();
-  const isNamed = (speaker: string | null) => {
-    if (speaker === null) return false;
-    // A question's first letter is a small one (src/recall/question.ts).
-    const known =
-      said.get(speaker) ??
-      (query.includes(speaker) || query.startsWith(speaker.charAt(0).toLowerCase() + speaker.slice(1)));
-    said.set(speaker, known);
-    return known;
-  };
-  const sessions = sessionsOf(hits);
-  const ranked: Placed[] = [];
-  for (const hit of hits) {
-    if (isOfConversation(hit)) continue;
-    const bonus = bonusOf(named, hit.observedAt, false);
-    ranked.push({
-      id: hit.id,
-      scopeId: hit.scopeId,
-      place: undefined,
-      score: hit.score * (1 + SESSION_SHARE) + bonus,
-      digest: hit.digest,
-      observedAt: hit.observedAt,
-    });
-  }
-  const wholes = scoreSessions(lexemes, sessions);
-  for (const [sessionId, turns] of sessions) {
-    const session = SESSION_SHARE * (wholes.get(sessionId) ?? 0);
-    for (const [position, frequencies] of around(lexemes, turns.byPosition)) {
-      const hit = turns.byPosition.get(position);
-      const bonus = bonusOf(named, hit?.observedAt ?? turns.observedAt, isNamed(hit?.speaker ?? null));
-      ranked.push({
-        id: hit?.id,
-        scopeId: turns.scopeId,
-        place: hit === undefined ? { scopeId: turns.scopeId, sessionId, position } : undefined,
-        score: saturated(lexemes, frequencies, K1) + session + bonus,
-        ...(hit === undefined ? {} : { digest: hit.digest, observedAt: hit.observedAt }),
-      });
-    }
-  }
-  return ranked.sort((a, b) => b.score - a.score || (keyOf(a) < keyOf(b) ? -1 : 1));
-}
+/** What a session's own score adds to its turns'; what is no turn is its own session. */
+const SESSION_SHARE = 0.9;
+/** Sessions that are read whole. */
+const MOST_SESSIONS = 10;
+/** Rare words are not worth quite as much more than others as their idf says. */
+const IDF_POWER = 0.8;
+/** Words of one question that count. */
+const MOST_WORDS = 24;
+/** Words that frame a question rather than say what it is about, and what they count for. */
+const FRAMING = new Set(
+  `kind type sort mani many much mention describ describe say said tell told accord could would might like long often someth something thing one also
+   plan recent recently current use ever alreadi already share express mean discuss talk`.split(/\s+/),
+);
+const FRAMING_WEIGHT = 0.6;
+/** What it adds, in units of a word's weight, that a turn is by the one whom the query names; that it may be of the type that is asked for; that it asks itself; and for each power of e of its length. */
+const SPEAKER_WEIGHT = 4;
+const TYPE_WEIGHT = 2.5;
+const ASKING_WEIGHT = -1.2;
+const LENGTH_WEIGHT = 0.7;
+/** In a scope of few passages no word is worth much: from this weight of the rarest word on these count in full. */
+const FULL_WEIGHT = 3;
+/** What a turn takes over of what the question before it, by another, shares with the query. */
+const ANSWER_SHARE = 0.3;
 
 /** A session of one turn is a fact by itself, as a chunk is: its own text is all its context. */
-export const isOfConversation = (hit: WordHit): boolean =>
+export const isOfConversation = (hit: FoundPassage): boolean =>
   hit.sessionId !== null && hit.position !== null && (hit.turns ?? 1) > 1;
 
-const keyOf = ({ id, place }: Placed) => id ?? `${place?.sessionId} ${place?.position}`;
+/** The words of a search that any passage has, the weightiest first. What names a time is no word where anything else is asked. */
+export function weighWords(search: WordSearch, query: string): WeighedWord[] {
+  const weighed = search.words.flatMap(({ df, idf, weight, variants }, place) => {
+    if (df === 0) return [];
+    const isFraming = variants.some(([term]) => FRAMING.has(term));
+    return [
+      {
+        place,
+        term: variants[0]?.[0] ?? "",
+        weight: weight * (isFraming ? FRAMING_WEIGHT : 1) * idf ** IDF_POWER,
+        idf: weight * idf,
+        spreads: df / search.passages <= COMMON_SHARE,
+      },
+    ];
+  });
+  const isOfTime = isOfNamedTime(query);
+  const others = weighed.filter(({ term }) => !isOfTime(term));
+  return (others.length > 0 ? others : weighed).sort((a, b) => b.weight - a.weight).slice(0, MOST_WORDS);
+}
 
-const bonusOf = (named: readonly NamedTime[], observedAt: string, isSpeaker: boolean) =>
-  DATE_MATCH_WEIGHT * likenessInTime(named, observedAt) + (isSpeaker ? SPEAKER_WEIGHT : 0);
+/** The sessions of the found turns that promise most. */
+export function chooseSessions(
+  words: readonly WeighedWord[],
+  hits: readonly FoundPassage[],
+  named: readonly NamedTime[],
+): { readonly id: string; readonly scopeId: number; readonly positions: readonly number[]; readonly turns: number }[] {
+  const sessions = bySession(hits.filter(isOfConversation));
+  const wholes = scoreSessions(words, sessions);
+  return [...sessions]
+    .map(([id, session]) => ({
+      id,
+      scopeId: session[0]?.scopeId ?? 0,
+      positions: session.map(({ position }) => position ?? 0),
+      turns: session[0]?.turns ?? 1,
+      score:
+        SESSION_SHARE * (wholes.get(id) ?? 0) +
+        bonusInTime(named, session[0]?.observedAt ?? "") +
+        (session[0]?.score ?? 0),
+    }))
+    .sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1))
+    .slice(0, MOST_SESSIONS);
+}
+
+/**
+ * Ranks what shares words with the query by what was said around it. A turn often answers in words that the
+ * question does not have, while the turns beside it do; so each turn of the best sessions takes over a share of its
+ * neighbours' frequencies, and of its session's score. What is no turn keeps its own score and is its own context.
+ * Gains of each part: docs/retrieval.md.
+ */
+export function rankInContext({ words, hits, turns, query, named }: Conversation): Candidate[] {
+  const isNamed = speakerNamed(query, [...hits, ...turns]);
+  const asked = typesAsked(query);
+  const read = new Map(turns.map((turn) => [turn.id, turn]));
+  const sessions = bySession<FoundPassage | SessionTurn>([
+    ...turns,
+    ...hits.filter((hit) => isOfConversation(hit) && !read.has(hit.id)),
+  ]);
+  const wholes = scoreSessions(words, sessions);
+  const idf = words.reduce((sum, word) => sum + word.idf, 0);
+  // What a word is worth in a conversation, so that turns and others compare.
+  const scale = idf === 0 ? 1 : words.reduce((sum, { weight }) => sum + weight, 0) / idf;
+  const part = Math.min(1, Math.max(0, ...words.map(({ weight }) => weight)) / FULL_WEIGHT);
+  const ranked: Candidate[] = hits
+    .filter((hit) => !isOfConversation(hit))
+    .map((hit) => ({
+      ...candidateOf(hit),
+      score: hit.score * scale * (1 + SESSION_SHARE) + part * bonusInTime(named, hit.observedAt),
+    }));
+  const all = [...sessions.values()].flat();
+  const meanLength = all.reduce((sum, turn) => sum + turn.words, 0) / Math.max(all.length, 1);
+  for (const [id, session] of sessions) {
+    const whole = SESSION_SHARE * (wholes.get(id) ?? 0);
+    const byPosition = new Map(session.map((turn) => [turn.position ?? 0, turn]));
+    for (const turn of session) {
+      const before = byPosition.get((turn.position ?? 0) - 1);
+      const cues = "cues" in turn ? turn.cues : 0;
+      const bonus =
+        bonusInTime(named, turn.observedAt) +
+        TYPE_WEIGHT * countBits(asked & cues) +
+        LENGTH_WEIGHT * (Math.log(1 + turn.words) - Math.log(1 + meanLength)) +
+        (isNamed(turn.speaker) ? SPEAKER_WEIGHT : 0) +
+        ((cues & ASKS) === 0 ? 0 : ASKING_WEIGHT);
+      let score = saturated(words, around(words, turn, byPosition), K1) + whole + part * bonus;
+      if (before !== undefined && "cues" in before && (before.cues & ASKS) !== 0 && before.speaker !== turn.speaker)
+        score += ANSWER_SHARE * saturated(words, frequenciesOf(words, before), K1);
+      ranked.push({ ...candidateOf(turn), score });
+    }
+  }
+  return ranked.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
+}
+
+const candidateOf = ({ id, scopeId, score, digest, observedAt }: FoundPassage): Candidate => ({
+  id,
+  scopeId,
+  score,
+  digest,
+  observedAt,
+});
+
+function countBits(bits: number): number {
+  let n = 0;
+  for (let rest = bits; rest !== 0; rest &= rest - 1) n++;
+  return n;
+}
+
+/** Tells the one whom the query names among those who speak; where it names several, or none, nobody. */
+function speakerNamed(query: string, hits: readonly FoundPassage[]): (speaker: string | null) => boolean {
+  const speakers = new Set(hits.flatMap(({ speaker }) => (speaker === null ? [] : [speaker])));
+  // A question's first letter is a small one (src/recall/question.ts).
+  const asked = ` ${query.charAt(0).toUpperCase()}${query.slice(1)} ${query} `;
+  const named = [...speakers].filter((speaker) => isWordOf(asked, speaker));
+  return (speaker) => named.length === 1 && speaker === named[0];
+}
+
+const LETTER = /[\p{L}\p{N}]/u;
+function isWordOf(text: string, word: string): boolean {
+  for (let at = text.indexOf(word); at >= 0; at = text.indexOf(word, at + 1)) {
+    if (!LETTER.test(text.charAt(at - 1)) && !LETTER.test(text.charAt(at + word.length))) return true;
+  }
+  return false;
+}
+
+function bySession<Turn extends FoundPassage>(turns: readonly Turn[]): Map<string, Turn[]> {
+  const sessions = new Map<string, Turn[]>();
+  for (const turn of turns) {
+    const id = turn.sessionId ?? "";
+    const known = sessions.get(id);
+    if (known === undefined) sessions.set(id, [turn]);
+    else known.push(turn);
+  }
+  return sessions;
+}
+
+const frequenciesOf = (words: readonly WeighedWord[], { frequencies }: FoundPassage): number[] =>
+  words.map(({ place }) => frequencies[place] ?? 0);
 
 /** BM25 of one text. Without a length for a window of turns, which is about as long as any other. */
-function saturated(lexemes: WordHits["lexemes"], frequencies: readonly number[], k1: number, length = 1): number {
+function saturated(
+  words: readonly Pick<WeighedWord, "weight">[],
+  frequencies: readonly number[],
+  k1: number,
+  length = 1,
+): number {
   let score = 0;
   // Counted loops, here and in `around`: a recall goes through them some ten thousand times.
-  for (let l = 0; l < lexemes.length; l++) {
-    const tf = frequencies[l] ?? 0;
-    if (tf > 0) score += ((lexemes[l]?.idf ?? 0) * tf * (k1 + 1)) / (tf + k1 * length);
+  for (let w = 0; w < words.length; w++) {
+    const tf = frequencies[w] ?? 0;
+    if (tf > 0) score += ((words[w]?.weight ?? 0) * tf * (k1 + 1)) / (tf + k1 * length);
   }
   return score;
 }
 
-/** BM25 of the sessions among one another, each taken as one text of the turns that were found in it. */
-function scoreSessions(lexemes: WordHits["lexemes"], sessions: ReadonlyMap<string, Session>): Map<string, number> {
-  const wholes = [...sessions].map(([id, { hits, turns }]) => ({
+/** BM25 of the sessions among one another, each taken as one text of its turns that are known. */
+function scoreSessions(
+  words: readonly WeighedWord[],
+  sessions: ReadonlyMap<string, readonly FoundPassage[]>,
+): Map<string, number> {
+  const wholes = [...sessions].map(([id, session]) => ({
     id,
-    turns,
-    frequencies: lexemes.map((_, l) => hits.reduce((sum, hit) => sum + (hit.frequencies[l] ?? 0), 0)),
+    turns: session[0]?.turns ?? 1,
+    frequencies: words.map(({ place }) => session.reduce((sum, turn) => sum + (turn.frequencies[place] ?? 0), 0)),
   }));
   const n = wholes.length;
   const mean = wholes.reduce((sum, { turns }) => sum + turns, 0) / Math.max(n, 1);
-  const among = lexemes.map((_, l) => {
-    const df = wholes.filter(({ frequencies }) => (frequencies[l] ?? 0) > 0).length;
-    return { idf: Math.log(1 + (n - df + 0.5) / (df + 0.5)), share: df / n };
+  const among = words.map(({ weight, idf }, w) => {
+    const df = wholes.filter(({ frequencies }) => (frequencies[w] ?? 0) > 0).length;
+    const framing = idf === 0 ? 1 : weight / idf ** IDF_POWER;
+    return { weight: framing * Math.log(1 + (n - df + 0.5) / (df + 0.5)) };
   });
   return new Map(
     wholes.map(({ id, turns, frequencies }) => [
@@ -151,51 +246,23 @@ function scoreSessions(lexemes: WordHits["lexemes"], sessions: ReadonlyMap<strin
   );
 }
 
-interface Session {
-  readonly scopeId: number;
-  /** Of its best turn. */
-  readonly observedAt: string;
-  readonly turns: number;
-  readonly hits: WordHit[];
-  readonly byPosition: Map<number, WordHit>;
-}
-
-function sessionsOf(hits: readonly WordHit[]): Map<string, Session> {
-  const sessions = new Map<string, Session>();
-  for (const hit of hits) {
-    if (hit.sessionId === null || hit.position === null || !isOfConversation(hit)) continue;
-    const session: Session = sessions.get(hit.sessionId) ?? {
-      scopeId: hit.scopeId,
-      observedAt: hit.observedAt,
-      turns: hit.turns ?? 1,
-      hits: [],
-      byPosition: new Map(),
-    };
-    session.hits.push(hit);
-    session.byPosition.set(hit.position, hit);
-    sessions.set(hit.sessionId, session);
-  }
-  return sessions;
-}
-
-/** The frequencies at each place of a session that a hit reaches, the hits' neighbours included. */
-function around(lexemes: WordHits["lexemes"], turns: ReadonlyMap<number, WordHit>): Map<number, number[]> {
-  const places = new Map<number, number[]>();
-  const spreads = lexemes.map(({ share }) => share <= COMMON_LEXEME_SHARE);
-  for (const [position, hit] of turns) {
-    for (let away = -NEIGHBOUR_REACH_TURNS; away <= NEIGHBOUR_REACH_TURNS; away++) {
-      const at = position + away;
-      if (at < 0) continue;
-      const weight = NEIGHBOURS[Math.abs(away)] ?? 0;
-      let sum = places.get(at);
-      if (sum === undefined) {
-        sum = new Array<number>(lexemes.length).fill(0);
-        places.set(at, sum);
-      }
-      for (let l = 0; l < sum.length; l++) {
-        if (away === 0 || spreads[l]) sum[l] = (sum[l] ?? 0) + weight * (hit.frequencies[l] ?? 0);
+/** The frequencies in a turn with what it takes over from the turns beside it. */
+function around(
+  words: readonly WeighedWord[],
+  turn: FoundPassage,
+  byPosition: ReadonlyMap<number, FoundPassage>,
+): number[] {
+  const position = turn.position ?? 0;
+  const sums = frequenciesOf(words, turn);
+  for (let away = 1; away < NEIGHBOURS.length; away++) {
+    for (const neighbour of [byPosition.get(position - away), byPosition.get(position + away)]) {
+      if (neighbour === undefined) continue;
+      for (let w = 0; w < words.length; w++) {
+        const word = words[w];
+        if (word?.spreads !== true) continue;
+        sums[w] = (sums[w] ?? 0) + (NEIGHBOURS[away] ?? 0) * (neighbour.frequencies[word.place] ?? 0);
       }
     }
   }
-  return places;
+  return sums;
 }

@@ -53,18 +53,47 @@ export function timesNamed(text: string): NamedTime[] {
   return times;
 }
 
-/** Days after and before a named one that are still about it: people speak of a day around it. */
-const NEAR_DAYS = 3;
+/** What naming a time adds, in units of a word's weight (docs/retrieval.md): its day, the more the nearer; the month of a day; its month; and of another year. */
+const DAY_WEIGHT = 4;
+const DAY_SCALE = 8;
+const MONTH_OF_DAY_WEIGHT = 3.2;
+const MONTH_WEIGHT = 6;
+const OTHER_YEAR_WEIGHT = 3;
+/** In the first days of the month after one speaks of the last. */
+const MONTH_AFTER = { weight: 1.2, days: 10 };
+const DAY_MS = 86_400_000;
 
-/** How well an instant goes with what a question names: 1 for its day or month, less beside its day, 0 for another month. */
-export function likenessInTime(named: readonly NamedTime[], observedAt: string): number {
+/** What an instant is worth by the times that a question names; 0 where it names none. */
+export function bonusInTime(named: readonly NamedTime[], observedAt: string): number {
   if (named.length === 0) return 0;
   const at = new Date(observedAt);
-  let best = 0;
-  for (const { year, month, day } of named) {
-    if (at.getUTCMonth() !== month || (year !== undefined && at.getUTCFullYear() !== year)) continue;
-    const away = day === undefined ? 0 : Math.abs(at.getUTCDate() - day);
-    best = Math.max(best, away === 0 ? 1 : away <= NEAR_DAYS ? 0.75 : 0.5);
+  return Math.max(...named.map((time) => bonusOf(time, at)));
+}
+
+function bonusOf({ year, month, day }: NamedTime, at: Date): number {
+  const isMonth = at.getUTCMonth() === month;
+  const isYear = year === undefined || at.getUTCFullYear() === year;
+  if (day !== undefined) {
+    const named = Date.UTC(year ?? at.getUTCFullYear(), month, day);
+    const away = Math.abs(at.getTime() - named) / DAY_MS;
+    return Math.max(DAY_WEIGHT * Math.exp(-Math.floor(away) / DAY_SCALE), isMonth && isYear ? MONTH_OF_DAY_WEIGHT : 0);
   }
-  return best;
+  if (isMonth) return isYear ? MONTH_WEIGHT : OTHER_YEAR_WEIGHT;
+  const isAfter = at.getUTCMonth() === (month + 1) % 12 && at.getUTCDate() <= MONTH_AFTER.days;
+  const yearOfMonth = at.getUTCFullYear() - (month === 11 ? 1 : 0);
+  return isAfter && (year === undefined || yearOfMonth === year) ? MONTH_AFTER.weight : 0;
+}
+
+/** Tells the words of a question that name its times. */
+export function isOfNamedTime(text: string): (word: string) => boolean {
+  const named = timesNamed(text);
+  if (named.length === 0) return () => false;
+  const words = new Set(
+    named.flatMap(({ year, month, day }) => [
+      MONTHS[month] ?? "",
+      ...(year === undefined ? [] : [String(year)]),
+      ...(day === undefined ? [] : [String(day), ...["st", "nd", "rd", "th"].map((end) => `${day}${end}`)]),
+    ]),
+  );
+  return (word) => words.has(word);
 }

@@ -1,11 +1,17 @@
-import { normalFormSql } from "../../db/access/normal-form-sql.ts";
+import { analyserOf } from "../../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { eachInSlices } from "../../lexical/slices.ts";
+import { lexicalState } from "../../lexical/state.ts";
+import { searchedWords, WordSearch } from "../../lexical/word-search.ts";
 import { factsAt, isPresent, withTables } from "../../memory/fact-timeline.ts";
 import { plantedIn } from "../../text/planted.ts";
 import { sameTextDigest } from "../../text/same-text.ts";
+import { BM25_DEFAULTS } from "./bm25.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
-import { BM25_DEFAULTS, countLexemesSql } from "./scoring-sql.ts";
+
+/** The idf of a word of the only passage that there is. */
+const RAREST = Math.log(1 + 1.5 / 0.5);
 
 /** A fact of another time, as a ranking finds it. */
 export interface PastFact extends Candidate {
@@ -48,30 +54,34 @@ export async function rankPastFacts(
   query: string,
   filter: PassageFilter,
   limit: number,
+  known?: WordSearch,
 ): Promise<PastFact[]> {
-  const { k1 } = BM25_DEFAULTS;
+  const { k1, b } = BM25_DEFAULTS;
   const { tables, rows } = factsOf(tx, filter);
-  const counted = countLexemesSql({ tx, query, filter, limit, parameters: BM25_DEFAULTS, packs: false });
-  const found = await tx.rows<{ id: string; scopeId: number; score: number; text: string; observedAt: string }>(sql`
-    ${withTables([
-      ...tables,
-      counted,
-      sql`
-      facts AS MATERIALIZED (
-        SELECT f.*, to_tsvector('english', ${normalFormSql(sql`f.sentence`)}) AS words FROM (${rows}) f),
-      -- A word that no passage has is as rare as can be.
-      rare AS MATERIALIZED (
-        SELECT a.lexeme, coalesce(r.idf, ln(1 + (size.n + 0.5) / 0.5)) AS idf FROM size CROSS JOIN asked a LEFT JOIN rarity r ON r.lexeme = a.lexeme)`,
-    ])}
-    SELECT f.id, f.scope_id AS "scopeId", f.sentence AS text, f.valid_from AS "observedAt", s.score
-    FROM size CROSS JOIN facts f
-    CROSS JOIN LATERAL (SELECT sum(cardinality(l.positions))::float8 AS words FROM unnest(f.words) l) long
-    CROSS JOIN LATERAL (
-      SELECT sum(r.idf * cardinality(l.positions) * (${k1}::float8 + 1) / (cardinality(l.positions) + size.base + size.slope * long.words)) AS score
-      FROM unnest(f.words) l JOIN rare r ON r.lexeme = l.lexeme) s
-    WHERE s.score > 0 ORDER BY s.score DESC, f.id LIMIT ${filter.excludeSuspicious === true ? limit * 4 : limit}`);
+  const facts = await tx.rows<{ id: string; scopeId: number; text: string; observedAt: string }>(sql`
+    ${withTables(tables)}
+    SELECT f.id, f.scope_id AS "scopeId", f.sentence AS text, f.valid_from AS "observedAt" FROM (${rows}) f ORDER BY f.id`);
+  const analyser = analyserOf(tx);
+  const texts = await eachInSlices(facts, ({ text }) => analyser.text(text));
+  const search = known ?? (await WordSearch.of(tx, query));
+  // Nothing may be visible but facts that are over: their languages are asked in as well.
+  const languages = [...new Set([...(await lexicalState(tx)).languages, ...texts.flatMap((text) => text.languages)])];
+  const words =
+    search.words.length > 0
+      ? search.words
+      : searchedWords(analyser.question(query, languages)).map((word) => ({ ...word, idf: RAREST }));
+  const found = facts.flatMap((fact, i) => {
+    const { terms, length = 0 } = texts[i] ?? {};
+    const score = words.reduce((sum, { variants, weight, idf }) => {
+      const tf = Math.max(0, ...variants.map(([term, share]) => share * (terms?.get(term) ?? 0)));
+      return sum + (weight * idf * tf * (k1 + 1)) / (tf + k1 * (1 - b + (b * length) / search.meanLength));
+    }, 0);
+    return score > 0 ? [{ ...fact, score }] : [];
+  });
   return found
+    .sort((x, y) => y.score - x.score || (x.id < y.id ? -1 : 1))
     .filter(({ text }) => filter.excludeSuspicious !== true || plantedIn(text).length === 0)
+    .slice(0, limit)
     .map(({ text, ...fact }) => ({ ...fact, digest: sameTextDigest(text) }));
 }
 

@@ -18,10 +18,8 @@ export type Tier = "hybrid" | "full_context";
 const FUSION_POOL = 256;
 /** The built-in embedder's weight beside the words'. */
 const SPELLING_WEIGHT = 0.1;
-/** Ranks within which turns that only their neighbours brought in are looked up, at least. */
-const MIN_NEIGHBOUR_DEPTH = 20;
-/** The same in multiples of k. */
-const NEIGHBOUR_DEPTH_FACTOR = 2;
+/** Texts that share no word with a question may be spelled like it: least likeness of the best, and what of that others have to have. */
+const SPELLED_ALIKE = { least: 0.25, share: 0.6 };
 
 export interface SearchRequest {
   readonly query: string;
@@ -72,6 +70,15 @@ export async function search(tx: ScopedTransaction, request: SearchRequest): Pro
   const ranked = leastScore === undefined ? fused : fused.filter(({ score }) => score >= leastScore);
   const plan = planText(tx, mode, prepared, rankings);
   const candidates = ranked.length;
+  const alike =
+    mode === "hybrid" && leastScore === undefined && !isCredible(rankings, prepared)
+      ? spelledAlike(rankings, prepared)
+      : [];
+  if (alike.length > 0) {
+    const best = includeDuplicates ? alike.slice(0, k) : foldDuplicates(alike, k);
+    const hits = await fetchHits(tx, best, filter);
+    return { tier: "hybrid", tierReason: "no shared word; texts that are spelled alike", plan, hits, candidates };
+  }
   // An explicit mode is answered by that mode alone.
   if (mode === "hybrid" && !isCredible(rankings, prepared)) {
     if (leastScore !== undefined) {
@@ -112,10 +119,7 @@ const isSpelling = ({ vectors }: QueryVectors) =>
 
 async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rankings> {
   const { query, filter, mode, prepared, k, fusion } = request;
-  const findWords = () =>
-    mode === "bm25"
-      ? rankByWordsAlone(tx, query, filter)
-      : rankByWords(tx, query, filter, Math.max(MIN_NEIGHBOUR_DEPTH, k * NEIGHBOUR_DEPTH_FACTOR));
+  const findWords = () => (mode === "bm25" ? rankByWordsAlone(tx, query, filter) : rankByWords(tx, query, filter));
   const findVectors = () =>
     Promise.all(
       prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, FUSION_POOL)),
@@ -154,6 +158,18 @@ const isCredible = ({ lexical, nearest }: Rankings, { vectors }: QueryVectors) =
   nearest.some(
     ({ ranking: [best] }, i) => best !== undefined && 1 - best.score < (vectors[i]?.embedder.nearDistance ?? 0),
   );
+
+/** What the built-in embedder finds where words find nothing: a misspelt name, a language whose words it takes to pieces. */
+function spelledAlike({ nearest }: Rankings, prepared: QueryVectors): readonly Candidate[] {
+  if (!isSpelling(prepared)) return [];
+  const ranking = fuseByScore(
+    nearest.map((one) => one.ranking),
+    nearest.map(() => 1),
+  );
+  const best = Math.max(0, ...nearest.map((one) => one.ranking[0]?.score ?? 0));
+  if (best < SPELLED_ALIKE.least) return [];
+  return ranking.filter(({ score }) => score >= SPELLED_ALIKE.share);
+}
 
 /**
  * The built-in embedder knows spelling, which the words' own ranking knows better: it has a small say.

@@ -5,25 +5,25 @@ CREATE OR REPLACE FUNCTION scopefloor.count_passages() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF TG_OP = 'INSERT' THEN
-    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
-    SELECT tenant_id, scope_id, embedder_id, count(*), sum(tokens), sum(lexemes), sum(octet_length(text))
-    FROM added WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, languages, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, languages, count(*), sum(tokens), sum(lexemes), sum(octet_length(text))
+    FROM added WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id, languages;
   ELSIF TG_OP = 'DELETE' THEN
-    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
-    SELECT tenant_id, scope_id, embedder_id, -count(*), -sum(tokens), -sum(lexemes), -sum(octet_length(text))
-    FROM removed WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id;
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, languages, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, languages, -count(*), -sum(tokens), -sum(lexemes), -sum(octet_length(text))
+    FROM removed WHERE expired_at IS NULL GROUP BY tenant_id, scope_id, embedder_id, languages;
   ELSE
-    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes)
-    SELECT tenant_id, scope_id, embedder_id, sum(n), sum(n * tokens), sum(n * lexemes), sum(n * octet_length(text))
+    INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, languages, passages, tokens, lexemes, bytes)
+    SELECT tenant_id, scope_id, embedder_id, languages, sum(n), sum(n * tokens), sum(n * lexemes), sum(n * octet_length(text))
     FROM (SELECT 1 AS n, a.* FROM added a WHERE expired_at IS NULL
           UNION ALL
           SELECT -1, r.* FROM removed r WHERE expired_at IS NULL) change
-    GROUP BY tenant_id, scope_id, embedder_id;
+    GROUP BY tenant_id, scope_id, embedder_id, languages;
   END IF;
   RETURN NULL;
 END $$;
 
--- The sum of the numbers stays, also where the counts come to nothing.
+-- The sum of the numbers stays, also where the counts come to nothing; the languages of what is gone do not.
 CREATE OR REPLACE FUNCTION scopefloor.fold_counters() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -31,10 +31,10 @@ DECLARE
 BEGIN
   WITH taken AS (
     DELETE FROM scopefloor.scope_counter c
-    WHERE c.scope_id IN (SELECT scope_id FROM scopefloor.scope_counter GROUP BY scope_id, embedder_id HAVING count(*) > 1)
+    WHERE c.scope_id IN (SELECT scope_id FROM scopefloor.scope_counter GROUP BY scope_id, embedder_id, languages HAVING count(*) > 1)
     RETURNING *)
-  INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, passages, tokens, lexemes, bytes, change)
-  SELECT tenant_id, scope_id, embedder_id, sum(passages), sum(tokens), sum(lexemes), sum(bytes), sum(change) FROM taken GROUP BY tenant_id, scope_id, embedder_id;
+  INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, embedder_id, languages, passages, tokens, lexemes, bytes, change)
+  SELECT tenant_id, scope_id, embedder_id, CASE WHEN sum(passages) <> 0 THEN languages ELSE '' END, sum(passages), sum(tokens), sum(lexemes), sum(bytes), sum(change) FROM taken GROUP BY tenant_id, scope_id, embedder_id, languages;
   GET DIAGNOSTICS folded = ROW_COUNT;
   RETURN folded;
 END $$;

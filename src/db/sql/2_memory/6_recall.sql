@@ -16,7 +16,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- What a recall has to know of the visible scopes before it begins, in the round trip of entering:
---   {counts: {embedder: passages}, indexed: [[scope, embedder], …], version, cached: {given, ageSeconds}, timed}
+--   {counts: {embedder: passages}, indexed: [[scope, embedder], …], version, cached: {given, ageSeconds}, timed, lexical}
+-- lexical: as lexical_state gives it, unless there is a cached answer.
 -- timed: whether there may be passages that are no answer now, since they begin later or are over.
 -- version and cached are null where nothing is cached for such a view. A scope's sum of changes only
 -- grows with every commit, so an answer of the same version has seen the same rows.
@@ -51,6 +52,7 @@ BEGIN
   END IF;
   RETURN jsonb_build_object(
     'counts', coalesce(counts, '{}'), 'version', seen, 'cached', cached,
+    'lexical', CASE WHEN cached IS NULL THEN scopefloor.lexical_state() END,
     'timed', NOT is_listed OR EXISTS (
       SELECT 1 FROM unnest(ids) at_scope WHERE
         EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.starts_at > now())

@@ -44,19 +44,6 @@ LANGUAGE sql STABLE AS $$
     AND r.key_hash OPERATOR(pg_catalog.=) of_key AND r.expired_at IS NULL
 $$;
 
--- Orders vectors for what a scope has without, in the transaction of whoever changed it.
-CREATE OR REPLACE FUNCTION scopefloor.order_vectors(at_scope int) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-BEGIN
-  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
-  SELECT s.tenant_id, s.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
-         coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
-  FROM scopefloor.scope s WHERE s.id = at_scope
-  ON CONFLICT (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
-END $$;
-
 -- A vector as it is written. (By itself, so that no definer function looks for names in pgvector's schema.)
 CREATE OR REPLACE FUNCTION scopefloor.vector_of(written text) RETURNS halfvec
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, pg_temp AS $$ -- pgvector is in one of the first two
@@ -64,7 +51,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, public, pg_temp AS $$ -- pg
 $$;
 
 -- Makes passages for facts at a scope, for recall. `given`: what the service has made of new ones,
--- [{id, words, embedding, digest, suspicious}]; of others the words are found again, and the queue sees to the vector.
+-- [{id, embedding, digest, suspicious}]; to the vectors of others the queue sees.
 CREATE OR REPLACE FUNCTION scopefloor.recall_facts(at_scope int, fact_ids uuid[], given jsonb, of_embedder int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -72,30 +59,23 @@ BEGIN
     RETURN;
   END IF;
   WITH facts AS (
-    SELECT a.tenant_id, a.id, a.session_id, a.api_key_id, a.sentence, a.labels, a.category, a.tokens, a.valid_from, a.valid_until
+    SELECT a.tenant_id, a.id, a.session_id, a.api_key_id, a.sentence, a.labels, a.category, a.tokens, a.terms, a.lexemes, a.languages, a.analyser, a.valid_from, a.valid_until
     FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.id = ANY (fact_ids)
     UNION ALL
-    SELECT r.tenant_id, r.id, r.session_id, r.api_key_id, r.sentence, r.labels, r.category, r.tokens, r.valid_from, r.valid_until
-    FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.id = ANY (fact_ids)),
-  worded AS MATERIALIZED (
-    SELECT f.*, g.embedding, g.suspicious, g.id IS NOT NULL AS is_new, decode(g.digest, 'hex') AS digest,
-           to_tsvector('english', coalesce(g.words, scopefloor.normal_form(f.sentence))) AS words
-    FROM facts f LEFT JOIN jsonb_to_recordset(given) AS g(id uuid, words text, embedding text, digest text, suspicious jsonb) ON g.id = f.id),
-  passages AS (
-    INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, session_id, api_key_id, author, text, labels, category, tokens, lexemes,
-                                    embedding, embedder_id, observed_at, starts_at, ends_at, digest, suspicious)
-    SELECT w.tenant_id, at_scope, w.id, 'attribute', w.session_id, w.api_key_id,
-           coalesce((SELECT k.principal FROM scopefloor.api_key k WHERE k.id = w.api_key_id), 'agent'), w.sentence, w.labels, w.category, w.tokens,
-           (SELECT coalesce(sum(cardinality(l.positions)), 0)::int FROM unnest(w.words) l),
-           scopefloor.vector_of(w.embedding), CASE WHEN w.is_new THEN of_embedder END, w.valid_from, CASE WHEN w.valid_from > clock_timestamp() THEN w.valid_from END, w.valid_until,
-           w.digest, ARRAY(SELECT jsonb_array_elements_text(w.suspicious))
-    FROM worded w RETURNING id, tenant_id, lexemes)
-  INSERT INTO scopefloor.posting (tenant_id, scope_id, lexeme, passage_id, tf, lexemes)
-  SELECT p.tenant_id, at_scope, hashtextextended(l.lexeme, 0), p.id, cardinality(l.positions)::smallint, p.lexemes
-  FROM passages p JOIN worded w ON w.id = p.id, unnest(w.words) l;
+    SELECT r.tenant_id, r.id, r.session_id, r.api_key_id, r.sentence, r.labels, r.category, r.tokens, r.terms, r.lexemes, r.languages, r.analyser, r.valid_from, r.valid_until
+    FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.id = ANY (fact_ids))
+  INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, session_id, api_key_id, author, text, labels, category, tokens, terms, lexemes, languages, analyser,
+                                  embedding, embedder_id, observed_at, starts_at, ends_at, digest, suspicious)
+  SELECT f.tenant_id, at_scope, f.id, 'attribute', f.session_id, f.api_key_id,
+         coalesce((SELECT k.principal FROM scopefloor.api_key k WHERE k.id = f.api_key_id), 'agent'), f.sentence, f.labels, f.category, f.tokens,
+         f.terms, f.lexemes, f.languages, f.analyser,
+         scopefloor.vector_of(g.embedding), CASE WHEN g.id IS NOT NULL THEN of_embedder END, f.valid_from, CASE WHEN f.valid_from > clock_timestamp() THEN f.valid_from END, f.valid_until,
+         decode(g.digest, 'hex'), ARRAY(SELECT jsonb_array_elements_text(g.suspicious))
+  FROM facts f LEFT JOIN jsonb_to_recordset(given)
+    AS g(id uuid, embedding text, digest text, suspicious jsonb) ON g.id = f.id;
   -- One that comes back has no vector yet.
   IF EXISTS (SELECT 1 FROM unnest(fact_ids) f WHERE NOT given @> jsonb_build_array(jsonb_build_object('id', f))) THEN
-    PERFORM scopefloor.order_vectors(at_scope);
+    PERFORM scopefloor.order_job(at_scope, gen_random_uuid(), 'embed');
   END IF;
 END $$;
 
@@ -251,15 +231,15 @@ BEGIN
   END IF;
   -- (Until it is settled a row stands for no fact.)
   IF is_stored AND of_kind = 'attribute' THEN
-    INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, value, key, normal_key, category, sentence, tokens, labels,
+    INSERT INTO scopefloor.attribute (tenant_id, scope_id, id, entity_id, value, key, normal_key, category, sentence, tokens, terms, lexemes, languages, analyser, labels,
                                       valid_from, observation_id, is_confirmation, ends_at, valid_until, cut_at, cut_known_at, session_id, turn_id, api_key_id, created_at)
-    SELECT at_tenant, at_scope, (x->>'id')::uuid, subject, x->'what', x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
+    SELECT at_tenant, at_scope, (x->>'id')::uuid, subject, x->'what', x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int, decode(x->>'terms', 'hex'), (x->>'words')::int, x->>'languages', (x->>'analyser')::smallint,
            ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, NOT is_alone, scopefloor.end_of(observed, x), scopefloor.end_of(observed, x), cut.at, cut.known_at, in_session, in_turn, (t->>'key')::uuid, learnt
     FROM jsonb_array_elements(items) x;
   ELSIF is_stored THEN
-    INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, normal_key, category, sentence, tokens, labels,
+    INSERT INTO scopefloor.relation (tenant_id, scope_id, id, entity_id, target_id, key, normal_key, category, sentence, tokens, terms, lexemes, languages, analyser, labels,
                                      valid_from, observation_id, is_confirmation, ends_at, valid_until, cut_at, cut_known_at, session_id, turn_id, api_key_id, created_at)
-    SELECT DISTINCT ON (x->'what') at_tenant, at_scope, (x->>'id')::uuid, subject, (x->>'what')::uuid, x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int,
+    SELECT DISTINCT ON (x->'what') at_tenant, at_scope, (x->>'id')::uuid, subject, (x->>'what')::uuid, x->>'key', x->>'normalKey', x->>'category', x->>'sentence', (x->>'tokens')::int, decode(x->>'terms', 'hex'), (x->>'words')::int, x->>'languages', (x->>'analyser')::smallint,
            ARRAY(SELECT jsonb_array_elements_text(x->'labels')), observed, observation, NOT is_alone, scopefloor.end_of(observed, x), scopefloor.end_of(observed, x), cut.at, cut.known_at, in_session, in_turn, (t->>'key')::uuid, learnt
     FROM jsonb_array_elements(items) x ORDER BY x->'what', x->>'id';
   END IF;
@@ -280,8 +260,8 @@ BEGIN
 END $$;
 
 -- Stores triples at the ticket's write scope, in their order:
---   [{id, entity: {type, name, identity, folded}, key, normalKey, value? | target?: an entity, category, sentence, words, tokens,
---     labels, at?, lifetime? (seconds), embedding, digest, suspicious}]
+--   [{id, entity: {type, name, identity, folded}, key, normalKey, value? | target?: an entity, category, sentence, tokens,
+--     labels, at?, lifetime? (seconds), terms, words, languages, analyser, embedding, digest, suspicious}]
 -- Several targets of one key are one observation; of several values the later one follows the earlier.
 -- Gives for each what put_observation says of it.
 CREATE OR REPLACE FUNCTION scopefloor.put_triples(triples jsonb, in_session uuid, in_turn uuid, of_embedder int) RETURNS jsonb

@@ -33,7 +33,7 @@ BEGIN
       IF for_good THEN
         DELETE FROM scopefloor.attribute a WHERE a.scope_id = key.scope_id AND a.id = ANY (key.ids);
       ELSE
-        UPDATE scopefloor.attribute a SET expired_at = now() WHERE a.scope_id = key.scope_id AND a.id = ANY (key.ids) AND a.expired_at IS NULL;
+        UPDATE scopefloor.attribute a SET expired_at = now(), terms = NULL WHERE a.scope_id = key.scope_id AND a.id = ANY (key.ids) AND a.expired_at IS NULL;
       END IF;
       GET DIAGNOSTICS taken = ROW_COUNT;
       attributes := attributes + taken;
@@ -41,7 +41,7 @@ BEGIN
       IF for_good THEN
         DELETE FROM scopefloor.relation r WHERE r.scope_id = key.scope_id AND r.id = ANY (key.ids);
       ELSE
-        UPDATE scopefloor.relation r SET expired_at = now() WHERE r.scope_id = key.scope_id AND r.id = ANY (key.ids) AND r.expired_at IS NULL;
+        UPDATE scopefloor.relation r SET expired_at = now(), terms = NULL WHERE r.scope_id = key.scope_id AND r.id = ANY (key.ids) AND r.expired_at IS NULL;
       END IF;
       GET DIAGNOSTICS taken = ROW_COUNT;
       relations := relations + taken;
@@ -131,12 +131,10 @@ BEGIN
       UNION ALL
       SELECT * FROM (SELECT p.scope_id, p.id, p.kind FROM scopefloor.passage p
                      WHERE p.scope_id = at_scope AND p.ends_at <= at_now AND p.expired_at IS NULL ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) here),
-    unindexed AS (
-      DELETE FROM scopefloor.posting o USING over WHERE o.scope_id = over.scope_id AND o.passage_id = over.id AND over.kind <> 'attribute'),
     removed AS (
       DELETE FROM scopefloor.passage p USING over WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind = 'attribute'),
     expired AS (
-      UPDATE scopefloor.passage p SET expired_at = at_now, embedding = NULL, embedder_id = NULL FROM over
+      UPDATE scopefloor.passage p SET expired_at = at_now, embedding = NULL, embedder_id = NULL, terms = '' FROM over
       WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind <> 'attribute' RETURNING 1)
     SELECT count(*) INTO taken FROM expired;
     affected := affected + taken;

@@ -23,22 +23,32 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 
 -- Orders work at the ticket's write scope, in the transaction of what it is about.
---   kind: document (extract, split, embed and index a version), embed (vectors for what has none of the model)
+--   kind: document (extract, split, embed and index a version), embed (vectors for what has none of the model),
+--   index (pack the words of what has come)
 CREATE OR REPLACE FUNCTION scopefloor.enqueue(new_id uuid, of_kind text, of_document uuid, of_version int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
-  IF t IS NULL OR t->>'write' IS NULL OR of_kind NOT IN ('document', 'embed') THEN
+  IF t IS NULL OR t->>'write' IS NULL OR of_kind NOT IN ('document', 'embed', 'index') THEN
     RAISE EXCEPTION 'scopefloor: no ticket to order work' USING ERRCODE = 'insufficient_privilege';
   END IF;
+  PERFORM scopefloor.order_job((t->>'write')::int, new_id, of_kind, of_document, of_version);
+END $$;
+
+-- The same at any scope, for what follows in the database itself from what the ticket's holder does.
+CREATE OR REPLACE FUNCTION scopefloor.order_job(at_scope int, new_id uuid, of_kind text, of_document uuid DEFAULT NULL, of_version int DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
   INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, document_id, version, api_key_id, principal, on_behalf_of, epoch, share_group)
   SELECT s.tenant_id, s.id, new_id, of_kind, of_document, of_version, (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
          coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
-  FROM scopefloor.scope s WHERE s.id = (t->>'write')::int
-  -- An embedding round that waits stands for this one too. Locked: a worker takes it after this commits,
+  FROM scopefloor.scope s WHERE s.id = at_scope
+  -- A round that waits stands for this one too. Locked: a worker takes it after this commits,
   -- and so sees what this is about.
-  ON CONFLICT (scope_id, tenant_id) WHERE kind = 'embed' AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
+  ON CONFLICT (scope_id, kind, tenant_id) WHERE kind IN ('embed', 'index') AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
 END $$;
 
 -- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
@@ -73,7 +83,7 @@ BEGIN
 END $$;
 
 -- Puts a job that was at work back into the queue, or among those that were given up. Of a scope's
--- embedding rounds one waits: where another was ordered meanwhile, that one stands for both, and is no
+-- rounds of a kind one waits: where another was ordered meanwhile, that one stands for both, and is no
 -- sooner and no fresher.
 CREATE OR REPLACE FUNCTION scopefloor.requeue_job(j scopefloor.job, reason text, due timestamptz, give_up bool) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -84,7 +94,7 @@ BEGIN
   WHERE scope_id = j.scope_id AND id = j.id;
 EXCEPTION WHEN unique_violation THEN -- also one whose order was not committed when this began
   UPDATE scopefloor.job o SET attempts = greatest(o.attempts, j.attempts), error = coalesce(left(reason, 300), o.error), run_after = greatest(o.run_after, due)
-  WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'queued';
+  WHERE o.scope_id = j.scope_id AND o.kind = j.kind AND o.state = 'queued';
   DELETE FROM scopefloor.job WHERE scope_id = j.scope_id AND id = j.id;
 END $$;
 
@@ -117,9 +127,9 @@ BEGIN
     CROSS JOIN LATERAL (
       SELECT j.* FROM scopefloor.job j
       WHERE j.state = 'queued' AND j.share_group = g.share_group AND j.run_after <= now_at
-        -- Of a scope's embedding rounds one at a time.
-        AND NOT (j.kind = 'embed' AND EXISTS (
-          SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = 'embed' AND o.state = 'running'))
+        -- Of a scope's rounds of one kind one at a time.
+        AND NOT (j.kind IN ('embed', 'index') AND EXISTS (
+          SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = j.kind AND o.state = 'running'))
       ORDER BY j.run_after, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) first
     LEFT JOIN busy b ON b.share_group = g.share_group
     LEFT JOIN scopefloor.job_share w ON w.share_group = g.share_group
@@ -211,7 +221,7 @@ BEGIN
   IF give_up AND j.kind = 'document' THEN
     UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE scope_id = j.scope_id AND id = j.document_id AND version = j.version;
-  ELSIF give_up THEN
+  ELSIF give_up AND j.kind = 'embed' THEN
     UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE scope_id = j.scope_id AND status = 'embedding' AND ready_version = version;
   END IF;

@@ -1,0 +1,63 @@
+import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { lexicalState } from "../../lexical/state.ts";
+import { frequenciesIn, hashesOf, type WordSearch } from "../../lexical/word-search.ts";
+import { COLUMNS, type FoundPassage, withSession } from "./bm25.ts";
+import { cuesOf } from "./cues.ts";
+import { andFilterSql, type PassageFilter } from "./filter.ts";
+import type { SessionTurn } from "./in-context.ts";
+
+/** Of a longer session what lies around its found turns is read. */
+const WHOLE_TURNS = 100;
+const AROUND_TURNS = 4;
+
+/** All turns of sessions, with how often they have the words of a search. */
+export async function readSessions(
+  tx: ScopedTransaction,
+  search: WordSearch,
+  sessions: readonly {
+    readonly id: string;
+    readonly scopeId: number;
+    readonly positions: readonly number[];
+    readonly turns: number;
+  }[],
+  filter: PassageFilter,
+): Promise<SessionTurn[]> {
+  const ranges = sessions.flatMap(({ id, scopeId, positions, turns }) =>
+    turns <= WHOLE_TURNS
+      ? [{ id, scopeId, from: 0, to: turns }]
+      : around(positions).map((range) => ({ id, scopeId, ...range })),
+  );
+  if (ranges.length === 0) return [];
+  const rows = await tx.rows<
+    Omit<FoundPassage, "frequencies" | "score"> & {
+      terms: Uint8Array | null;
+      cues: number | null;
+      beginning: string | null;
+    }
+  >(sql`
+    SELECT ${COLUMNS}, p.terms, p.cues, CASE WHEN p.cues IS NULL THEN p.text END AS beginning
+    FROM unnest(${list(ranges.map(({ scopeId }) => scopeId))}::int[], ${list(ranges.map(({ id }) => id))}::uuid[],
+                ${list(ranges.map(({ from }) => from))}::int[], ${list(ranges.map(({ to }) => to))}::int[]) AS r(scope_id, session_id, low, high)
+    JOIN ${tx.read("passage", "p")} ON p.scope_id = r.scope_id AND p.session_id = r.session_id AND p.position BETWEEN r.low AND r.high ${withSession(tx)}
+    WHERE p.kind = 'turn' AND p.expired_at IS NULL${andFilterSql(tx, filter)}`);
+  const hashes = hashesOf(search.words, await lexicalState(tx));
+  return rows.flatMap(({ terms, cues, beginning, ...row }) => {
+    const known = hashes.get(row.scopeId);
+    if (row.sessionId === null || row.position === null || known === undefined) return [];
+    const frequencies = frequenciesIn(terms ?? new Uint8Array(), search.words.length, known);
+    const { sessionId, position } = row;
+    return [{ ...row, sessionId, position, score: 0, frequencies, cues: cues ?? cuesOf(beginning ?? "") }];
+  });
+}
+
+/** Ranges around positions, those that meet as one. */
+function around(positions: readonly number[]): { from: number; to: number }[] {
+  const ranges: { from: number; to: number }[] = [];
+  for (const position of [...positions].sort((a, b) => a - b)) {
+    const [from, to] = [position - AROUND_TURNS, position + AROUND_TURNS];
+    const last = ranges.at(-1);
+    if (last !== undefined && from <= last.to + 1) last.to = Math.max(last.to, to);
+    else ranges.push({ from, to });
+  }
+  return ranges;
+}

@@ -1,0 +1,335 @@
+import { normalForm } from "../normal-form.ts";
+import { languagesIn } from "./detect.ts";
+import { folded } from "./fold.ts";
+import { IRREGULAR_FORMS } from "./irregular.ts";
+import { type Language, languageOf } from "./languages.ts";
+import { lettersOf, unspacedRuns, type Word, wordsIn } from "./words.ts";
+
+/**
+ * The version of what this folder makes of a text, with that of the dictionaries by which Thai and its
+ * likes are split (ICU, which comes with Node). Texts of an earlier one are analysed again (src/jobs/bring-up.ts).
+ */
+export const ANALYSER = 1_000 + Number.parseInt(process.versions.icu ?? "0", 10);
+
+/** A term that only stands inside a compound: `+haus` of `Krankenhaus`. */
+export const IN_COMPOUND = "+";
+/** A looser form of a word: `~maraa` of the Finnish `maraton`. */
+const NEAR = "~";
+const MAX_FREQUENCY = 127;
+const MAX_LENGTH = 65_535;
+/** The shortest word that is looked at as a compound, and the shortest part of one, in letters. */
+export const COMPOUND_PART = 4;
+const COMPOUND = { from: 8, part: COMPOUND_PART, stem: 3 };
+
+export interface Analysis {
+  /** ISO 639-1, by the scripts of the text. */
+  readonly languages: readonly string[];
+  /** In words, without stop words: BM25's length of a document. */
+  readonly length: number;
+  /** How often each term is in the text, 1 to 127. */
+  readonly terms: ReadonlyMap<string, number>;
+  /** Those of them that stand for what the text is about: one form of each word that is no stop word. */
+  readonly main: ReadonlySet<string>;
+}
+
+/**
+ * What texts and questions are found by: one for all that is analysed together, since it keeps the stems of
+ * a batch. The same words give the same terms whatever else is there.
+ */
+export class Analyser {
+  readonly #known: string | undefined;
+  readonly #stems = new Map<string, Map<string, string>>();
+
+  /** @param known the language that texts are in, where it is known; undefined: each text's is found out */
+  constructor(known?: string) {
+    this.#known = known === "auto" ? undefined : known;
+  }
+
+  /** @param text as it was sent */
+  text(text: string): Analysis {
+    const written = normalForm(text);
+    const words = wordsIn(written);
+    const languages = languagesIn(
+      written,
+      words.map(({ exact }) => exact),
+      this.#known,
+    );
+    const byScript = new Map(languages.map((code) => [scriptOf(languageOf(code)), languageOf(code)]));
+    const terms = new Map<string, number>();
+    const main = new Set<string>();
+    const add = (term: string) => terms.set(term, Math.min((terms.get(term) ?? 0) + 1, MAX_FREQUENCY));
+    let length = 0;
+    for (const word of words) {
+      const language = languageOfWord(word, byScript);
+      const isStop = isStopWord(word, language);
+      if (!isStop) length++;
+      if (word.kind === "unspaced") {
+        for (const term of unspacedTerms(word)) add(term);
+        if (!isStop) main.add(word.lower);
+        continue;
+      }
+      add(word.exact);
+      if (isStop) continue;
+      main.add(word.kind === "number" || word.parts.length > 0 ? word.exact : this.stem(word.lower, language));
+      for (const term of this.#more(word, language)) add(term);
+    }
+    for (const run of unspacedRuns(written)) {
+      const letters = lettersOf(run);
+      for (const term of pairsOf(letters)) add(term);
+      for (const letter of letters) if (HAN.test(letter)) add(letter);
+    }
+    return { languages, length: Math.min(Math.max(length, Math.min(words.length, 1)), MAX_LENGTH), terms, main };
+  }
+
+  /** What a word is found by besides its own form. */
+  #more(word: Word, language: Language): string[] {
+    const { lower, exact, parts, kind } = word;
+    if (kind === "number") return [];
+    const found = new Set<string>();
+    if (kind === "hangul") for (const pair of pairsOf([...lower])) found.add(pair);
+    const isWhole = parts.length === 0;
+    if (isWhole) found.add(this.stem(lower, language));
+    for (const part of parts) {
+      found.add(folded(part));
+      found.add(this.stem(part, language));
+    }
+    if (language.hasCompounds && isWhole) {
+      for (const part of this.#joints(lower, language).flat())
+        if (part.length >= COMPOUND.stem) found.add(`${IN_COMPOUND}${part}`);
+    }
+    const near = language.near?.(exact) ?? "";
+    if (near !== "") found.add(`${NEAR}${near}`);
+    found.delete(exact);
+    found.delete("");
+    return [...found];
+  }
+
+  /** A word's stem, folded. */
+  stem(lower: string, language: Language): string {
+    let stems = this.#stems.get(language.code);
+    if (stems === undefined) {
+      stems = new Map();
+      this.#stems.set(language.code, stems);
+    }
+    let stem = stems.get(lower);
+    if (stem === undefined) {
+      stem = folded(stemOf(lower, language));
+      stems.set(lower, stem);
+    }
+    return stem;
+  }
+
+  /** The two stems of each way in which a word may be made of two. */
+  #joints(lower: string, language: Language): (readonly [front: string, back: string])[] {
+    const joints: (readonly [string, string])[] = [];
+    if (lower.length < COMPOUND.from) return joints;
+    for (let at = COMPOUND.part; at <= lower.length - COMPOUND.part; at++) {
+      const [front, back] = [lower.slice(0, at), lower.slice(at)];
+      if (mayJoin(front, back)) joints.push([this.stem(front, language), this.stem(back, language)]);
+    }
+    return joints;
+  }
+
+  /**
+   * The words of a question, each with what it finds.
+   *
+   * @param visible the languages of the texts that are asked
+   * @param keepsStops whether nothing but stop words is about these: `The Who`, `to be or not to be`
+   */
+  question(text: string, visible: readonly string[], keepsStops = true): AskedWord[] {
+    const written = normalForm(text);
+    const words = wordsIn(written).slice(0, MAX_ASKED);
+    const asked = languagesIn(
+      written,
+      words.map(({ exact }) => exact),
+      this.#known,
+      new Set(visible),
+    );
+    const byScript = new Map(asked.map((code) => [scriptOf(languageOf(code)), languageOf(code)]));
+    const isStop = words.map((word) => isStopWord(word, languageOfWord(word, byScript)));
+    const isAllStops = keepsStops && isStop.every((stop) => stop);
+    const found = new AskedWords();
+    for (const [i, word] of words.entries()) {
+      if (isStop[i] === true && !isAllStops) continue;
+      if (word.kind === "unspaced") {
+        const beside = (at: number) => (isStop[at] === true && !isAllStops ? undefined : words[at]);
+        this.#askUnspaced(found, word, beside(i - 1), beside(i + 1));
+      } else this.#ask(found, word, languagesFor(word, visible, byScript));
+    }
+    return found.words();
+  }
+
+  #ask(found: AskedWords, word: Word, languages: readonly Language[]): void {
+    const { lower, exact, parts, kind } = word;
+    const stems = kind === "number" ? [] : languages.map((language) => this.stem(lower, language));
+    if (parts.length > 0) {
+      found.add({ variants: [[exact, 1]], weight: 1 });
+      for (const part of parts) {
+        const forms = languages.map((language) => this.stem(part, language));
+        found.add({ variants: [folded(part), ...forms].map((form) => [form, 1]), weight: 1 });
+      }
+      return;
+    }
+    const compounding = kind === "alphabet" ? languages.filter(({ hasCompounds }) => hasCompounds) : [];
+    const inside = compounding
+      .map((language) => this.stem(lower, language))
+      .filter((stem) => stem.length >= COMPOUND.stem);
+    const irregular = languages.some(({ code }) => code === "en") ? (IRREGULAR_FORMS.get(exact) ?? []) : [];
+    const near = languages.map((language) => language.near?.(exact) ?? "").filter((form) => form !== "");
+    found.add({
+      variants: [
+        ...[exact, ...stems, ...irregular].map((form): [string, number] => [form, 1]),
+        ...inside.map((part): [string, number] => [`${IN_COMPOUND}${part}`, INSIDE_COMPOUND]),
+      ],
+      weight: 1,
+      near: near.map((form) => `${NEAR}${form}`),
+      joints: compounding.flatMap((language) => this.#joints(lower, language)),
+    });
+    if (kind === "hangul") {
+      const pairs = pairsOf([...lower]);
+      for (const pair of pairs) found.add({ variants: [[pair, 1]], weight: PAIRS_WEIGHT / pairs.length });
+    }
+  }
+
+  #askUnspaced(found: AskedWords, word: Word, before: Word | undefined, after: Word | undefined): void {
+    const letters = lettersOf(word.lower);
+    const isSingle = ({ lower, kind }: Word) => kind === "unspaced" && HAN.test(lower) && lettersOf(lower).length === 1;
+    const isWhole = letters.length >= 3;
+    for (const term of unspacedTerms(word)) found.add({ variants: [[term, 1]], weight: isWhole ? PAIRS_WEIGHT : 1 });
+    const pairs = pairsOf(letters);
+    for (const pair of pairs) found.add({ variants: [[pair, 1]], weight: isWhole ? PAIRS_WEIGHT / pairs.length : 1 });
+    // Ideographs that stand in a row by themselves are a name: they count as pairs.
+    const isOfName = (other: Word | undefined) => other !== undefined && isSingle(other);
+    if (isSingle(word) && !isOfName(before) && !isOfName(after)) found.add({ variants: [[word.lower, 1]], weight: 1 });
+    if (after?.kind === "unspaced") {
+      const pair = `${letters.at(-1) ?? ""}${lettersOf(after.lower)[0] ?? ""}`;
+      found.add({ variants: [[pair, 1]], weight: isSingle(word) && isSingle(after) ? 1 : BETWEEN_WORDS });
+    }
+  }
+}
+
+/** A word of a question: a text has it as often as the most frequent of its variants there. */
+export interface AskedWord {
+  /** Terms, each with the share of its frequency that counts. */
+  readonly variants: readonly (readonly [term: string, share: number])[];
+  /** What it counts for beside the others. */
+  readonly weight: number;
+  /** Looser forms. */
+  readonly near: readonly string[];
+  /** The ways in which it may be made of two words: the stems of both. */
+  readonly joints: readonly (readonly [front: string, back: string])[];
+}
+
+/** Words of one question that are looked for. */
+const MAX_ASKED = 128;
+/** A word inside of a compound is not quite that word. */
+const INSIDE_COMPOUND = 0.8;
+/** What all pairs of letters of a word count for together, and the word as a whole. */
+const PAIRS_WEIGHT = 0.6;
+/** A pair of letters at the limit of two words. */
+const BETWEEN_WORDS = 0.3;
+
+/** Endings behind an apostrophe are no words: `Selin'in`. */
+const ENDS_BEHIND_APOSTROPHE = new Set(["tr", "fi", "hu"]);
+
+const isStopWord = ({ exact, isBehind }: Word, { code, stops }: Language): boolean =>
+  stops.has(exact) || (isBehind === true && ENDS_BEHIND_APOSTROPHE.has(code));
+
+/** A word that a stemmer of the library fails on stays as it is. */
+function stemOf(lower: string, language: Language): string {
+  try {
+    return language.stem(lower);
+  } catch {
+    return lower;
+  }
+}
+
+class AskedWords {
+  readonly #words = new Map<string, AskedWord & { readonly variants: [string, number][] }>();
+
+  /** One that is asked twice counts once. */
+  add({ variants, weight, near = [], joints = [] }: Pick<AskedWord, "variants" | "weight"> & Partial<AskedWord>): void {
+    const shares = new Map<string, number>();
+    for (const [term, share] of variants) if (term !== "") shares.set(term, Math.max(shares.get(term) ?? 0, share));
+    const [first] = shares.keys();
+    if (first === undefined) return;
+    const known = this.#words.get(first);
+    if (known !== undefined && known.weight >= weight) return;
+    this.#words.set(first, { variants: [...shares], weight, near: [...new Set(near)], joints });
+  }
+
+  words(): AskedWord[] {
+    return [...this.#words.values()];
+  }
+}
+
+const HAN = /\p{sc=Han}/u;
+const HAN_OR_KANA = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]/u;
+const VOWELS = "[aeiouyäöüåæøéèàáíóúêôâî]";
+const VOWEL = new RegExp(VOWELS);
+
+/** What a word begins with before its first vowel: nothing, a consonant, or what is spoken as one. */
+const ONSET = new RegExp(
+  `^(?:[bcdfghjklmnprstvwxzß]|[bfgkp][lr]|[dtvw]r|kn|gn|qu|ch|chr|sch[lmnrw]?|s[cklmnpt]|s[cpt]r|spl|st[r]?|th|ph|pf[lr]?|ps|ts|tj|sj|zw|dw|kv)?${VOWELS}`,
+);
+const ONE_SOUND = /^(?:ch|ck|ph|th|qu|ie|ei|eu|au|ee|oo|aa|uu|ij|oe|ui|ou|ää|öö|yy|ii|ng)$/;
+
+/** Whether a word may be made of these: both have a vowel, and the second begins as a word does. */
+function mayJoin(front: string, back: string): boolean {
+  if (!VOWEL.test(front) || !ONSET.test(back)) return false;
+  const joint = `${front.at(-1) ?? ""}${back.charAt(0)}`;
+  // After a consonant a syllable that begins with a vowel is seldom a word's beginning.
+  return !ONE_SOUND.test(joint) && !(VOWEL.test(back.charAt(0)) && VOWEL.test(front.at(-1) ?? ""));
+}
+
+const pairsOf = (letters: readonly string[]): string[] => letters.slice(1).map((letter, i) => `${letters[i]}${letter}`);
+
+/** A word of three letters or more; and of a Japanese word what stands before its ending: 買 of 買った. (Shorter words are pairs.) */
+function unspacedTerms({ lower }: Word): string[] {
+  const letters = lettersOf(lower);
+  const terms = letters.length >= 3 || (letters.length > 0 && !HAN_OR_KANA.test(lower)) ? [lower] : [];
+  const ending = letters.findIndex((letter) => !HAN.test(letter));
+  if (ending > 0) terms.push(`${letters.slice(0, ending).join("")}…`);
+  return terms;
+}
+
+/** One language stands for each script that has several. */
+const scriptOf = ({ script, code }: Language): string => (script === "other" ? code : script);
+
+/** The script of a word of an alphabet, as {@link scriptOf} names it, by its first letter. */
+function scriptOfWord(word: string): string {
+  for (const character of word) {
+    const code = character.codePointAt(0) ?? 0;
+    if ((code >= 97 && code <= 122) || (code >= 0xaa && code < 0x250) || (code >= 0x1e00 && code < 0x1f00))
+      return "latin";
+    if (code < 0x370) continue;
+    if (code < 0x400 || (code >= 0x1f00 && code < 0x2000)) return "el";
+    if (code < 0x530) return "cyrillic";
+    if (code < 0x590) return "hy";
+    if (code < 0x600) return "he";
+    if (code < 0x780 || (code >= 0xfb50 && code < 0xfeff)) return "arabic";
+    if (code >= 0x900 && code < 0x980) return "devanagari";
+    if (code >= 0xb80 && code < 0xc00) return "ta";
+    return "";
+  }
+  return "latin";
+}
+
+function keyOfWord({ kind, lower }: Word): string {
+  if (kind === "hangul") return "ko";
+  if (kind === "unspaced") return HAN_OR_KANA.test(lower) ? "ja" : "th";
+  return scriptOfWord(lower);
+}
+
+const languageOfWord = (word: Word, byScript: ReadonlyMap<string, Language>): Language => {
+  const key = keyOfWord(word);
+  return byScript.get(key) ?? (key === "ja" ? (byScript.get("zh") ?? languageOf("zh")) : languageOf(key));
+};
+
+/** The languages in which a word is asked: those of the visible texts in its script. */
+function languagesFor(word: Word, visible: readonly string[], byScript: ReadonlyMap<string, Language>): Language[] {
+  const key = keyOfWord(word);
+  const ways = visible.map(languageOf).filter((language) => scriptOf(language) === key);
+  const own = byScript.get(key);
+  return ways.length > 0 ? ways : own === undefined ? [languageOf(key)] : [own];
+}

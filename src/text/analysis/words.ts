@@ -1,0 +1,116 @@
+import { folded } from "./fold.ts";
+
+/** A word as it stands in a text. */
+export interface Word {
+  /** Of lower case. */
+  readonly lower: string;
+  /** What it is found by as it is: without the marks that people leave out. */
+  readonly exact: string;
+  /** Identifiers and joined words: the parts, of lower case; empty where it has none. */
+  readonly parts: readonly string[];
+  /** How it is taken apart further. */
+  /** It stands behind an apostrophe: in some languages an ending. */
+  readonly isBehind?: true;
+  readonly kind: "alphabet" | "hangul" | "unspaced" | "number";
+}
+
+/** Letters and digits, joined by what stands in names of things, with the signs of `.NET`, `C++` and `C#`. */
+const TOKEN =
+  /(?<![\p{L}\p{N}\p{M}.])\.(?=\p{L}{2})[\p{L}\p{N}]+|[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:(?:[.\-_@/:&’'·]|:\/\/|::|->)[\p{L}\p{N}][\p{L}\p{N}\p{M}]*)*(?:\+\+|#(?![\p{L}\p{N}]))?/gu;
+/** The same for ASCII, which most texts are. */
+const ASCII_TOKEN =
+  /(?<![a-z0-9.])\.(?=[a-z]{2})[a-z0-9]+|[a-z0-9]+(?:(?:[.\-_@/:&']|:\/\/|::|->)[a-z0-9]+)*(?:\+\+|#(?![a-z0-9]))?/gi;
+const ASCII = /^[\0-\x7f]*$/;
+
+const JOINT = /[^\p{L}\p{N}\p{M}]+/u;
+const CAMEL = /(?<=\p{Ll})(?=\p{Lu})|(?<=[\p{Lu}\p{N}])(?=\p{Lu}\p{Ll})/u;
+/** Letters beside digits: `ABC1234`, `v12`. */
+const MIXED = /(?<=\p{L})(?=\p{N})|(?<=\p{N})(?=\p{L})/u;
+const HAS_CAMEL = /\p{Ll}\p{Lu}|\p{Lu}\p{Lu}\p{Ll}/u;
+const POSSESSIVE = /['’]s?$/u;
+/** `l'école`, `dell'acqua`, `O'Brien`: two words. */
+const APOSTROPHE = /['’]/u;
+
+/** Ideographs and kana are written without spaces, and so are these others. */
+const IDEOGRAPHS = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]/u;
+const SEGMENTED = /[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u;
+const RUN =
+  /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]+|[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}][\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{M}]*|[\p{sc=Hangul}]+|[^\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{sc=Hangul}]+/gu;
+const HANGUL = /\p{sc=Hangul}/u;
+const UNSPACED = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{sc=Hangul}]/u;
+const NUMBER = /^\p{N}+$/u;
+
+let segmenter: Intl.Segmenter | undefined;
+/** The words of a run without spaces. (ICU takes its dictionaries by the script, whatever the locale.) */
+function segments(run: string): string[] {
+  segmenter ??= new Intl.Segmenter("und", { granularity: "word" });
+  const found: string[] = [];
+  for (const { segment, isWordLike } of segmenter.segment(run)) if (isWordLike === true) found.push(segment);
+  return found;
+}
+
+/** The words of a text in the normal form, in their order. */
+export function wordsIn(text: string): Word[] {
+  const found: Word[] = [];
+  const isAscii = ASCII.test(text);
+  for (const [token] of text.matchAll(isAscii ? ASCII_TOKEN : TOKEN)) {
+    if (isAscii || !UNSPACED.test(token)) {
+      add(found, token);
+      continue;
+    }
+    for (const [run] of token.matchAll(RUN)) {
+      if (IDEOGRAPHS.test(run) || SEGMENTED.test(run)) {
+        for (const word of segments(run)) found.push(unspaced(word, "unspaced"));
+      } else if (HANGUL.test(run)) found.push(unspaced(run, "hangul"));
+      else add(found, run);
+    }
+  }
+  return found;
+}
+
+/** The runs without spaces in a text: pairs of letters go over the words' limits. */
+export const unspacedRuns = (text: string): string[] =>
+  IDEOGRAPHS.test(text) || SEGMENTED.test(text)
+    ? (text.match(
+        /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]+|[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}][\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{M}]*/gu,
+      ) ?? [])
+    : [];
+
+/** What a reader takes for one letter: with its marks. */
+export const lettersOf = (run: string): string[] => run.match(/\P{M}\p{M}*/gu) ?? [];
+
+const unspaced = (word: string, kind: Word["kind"]): Word => ({ lower: word, exact: word, parts: [], kind });
+
+function add(found: Word[], token: string): void {
+  const written = token.replace(POSSESSIVE, "");
+  if (written === "") return;
+  if (APOSTROPHE.test(written)) {
+    const [first = "", ...behind] = written.split(APOSTROPHE);
+    if (first !== "") found.push(wordOf(first));
+    for (const part of behind) if (part !== "") found.push({ ...wordOf(part), isBehind: true });
+    return;
+  }
+  found.push(wordOf(written));
+}
+
+function wordOf(written: string): Word {
+  const lower = written.toLowerCase();
+  const exact = folded(lower);
+  if (NUMBER.test(written)) return { lower, exact, parts: [], kind: "number" };
+  let parts: string[] = [];
+  const pieces = written.split(JOINT).filter((piece) => piece !== "");
+  if (pieces.length > 1 || (pieces.length === 1 && pieces[0] !== written)) parts = pieces;
+  if (HAS_CAMEL.test(written))
+    parts = [...parts, ...pieces.flatMap((piece) => piece.split(CAMEL)).filter(isNewTo(parts, written))];
+  if (/\p{N}/u.test(written) && /\p{L}/u.test(written))
+    parts = [
+      ...parts,
+      ...pieces
+        .flatMap((piece) => piece.split(MIXED))
+        .filter((piece) => piece.length > 1 && isNewTo(parts, written)(piece)),
+    ];
+  return { lower, exact, parts: parts.map((part) => part.toLowerCase()), kind: "alphabet" };
+}
+
+const isNewTo = (parts: readonly string[], whole: string) => (piece: string) =>
+  piece !== whole && !parts.includes(piece);
