@@ -64,6 +64,9 @@ export async function addCrowd(sql: postgres.Sql, { orgs, users, passages, words
 const LETTERS = "bcfgjkmnpt";
 const wordOf = (number: number) => `w${[...String(number)].map((digit) => LETTERS.charAt(Number(digit))).join("")}o`;
 
+/** A list as one bound value. */
+const literal = (values: readonly (string | number)[]) => `{${values.join(",")}}`;
+
 /** Words of a crowd, as a query. */
 export const crowdQuery = (random: () => number, words: number) =>
   Array.from({ length: words }, () => wordOf(Math.floor(4_000 ** random()))).join(" ");
@@ -88,7 +91,7 @@ export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): 
     for (let from = 0; from < passages.length; from += 2_000) {
       const some = passages.slice(from, from + 2_000);
       await sql`
-        UPDATE scopefloor.passage p SET terms = decode(t.terms, 'hex') FROM unnest(${sql.array(some.map(({ id }) => id))}::uuid[], ${sql.array(some.map(({ terms }) => terms.toString("hex")))}::text[]) AS t(id, terms)
+        UPDATE scopefloor.passage p SET terms = decode(t.terms, 'hex') FROM unnest(${literal(some.map(({ id }) => id))}::uuid[], ${literal(some.map(({ terms }) => terms.toString("hex")))}::text[]) AS t(id, terms)
         WHERE p.scope_id = ${scope.id as number} AND p.id = t.id`;
     }
     for (let from = 0; passages.length - from >= tail; from += MOST_PASSAGES) {
@@ -104,8 +107,8 @@ export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): 
         await sql`
           INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data)
           SELECT ${scope.tenant_id as number}, ${scope.id as number}, ${segment?.id as string}, b.key, b.first, decode(b.data, 'hex')
-          FROM unnest(${sql.array(part.map(({ key: number }) => String(number)))}::text[]::bigint[], ${sql.array(part.map(({ first }) => String(first)))}::text[]::int[],
-                      ${sql.array(part.map(({ data }) => data.toString("hex")))}::text[]) AS b(key, first, data)`;
+          FROM unnest(${literal(part.map(({ key: number }) => number))}::text[]::bigint[], ${literal(part.map(({ first }) => first))}::text[]::int[],
+                      ${literal(part.map(({ data }) => data.toString("hex")))}::text[]) AS b(key, first, data)`;
       }
     }
   }

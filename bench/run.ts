@@ -15,6 +15,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   ingest: async () => (await import("./ingest.ts")).default(),
   neighbour: async () => (await import("./neighbour.ts")).default(),
   http: async () => (await import("./http.ts")).default(),
+  languages: async () => (await import("./languages.ts")).default(),
   quality: async () => (await import("./quality.ts")).default(),
   embedded: async () => (await import("./embedded.ts")).default(),
   upload: async () => (await import("./upload.ts")).default(),

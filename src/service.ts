@@ -16,6 +16,7 @@ import { type ProxySettings, Strangers } from "./load/strangers.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
+import { ANALYSER } from "./text/analysis/analyse.ts";
 
 /** At most 8 bodies of up to 16 MiB are in memory at once. */
 const LARGE_BODIES = { places: 8, waitMs: 30_000, whenFull: "too many large bodies are being read" };
@@ -74,9 +75,10 @@ export async function prepareDatabase(
   );
   await inTransaction(database.owner, (owner) => owner.query("SELECT scopefloor.close_side_channels()"));
   await registerModel(modelRegistry(database), options.models ?? LOCAL_MODELS, options.log);
-  await inTransaction(database.owner, (owner) =>
-    owner.query("SELECT scopefloor.ensure_context($1)", [options.context]),
+  const [row] = await inTransaction(database.owner, (owner) =>
+    owner.query("SELECT scopefloor.ensure_context($1, $2) AS scopes", [options.context, ANALYSER]),
   );
+  if (row?.scopes !== 0) options.log.info({ scopes: row?.scopes }, "texts are analysed anew, in the background");
 }
 
 /** The application over a prepared database, and the worker where this process is one. It does not listen. */

@@ -10,15 +10,26 @@ export const BYTES_A_TERM = TERM_BYTES + 1;
 export const MAIN = 0x80;
 
 export function packTerms({ terms, main }: Pick<Analysis, "terms" | "main">, key: TermKey): Buffer {
-  const hashed = [...terms].map(([term, frequency]) => ({
-    hash: termHash(key, term),
-    byte: frequency | (main.has(term) ? MAIN : 0),
-  }));
-  hashed.sort((a, b) => a.hash - b.hash);
-  const packed = Buffer.allocUnsafe(hashed.length * BYTES_A_TERM);
-  for (const [i, { hash, byte }] of hashed.entries()) {
-    packed.writeUIntBE(hash, i * TERM_BYTES, TERM_BYTES);
-    packed[hashed.length * TERM_BYTES + i] = byte;
+  const hashes = new Float64Array(terms.size);
+  const frequencies = new Map<number, number>();
+  let n = 0;
+  for (const [term, frequency] of terms) {
+    const hash = termHash(key, term);
+    hashes[n++] = hash;
+    frequencies.set(hash, frequency | (main.has(term) ? MAIN : 0));
+  }
+  hashes.sort();
+  const packed = Buffer.allocUnsafe(n * BYTES_A_TERM);
+  let at = 0;
+  for (const [i, hash] of hashes.entries()) {
+    const [high, low] = [Math.floor(hash / 2 ** 32), hash >>> 0];
+    packed[at++] = high >>> 8;
+    packed[at++] = high;
+    packed[at++] = low >>> 24;
+    packed[at++] = low >>> 16;
+    packed[at++] = low >>> 8;
+    packed[at++] = low;
+    packed[n * TERM_BYTES + i] = frequencies.get(hash) ?? 1;
   }
   return packed;
 }

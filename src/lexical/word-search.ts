@@ -1,6 +1,6 @@
 import { analyserOf } from "../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
-import type { AskedWord } from "../text/analysis/analyse.ts";
+import { type AskedWord, IN_COMPOUND, INSIDE_COMPOUND } from "../text/analysis/analyse.ts";
 import { TERM_BYTES, TERM_RANGE, termHash } from "../text/analysis/term-hash.ts";
 import { eachEntry, frequencyAt, lengthAt, placeAt } from "./block.ts";
 import { BYTES_A_TERM, eachTerm } from "./packed-terms.ts";
@@ -13,6 +13,8 @@ export interface SearchedWord {
   readonly variants: readonly (readonly [term: string, share: number])[];
   /** What it counts for beside the others. */
   readonly weight: number;
+  /** The place of the word that it stands in for where a text does not have that one: then alone it counts. */
+  readonly insteadOf?: number;
 }
 
 /** A word as it stands in the visible scopes. */
@@ -23,25 +25,27 @@ export interface CountedWord extends SearchedWord {
   readonly idf: number;
 }
 
-/** Looser forms of a word, and what a compound may be made of, are words of their own that count for less. */
+/** Looser forms of a word, and what a compound may be made of, count for less, where the word itself is not. */
 const NEAR_WEIGHT = 0.3;
 const PART_WEIGHT = 0.4;
 
 /** The words of a question as they are looked for. */
 export function searchedWords(asked: readonly AskedWord[]): SearchedWord[] {
-  return asked.flatMap(({ variants, weight, near, joints }) => [
-    { variants, weight },
-    ...(near.length === 0
-      ? []
-      : [{ variants: near.map((term): [string, number] => [term, 1]), weight: weight * NEAR_WEIGHT }]),
-    ...[...new Set(joints.flat())].map((part) => ({
-      variants: [
-        [part, 1],
-        [`+${part}`, 0.8],
-      ] as const,
-      weight: weight * PART_WEIGHT,
-    })),
-  ]);
+  const words: SearchedWord[] = [];
+  for (const { variants, weight, near, joints } of asked) {
+    const insteadOf = words.push({ variants, weight }) - 1;
+    if (near.length > 0)
+      words.push({
+        variants: near.map((term): [string, number] => [term, 1]),
+        weight: weight * NEAR_WEIGHT,
+        insteadOf,
+      });
+    for (const part of new Set(joints.flat())) {
+      const inside = [`${IN_COMPOUND}${part}`, INSIDE_COMPOUND] as const;
+      words.push({ variants: [[part, 1], inside], weight: weight * PART_WEIGHT, insteadOf });
+    }
+  }
+  return words;
 }
 
 /** Terms that are hashed for all visible scopes together: of a question to very many the later words are left out. */
@@ -119,7 +123,7 @@ export class WordSearch {
     const words = withinReason(asked, state);
     const hashes = hashesOf(words, state);
     const rows = await tx.rows<RawRow>(postingsSql(tx, state, hashes));
-    const collected = new Collector(words.length, hashes);
+    const collected = new Collector(words, hashes);
     const slices = new Slices();
     for (const row of rows) {
       collected.add(row);
@@ -346,11 +350,11 @@ function tailFilter(scopes: readonly number[], hashes: Hashes) {
 class Collector {
   passages = 0;
   length = 0;
-  readonly #words: number;
+  readonly #words: readonly SearchedWord[];
   readonly #hashes: Hashes;
   readonly #sources = new Map<string, Source>();
 
-  constructor(words: number, hashes: Hashes) {
+  constructor(words: readonly SearchedWord[], hashes: Hashes) {
     this.#words = words;
     this.#hashes = hashes;
   }
@@ -373,6 +377,10 @@ class Collector {
     );
     for (const { postings } of sources) {
       for (const [w, posted] of postings.entries()) if (posted !== undefined) postings[w] = settled(posted);
+      for (const [w, { insteadOf }] of this.#words.entries()) {
+        const [own, other] = [postings[w], insteadOf === undefined ? undefined : postings[insteadOf]];
+        if (own !== undefined && other !== undefined) postings[w] = without(own, other.places);
+      }
     }
     return sources;
   }
@@ -381,7 +389,7 @@ class Collector {
     const key = `${scopeId} ${segmentId}`;
     let source = this.#sources.get(key);
     if (source === undefined) {
-      source = { scopeId, segmentId, seqs: [], postings: new Array<undefined>(this.#words).fill(undefined) };
+      source = { scopeId, segmentId, seqs: [], postings: new Array<undefined>(this.#words.length).fill(undefined) };
       this.#sources.set(key, source);
     }
     return source;
@@ -460,15 +468,31 @@ function settled({ places, frequencies, lengths, terms }: Postings): Postings {
   return sorted;
 }
 
+function without({ places, frequencies, lengths, terms }: Postings, others: readonly number[]): Postings {
+  const kept: Postings = { places: [], frequencies: [], lengths: [], terms };
+  let o = 0;
+  for (const [i, place] of places.entries()) {
+    while (o < others.length && (others[o] ?? 0) < place) o++;
+    if (others[o] === place) continue;
+    kept.places.push(place);
+    kept.frequencies.push(frequencies[i] ?? 0);
+    kept.lengths.push(lengths[i] ?? 0);
+  }
+  return kept;
+}
+
 /** Of packed terms, how often each word is in them. */
 export function frequenciesIn(
   terms: Uint8Array,
-  words: number,
+  words: readonly SearchedWord[],
   hashes: ReadonlyMap<number, readonly (readonly [word: number, share: number])[]>,
 ): number[] {
-  const frequencies = new Array<number>(words).fill(0);
+  const frequencies = new Array<number>(words.length).fill(0);
   eachTerm(terms, 0, terms.length - (terms.length % BYTES_A_TERM), (hash, frequency) => {
     for (const [w, share] of hashes.get(hash) ?? []) frequencies[w] = Math.max(frequencies[w] ?? 0, share * frequency);
   });
+  for (const [w, { insteadOf }] of words.entries()) {
+    if (insteadOf !== undefined && (frequencies[insteadOf] ?? 0) > 0) frequencies[w] = 0;
+  }
   return frequencies;
 }

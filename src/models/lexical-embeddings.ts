@@ -12,16 +12,16 @@ const STOP_WORDS = new Set(
   ).split(" "),
 );
 
-/** FNV-1a, 32 bits. */
-function fnv1a(text: string, seed: number): number {
-  let hash = 0x811c9dc5 ^ seed;
-  for (let i = 0; i < text.length; i++) {
-    hash ^= text.charCodeAt(i);
-    hash = Math.imul(hash, 0x01000193);
-  }
-  hash ^= hash >>> 15;
-  return hash >>> 0;
-}
+/** FNV-1a, 32 bits: its beginnings for where a feature lies, and for its sign. */
+const OFFSET = 0x811c9dc5;
+const SIGN_OFFSET = OFFSET ^ 0x9e3779b9;
+const fnvStep = (hash: number, unit: number): number => Math.imul(hash ^ unit, 0x01000193);
+const fnvEnd = (hash: number): number => (hash ^ (hash >>> 15)) >>> 0;
+const begun = (offset: number, kind: string): number =>
+  fnvStep(fnvStep(offset, kind.charCodeAt(0)), ":".charCodeAt(0));
+/** Words and trigrams are told apart by what stands before them. */
+const WORD = { place: begun(OFFSET, "w"), sign: begun(SIGN_OFFSET, "w") };
+const TRIGRAM = { place: begun(OFFSET, "t"), sign: begun(SIGN_OFFSET, "t") };
 
 /**
  * The built-in embedder: feature hashing (Weinberger et al. 2009) of words and of the letter
@@ -53,24 +53,49 @@ export class LexicalEmbeddings extends Embeddings {
   }
 }
 
+interface Feature {
+  readonly place: number;
+  readonly isPositive: boolean;
+  readonly isWord: boolean;
+  count: number;
+}
+
 function hashFeatures(text: string): number[] {
-  const counts = new Map<string, number>();
-  const add = (feature: string, weight: number) => counts.set(feature, (counts.get(feature) ?? 0) + weight);
+  const features = new Map<number, Feature>();
+  const add = (place: number, sign: number, isWord: boolean, count: number) => {
+    const hash = fnvEnd(place);
+    const known = features.get(hash);
+    if (known === undefined)
+      features.set(hash, { place: hash % DIMENSIONS, isPositive: (fnvEnd(sign) & 1) === 1, isWord, count });
+    else known.count += count;
+  };
   for (const word of text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? []) {
     if (STOP_WORDS.has(word)) continue;
     const short = word.slice(0, 64);
-    add(`w:${short}`, 1);
+    let { place, sign } = WORD;
+    for (let i = 0; i < short.length; i++) {
+      const unit = short.charCodeAt(i);
+      place = fnvStep(place, unit);
+      sign = fnvStep(sign, unit);
+    }
+    add(place, sign, true, 1);
     const framed = `^${short}$`;
     // All trigrams of a word together weigh about as much as half the word.
     const share = 0.5 / Math.sqrt(Math.max(1, framed.length - 2));
-    for (let i = 0; i + 3 <= framed.length; i++) add(`t:${framed.slice(i, i + 3)}`, share);
+    for (let i = 0; i + 3 <= framed.length; i++) {
+      const [a, b, c] = [framed.charCodeAt(i), framed.charCodeAt(i + 1), framed.charCodeAt(i + 2)];
+      add(
+        fnvStep(fnvStep(fnvStep(TRIGRAM.place, a), b), c),
+        fnvStep(fnvStep(fnvStep(TRIGRAM.sign, a), b), c),
+        false,
+        share,
+      );
+    }
   }
   const vector = new Array<number>(DIMENSIONS).fill(0);
-  for (const [feature, count] of counts) {
-    const weight = feature.startsWith("w:") ? 1 + Math.log(count) : Math.sqrt(count);
-    const hash = fnv1a(feature, 0);
-    const at = hash % DIMENSIONS;
-    vector[at] = (vector[at] ?? 0) + (fnv1a(feature, 0x9e3779b9) & 1 ? weight : -weight);
+  for (const { place, isPositive, isWord, count } of features.values()) {
+    const weight = isWord ? 1 + Math.log(count) : Math.sqrt(count);
+    vector[place] = (vector[place] ?? 0) + (isPositive ? weight : -weight);
   }
   const norm = Math.hypot(...vector);
   return norm === 0 ? vector : vector.map((x) => x / norm);

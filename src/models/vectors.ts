@@ -1,6 +1,16 @@
 /** A vector as pgvector spells it, `[0.1,0.2]`. */
 export type VectorText = string & { readonly __vector: unique symbol };
 
+const THREE_DIGITS = Array.from({ length: 1_000 }, (_, i) => String(i).padStart(3, "0"));
+
+/** A component with six decimals. (A unit vector's are all below 1, and spelt in a fifth of the time of toFixed.) */
+function spelled(x: number): string {
+  const millionths = Math.round(Math.abs(x) * 1e6);
+  if (millionths === 0) return "0";
+  if (millionths >= 1e6) return String(+x.toFixed(6));
+  return `${x < 0 ? "-" : ""}0.${THREE_DIGITS[Math.floor(millionths / 1_000)]}${THREE_DIGITS[millionths % 1_000]}`;
+}
+
 /** Models pad nothing: pgvector's halfvec holds up to 16,000 dimensions of half precision. */
 const MOST_DIMENSIONS = 16_000;
 /** Beyond it a half-precision number is infinite. */
@@ -36,6 +46,6 @@ export function checkVectors(
       }
       if (x !== 0) isZero = false;
     }
-    return isZero ? null : (`[${vector.map((x: number) => +x.toFixed(6)).join(",")}]` as VectorText);
+    return isZero ? null : (`[${vector.map(spelled).join(",")}]` as VectorText);
   });
 }

@@ -56,9 +56,9 @@ describe("the catalog (threats 3, 4, 10, 14, 31, 32)", () => {
     ],
     [
       "a scoped table without a tenant",
-      "ALTER TABLE scopefloor.keyword ALTER tenant_id DROP NOT NULL",
-      "ALTER TABLE scopefloor.keyword ALTER tenant_id SET NOT NULL",
-      ["keyword has no scope_id and tenant_id"],
+      "CREATE TABLE scopefloor.loose (scope_id int NOT NULL); ALTER TABLE scopefloor.loose ENABLE ROW LEVEL SECURITY; ALTER TABLE scopefloor.loose FORCE ROW LEVEL SECURITY",
+      "DROP TABLE scopefloor.loose",
+      ["loose has no scope_id and tenant_id"],
     ],
     [
       "a unique index without a tenant",

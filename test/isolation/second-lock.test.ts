@@ -31,6 +31,13 @@ beforeAll(async () => {
   await globex.post("/forget", { query: "nothing" });
   await globex.post("/query", { query: "x", lens: { org: "acme" } });
   await service.operator.remember("general text", { scopes: {} });
+  // As the worker makes of hundreds of passages.
+  await service.database.sql(`
+    INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, bits, seqs, analyser)
+    SELECT tenant_id, id, 0, 0, 1, 0, '\\x000000000000', 1 FROM scopefloor.scope`);
+  await service.database.sql(`
+    INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data)
+    SELECT tenant_id, scope_id, id, 0, 0, '\\x00' FROM scopefloor.segment`);
 });
 afterAll(() => service.stop());
 

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { bringUp } from "../../src/jobs/bring-up.ts";
 import { Queue } from "../../src/jobs/queue.ts";
 import { createLog } from "../../src/log.ts";
+import { ANALYSER } from "../../src/text/analysis/analyse.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -86,4 +87,21 @@ test("rows from before are brought up: spellings become one with their history, 
   expect(marked.body.hits[0]?.suspicious).toEqual(["instruction_override"]);
   const [open] = await sql("SELECT count(*)::int AS n FROM scopefloor.job WHERE kind = 'bring_up'");
   expect(open?.n).toBe(0);
+});
+
+test("a start with a newer analysis of texts orders each scope that holds any once, and none with the same or an older", async () => {
+  const client = await service.mint("agent", { org: "analysed" });
+  await client.remember("an analysed text");
+  const sql = service.database.sql;
+  const ordered = async (analyser: number) => {
+    const [row] = await sql("SELECT scopefloor.ensure_context('default', $1) AS n", [analyser]);
+    return row?.n as number;
+  };
+  const [scopes] = await sql("SELECT count(DISTINCT scope_id)::int AS n FROM scopefloor.passage");
+  expect(await ordered(ANALYSER)).toBe(0);
+  expect(await ordered(ANALYSER + 1)).toBe(scopes?.n);
+  expect(await ordered(ANALYSER + 1)).toBe(0);
+  expect(await ordered(ANALYSER)).toBe(0);
+  await sql("DELETE FROM scopefloor.job WHERE kind = 'bring_up'");
+  await sql("UPDATE scopefloor.context SET analyser = $1", [ANALYSER]);
 });

@@ -47,6 +47,8 @@ export const ticketSecret = scopefloor.table("ticket_secret", {
 export const context = scopefloor.table("context", {
   id: text("id").primaryKey(),
   config: jsonb("config").notNull().default({}),
+  /** The newest analysis that any service here makes of texts (src/text/analysis/analyse.ts); 0: none has started yet. */
+  analyser: integer("analyser").notNull().default(0),
   createdAt: createdAt(),
 });
 

@@ -127,7 +127,7 @@ async function findAmong(
     .flatMap(({ terms, ...row }) => {
       const known = hashes.get(row.scopeId);
       if (known === undefined) return [];
-      const frequencies = frequenciesIn(terms, search.words.length, known);
+      const frequencies = frequenciesIn(terms, search.words, known);
       const norm = k1 * (1 - b + (b * row.words) / search.meanLength);
       const score = search.words.reduce((sum, { weight, idf }, w) => {
         const tf = frequencies[w] ?? 0;

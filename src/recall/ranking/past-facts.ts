@@ -72,8 +72,11 @@ export async function rankPastFacts(
       : searchedWords(analyser.question(query, languages)).map((word) => ({ ...word, idf: RAREST }));
   const found = facts.flatMap((fact, i) => {
     const { terms, length = 0 } = texts[i] ?? {};
-    const score = words.reduce((sum, { variants, weight, idf }) => {
-      const tf = Math.max(0, ...variants.map(([term, share]) => share * (terms?.get(term) ?? 0)));
+    const frequencies = words.map(({ variants }) =>
+      Math.max(0, ...variants.map(([term, share]) => share * (terms?.get(term) ?? 0))),
+    );
+    const score = words.reduce((sum, { weight, idf, insteadOf }, w) => {
+      const tf = insteadOf !== undefined && (frequencies[insteadOf] ?? 0) > 0 ? 0 : (frequencies[w] ?? 0);
       return sum + (weight * idf * tf * (k1 + 1)) / (tf + k1 * (1 - b + (b * length) / search.meanLength));
     }, 0);
     return score > 0 ? [{ ...fact, score }] : [];

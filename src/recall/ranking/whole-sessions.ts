@@ -44,7 +44,7 @@ export async function readSessions(
   return rows.flatMap(({ terms, cues, beginning, ...row }) => {
     const known = hashes.get(row.scopeId);
     if (row.sessionId === null || row.position === null || known === undefined) return [];
-    const frequencies = frequenciesIn(terms ?? new Uint8Array(), search.words.length, known);
+    const frequencies = frequenciesIn(terms ?? new Uint8Array(), search.words, known);
     const { sessionId, position } = row;
     return [{ ...row, sessionId, position, score: 0, frequencies, cues: cues ?? cuesOf(beginning ?? "") }];
   });

@@ -223,7 +223,7 @@ export interface AskedWord {
 /** Words of one question that are looked for. */
 const MAX_ASKED = 128;
 /** A word inside of a compound is not quite that word. */
-const INSIDE_COMPOUND = 0.8;
+export const INSIDE_COMPOUND = 0.8;
 /** What all pairs of letters of a word count for together, and the word as a whole. */
 const PAIRS_WEIGHT = 0.6;
 /** A pair of letters at the limit of two words. */

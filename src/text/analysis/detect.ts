@@ -41,7 +41,9 @@ const STEMMED_AS: Readonly<Record<string, string>> = {
 const AHEAD = 0.04;
 const STOP_WORD = 0.06;
 /** Characters that are looked at. */
-const LOOKED_AT = 600;
+const LOOKED_AT = 240;
+/** A text of so many words without a stop word of any language is no language's: identifiers, names, numbers. */
+const WORDS_WITHOUT_STOPS = 8;
 
 /** The languages of one script that have a word among their stop words, as bits in the order of LANGUAGES. */
 const CODES = [...LANGUAGES.keys()];
@@ -99,6 +101,7 @@ function ofScript(
   }
   // Words that only one language has so many of leave no doubt.
   if (best >= 3 && best >= 2 * second) return winner;
+  if (stops.size === 0 && words.length >= WORDS_WITHOUT_STOPS && ASCII.test(text) && isCandidate(usual)) return usual;
   const scores = new Map<string, number>();
   for (const [detected, score] of Object.entries(eld.detect(text).getScores())) {
     const code = STEMMED_AS[detected] ?? detected;

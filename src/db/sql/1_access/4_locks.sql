@@ -8,6 +8,8 @@
 --   7700, 6   sealing the audit chain       3_upkeep/4_audit_chain.sql
 --   7700, 7   a replay of the journal       src/forget/replay/replay.ts
 --   7701, n   links of the scope n          2_memory/2_documents.sql
+--   7702, n   the tail of the scope n       2_memory/5_word_index.sql
+--   7703, n   the segments of the scope n   2_memory/5_word_index.sql
 
 -- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so a
 -- reader does too) shares a lock on each of its tags and on {}. A forget takes one tag's lock alone:

@@ -29,11 +29,29 @@ BEGIN
   RETURN FOUND;
 END $$;
 
--- Makes the Context's row where there is none.
-CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING
-$$;
+-- Makes the Context's row where there is none. Where texts were analysed in an earlier way, each scope that holds
+-- any is brought up by a job, as the first key. Gives how many.
+CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text, of_analyser int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  earlier int;
+  ordered int := 0;
+BEGIN
+  INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING;
+  SELECT c.analyser INTO STRICT earlier FROM scopefloor.context c WHERE c.id = of_context FOR UPDATE;
+  IF earlier < of_analyser THEN
+    UPDATE scopefloor.context c SET analyser = of_analyser WHERE c.id = of_context;
+  END IF;
+  IF earlier BETWEEN 1 AND of_analyser - 1 THEN -- (a migration has ordered it where there was none)
+    INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, epoch, share_group)
+    SELECT s.tenant_id, s.id, gen_random_uuid(), 'bring_up', k.id, k.principal, s.epoch, scopefloor.share_group_of(k.id)
+    FROM scopefloor.scope s CROSS JOIN (SELECT a.id, a.principal FROM scopefloor.api_key a WHERE a.parent_id IS NULL AND a.principal = 'management' ORDER BY a.created_at LIMIT 1) k
+    WHERE EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.job j WHERE j.scope_id = s.id AND j.kind = 'bring_up' AND j.state = 'queued');
+    GET DIAGNOSTICS ordered = ROW_COUNT;
+  END IF;
+  RETURN ordered;
+END $$;
 
 -- The number of a model: 31 bits of its name's hash, so that it is the same in every deployment and the
 -- vectors of a tenant that moves keep theirs.

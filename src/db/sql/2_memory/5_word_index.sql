@@ -3,9 +3,9 @@
 -- only src/lexical knows the bytes.
 --
 -- Two locks of a scope, each for the transaction, besides its tags' (1_access/4_locks.sql) and after them:
---   7701  the tail: whoever adds to it shares it; a segment is made of it by its holder alone. Numbers are given
+--   7702  the tail: whoever adds to it shares it; a segment is made of it by its holder alone. Numbers are given
 --         before they can be seen: without it one would come to lie below the segment's last and be lost.
---   7702  the segments: held alone by whoever takes a passage out of them, or puts several together.
+--   7703  the segments: held alone by whoever takes a passage out of them, or puts several together.
 
 -- The key under which the terms of a scope are hashed.
 CREATE OR REPLACE FUNCTION scopefloor.term_key(of_tenant int, of_scope int) RETURNS bytea
@@ -54,9 +54,9 @@ DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
   IF t->>'write' IS NOT NULL THEN
-    PERFORM pg_advisory_xact_lock_shared(7701, (t->>'write')::int);
+    PERFORM pg_advisory_xact_lock_shared(7702, (t->>'write')::int);
   ELSE -- facts that come back where something is forgotten
-    PERFORM pg_advisory_xact_lock_shared(7701, id) FROM unnest(scopefloor.ids_in(t->'modify')) id ORDER BY id;
+    PERFORM pg_advisory_xact_lock_shared(7702, id) FROM unnest(scopefloor.ids_in(t->'modify')) id ORDER BY id;
   END IF;
   RETURN NULL;
 END $$;
@@ -70,7 +70,7 @@ BEGIN
   IF t IS NULL OR t->>'job' IS NULL THEN
     RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  PERFORM pg_advisory_xact_lock(7701, (t->>'write')::int);
+  PERFORM pg_advisory_xact_lock(7702, (t->>'write')::int);
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
   RETURN false;
@@ -85,7 +85,7 @@ BEGIN
   IF t IS NULL OR t->>'job' IS NULL THEN
     RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  PERFORM pg_advisory_xact_lock(7702, (t->>'write')::int);
+  PERFORM pg_advisory_xact_lock(7703, (t->>'write')::int);
 END $$;
 
 -- Trigger: orders a segment where a tail has become long. Looked at once in every 64 numbers, for all of which it is short.
@@ -264,7 +264,7 @@ BEGIN
     WHERE r.expired_at IS NULL AND (a.expired_at IS NOT NULL OR a.seq <> r.seq) AND EXISTS (SELECT 1 FROM scopefloor.segment s WHERE s.scope_id = r.scope_id);
   END IF;
   FOR at_scope IN SELECT DISTINCT s FROM unnest(gone_scopes) s ORDER BY s LOOP
-    PERFORM pg_advisory_xact_lock(7702, at_scope);
+    PERFORM pg_advisory_xact_lock(7703, at_scope);
     -- After the wait: what another has put together meanwhile is seen.
     FOR g IN SELECT s.* FROM scopefloor.segment s WHERE s.scope_id = at_scope ORDER BY s.id LOOP
       PERFORM scopefloor.take_out(g, array_agg(r.seq), array_agg(r.terms))
