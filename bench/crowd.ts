@@ -98,10 +98,10 @@ export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): 
       const some = passages.slice(from, from + MOST_PASSAGES);
       const builder = new SegmentBuilder();
       for (const passage of some) builder.add(passage);
-      const { bits, seqs, blocks } = builder.pack();
+      const { bits, places, blocks } = builder.pack();
       const [segment] = await sql`
-        INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, bits, seqs, analyser)
-        VALUES (${scope.tenant_id as number}, ${scope.id as number}, ${some[0]?.seq ?? 0}, ${some.at(-1)?.seq ?? 0}, ${some.length}, ${bits}, ${seqs}, ${ANALYSER}) RETURNING id`;
+        INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits, analyser)
+        VALUES (${scope.tenant_id as number}, ${scope.id as number}, ${some[0]?.seq ?? 0}, ${some.at(-1)?.seq ?? 0}, ${some.length}, ${places}, ${bits}, ${ANALYSER}) RETURNING id`;
       for (let at = 0; at < blocks.length; at += 500) {
         const part = blocks.slice(at, at + 500);
         await sql`

@@ -61,11 +61,10 @@ export default async function lexical(): Promise<Record<string, unknown>> {
       const [size] = await sql`
         SELECT coalesce((SELECT sum(octet_length(p.terms))::float8 FROM scopefloor.passage p WHERE p.scope_id = ANY (s.ids)), 0) AS terms,
                coalesce((SELECT sum(pg_column_size(b.*) + 6)::float8 FROM scopefloor.posting_block b WHERE b.scope_id = ANY (s.ids)), 0) AS blocks,
-               coalesce((SELECT count(*)::float8 FROM scopefloor.posting_block b WHERE b.scope_id = ANY (s.ids)), 0) * 44 AS keys,
-               coalesce((SELECT sum(octet_length(g.seqs))::float8 FROM scopefloor.segment g WHERE g.scope_id = ANY (s.ids)), 0) AS seqs
+               coalesce((SELECT count(*)::float8 FROM scopefloor.posting_block b WHERE b.scope_id = ANY (s.ids)), 0) * 44 AS keys
         FROM (SELECT array_agg(id) AS ids FROM scopefloor.scope WHERE tags->>'org' = ${org}) s`;
       const terms = size?.terms as number;
-      const bytes = terms + (size?.blocks as number) + (size?.keys as number) + (size?.seqs as number);
+      const bytes = terms + (size?.blocks as number) + (size?.keys as number);
       const all = passages * Math.max(users, 1);
       lines.push([
         name,

@@ -1,6 +1,6 @@
 import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { MOST_PASSAGES, type PackedSegment, SegmentBuilder } from "../lexical/block.ts";
+import { type Block, MOST_PASSAGES, type PackedSegment, SegmentBuilder } from "../lexical/block.ts";
 import type { JobContext } from "./job-context.ts";
 
 /** Passages of a tail that become a segment at once: writers of the scope wait meanwhile. */
@@ -74,7 +74,7 @@ interface StoredSegment {
 
 const segmentsOf = (tx: ScopedTransaction) =>
   tx.rows<StoredSegment>(sql`
-    SELECT g.id::float8 AS id, g.first_seq::float8 AS first, g.last_seq::float8 AS last, g.passages, g.analyser, g.edits, octet_length(g.seqs) / 6 AS places
+    SELECT g.id::float8 AS id, g.first_seq::float8 AS first, g.last_seq::float8 AS last, g.passages, g.analyser, g.edits, g.places
     FROM ${tx.read("segment", "g")} ORDER BY g.first_seq`);
 
 /** The size class of a segment. */
@@ -103,16 +103,10 @@ export async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "
   if (merged.length === 0) return "done";
   const builder = new SegmentBuilder();
   for (const { id } of merged) {
-    const [row] = await tx.rows<{ seqs: Uint8Array }>(
-      sql`SELECT g.seqs FROM ${tx.read("segment", "g")} WHERE g.id = ${id}::bigint`,
-    );
-    const blocks = await tx.rows<{ data: Uint8Array }>(
-      sql`SELECT b.data FROM ${tx.read("posting_block", "b")} WHERE b.segment_id = ${id}::bigint`,
-    );
-    if (row === undefined) return "changed";
     builder.addSegment(
-      row.seqs,
-      blocks.map(({ data }) => data),
+      await tx.rows<Block>(
+        sql`SELECT b.key::float8 AS key, b.first, b.data FROM ${tx.read("posting_block", "b")} WHERE b.segment_id = ${id}::bigint`,
+      ),
     );
   }
   const packed = builder.pack();
@@ -133,13 +127,13 @@ export async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "
 
 async function storeSegment(
   tx: ScopedTransaction,
-  { bits, seqs, blocks }: PackedSegment,
+  { bits, places, blocks }: PackedSegment,
   about: { readonly first: number; readonly last: number; readonly passages: number; readonly analyser: number },
 ): Promise<void> {
   await tx.insertFrom(
     "segment",
-    ["first_seq", "last_seq", "passages", "bits", "seqs", "analyser"],
-    sql`SELECT ${about.first}::bigint, ${about.last}::bigint, ${about.passages}::int, ${bits}::smallint, decode(${seqs.toString("hex")}, 'hex'), ${about.analyser}::smallint`,
+    ["first_seq", "last_seq", "passages", "places", "bits", "analyser"],
+    sql`SELECT ${about.first}::bigint, ${about.last}::bigint, ${about.passages}::int, ${places}::int, ${bits}::smallint, ${about.analyser}::smallint`,
   );
   const [stored] = await tx.rows<{ id: string }>(
     sql`SELECT g.id::text AS id FROM ${tx.read("segment", "g")} WHERE g.first_seq = ${about.first}::bigint`,

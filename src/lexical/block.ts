@@ -9,10 +9,13 @@ import { eachTerm, hashAt } from "./packed-terms.ts";
 
 /** Places have two bytes. */
 export const MOST_PASSAGES = 65_536;
-const HEAD = TERM_BYTES + 2;
+export const ENTRY_HEAD = TERM_BYTES + 2;
 const BYTES_A_POSTING = 5;
 /** A block that holds many terms is about so large. */
 const BUCKET_BYTES = 2_048;
+/** Under which the passages' numbers lie, 6 bytes each, in pages of so many places. */
+export const NUMBERS_KEY = -1;
+export const PAGE_PLACES = 512;
 /** A term of more postings has blocks of its own, of at most so many. */
 const OWN_FROM = 200;
 const OWN_POSTINGS = 800;
@@ -33,7 +36,7 @@ export interface Block {
 
 export interface PackedSegment {
   readonly bits: number;
-  readonly seqs: Buffer;
+  readonly places: number;
   readonly blocks: Block[];
 }
 
@@ -56,11 +59,15 @@ export class SegmentBuilder {
     eachTerm(terms, 0, terms.length, (hash, frequency) => this.#post(hash, place, frequency, length));
   }
 
-  /** The passages of a segment that is packed already, of which those that it holds no more have no postings. */
-  addSegment(seqs: Uint8Array, blocks: Iterable<Uint8Array>): void {
+  /** A segment that is packed already: of passages that it holds no more there are no postings. */
+  addSegment(blocks: Iterable<Block>): void {
     const offset = this.#seqs.length;
-    for (let at = 0; at < seqs.length; at += TERM_BYTES) this.#seqs.push(hashAt(seqs, at));
-    for (const data of blocks) {
+    for (const { key, first, data } of blocks) {
+      if (key === NUMBERS_KEY) {
+        for (let at = 0; at < data.length; at += TERM_BYTES)
+          this.#seqs[offset + first + at / TERM_BYTES] = hashAt(data, at);
+        continue;
+      }
       eachEntry(data, (hash, n, at) => {
         for (let i = 0; i < n; i++) {
           this.#post(hash, offset + placeAt(data, at, i), frequencyAt(data, at, n, i), lengthAt(data, at, n, i));
@@ -82,15 +89,13 @@ export class SegmentBuilder {
 
   pack(): PackedSegment {
     if (this.#seqs.length > MOST_PASSAGES) throw new Error("too many passages for a segment");
-    const seqs = Buffer.allocUnsafe(this.#seqs.length * TERM_BYTES);
-    for (const [i, seq] of this.#seqs.entries()) seqs.writeUIntBE(seq, i * TERM_BYTES, TERM_BYTES);
-    const blocks: Block[] = [];
+    const blocks = this.#pages();
     const rare: (readonly [number, Postings])[] = [];
     let bytes = 0;
     for (const [hash, postings] of this.#postings) {
       if (postings.places.length < OWN_FROM) {
         rare.push([hash, postings]);
-        bytes += HEAD + BYTES_A_POSTING * postings.places.length;
+        bytes += ENTRY_HEAD + BYTES_A_POSTING * postings.places.length;
       } else blocks.push(...ownBlocks(hash, inOrder(postings)));
     }
     const bits = Math.max(0, Math.ceil(Math.log2(bytes / BUCKET_BYTES)));
@@ -103,7 +108,18 @@ export class SegmentBuilder {
       else bucket.push(entry);
     }
     for (const [key, entries] of buckets) blocks.push({ key, first: 0, data: Buffer.concat(entries) });
-    return { bits, seqs, blocks };
+    return { bits, places: this.#seqs.length, blocks };
+  }
+
+  #pages(): Block[] {
+    const pages: Block[] = [];
+    for (let first = 0; first < this.#seqs.length; first += PAGE_PLACES) {
+      const some = this.#seqs.slice(first, first + PAGE_PLACES);
+      const data = Buffer.allocUnsafe(some.length * TERM_BYTES);
+      for (const [i, seq] of some.entries()) data.writeUIntBE(seq, i * TERM_BYTES, TERM_BYTES);
+      pages.push({ key: NUMBERS_KEY, first, data });
+    }
+    return pages;
   }
 }
 
@@ -131,13 +147,13 @@ function ownBlocks(hash: number, postings: Postings): Block[] {
 
 function entryOf(hash: number, { places, frequencies, lengths }: Postings, from: number, to: number): Buffer {
   const n = to - from;
-  const data = Buffer.allocUnsafe(HEAD + BYTES_A_POSTING * n);
+  const data = Buffer.allocUnsafe(ENTRY_HEAD + BYTES_A_POSTING * n);
   data.writeUIntBE(hash, 0, TERM_BYTES);
   data.writeUInt16BE(n, TERM_BYTES);
   for (let i = 0; i < n; i++) {
-    data.writeUInt16BE(places[from + i] ?? 0, HEAD + 2 * i);
-    data[HEAD + 2 * n + i] = frequencies[from + i] ?? 0;
-    data.writeUInt16BE(lengths[from + i] ?? 0, HEAD + 3 * n + 2 * i);
+    data.writeUInt16BE(places[from + i] ?? 0, ENTRY_HEAD + 2 * i);
+    data[ENTRY_HEAD + 2 * n + i] = frequencies[from + i] ?? 0;
+    data.writeUInt16BE(lengths[from + i] ?? 0, ENTRY_HEAD + 3 * n + 2 * i);
   }
   return data;
 }
@@ -145,17 +161,17 @@ function entryOf(hash: number, { places, frequencies, lengths }: Postings, from:
 /** Goes through the entries of a block: a term's hash, how many postings it has, and where the entry begins. */
 export function eachEntry(data: Uint8Array, visit: (hash: number, n: number, at: number) => void): void {
   let at = 0;
-  while (at + HEAD <= data.length) {
+  while (at + ENTRY_HEAD <= data.length) {
     const n = ((data[at + TERM_BYTES] ?? 0) << 8) | (data[at + TERM_BYTES + 1] ?? 0);
     visit(hashAt(data, at), n, at);
-    at += HEAD + BYTES_A_POSTING * n;
+    at += ENTRY_HEAD + BYTES_A_POSTING * n;
   }
 }
 
 /** Of the entry that begins at a place, by the posting's number in it. */
 export const placeAt = (data: Uint8Array, at: number, i: number): number =>
-  ((data[at + HEAD + 2 * i] ?? 0) << 8) | (data[at + HEAD + 2 * i + 1] ?? 0);
+  ((data[at + ENTRY_HEAD + 2 * i] ?? 0) << 8) | (data[at + ENTRY_HEAD + 2 * i + 1] ?? 0);
 export const frequencyAt = (data: Uint8Array, at: number, n: number, i: number): number =>
-  data[at + HEAD + 2 * n + i] ?? 0;
+  data[at + ENTRY_HEAD + 2 * n + i] ?? 0;
 export const lengthAt = (data: Uint8Array, at: number, n: number, i: number): number =>
-  ((data[at + HEAD + 3 * n + 2 * i] ?? 0) << 8) | (data[at + HEAD + 3 * n + 2 * i + 1] ?? 0);
+  ((data[at + ENTRY_HEAD + 3 * n + 2 * i] ?? 0) << 8) | (data[at + ENTRY_HEAD + 3 * n + 2 * i + 1] ?? 0);

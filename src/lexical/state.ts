@@ -5,6 +5,9 @@ import { type TermKey, termKey } from "../text/analysis/term-hash.ts";
 export interface RawLexicalState {
   readonly keys: Readonly<Record<string, string>>;
   readonly languages: Readonly<Record<string, number>>;
+  readonly passages: number;
+  readonly words: number;
+  readonly segments: number;
   readonly tail: number;
 }
 
@@ -13,7 +16,11 @@ export interface LexicalState {
   readonly keys: ReadonlyMap<number, TermKey>;
   /** In which the visible texts are, the most frequent first. */
   readonly languages: readonly string[];
-  /** Passages that are in no segment. */
+  /** How many visible passages there are, and how many words in all of them. */
+  readonly passages: number;
+  readonly words: number;
+  readonly segments: number;
+  /** Passages that are in no segment, at most. */
   readonly tail: number;
 }
 
@@ -48,6 +55,9 @@ function stateOf(raw: RawLexicalState | null): LexicalState {
       .sort(([a, m], [b, n]) => n - m || (a < b ? -1 : 1))
       .slice(0, MOST_LANGUAGES)
       .map(([code]) => code),
+    passages: raw.passages,
+    words: raw.words,
+    segments: raw.segments,
     tail: raw.tail,
   };
 }

@@ -2,8 +2,9 @@ import { analyserOf } from "../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { type AskedWord, IN_COMPOUND, INSIDE_COMPOUND } from "../text/analysis/analyse.ts";
 import { TERM_BYTES, TERM_RANGE, termHash } from "../text/analysis/term-hash.ts";
-import { eachEntry, frequencyAt, lengthAt, placeAt } from "./block.ts";
+import { eachEntry } from "./block.ts";
 import { BYTES_A_TERM, eachTerm } from "./packed-terms.ts";
+import { Postings } from "./postings.ts";
 import { Slices } from "./slices.ts";
 import { type LexicalState, lexicalState } from "./state.ts";
 
@@ -66,14 +67,6 @@ interface Source {
   readonly postings: (Postings | undefined)[];
 }
 
-interface Postings {
-  readonly places: number[];
-  readonly frequencies: number[];
-  readonly lengths: number[];
-  /** How many terms they are of: of several one passage may be there more than once. */
-  terms: number;
-}
-
 /** A passage that was found, by where it lies. */
 export interface Place {
   readonly scopeId: number;
@@ -106,7 +99,7 @@ export class WordSearch {
     this.#sources = sources;
     this.asked = words;
     this.words = words.map((word, w) => {
-      const df = sources.reduce((sum, { postings }) => sum + (postings[w]?.places.length ?? 0), 0);
+      const df = sources.reduce((sum, { postings }) => sum + (postings[w]?.size ?? 0), 0);
       return { ...word, df, idf: Math.log(1 + (Math.max(this.passages, df) - df + 0.5) / (df + 0.5)) };
     });
   }
@@ -129,7 +122,7 @@ export class WordSearch {
       collected.add(row);
       await slices.pause();
     }
-    return new WordSearch(words, collected.passages, collected.length, collected.sources());
+    return new WordSearch(words, state.passages, state.words, collected.sources());
   }
 
   /**
@@ -140,23 +133,17 @@ export class WordSearch {
     const found = new Best(limit);
     for (const [s, { postings }] of this.#sources.entries()) {
       let size = 0;
-      for (const posted of postings) size = Math.max(size, (posted?.places.at(-1) ?? -1) + 1);
+      for (const posted of postings) size = Math.max(size, posted?.end ?? 0);
       const scores = new Float64Array(size);
       for (const [w, posted] of postings.entries()) {
         const { weight = 0, idf = 0 } = this.words[w] ?? {};
         if (posted === undefined) continue;
-        const { places, frequencies, lengths } = posted;
-        const [base, slope, gain] = [k1 * (1 - b), (k1 * b) / this.meanLength, weight * idf * (k1 + 1)];
-        for (let i = 0; i < places.length; i++) {
-          const tf = frequencies[i] ?? 0;
-          const place = places[i] ?? 0;
-          scores[place] = (scores[place] ?? 0) + (gain * tf) / (tf + base + slope * (lengths[i] ?? 0));
-        }
+        posted.addScores(scores, weight * idf * (k1 + 1), k1 * (1 - b), (k1 * b) / this.meanLength);
         await this.#slices.pause();
       }
       for (let place = 0; place < size; place++) {
         const score = scores[place] ?? 0;
-        if (score > 0) found.add(score, s, place);
+        if (score > 0 && score >= found.least) found.add(score, s, place);
       }
     }
     return found.sorted().map(([score, s, place]) => this.#placeOf(score, s, place));
@@ -170,12 +157,12 @@ export class WordSearch {
       const frequencies = postings.map(() => 0);
       for (;;) {
         let place = Number.POSITIVE_INFINITY;
-        for (const [w, posted] of postings.entries()) place = Math.min(place, posted?.places[next[w] ?? 0] ?? place);
+        for (const [w, posted] of postings.entries()) place = Math.min(place, posted?.placeAt(next[w] ?? 0) ?? place);
         if (place === Number.POSITIVE_INFINITY) break;
         for (const [w, posted] of postings.entries()) {
           const i = next[w] ?? 0;
-          const isHere = posted?.places[i] === place;
-          frequencies[w] = isHere ? (posted?.frequencies[i] ?? 0) : 0;
+          const isHere = posted?.placeAt(i) === place;
+          frequencies[w] = isHere ? (posted?.frequencyAt(i) ?? 0) : 0;
           if (isHere) next[w] = i + 1;
         }
         const sum = score(frequencies);
@@ -192,10 +179,10 @@ export class WordSearch {
     if (source === undefined) throw new Error("a place in no source");
     let length = 0;
     const frequencies = source.postings.map((posted) => {
-      const i = posted === undefined ? -1 : indexOf(posted.places, place);
-      if (posted === undefined || i < 0) return 0;
-      length = posted.lengths[i] ?? 0;
-      return posted.frequencies[i] ?? 0;
+      const found = posted?.at(place);
+      if (found === undefined) return 0;
+      length = found.length;
+      return found.frequency;
     });
     const { scopeId, segmentId, seqs } = source;
     return {
@@ -214,14 +201,14 @@ export class WordSearch {
 class Best {
   readonly #limit: number;
   #rows: [score: number, source: number, place: number][] = [];
-  #least = 0;
+  /** Nothing that scores less is kept. */
+  least = 0;
 
   constructor(limit: number) {
     this.#limit = limit;
   }
 
   add(score: number, source: number, place: number): void {
-    if (score < this.#least) return;
     this.#rows.push([score, source, place]);
     if (this.#rows.length >= 4 * this.#limit + 64) this.#cut();
   }
@@ -234,18 +221,8 @@ class Best {
   #cut(): void {
     this.#rows.sort((a, b) => b[0] - a[0] || a[1] - b[1] || a[2] - b[2]);
     this.#rows = this.#rows.slice(0, this.#limit);
-    if (this.#rows.length === this.#limit) this.#least = this.#rows.at(-1)?.[0] ?? 0;
+    if (this.#rows.length === this.#limit) this.least = this.#rows.at(-1)?.[0] ?? 0;
   }
-}
-
-function indexOf(places: readonly number[], wanted: number): number {
-  let [low, high] = [0, places.length - 1];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if ((places[middle] ?? 0) < wanted) low = middle + 1;
-    else high = middle;
-  }
-  return places[low] === wanted ? low : -1;
 }
 
 function withinReason(words: readonly SearchedWord[], { keys }: LexicalState): readonly SearchedWord[] {
@@ -279,51 +256,48 @@ export function hashesOf(words: readonly SearchedWord[], { keys }: Pick<LexicalS
 }
 
 interface RawRow {
-  /** 0: the size, 1: a block, 2: passages of a tail. */
-  readonly what: number;
-  readonly scopeId: number | null;
-  /** Of a block its segment; of the size the passages. */
-  readonly n: number | null;
-  /** Of the size the words. */
-  readonly length: number | null;
-  readonly data: Uint8Array | null;
+  readonly scopeId: number;
+  /** Of a block its segment; null: passages of a tail. */
+  readonly segmentId: number | null;
+  readonly data: Uint8Array;
 }
 
-/** Size, blocks and tails in one statement, that is of one moment: of two one might see a passage twice, or not at all. */
-function postingsSql(tx: ScopedTransaction, { keys, tail }: LexicalState, hashes: Hashes): SQL {
-  const scopes: number[] = [];
-  const numbers: number[] = [];
-  for (const [scope, known] of hashes) {
-    for (const hash of known.keys()) {
-      scopes.push(scope);
-      numbers.push(hash);
-    }
-  }
-  const isRead = tail > TAIL_READ_WHOLE ? tailFilter([...keys.keys()], hashes) : undefined;
-  return sql`
-    WITH word AS MATERIALIZED (
-      SELECT w.scope_id, w.hash FROM unnest(${list(scopes)}::int[], ${list(numbers)}::bigint[]) AS w(scope_id, hash)),
-    seg AS MATERIALIZED (
-      SELECT g.scope_id, g.id, g.bits, g.last_seq FROM ${tx.read("segment", "g")}),
-    -- Each word is looked for by plain columns: nothing else uses an index under row security.
-    want AS MATERIALIZED (
-      SELECT DISTINCT s.scope_id, s.id, k.key FROM seg s JOIN word w ON w.scope_id = s.scope_id,
-        LATERAL (VALUES (w.hash & ((1::bigint << s.bits) - 1)), (w.hash + ${TERM_RANGE}::bigint)) k(key)),
-    mark AS MATERIALIZED (
-      SELECT z.scope_id, ${isRead?.columns ?? sql`1`} AS sought, coalesce((SELECT max(s.last_seq) FROM seg s WHERE s.scope_id = z.scope_id), 0) AS last
-      FROM ${isRead?.from ?? sql`unnest(${list([...keys.keys()])}::int[]) AS z(scope_id)`})
-    SELECT 0 AS what, NULL::int AS "scopeId", sum(c.passages)::float8 AS n, sum(c.lexemes)::float8 AS length, NULL::bytea AS data
-    FROM ${tx.read("scope_counter", "c")}
-    UNION ALL
-    SELECT 1, b.scope_id, b.segment_id::float8, NULL, b.data
-    FROM want w JOIN ${tx.read("posting_block", "b")} ON b.scope_id = w.scope_id AND b.segment_id = w.id AND b.key = w.key
-    UNION ALL
-    SELECT 2, m.scope_id, NULL, NULL, t.data
+/**
+ * Blocks and tails in one statement, that is of one moment: of two one might see a passage twice, or not at all.
+ * Where there are only the ones or the others, those alone.
+ */
+function postingsSql(tx: ScopedTransaction, { keys, tail, segments }: LexicalState, hashes: Hashes): SQL {
+  const scopes = [...keys.keys()];
+  const isRead = tail > TAIL_READ_WHOLE ? tailFilter(scopes, hashes) : undefined;
+  const from = isRead?.from ?? sql`unnest(${list(scopes)}::int[]) AS z(scope_id)`;
+  const last =
+    segments === 0
+      ? sql`0::bigint`
+      : sql`coalesce((SELECT max(s.last_seq) FROM seg s WHERE s.scope_id = z.scope_id), 0)`;
+  const mark = sql`
+    mark AS MATERIALIZED (SELECT z.scope_id, ${isRead?.columns ?? sql`1`} AS sought, ${last} AS last FROM ${from})`;
+  const passages = sql`
+    SELECT m.scope_id AS "scopeId", NULL::float8 AS "segmentId", t.data
     FROM mark m, LATERAL (
       SELECT string_agg(int8send(x.seq) || int4send(x.lexemes) || int4send(octet_length(x.terms)) || x.terms, ''::bytea ORDER BY x.seq) AS data
       FROM (SELECT p.seq, p.lexemes, p.terms, (row_number() OVER (ORDER BY p.seq) - 1) / ${PASSAGES_A_ROW}::int AS part FROM ${tx.read("passage", "p")}
             WHERE p.scope_id = m.scope_id AND p.seq > m.last AND p.terms IS NOT NULL AND p.expired_at IS NULL${isRead?.condition ?? sql``}) x
       GROUP BY x.part ORDER BY x.part) t`;
+  if (segments === 0) return sql`WITH ${mark} ${passages}`;
+  const words = [...hashes].flatMap(([scope, known]) => [...known.keys()].map((hash) => [scope, hash] as const));
+  const blocks = sql`
+    SELECT b.scope_id AS "scopeId", b.segment_id::float8 AS "segmentId", b.data
+    FROM want w JOIN ${tx.read("posting_block", "b")} ON b.scope_id = w.scope_id AND b.segment_id = w.id AND b.key = w.key`;
+  return sql`
+    WITH word AS MATERIALIZED (
+      SELECT w.scope_id, w.hash FROM unnest(${list(words.map(([scope]) => scope))}::int[], ${list(words.map(([, hash]) => hash))}::bigint[]) AS w(scope_id, hash)),
+    seg AS MATERIALIZED (
+      SELECT g.scope_id, g.id, g.bits, g.last_seq FROM ${tx.read("segment", "g")}),
+    -- Each word is looked for by plain columns: nothing else uses an index under row security.
+    want AS MATERIALIZED (
+      SELECT DISTINCT s.scope_id, s.id, k.key FROM seg s JOIN word w ON w.scope_id = s.scope_id,
+        LATERAL (VALUES (w.hash & ((1::bigint << s.bits) - 1)), (w.hash + ${TERM_RANGE}::bigint)) k(key))
+    ${tail > 0 ? sql`, ${mark} ${blocks} UNION ALL ${passages}` : blocks}`;
 }
 
 /** The hashes of each scope as one value, of which a passage's terms have to have one. */
@@ -348,8 +322,6 @@ function tailFilter(scopes: readonly number[], hashes: Hashes) {
 
 /** Puts together what the statement brought. */
 class Collector {
-  passages = 0;
-  length = 0;
   readonly #words: readonly SearchedWord[];
   readonly #hashes: Hashes;
   readonly #sources = new Map<string, Source>();
@@ -359,14 +331,9 @@ class Collector {
     this.#hashes = hashes;
   }
 
-  add({ what, scopeId, n, length, data }: RawRow): void {
-    if (what === 0) {
-      this.passages = n ?? 0;
-      this.length = length ?? 0;
-    } else if (data !== null && scopeId !== null) {
-      if (what === 1) this.#addBlock(scopeId, n ?? 0, data);
-      else this.#addTail(scopeId, data);
-    }
+  add({ scopeId, segmentId, data }: RawRow): void {
+    if (segmentId === null) this.#addTail(scopeId, data);
+    else this.#addBlock(scopeId, segmentId, data);
   }
 
   /** In an order that does not depend on how passages are packed. */
@@ -376,10 +343,10 @@ class Collector {
         a.scopeId - b.scopeId || (a.segmentId ?? Number.MAX_SAFE_INTEGER) - (b.segmentId ?? Number.MAX_SAFE_INTEGER),
     );
     for (const { postings } of sources) {
-      for (const [w, posted] of postings.entries()) if (posted !== undefined) postings[w] = settled(posted);
+      for (const posted of postings) posted?.settle();
       for (const [w, { insteadOf }] of this.#words.entries()) {
         const [own, other] = [postings[w], insteadOf === undefined ? undefined : postings[insteadOf]];
-        if (own !== undefined && other !== undefined) postings[w] = without(own, other.places);
+        if (own !== undefined && other !== undefined) own.leaveOut(other);
       }
     }
     return sources;
@@ -401,13 +368,7 @@ class Collector {
     const source = this.#source(scopeId, segmentId);
     eachEntry(data, (hash, n, at) => {
       for (const [w, share] of hashes.get(hash) ?? []) {
-        const posted = postingsOf(source, w);
-        posted.terms++;
-        for (let i = 0; i < n; i++) {
-          posted.places.push(placeAt(data, at, i));
-          posted.frequencies.push(share * frequencyAt(data, at, n, i));
-          posted.lengths.push(lengthAt(data, at, n, i));
-        }
+        postingsOf(source, w).addEntry(hash, data, at, n, share);
       }
     });
   }
@@ -425,11 +386,7 @@ class Collector {
       const end = at + 16 + view.getInt32(at + 12);
       eachTerm(data, at + 16, end, (hash, frequency) => {
         for (const [w, share] of hashes.get(hash) ?? []) {
-          const posted = postingsOf(source, w);
-          posted.terms++;
-          posted.places.push(place);
-          posted.frequencies.push(share * frequency);
-          posted.lengths.push(length);
+          postingsOf(source, w).add(place, share * frequency, length);
         }
       });
       at = end;
@@ -440,45 +397,10 @@ class Collector {
 function postingsOf({ postings }: Source, w: number): Postings {
   let posted = postings[w];
   if (posted === undefined) {
-    posted = { places: [], frequencies: [], lengths: [], terms: 0 };
+    posted = new Postings();
     postings[w] = posted;
   }
   return posted;
-}
-
-/** In the order of their places, each once, with its greatest frequency. */
-function settled({ places, frequencies, lengths, terms }: Postings): Postings {
-  let isInOrder = true;
-  for (let i = 1; i < places.length && isInOrder; i++) isInOrder = (places[i - 1] ?? 0) < (places[i] ?? 0);
-  if (isInOrder) return { places, frequencies, lengths, terms };
-  const order = places.map((_, i) => i).sort((a, b) => (places[a] ?? 0) - (places[b] ?? 0));
-  const sorted: Postings = { places: [], frequencies: [], lengths: [], terms };
-  for (const i of order) {
-    const place = places[i] ?? 0;
-    const frequency = frequencies[i] ?? 0;
-    const last = sorted.places.length - 1;
-    if (last >= 0 && sorted.places[last] === place) {
-      sorted.frequencies[last] = Math.max(sorted.frequencies[last] ?? 0, frequency);
-      continue;
-    }
-    sorted.places.push(place);
-    sorted.frequencies.push(frequency);
-    sorted.lengths.push(lengths[i] ?? 0);
-  }
-  return sorted;
-}
-
-function without({ places, frequencies, lengths, terms }: Postings, others: readonly number[]): Postings {
-  const kept: Postings = { places: [], frequencies: [], lengths: [], terms };
-  let o = 0;
-  for (const [i, place] of places.entries()) {
-    while (o < others.length && (others[o] ?? 0) < place) o++;
-    if (others[o] === place) continue;
-    kept.places.push(place);
-    kept.frequencies.push(frequencies[i] ?? 0);
-    kept.lengths.push(lengths[i] ?? 0);
-  }
-  return kept;
 }
 
 /** Of packed terms, how often each word is in them. */

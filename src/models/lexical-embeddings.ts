@@ -17,8 +17,7 @@ const OFFSET = 0x811c9dc5;
 const SIGN_OFFSET = OFFSET ^ 0x9e3779b9;
 const fnvStep = (hash: number, unit: number): number => Math.imul(hash ^ unit, 0x01000193);
 const fnvEnd = (hash: number): number => (hash ^ (hash >>> 15)) >>> 0;
-const begun = (offset: number, kind: string): number =>
-  fnvStep(fnvStep(offset, kind.charCodeAt(0)), ":".charCodeAt(0));
+const begun = (offset: number, kind: string): number => fnvStep(fnvStep(offset, kind.charCodeAt(0)), ":".charCodeAt(0));
 /** Words and trigrams are told apart by what stands before them. */
 const WORD = { place: begun(OFFSET, "w"), sign: begun(SIGN_OFFSET, "w") };
 const TRIGRAM = { place: begun(OFFSET, "t"), sign: begun(SIGN_OFFSET, "t") };

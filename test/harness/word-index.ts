@@ -1,4 +1,4 @@
-import { eachEntry, frequencyAt, lengthAt, placeAt } from "../../src/lexical/block.ts";
+import { eachEntry, frequencyAt, lengthAt, NUMBERS_KEY, placeAt } from "../../src/lexical/block.ts";
 import { eachTerm, hashAt } from "../../src/lexical/packed-terms.ts";
 import { TERM_BYTES } from "../../src/text/analysis/term-hash.ts";
 
@@ -15,17 +15,22 @@ export interface IndexedPostings {
 /** Reads the whole index of words, as a superuser: both lists are to be the same. */
 export async function readIndex(sql: Sql): Promise<IndexedPostings> {
   const segments = await sql(
-    "SELECT scope_id, id::text AS id, first_seq::float8 AS first, last_seq::float8 AS last, seqs, passages FROM scopefloor.segment",
+    "SELECT scope_id, id::text AS id, first_seq::float8 AS first, last_seq::float8 AS last, passages FROM scopefloor.segment",
   );
   const ofPassages: string[] = [];
   const ofBlocks: string[] = [];
-  for (const { scope_id, id, first, last, seqs, passages } of segments) {
+  for (const { scope_id, id, first, last, passages } of segments) {
     const numbers: number[] = [];
-    const list = seqs as Uint8Array;
-    for (let at = 0; at < list.length; at += TERM_BYTES) numbers.push(hashAt(list, at));
-    const blocks = await sql("SELECT data FROM scopefloor.posting_block WHERE segment_id = $1::bigint", [id]);
-    for (const { data } of blocks) {
+    const blocks = await sql(
+      "SELECT key::float8 AS key, data FROM scopefloor.posting_block WHERE segment_id = $1::bigint ORDER BY key, first",
+      [id],
+    );
+    for (const { key, data } of blocks) {
       const bytes = data as Uint8Array;
+      if (key === NUMBERS_KEY) {
+        for (let at = 0; at < bytes.length; at += TERM_BYTES) numbers.push(hashAt(bytes, at));
+        continue;
+      }
       eachEntry(bytes, (hash, n, at) => {
         for (let i = 0; i < n; i++) {
           ofBlocks.push(

@@ -26,7 +26,6 @@ BEGIN
     ('session', '{metadata,name}'),
     ('turn', '{content}'),
     ('passage', '{text,labels,embedding,code,section,digest,suspicious,terms,languages}'),
-    ('segment', '{seqs}'),
     ('posting_block', '{data,key}'),
     ('scope_counter', '{languages}'),
     ('document', '{title,source,content_hash,labels,error}'),
@@ -51,11 +50,10 @@ ALTER TABLE scopefloor.keyword ALTER normalised_hash SET (n_distinct = -0.2);
 ALTER TABLE scopefloor.chunk_band ALTER band SET (n_distinct = -0.9);
 -- Files are compressed already, or read once: not worth the time of compressing them again.
 ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
--- Hashes cannot be compressed. A segment's list is read in parts; a block lies in its row.
+-- Hashes cannot be compressed; a block lies in its row.
 ALTER TABLE scopefloor.passage ALTER terms SET STORAGE EXTERNAL;
 ALTER TABLE scopefloor.attribute ALTER terms SET STORAGE EXTERNAL;
 ALTER TABLE scopefloor.relation ALTER terms SET STORAGE EXTERNAL;
-ALTER TABLE scopefloor.segment ALTER seqs SET STORAGE EXTERNAL;
 ALTER TABLE scopefloor.posting_block ALTER data SET STORAGE EXTERNAL;
 ALTER TABLE scopefloor.posting_block SET (toast_tuple_target = 8160);
 

@@ -156,10 +156,10 @@ export const segment = scopefloor.table(
     lastSeq: bigint("last_seq", { mode: "number" }).notNull(),
     /** How many there are; forgotten ones are taken off. */
     passages: integer("passages").notNull(),
+    /** Places that passages have in it, those of forgotten ones included. */
+    places: integer("places").notNull(),
     /** Rare terms lie in 2^bits blocks, by the lowest bits of their hashes. */
     bits: smallint("bits").notNull(),
-    /** The passages' numbers, 6 bytes each, in their order: a posting names a passage by its place here. */
-    seqs: bytea("seqs").notNull(),
     /** The oldest analysis of its passages. */
     analyser: smallint("analyser").notNull(),
     /** Counts what was taken out of it: who packs it anew sees whether anything was. */
@@ -174,9 +174,9 @@ export const postingBlock = scopefloor.table(
   {
     ...place(),
     segmentId: bigint("segment_id", { mode: "number" }).notNull(),
-    /** The lowest bits of its terms' hashes; of a frequent term, which has blocks of its own, its hash and 2^48. */
+    /** The lowest bits of its terms' hashes; of a frequent term, which has blocks of its own, its hash and 2^48; -1: the passages' numbers by their places. */
     key: bigint("key", { mode: "number" }).notNull(),
-    /** The first passage of a part of a frequent term; 0 for others. */
+    /** The first place of a part of a frequent term, or of the numbers; 0 for others. */
     first: integer("first").notNull(),
     data: bytea("data").notNull(),
   },

@@ -1,4 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
+import { NUMBERS_KEY, PAGE_PLACES } from "../../lexical/block.ts";
 import { lexicalState } from "../../lexical/state.ts";
 import { frequenciesIn, hashesOf, type Place, WordSearch } from "../../lexical/word-search.ts";
 import type { Candidate } from "./candidate.ts";
@@ -44,7 +45,7 @@ export async function rankByBm25(
   parameters: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<Candidate[]> {
   const search = await WordSearch.of(tx, query);
-  const found = await findPassages(tx, search, filter, limit, parameters);
+  const found = await findPassages(tx, search, filter, limit, parameters, ALONE);
   return found.map(({ id, scopeId, score, digest, observedAt }) => ({ id, scopeId, score, digest, observedAt }));
 }
 
@@ -55,9 +56,10 @@ export async function findPassages(
   filter: PassageFilter,
   limit: number,
   parameters: Bm25Parameters = BM25_DEFAULTS,
+  told: Told = IN_CONTEXT,
 ): Promise<FoundPassage[]> {
   if (search.words.every(({ df }) => df === 0)) return [];
-  if (filterSql(tx, filter) === undefined) return fetchPlaces(tx, await search.best(limit, parameters), filter);
+  if (filterSql(tx, filter) === undefined) return fetchPlaces(tx, await search.best(limit, parameters), filter, told);
   if (search.passages > FEW_PASSAGES) {
     const [row] = await tx.rows<{ n: number }>(sql`
       SELECT count(*)::int AS n FROM (
@@ -66,16 +68,29 @@ export async function findPassages(
   }
   for (let depth = 2 * limit; ; depth *= 8) {
     const places = await search.best(depth, parameters);
-    const found = await fetchPlaces(tx, places, filter);
+    const found = await fetchPlaces(tx, places, filter, told);
     if (found.length >= limit || places.length < depth) return found.slice(0, limit);
   }
 }
 
 const byScore = (a: Candidate, b: Candidate) => b.score - a.score || (a.id < b.id ? -1 : 1);
 
-/** What {@link FoundPassage} has of a passage p, with its session s. */
+/** What is asked of each passage p, and of its session s. */
+interface Told {
+  readonly columns: SQL;
+  readonly join: (tx: ScopedTransaction) => SQL;
+}
+
+const PLAIN = sql`p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at::text AS "observedAt", p.lexemes AS words`;
+/** What a ranking of passages by themselves needs. */
+const ALONE: Told = {
+  columns: sql`${PLAIN}, NULL AS "sessionId", NULL AS position, NULL AS turns, NULL AS speaker`,
+  join: () => sql``,
+};
+
+/** All that {@link FoundPassage} has. */
 export const COLUMNS = sql`
-  p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at::text AS "observedAt", p.lexemes AS words, p.session_id AS "sessionId",
+  ${PLAIN}, p.session_id AS "sessionId",
   CASE WHEN p.kind = 'turn' THEN p.position END AS position, s.next_seq AS turns,
   -- The regular expression is the slower of the two conditions.
   CASE WHEN p.kind = 'turn' AND strpos(left(p.text, 42), ': ') > 0 THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker`;
@@ -83,21 +98,25 @@ export const COLUMNS = sql`
 export const withSession = (tx: ScopedTransaction): SQL =>
   sql`LEFT JOIN ${tx.read("session", "s")} ON s.scope_id = p.scope_id AND s.id = p.session_id`;
 
+const IN_CONTEXT: Told = { columns: COLUMNS, join: withSession };
+
 /** The passages that lie at these places, those that the filter takes away left out. */
 export async function fetchPlaces(
   tx: ScopedTransaction,
   places: readonly Place[],
   filter: PassageFilter,
+  { columns, join }: Told = IN_CONTEXT,
 ): Promise<FoundPassage[]> {
   if (places.length === 0) return [];
   const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { n: number }>(sql`
     WITH placed AS MATERIALIZED (
-      SELECT b.n, b.scope_id, coalesce(b.seq, ('x' || encode(substring(g.seqs FROM 6 * b.place + 1 FOR 6), 'hex'))::bit(48)::bigint) AS seq
+      SELECT b.n, b.scope_id, coalesce(b.seq, ('x' || encode(substring(g.data FROM 6 * (b.place - b.page) + 1 FOR 6), 'hex'))::bit(48)::bigint) AS seq
       FROM unnest(${list(places.map((_, i) => i))}::int[], ${list(places.map(({ scopeId }) => scopeId))}::int[],
                   ${nullable(places.map(({ segmentId }) => segmentId))}::bigint[], ${list(places.map(({ place }) => place))}::int[],
-                  ${nullable(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, seq)
-      LEFT JOIN ${tx.read("segment", "g")} ON g.scope_id = b.scope_id AND g.id = b.segment_id)
-    SELECT b.n, ${COLUMNS} FROM placed b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.seq = b.seq ${withSession(tx)}
+                  ${list(places.map(({ place }) => place - (place % PAGE_PLACES)))}::int[],
+                  ${nullable(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, page, seq)
+      LEFT JOIN ${tx.read("posting_block", "g")} ON g.scope_id = b.scope_id AND g.segment_id = b.segment_id AND g.key = ${NUMBERS_KEY}::bigint AND g.first = b.page)
+    SELECT b.n, ${columns} FROM placed b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.seq = b.seq ${join(tx)}
     WHERE p.expired_at IS NULL${andFilterSql(tx, filter)}`);
   return rows
     .flatMap(({ n, ...row }) => {

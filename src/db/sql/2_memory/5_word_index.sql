@@ -15,7 +15,7 @@ BEGIN
 END $$;
 
 -- What whoever asks, or writes, has to know of the words of its scopes:
---   {keys: {scope: base64}, languages: {code: passages}, tail: passages that are in no segment, at most}
+--   {keys: {scope: base64}, languages: {codes: passages}, passages, words, segments, tail: passages that are in no segment, at most}
 -- The keys of the scopes that hold anything, and of the one that is written to.
 CREATE OR REPLACE FUNCTION scopefloor.lexical_state() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -30,21 +30,25 @@ BEGIN
   IF t->>'mode' = 'write' THEN
     RETURN jsonb_build_object('keys', (
       SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(s.tenant_id, s.id), 'base64')) FROM scopefloor.scope s WHERE s.id = (t->>'write')::int),
-      'languages', '{}'::jsonb, 'tail', 0);
+      'languages', '{}'::jsonb, 'passages', 0, 'words', 0, 'segments', 0, 'tail', 0);
   END IF;
   IF t->'read' ? 'trees' AND jsonb_array_length(t->'read'->'trees') > 0 THEN
     ids := ids || ARRAY(SELECT s.id FROM jsonb_array_elements(t->'read'->'trees') tree JOIN scopefloor.scope s ON s.tags @> tree);
   END IF;
   RETURN (
     WITH standing AS MATERIALIZED (
-      SELECT c.tenant_id, c.scope_id, c.languages, sum(c.passages) AS passages FROM scopefloor.scope_counter c
-      WHERE c.scope_id = ANY (ids) GROUP BY 1, 2, 3 HAVING sum(c.passages) > 0)
+      SELECT c.tenant_id, c.scope_id, c.languages, sum(c.passages) AS passages, sum(c.lexemes) AS words FROM scopefloor.scope_counter c
+      WHERE c.scope_id = ANY (ids) GROUP BY 1, 2, 3 HAVING sum(c.passages) > 0),
+    size AS MATERIALIZED (
+      SELECT coalesce(sum(s.passages), 0) AS passages, coalesce(sum(s.words), 0) AS words FROM standing s),
+    packed AS MATERIALIZED (
+      SELECT count(*) AS segments, coalesce(sum(g.passages), 0) AS passages FROM scopefloor.segment g WHERE g.scope_id = ANY (ids))
     SELECT jsonb_build_object(
       'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(substring(sha256(sha256(o.secret || int4send(k.scope_id)) || '\x7465726d73') FROM 1 FOR 16), 'base64'))
                         FROM (SELECT s.tenant_id, s.scope_id FROM standing s UNION SELECT w.tenant_id, w.id FROM scopefloor.scope w WHERE w.id = (t->>'write')::int) k JOIN scopefloor.tenant o ON o.id = k.tenant_id), '{}'),
       'languages', coalesce((SELECT jsonb_object_agg(l.languages, l.passages) FROM (SELECT s.languages, sum(s.passages) AS passages FROM standing s GROUP BY 1) l), '{}'),
-      'tail', coalesce((SELECT sum(s.passages) FROM standing s), 0)
-              - coalesce((SELECT sum(g.passages) FROM scopefloor.segment g WHERE g.scope_id = ANY (ids)), 0)));
+      'passages', size.passages, 'words', size.words, 'segments', packed.segments, 'tail', size.passages - packed.passages)
+    FROM size, packed);
 END $$;
 
 -- Trigger: whoever adds to the tail of the ticket's scope shares its lock, before the first number is given.
@@ -166,7 +170,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.take_out(g scopefloor.segment, gone bigint[], terms bytea[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  seqs bytea := g.seqs || ''::bytea; -- read once
+  seqs bytea := (SELECT string_agg(b.data, ''::bytea ORDER BY b.first) FROM scopefloor.posting_block b WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = -1);
   places int[] := '{}';
   low int;
   high int;
