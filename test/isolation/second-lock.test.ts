@@ -494,13 +494,15 @@ describe("a raw handle inside acme's transaction", () => {
 
   test("a definer function is no oracle for foreign sessions", async () => {
     const [foreign] = await service.database.sql(
-      'SELECT s.scope_id, s.id FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.tags = \'{"org":"globex"}\' LIMIT 1',
+      'SELECT s.id FROM scopefloor.session s JOIN scopefloor.scope d ON d.id = s.scope_id WHERE d.tags = \'{"org":"globex"}\' LIMIT 1',
     );
     const admin = await service.mint("management", { org: "acme" });
     const rows = await within(admin, "memory:write", { mode: "write" }, (lease) =>
-      lease.query("SELECT scopefloor.may_add_turn($1, $2) AS seen", [foreign?.scope_id, foreign?.id]),
+      lease.query("SELECT scopefloor.reserve_turns($1, 1) AS place, scopefloor.reserved_session() AS session", [
+        foreign?.id,
+      ]),
     );
-    expect(rows).toEqual([{ seen: false }]);
+    expect(rows).toEqual([{ place: null, session: null }]);
   });
 
   test("an upload-only key reads nothing back, a recall-only key writes nothing", async () => {

@@ -1,7 +1,7 @@
 -- The second lock's table of contents: row security on every table, and who may do what to which rows.
 --
 -- A role that has a privilege (6_privileges.sql) and no policy for the command reaches no row. Except
--- for may_add_turn and may_record, which are asked for each row that is inserted, what a policy asks
+-- for may_record, which is asked for each row that is inserted, what a policy asks
 -- for is an uncorrelated sub-select: evaluated once per statement, and the one behind an OR only when a row fails what stands before it, which with the builder's own
 -- predicate none does. That predicate, on the same column, is what the indexes serve.
 DO $$
@@ -52,7 +52,7 @@ BEGIN
     ('session', 'change', 'UPDATE', app, format(own_session, modifiable), format(own_session, modifiable)),
     ('session', 'remove', 'DELETE', app, format(own_session, forgotten), NULL),
     ('turn', 'read', 'SELECT', app, own, NULL),
-    ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND scopefloor.may_add_turn(scope_id, session_id)'),
+    ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND session_id = (SELECT scopefloor.reserved_session())'),
     ('turn', 'change', 'UPDATE', app, modifiable, modifiable),
     ('turn', 'remove', 'DELETE', app, forgotten, NULL),
 

@@ -71,6 +71,16 @@ export class Analyser {
       add(word.exact);
       if (isStop) continue;
       main.add(word.kind === "number" || word.parts.length > 0 ? word.exact : this.stem(word.lower, language));
+      if (
+        word.kind === "alphabet" &&
+        word.parts.length === 0 &&
+        !language.hasCompounds &&
+        language.near === undefined
+      ) {
+        const stem = this.stem(word.lower, language);
+        if (stem !== word.exact && stem !== "") add(stem);
+        continue;
+      }
       for (const term of this.#more(word, language)) add(term);
     }
     for (const run of unspacedRuns(written)) {

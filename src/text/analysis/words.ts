@@ -53,12 +53,12 @@ function segments(run: string): string[] {
 export function wordsIn(text: string): Word[] {
   const found: Word[] = [];
   const isAscii = ASCII.test(text);
-  for (const [token] of text.matchAll(isAscii ? ASCII_TOKEN : TOKEN)) {
+  for (const token of text.match(isAscii ? ASCII_TOKEN : TOKEN) ?? []) {
     if (isAscii || !UNSPACED.test(token)) {
       add(found, token);
       continue;
     }
-    for (const [run] of token.matchAll(RUN)) {
+    for (const run of token.match(RUN) ?? []) {
       if (IDEOGRAPHS.test(run) || SEGMENTED.test(run)) {
         for (const word of segments(run)) found.push(unspaced(word, "unspaced"));
       } else if (HANGUL.test(run)) found.push(unspaced(run, "hangul"));
@@ -81,7 +81,16 @@ export const lettersOf = (run: string): string[] => run.match(/\P{M}\p{M}*/gu) ?
 
 const unspaced = (word: string, kind: Word["kind"]): Word => ({ lower: word, exact: word, parts: [], kind });
 
+/** Most words: nothing is to be looked for in them. */
+const PLAIN = /^[A-Za-z][a-z]*$/;
+const NO_PARTS: readonly string[] = [];
+
 function add(found: Word[], token: string): void {
+  if (PLAIN.test(token)) {
+    const lower = token.toLowerCase();
+    found.push({ lower, exact: lower, parts: NO_PARTS, kind: "alphabet" });
+    return;
+  }
   const written = token.replace(POSSESSIVE, "");
   if (written === "") return;
   if (APOSTROPHE.test(written)) {

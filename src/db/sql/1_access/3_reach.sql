@@ -121,11 +121,8 @@ BEGIN
                   AND (t->>'key')::uuid = by_key AND t->>'principal' = as_principal, false);
 END $$;
 
--- An agent adds turns only to sessions that its own key created.
-CREATE OR REPLACE FUNCTION scopefloor.may_add_turn(to_scope int, to_session uuid) RETURNS bool
+-- The session in which the ticket's holder has reserved places (2_memory/3_turns_and_items.sql): turns go there alone.
+CREATE OR REPLACE FUNCTION scopefloor.reserved_session() RETURNS uuid
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (
-    SELECT 1 FROM scopefloor.session s, scopefloor.ticket() t
-    WHERE s.scope_id = to_scope AND s.id = to_session AND s.scope_id = (t->>'write')::int
-      AND (t->>'principal' <> 'agent' OR s.api_key_id = (t->>'key')::uuid))
+  SELECT (scopefloor.ticket()->>'session')::uuid
 $$;

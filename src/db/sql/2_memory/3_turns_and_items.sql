@@ -3,7 +3,8 @@
 -- already nor use RETURNING.
 
 -- Takes the next n places in an open session at the ticket's write scope; an agent's key only in a
--- session that it created. NULL: there is no such session, or it is closed.
+-- session that it created. NULL: there is no such session, or it is closed. The ticket says from then on that
+-- turns may go there: asked once a statement, not for each row.
 CREATE OR REPLACE FUNCTION scopefloor.reserve_turns(in_session uuid, n int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -17,6 +18,9 @@ BEGIN
   WHERE s.scope_id = (t->>'write')::int AND s.id = in_session
     AND (t->>'principal' <> 'agent' OR s.api_key_id = (t->>'key')::uuid) AND s.closed_at IS NULL
   RETURNING s.next_seq - n INTO first;
+  IF FOUND THEN
+    PERFORM set_config('scopefloor.ticket', scopefloor.sign_ticket(t || jsonb_build_object('session', in_session)), true);
+  END IF;
   RETURN first;
 END $$;
 
