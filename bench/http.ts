@@ -1,7 +1,7 @@
 /**
  * Hybrid recall over HTTP beside the same retrieval as bare SQL: 50 tenants × 1,000 passages on
- * PostgreSQL, 16 database connections. Bare SQL is what the service sends for its retrieval, from
- * the owner's login: no key, no ticket, no row security, no trace, no HTTP.
+ * PostgreSQL, 16 database connections. Bare SQL is PostgreSQL's own full-text search and exact vectors, from
+ * the owner's login: no key, no ticket, no row security, no trace, no HTTP. Then facts, one in each request.
  */
 import { Agent, request } from "node:http";
 import postgres from "postgres";
@@ -28,15 +28,16 @@ export default async function http(): Promise<Record<string, unknown>> {
     const keys = await seed(service, random);
     const queries = Array.from({ length: 200 }, () => randomText(random, 5));
     const sql = postgres(database.url, { max: 1, fetch_types: false, onnotice: () => undefined });
+    await sql`CREATE INDEX ON scopefloor.passage USING gin (to_tsvector('english', text))`;
     await sql`VACUUM ANALYZE`;
     const scopes = await scopeIds(sql);
     const bare = await bareRetrieval(sql, queries);
 
     const agent = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
-    const ask = (i: number) =>
+    const send = (route: string, i: number, body: object) =>
       new Promise<void>((resolve, reject) => {
         const call = request(
-          `${service.url}/default/query`,
+          `${service.url}/default/${route}`,
           {
             method: "POST",
             agent,
@@ -45,13 +46,16 @@ export default async function http(): Promise<Record<string, unknown>> {
           (answer) => {
             answer.resume();
             answer.once("end", () =>
-              answer.statusCode === 200 ? resolve() : reject(new Error(`query answered ${answer.statusCode}`)),
+              answer.statusCode === 200 ? resolve() : reject(new Error(`${route} answered ${answer.statusCode}`)),
             );
           },
         );
         call.once("error", reject);
-        call.end(JSON.stringify({ query: queries[i % queries.length] }));
+        call.end(JSON.stringify(body));
       });
+    const ask = (i: number) => send("query", i, { query: queries[i % queries.length] });
+    const texts = Array.from({ length: 500 }, () => randomText(random, 30));
+    const say = (i: number) => send("facts", i, { text: texts[i % texts.length] });
     const askBare = (i: number) => bare(scopes[i % TENANTS] ?? 0, i % queries.length);
     await load(400, CONNECTIONS, ask);
     await load(200, 1, askBare);
@@ -62,6 +66,10 @@ export default async function http(): Promise<Record<string, unknown>> {
       [`bare SQL, one connection, ${CONNECTIONS} at a time`, await load(REQUESTS, CONNECTIONS, askBare)],
       [`HTTP, ${CONNECTIONS} at a time`, await load(REQUESTS, CONNECTIONS, ask)],
     ];
+    await sql`DROP INDEX scopefloor.passage_to_tsvector_idx`;
+    await load(200, CONNECTIONS, say);
+    const facts = await load(REQUESTS / 2, CONNECTIONS, say);
+    rows.push([`facts over HTTP, ${CONNECTIONS} at a time`, facts]);
     const residentMb = await service.residentMb();
     await sql.end();
     agent.destroy();
@@ -84,6 +92,8 @@ export default async function http(): Promise<Record<string, unknown>> {
       p50: round(httpMany.p50),
       p95: round(httpMany.p95),
       p99: round(httpMany.p99),
+      factsPerSecond: round(facts.perSecond),
+      factsP50: round(facts.p50),
       p50Ratio: ratios.oneAtATime,
       p50RatioSixteen: ratios.sixteenAtATime,
       residentMb: round(residentMb, 0),
@@ -131,14 +141,9 @@ async function bareRetrieval(sql: postgres.Sql, queries: readonly string[]) {
     const scopes = `{0,${scope}}`;
     const [words, near] = await Promise.all([
       sql`
-        WITH size AS MATERIALIZED (
-          SELECT sum(passages)::float8 AS n, sum(lexemes)::float8 / sum(passages) AS mean FROM scopefloor.scope_counter WHERE scope_id = ANY (${scopes}::int[])),
-        hit AS MATERIALIZED (
-          SELECT passage_id, lexeme, tf, lexemes FROM scopefloor.posting
-          WHERE scope_id = ANY (${scopes}::int[]) AND lexeme = ANY (tsvector_to_array(to_tsvector('english', ${queries[query] ?? ""})))),
-        rarity AS MATERIALIZED (SELECT lexeme, ln(1 + (n - count(*) + 0.5) / (count(*) + 0.5)) AS idf FROM hit, size GROUP BY lexeme, n)
-        SELECT passage_id AS id, sum(idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * lexemes / mean))) AS score
-        FROM hit JOIN rarity USING (lexeme) CROSS JOIN size GROUP BY passage_id ORDER BY score DESC, id LIMIT 256`,
+        SELECT p.id, ts_rank_cd(to_tsvector('english', p.text), q.q) AS score
+        FROM scopefloor.passage p, (SELECT replace(plainto_tsquery('english', ${queries[query] ?? ""})::text, '&', '|')::tsquery AS q) q
+        WHERE p.scope_id = ANY (${scopes}::int[]) AND to_tsvector('english', p.text) @@ q.q ORDER BY score DESC, p.id LIMIT 256`,
       sql`
         SELECT id, 1 - (embedding <=> ${vectors[query] ?? ""}::halfvec) AS score FROM scopefloor.passage
         WHERE scope_id = ANY (${scopes}::int[]) AND embedder_id = 1 AND expired_at IS NULL

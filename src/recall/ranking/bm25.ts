@@ -96,7 +96,7 @@ export const COLUMNS = sql`
   CASE WHEN p.kind = 'turn' AND strpos(left(p.text, 42), ': ') > 0 THEN substring(left(p.text, 60) FROM '^([[:upper:]][^:[:cntrl:]]{0,39}): ') END AS speaker`;
 
 export const withSession = (tx: ScopedTransaction): SQL =>
-  sql`LEFT JOIN ${tx.read("session", "s")} ON s.scope_id = p.scope_id AND s.id = p.session_id`;
+  sql`LEFT JOIN LATERAL (SELECT o.next_seq FROM ${tx.read("session", "o")} WHERE o.scope_id = p.scope_id AND o.id = p.session_id LIMIT 1) s ON true`;
 
 const IN_CONTEXT: Told = { columns: COLUMNS, join: withSession };
 
@@ -115,8 +115,12 @@ export async function fetchPlaces(
                   ${nullable(places.map(({ segmentId }) => segmentId))}::bigint[], ${list(places.map(({ place }) => place))}::int[],
                   ${list(places.map(({ place }) => place - (place % PAGE_PLACES)))}::int[],
                   ${nullable(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, page, seq)
-      LEFT JOIN ${tx.read("posting_block", "g")} ON g.scope_id = b.scope_id AND g.segment_id = b.segment_id AND g.key = ${NUMBERS_KEY}::bigint AND g.first = b.page)
-    SELECT b.n, ${columns} FROM placed b JOIN ${tx.read("passage", "p")} ON p.scope_id = b.scope_id AND p.seq = b.seq ${join(tx)}
+      LEFT JOIN LATERAL (
+        SELECT o.data FROM ${tx.read("posting_block", "o")}
+        WHERE o.scope_id = b.scope_id AND o.segment_id = b.segment_id AND o.key = ${NUMBERS_KEY}::bigint AND o.first = b.page LIMIT 1) g ON true)
+    -- One after the other by the index: a plan for any question would rather read the whole scope.
+    SELECT b.n, ${columns} FROM placed b
+    CROSS JOIN LATERAL (SELECT * FROM ${tx.read("passage", "o")} WHERE o.scope_id = b.scope_id AND o.seq = b.seq LIMIT 1) p ${join(tx)}
     WHERE p.expired_at IS NULL${andFilterSql(tx, filter)}`);
   return rows
     .flatMap(({ n, ...row }) => {

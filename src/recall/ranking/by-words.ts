@@ -9,16 +9,26 @@ import { timesNamed } from "./named-time.ts";
 import { asksForPastFacts, rankPastFacts } from "./past-facts.ts";
 import { readSessions } from "./whole-sessions.ts";
 
-/** Passages that BM25 finds for the ranking in context; more of them change nothing that is seen (docs/retrieval.md). */
-const RANKED_PASSAGES = 128;
+/**
+ * Passages that BM25 finds for the ranking in context: more of them change nothing that is seen (docs/retrieval.md).
+ * Texts that stand alone are all ranked among these.
+ */
+const RANKED = { least: 64, most: 128, timesAsked: 3 };
 
 /**
  * The lexical ranking of hybrid recall: BM25 finds, query expansion and the conversation around each
  * turn rank. (Mode bm25 is BM25 alone.)
  */
-export async function rankByWords(tx: ScopedTransaction, query: string, filter: PassageFilter): Promise<Candidate[]> {
+export async function rankByWords(
+  tx: ScopedTransaction,
+  query: string,
+  filter: PassageFilter,
+  k: number,
+): Promise<Candidate[]> {
   const search = await WordSearch.of(tx, query);
-  const found = await findPassages(tx, search, filter, RANKED_PASSAGES);
+  const isOfDocuments = filter.kinds?.every((kind) => kind === "chunk") === true;
+  const ranked = isOfDocuments ? RANKED.most : Math.max(RANKED.least, Math.min(RANKED.most, RANKED.timesAsked * k));
+  const found = await findPassages(tx, search, filter, Math.max(ranked, k));
   const asked = search.words.filter(({ df }) => df > 0);
   const expanded = await expandFromBest(tx, found, {
     idf: asked.reduce((sum, { idf, weight }) => sum + weight * idf, 0),
@@ -28,8 +38,8 @@ export async function rankByWords(tx: ScopedTransaction, query: string, filter: 
   const named = timesNamed(query);
   const sessions = chooseSessions(words, expanded, named);
   const turns = await readSessions(tx, search, sessions, filter);
-  const ranked = rankInContext({ words, hits: expanded, turns, query, named });
-  return withPastFacts(tx, ranked, query, filter, search);
+  const inContext = rankInContext({ words, hits: expanded, turns, query, named });
+  return withPastFacts(tx, inContext, query, filter, search);
 }
 
 /** Together with facts of the time that is asked about which are over by now. */
@@ -41,7 +51,7 @@ async function withPastFacts(
   search: WordSearch,
 ): Promise<Candidate[]> {
   if (!asksForPastFacts(filter)) return found;
-  const facts = await rankPastFacts(tx, query, filter, RANKED_PASSAGES, search);
+  const facts = await rankPastFacts(tx, query, filter, RANKED.most, search);
   const known = new Set(found.map(({ id }) => id));
   return [...found, ...facts.filter(({ id }) => !known.has(id))].sort(
     (a, b) => b.score - a.score || (a.id < b.id ? -1 : 1),

@@ -26,16 +26,22 @@ const YEAR = String.raw`((?:19|20)\d\d)`;
 /** `may` and `march` are words too: alone they are no month. */
 const WORDS = new Set(["may", "march"]);
 
+/** By month: what names it, with what stands before and behind. */
+const PATTERNS = MONTHS.map(
+  (name) =>
+    new RegExp(
+      String.raw`(?:\b(in|of|during|early|late|mid|since|until|by|before|after|last|this)\s+)?(?:\b${DAY}\s+(?:of\s+)?)?\b${name}\b(?:\s+${DAY}(?!\d))?(?:,?\s+${YEAR}\b)?`,
+      "g",
+    ),
+);
+
 /** The months that a text names: `7 May 2023`, `May 7th, 2023`, `in May`, `July 2023`, `2023-05-07`. */
 export function timesNamed(text: string): NamedTime[] {
   const times: NamedTime[] = [];
   const lower = text.toLowerCase();
   for (const [month, name] of MONTHS.entries()) {
-    const pattern = new RegExp(
-      String.raw`(?:\b(in|of|during|early|late|mid|since|until|by|before|after|last|this)\s+)?(?:\b${DAY}\s+(?:of\s+)?)?\b${name}\b(?:\s+${DAY}(?!\d))?(?:,?\s+${YEAR}\b)?`,
-      "g",
-    );
-    for (const [, cue, before, after, year] of lower.matchAll(pattern)) {
+    if (!lower.includes(name)) continue;
+    for (const [, cue, before, after, year] of lower.matchAll(PATTERNS[month] ?? /(?!)/g)) {
       const day = before ?? after;
       if (WORDS.has(name) && cue === undefined && day === undefined && year === undefined) continue;
       times.push({

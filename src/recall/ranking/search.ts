@@ -119,7 +119,7 @@ const isSpelling = ({ vectors }: QueryVectors) =>
 
 async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rankings> {
   const { query, filter, mode, prepared, k, fusion } = request;
-  const findWords = () => (mode === "bm25" ? rankByWordsAlone(tx, query, filter) : rankByWords(tx, query, filter));
+  const findWords = () => (mode === "bm25" ? rankByWordsAlone(tx, query, filter) : rankByWords(tx, query, filter, k));
   const findVectors = () =>
     Promise.all(
       prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, FUSION_POOL)),

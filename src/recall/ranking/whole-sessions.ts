@@ -6,9 +6,11 @@ import { cuesOf } from "./cues.ts";
 import { andFilterSql, type PassageFilter } from "./filter.ts";
 import type { SessionTurn } from "./in-context.ts";
 
-/** Of a longer session what lies around its found turns is read. */
+/** Of a longer session what lies around the best of its found turns is read, and of all sessions so many turns. */
 const WHOLE_TURNS = 100;
-const AROUND_TURNS = 4;
+const AROUND_BEST = 12;
+const AROUND_TURNS = 2;
+const MOST_TURNS = 400;
 
 /** All turns of sessions, with how often they have the words of a search. */
 export async function readSessions(
@@ -22,11 +24,17 @@ export async function readSessions(
   }[],
   filter: PassageFilter,
 ): Promise<SessionTurn[]> {
-  const ranges = sessions.flatMap(({ id, scopeId, positions, turns }) =>
-    turns <= WHOLE_TURNS
-      ? [{ id, scopeId, from: 0, to: turns }]
-      : around(positions).map((range) => ({ id, scopeId, ...range })),
-  );
+  let left = MOST_TURNS;
+  const ranges = sessions.flatMap(({ id, scopeId, positions, turns }) => {
+    const read =
+      turns <= Math.min(WHOLE_TURNS, left) ? [{ from: 0, to: turns - 1 }] : around(positions.slice(0, AROUND_BEST));
+    const some = read.filter(({ from, to }) => {
+      const fits = left > 0;
+      if (fits) left -= to - from + 1;
+      return fits;
+    });
+    return some.map((range) => ({ id, scopeId, ...range }));
+  });
   if (ranges.length === 0) return [];
   const rows = await tx.rows<
     Omit<FoundPassage, "frequencies" | "score"> & {
@@ -38,7 +46,9 @@ export async function readSessions(
     SELECT ${COLUMNS}, p.terms, p.cues, CASE WHEN p.cues IS NULL THEN p.text END AS beginning
     FROM unnest(${list(ranges.map(({ scopeId }) => scopeId))}::int[], ${list(ranges.map(({ id }) => id))}::uuid[],
                 ${list(ranges.map(({ from }) => from))}::int[], ${list(ranges.map(({ to }) => to))}::int[]) AS r(scope_id, session_id, low, high)
-    JOIN ${tx.read("passage", "p")} ON p.scope_id = r.scope_id AND p.session_id = r.session_id AND p.position BETWEEN r.low AND r.high ${withSession(tx)}
+    CROSS JOIN LATERAL (
+      SELECT * FROM ${tx.read("passage", "o")}
+      WHERE o.scope_id = r.scope_id AND o.session_id = r.session_id AND o.position BETWEEN r.low AND r.high LIMIT ${MOST_TURNS}::int) p ${withSession(tx)}
     WHERE p.kind = 'turn' AND p.expired_at IS NULL${andFilterSql(tx, filter)}`);
   const hashes = hashesOf(search.words, await lexicalState(tx));
   return rows.flatMap(({ terms, cues, beginning, ...row }) => {

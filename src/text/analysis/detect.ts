@@ -1,4 +1,4 @@
-import { eld } from "eld/small";
+import { detectAll } from "tinyld/light";
 import { LANGUAGES, type Script } from "./languages.ts";
 
 /** What a text is taken for where nothing speaks for another language, by script. */
@@ -27,19 +27,87 @@ const ALONE: readonly (readonly [string, RegExp])[] = [
 ];
 const ASCII = /^[\0-\x7f]*$/;
 
-/** The library tells more languages apart than there are stemmers for. */
-const STEMMED_AS: Readonly<Record<string, string>> = {
-  hr: "sr",
-  bs: "sr",
-  sk: "cs",
-  nb: "no",
-  nn: "no",
-  ms: "id",
-  be: "ru",
-};
-/** What the usual language is ahead by, and what each word of a language's own stop words is worth, in the library's scores. */
-const AHEAD = 0.04;
-const STOP_WORD = 0.06;
+/** Letters that few languages of a script write. */
+const LETTERS: ReadonlyMap<string, readonly string[]> = new Map(
+  Object.entries({
+    ß: "de",
+    ä: "de fi sv",
+    ö: "de fi sv tr hu",
+    ü: "de tr hu",
+    å: "sv no da",
+    ø: "no da",
+    æ: "no da",
+    ñ: "es",
+    "¿": "es",
+    "¡": "es",
+    ã: "pt",
+    õ: "pt",
+    ç: "fr pt tr",
+    è: "fr it",
+    ê: "fr pt",
+    ë: "nl fr",
+    œ: "fr",
+    ù: "fr it",
+    ò: "it",
+    ì: "it",
+    ł: "pl",
+    ż: "pl",
+    ź: "pl",
+    ś: "pl",
+    ć: "pl sr",
+    ń: "pl",
+    ą: "pl lt",
+    ę: "pl lt",
+    ř: "cs",
+    ě: "cs",
+    ů: "cs",
+    č: "cs sr lt",
+    š: "cs sr lt",
+    ž: "cs sr lt",
+    ğ: "tr",
+    ı: "tr",
+    ş: "tr",
+    ő: "hu",
+    ű: "hu",
+    ă: "ro",
+    ș: "ro",
+    ț: "ro",
+    ţ: "ro",
+    đ: "sr",
+    ė: "lt",
+    ų: "lt",
+    į: "lt",
+    ĳ: "nl",
+    і: "uk",
+    ї: "uk",
+    є: "uk",
+    ґ: "uk",
+    ы: "ru",
+    э: "ru",
+    ё: "ru",
+    ъ: "bg",
+    پ: "fa ur",
+    چ: "fa ur",
+    گ: "fa ur",
+    ژ: "fa",
+    ٹ: "ur",
+    ڈ: "ur",
+    ے: "ur",
+    ں: "ur",
+    ळ: "mr",
+  }).map(([letter, codes]) => [letter, codes.split(" ")]),
+);
+const NOT_ASCII = /[^\0-\x7f]/g;
+/** What a stop word, and a letter that one language writes, speak for it with. */
+const STOP_WORD = 1;
+const LETTER = 2;
+/** The library's guess, where these leave it open, and what a text is usually taken for. */
+const GUESS = 0.9;
+const GUESSED_BY = 100;
+const AHEAD = 0.5;
+/** The library tells some apart for which there is one stemmer. */
+const STEMMED_AS: Readonly<Record<string, string>> = { nb: "no", nn: "no" };
+const CLEAR = 3;
 /** Characters that are looked at. */
 const LOOKED_AT = 240;
 /** A text of so many words without a stop word of any language is no language's: identifiers, names, numbers. */
@@ -54,8 +122,8 @@ for (const [i, { script, stops }] of [...LANGUAGES.values()].entries()) {
 }
 
 /**
- * The languages of a text, by its scripts and, where a script has several, by its stop words and a detector
- * (Efficient Language Detector): `["ja", "en"]`, the order being that of the scripts here.
+ * The languages of a text, by its scripts and, where a script has several, by its stop words, its letters and
+ * a detector (tinyld): `["ja", "en"]`, the order being that of the scripts here.
  *
  * @param words of the text, folded
  * @param known the language that all texts are in, for its script; undefined: it is found out
@@ -91,27 +159,27 @@ function ofScript(
   const isCandidate = (code: string) =>
     LANGUAGES.get(code)?.script === script && (among === undefined || among.has(code));
   const usual = USUAL[script];
-  const stops = countStops(words);
-  let [best, second] = [0, 0];
-  let winner = usual;
-  for (const [code, count] of stops) {
-    if (!isCandidate(code)) continue;
-    if (count > best) [best, second, winner] = [count, best, code];
-    else if (count > second) second = count;
+  if (among !== undefined) {
+    const candidates = [...among].filter(isCandidate);
+    if (candidates.length <= 1) return candidates[0] ?? usual;
   }
-  // Words that only one language has so many of leave no doubt.
-  if (best >= 3 && best >= 2 * second) return winner;
-  if (stops.size === 0 && words.length >= WORDS_WITHOUT_STOPS && ASCII.test(text) && isCandidate(usual)) return usual;
-  const scores = new Map<string, number>();
-  for (const [detected, score] of Object.entries(eld.detect(text).getScores())) {
-    const code = STEMMED_AS[detected] ?? detected;
-    if (isCandidate(code)) scores.set(code, Math.max(scores.get(code) ?? 0, score));
+  const scores = countStops(words);
+  if (scores.size === 0 && words.length >= WORDS_WITHOUT_STOPS && ASCII.test(text) && isCandidate(usual)) return usual;
+  for (const letter of new Set(text.toLowerCase().match(NOT_ASCII) ?? [])) {
+    const codes = LETTERS.get(letter) ?? [];
+    for (const code of codes) scores.set(code, (scores.get(code) ?? 0) + LETTER / codes.length);
   }
-  for (const [code, count] of stops)
-    if (isCandidate(code)) scores.set(code, (scores.get(code) ?? 0) + STOP_WORD * count);
-  if (isCandidate(usual)) scores.set(usual, (scores.get(usual) ?? 0) + AHEAD);
-  let top = 0;
-  for (const [code, score] of scores) if (score > top) [top, winner] = [score, code];
+  const [best, second] = [...scores].filter(([code]) => isCandidate(code)).sort(([, a], [, b]) => b - a);
+  // So much that speaks for one alone leaves no doubt.
+  if (best !== undefined && best[1] >= CLEAR && best[1] >= Math.min(2 * (second?.[1] ?? 0), (second?.[1] ?? 0) + 2))
+    return best[0];
+  for (const { lang, accuracy } of detectAll(text.slice(0, GUESSED_BY)).slice(0, 1)) {
+    const code = STEMMED_AS[lang] ?? lang;
+    if (accuracy > 0) scores.set(code, (scores.get(code) ?? 0) + GUESS);
+  }
+  scores.set(usual, (scores.get(usual) ?? 0) + AHEAD);
+  let [winner, top] = [usual, 0];
+  for (const [code, score] of scores) if (isCandidate(code) && score > top) [winner, top] = [code, score];
   return winner;
 }
 
@@ -123,7 +191,7 @@ function countStops(words: readonly string[]): Map<string, number> {
       const i = 31 - Math.clz32(bits);
       bits &= ~(1 << i);
       const code = CODES[i] ?? "";
-      counts.set(code, (counts.get(code) ?? 0) + 1);
+      counts.set(code, (counts.get(code) ?? 0) + STOP_WORD);
     }
   }
   return counts;
