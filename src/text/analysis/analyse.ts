@@ -184,11 +184,14 @@ export class Analyser {
     const inside = compounding
       .map((language) => this.stem(lower, language))
       .filter((stem) => stem.length >= COMPOUND.stem);
+    const genitive = languages.some(({ hasGenitiveS }) => hasGenitiveS)
+      ? [`${exact}s`, ...(exact.length > 3 && exact.endsWith("s") ? [exact.slice(0, -1)] : [])]
+      : [];
     const irregular = languages.some(({ code }) => code === "en") ? (IRREGULAR_FORMS.get(exact) ?? []) : [];
     const near = languages.map((language) => language.near?.(exact) ?? "").filter((form) => form !== "");
     found.add({
       variants: [
-        ...[exact, ...stems, ...irregular].map((form): [string, number] => [form, 1]),
+        ...[exact, ...stems, ...irregular, ...genitive].map((form): [string, number] => [form, 1]),
         ...inside.map((part): [string, number] => [`${IN_COMPOUND}${part}`, INSIDE_COMPOUND]),
       ],
       weight: 1,

@@ -101,10 +101,10 @@ const NOT_ASCII = /[^\0-\x7f]/g;
 /** What a stop word, and a letter that one language writes, speak for it with. */
 const STOP_WORD = 1;
 const LETTER = 2;
-/** The library's guess, where these leave it open, and what a text is usually taken for. */
-const GUESS = 0.9;
+/** The library's guess, where these leave it open: of a text of so many words in full. And what a text is usually taken for. */
+const GUESS = { weight: 0.9, words: 7 };
 const GUESSED_BY = 100;
-const AHEAD = 0.5;
+const AHEAD = 0.8;
 /** The library tells some apart for which there is one stemmer. */
 const STEMMED_AS: Readonly<Record<string, string>> = { nb: "no", nn: "no" };
 const CLEAR = 3;
@@ -175,7 +175,8 @@ function ofScript(
     return best[0];
   for (const { lang, accuracy } of detectAll(text.slice(0, GUESSED_BY)).slice(0, 1)) {
     const code = STEMMED_AS[lang] ?? lang;
-    if (accuracy > 0) scores.set(code, (scores.get(code) ?? 0) + GUESS);
+    if (accuracy > 0)
+      scores.set(code, (scores.get(code) ?? 0) + GUESS.weight * Math.min(1, words.length / GUESS.words));
   }
   scores.set(usual, (scores.get(usual) ?? 0) + AHEAD);
   let [winner, top] = [usual, 0];

@@ -74,6 +74,8 @@ export interface Language {
   readonly stops: ReadonlySet<string>;
   /** Whether it writes compounds as one word. */
   readonly hasCompounds: boolean;
+  /** Whether names take an s, as in `Lauras Katze`, which stemmers leave on after a vowel. */
+  readonly hasGenitiveS: boolean;
   /** A looser form than the stem, which words of one root mostly share, where stems alone find too little; folded words, "" for none. */
   readonly near?: (word: string) => string;
 }
@@ -86,7 +88,11 @@ function language(
   script: Script,
   stem: (word: string) => string,
   stops: readonly string[] = [],
-  { hasCompounds = false, near }: { hasCompounds?: boolean; near?: (word: string) => string } = {},
+  {
+    hasCompounds = false,
+    hasGenitiveS = false,
+    near,
+  }: Partial<Pick<Language, "hasCompounds" | "hasGenitiveS" | "near">> = {},
 ): Language {
   const short = stops.filter((word) => code === "en" || word.length <= LONGEST_STOP);
   // A list has `it's`, a text `it` and `s`.
@@ -97,6 +103,7 @@ function language(
     stem,
     stops: new Set(parts.filter((word) => word !== "").map(folded)),
     hasCompounds,
+    hasGenitiveS,
     ...(near === undefined ? {} : { near }),
   };
 }
@@ -120,13 +127,13 @@ const THAI = words(`ที่ และ ของ ใน เป็น มี จ
 
 export const LANGUAGES: ReadonlyMap<string, Language> = new Map(
   [
-    language("en", "latin", english, englishStops),
-    language("de", "latin", german, germanStops, { hasCompounds: true }),
-    language("nl", "latin", dutch, dutchStops, { hasCompounds: true }),
+    language("en", "latin", english, ["a", ...englishStops]),
+    language("de", "latin", german, germanStops, { hasCompounds: true, hasGenitiveS: true }),
+    language("nl", "latin", dutch, dutchStops, { hasCompounds: true, hasGenitiveS: true }),
     language("fi", "latin", finnish, finnishStops, { hasCompounds: true, near: beginning }),
-    language("sv", "latin", swedish, swedishStops, { hasCompounds: true }),
-    language("no", "latin", norwegian, norwegianStops, { hasCompounds: true }),
-    language("da", "latin", danish, danishStops, { hasCompounds: true }),
+    language("sv", "latin", swedish, swedishStops, { hasCompounds: true, hasGenitiveS: true }),
+    language("no", "latin", norwegian, norwegianStops, { hasCompounds: true, hasGenitiveS: true }),
+    language("da", "latin", danish, danishStops, { hasCompounds: true, hasGenitiveS: true }),
     language("fr", "latin", french, frenchStops),
     language("es", "latin", spanish, spanishStops),
     language("pt", "latin", portuguese, portugueseStops),
