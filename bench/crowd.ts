@@ -78,7 +78,8 @@ export const crowdQuery = (random: () => number, words: number) =>
 export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): Promise<void> {
   await sql`SET session_replication_role = replica`;
   const scopes = await sql`
-    SELECT id, tenant_id, encode(scopefloor.term_key(tenant_id, id), 'hex') AS key FROM scopefloor.scope WHERE tags->>'org' = ${org}`;
+    SELECT s.id, s.tenant_id, encode(scopefloor.term_key(t.secret, s.id), 'hex') AS key
+    FROM scopefloor.scope s JOIN scopefloor.tenant t ON t.id = s.tenant_id WHERE s.tags->>'org' = ${org}`;
   for (const scope of scopes) {
     const key = termKey(Buffer.from(scope.key as string, "hex"));
     const analyser = new Analyser("en");
@@ -100,8 +101,8 @@ export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): 
       for (const passage of some) builder.add(passage);
       const { bits, places, blocks } = builder.pack();
       const [segment] = await sql`
-        INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits, analyser)
-        VALUES (${scope.tenant_id as number}, ${scope.id as number}, ${some[0]?.seq ?? 0}, ${some.at(-1)?.seq ?? 0}, ${some.length}, ${places}, ${bits}, ${ANALYSER}) RETURNING id`;
+        INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits)
+        VALUES (${scope.tenant_id as number}, ${scope.id as number}, ${some[0]?.seq ?? 0}, ${some.at(-1)?.seq ?? 0}, ${some.length}, ${places}, ${bits}) RETURNING id`;
       for (let at = 0; at < blocks.length; at += 500) {
         const part = blocks.slice(at, at + 500);
         await sql`

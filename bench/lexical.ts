@@ -2,8 +2,10 @@
  * BM25 of five terms over one scope of 1,000, 10,000 and 100,000 passages, and over a tail of 500; what a posting
  * takes up, with the terms that its passage keeps; and the subtree of 1,000 users of 50 passages, which are all tails.
  */
+
+import { BM25_DEFAULTS } from "../src/lexical/bm25-score.ts";
 import { WordSearch } from "../src/lexical/word-search.ts";
-import { BM25_DEFAULTS, rankByBm25 } from "../src/recall/ranking/bm25.ts";
+import { rankByBm25 } from "../src/recall/ranking/bm25.ts";
 import { NO_FILTER } from "../src/recall/ranking/filter.ts";
 import { addCrowd, crowdQuery, indexCrowd } from "./crowd.ts";
 import { quantile, round, table } from "./measure.ts";

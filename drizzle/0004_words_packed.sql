@@ -17,7 +17,6 @@ CREATE TABLE "scopefloor"."segment" (
 	"passages" integer NOT NULL,
 	"places" integer NOT NULL,
 	"bits" smallint NOT NULL,
-	"analyser" smallint NOT NULL,
 	"edits" integer DEFAULT 0 NOT NULL,
 	CONSTRAINT "segment_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id")
 );
@@ -485,17 +484,26 @@ END $$;
 -- to some number are packed into segments by the worker; the rest is its tail, read row by row. Beside this file
 -- only src/lexical knows the bytes.
 --
+-- The key of a block is the lowest bits of its terms' hashes; of a term with blocks of its own its hash + 2^48; and -1
+-- where the passages' numbers are listed. Packed terms are hashes of 6 bytes, then a byte for each: 7 a term.
+--
 -- Two locks of a scope, each for the transaction, besides its tags' (1_access/4_locks.sql) and after them:
 --   7702  the tail: whoever adds to it shares it; a segment is made of it by its holder alone. Numbers are given
 --         before they can be seen: without it one would come to lie below the segment's last and be lost.
 --   7703  the segments: held alone by whoever takes a passage out of them, or puts several together.
 
--- The key under which the terms of a scope are hashed.
-CREATE OR REPLACE FUNCTION scopefloor.term_key(of_tenant int, of_scope int) RETURNS bytea
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  RETURN substring(sha256(scopefloor.word_secret(of_tenant, of_scope) || '\x7465726d73') FROM 1 FOR 16);
-END $$;
+-- The key under which the terms of a scope are hashed, from its tenant's secret. (Without SET, so that it is inlined.)
+CREATE OR REPLACE FUNCTION scopefloor.term_key(tenants_secret bytea, of_scope int) RETURNS bytea
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT pg_catalog.substring(pg_catalog.sha256(pg_catalog.sha256(tenants_secret OPERATOR(pg_catalog.||) pg_catalog.int4send(of_scope))
+                                                OPERATOR(pg_catalog.||) pg_catalog.convert_to('terms', 'UTF8')), 1, 16)
+$$;
+
+-- A number of six bytes.
+CREATE OR REPLACE FUNCTION scopefloor.number_of(six bytea) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.encode(six, 'hex'))::bit(48)::bigint
+$$;
 
 -- What whoever asks, or writes, has to know of the words of its scopes:
 --   {keys: {scope: base64}, languages: {codes: passages}, passages, words, segments, tail: passages that are in no segment, at most}
@@ -512,7 +520,8 @@ BEGIN
   ids := scopefloor.ids_in(t->'read') || (t->>'write')::int || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END;
   IF t->>'mode' = 'write' THEN
     RETURN jsonb_build_object('keys', (
-      SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(s.tenant_id, s.id), 'base64')) FROM scopefloor.scope s WHERE s.id = (t->>'write')::int),
+      SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(o.secret, s.id), 'base64'))
+      FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = (t->>'write')::int),
       'languages', '{}'::jsonb, 'passages', 0, 'words', 0, 'segments', 0, 'tail', 0);
   END IF;
   IF t->'read' ? 'trees' AND jsonb_array_length(t->'read'->'trees') > 0 THEN
@@ -527,7 +536,7 @@ BEGIN
     packed AS MATERIALIZED (
       SELECT count(*) AS segments, coalesce(sum(g.passages), 0) AS passages FROM scopefloor.segment g WHERE g.scope_id = ANY (ids))
     SELECT jsonb_build_object(
-      'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(substring(sha256(sha256(o.secret || int4send(k.scope_id)) || '\x7465726d73') FROM 1 FOR 16), 'base64'))
+      'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(scopefloor.term_key(o.secret, k.scope_id), 'base64'))
                         FROM (SELECT s.tenant_id, s.scope_id FROM standing s UNION SELECT w.tenant_id, w.id FROM scopefloor.scope w WHERE w.id = (t->>'write')::int) k JOIN scopefloor.tenant o ON o.id = k.tenant_id), '{}'),
       'languages', coalesce((SELECT jsonb_object_agg(l.languages, l.passages) FROM (SELECT s.languages, sum(s.passages) AS passages FROM standing s GROUP BY 1) l), '{}'),
       'passages', size.passages, 'words', size.words, 'segments', packed.segments, 'tail', size.passages - packed.passages)
@@ -579,7 +588,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.watch_tail() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  least constant int := 384;
+  least constant int := 384; -- half as much again as the least that is packed (src/jobs/index-passages.ts)
   at_scope int;
   last bigint;
 BEGIN
@@ -670,13 +679,13 @@ BEGIN
     high := octet_length(seqs) / 6 - 1;
     WHILE low < high LOOP
       middle := (low + high) / 2;
-      IF ('x' || encode(substring(seqs FROM 6 * middle + 1 FOR 6), 'hex'))::bit(48)::bigint < gone[i] THEN
+      IF scopefloor.number_of(substring(seqs FROM 6 * middle + 1 FOR 6)) < gone[i] THEN
         low := middle + 1;
       ELSE
         high := middle;
       END IF;
     END LOOP;
-    IF ('x' || encode(substring(seqs FROM 6 * low + 1 FOR 6), 'hex'))::bit(48)::bigint = gone[i] THEN
+    IF scopefloor.number_of(substring(seqs FROM 6 * low + 1 FOR 6)) = gone[i] THEN
       places := places || low;
       taken := taken + 1;
     ELSE
@@ -694,7 +703,7 @@ BEGIN
     posting AS MATERIALIZED (
       SELECT r.place, substring(r.terms FROM 6 * i + 1 FOR 6) AS hash FROM rows r, generate_series(0, octet_length(r.terms) / 7 - 1) i),
     term AS MATERIALIZED (
-      SELECT p.hash, p.place, ('x' || encode(p.hash, 'hex'))::bit(48)::bigint AS number FROM posting p),
+      SELECT p.hash, p.place, scopefloor.number_of(p.hash) AS number FROM posting p),
     -- A frequent term has blocks of its own.
     own AS MATERIALIZED (
       SELECT DISTINCT b.key FROM (SELECT DISTINCT number + 281474976710656 AS key FROM term) k
@@ -710,7 +719,8 @@ BEGIN
       PERFORM scopefloor.put_block(g, block_key, block_first, new_data);
       block_key := posted.key;
       block_first := posted.first;
-      SELECT b.data || ''::bytea INTO new_data FROM scopefloor.posting_block b
+      SELECT b.data || ''::bytea INTO new_data -- its own copy: not read from the row each time
+      FROM scopefloor.posting_block b
       WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = block_key AND b.first = block_first;
     END IF;
     new_data := scopefloor.without_postings(new_data, posted.hash, posted.places);
@@ -1919,7 +1929,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_counters":["worker"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_entities":["app"],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lexical_state":["app","worker"],"list_keys":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"order_embedding":["app"],"order_job":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"settle_facts":[],"share_group_of":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tenant_use":["app"],"term_key":[],"ticket":[],"touch_key":["app"],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"word_secret":[],"write_receipt":["app"],"write_ticket":[]}';
+  callers constant jsonb := '{"add_document":["app"],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_cached_answers":["app"],"embedders_in_use":["app"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_counters":["worker"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_entities":["app"],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lexical_state":["app","worker"],"list_keys":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_replayed":["owner"],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"order_embedding":["app"],"order_job":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"scope_hash":[],"seal_audit":["worker"],"set_first_key":["owner"],"set_lookup":[],"settle_facts":[],"share_group_of":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tenant_use":["app"],"ticket":[],"touch_key":["app"],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"usage":["app"],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"word_secret":[],"write_receipt":["app"],"write_ticket":[]}';
   f record;
   grantee text;
 BEGIN

@@ -1,8 +1,8 @@
 import { analyserOf } from "../context/settings.ts";
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { notFound } from "../errors.ts";
-import { eachInSlices } from "../lexical/slices.ts";
 import { lexicalState } from "../lexical/state.ts";
+import { eachInSlices } from "../load/slices.ts";
 import { recordTrace } from "../traces/record.ts";
 import { getDocument } from "./documents.ts";
 import { normalise } from "./parsing/normalise.ts";

@@ -1,9 +1,10 @@
 import { v7 as uuid } from "uuid";
 import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
+import { eachInSlices } from "../load/slices.ts";
 import { indexerOf } from "../memory/store-passages.ts";
-import { cuesOf } from "../recall/ranking/cues.ts";
 import { ANALYSER } from "../text/analysis/analyse.ts";
+import { cuesOf } from "../text/answer-cues.ts";
 import { foldedName, identityOf, normalKey } from "../text/names.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
@@ -72,7 +73,7 @@ export async function renew(tx: ScopedTransaction, passages: readonly OldPassage
   if (passages.length === 0) return;
   const index = await indexerOf(tx);
   const known = json(
-    passages.map(({ id, kind, text, heading, role }) => ({
+    await eachInSlices(passages, ({ id, kind, text, heading, role }) => ({
       id,
       digest: sameTextDigest(text, role),
       suspicious: plantedIn(text),

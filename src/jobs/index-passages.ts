@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type Block, MOST_PASSAGES, type PackedSegment, SegmentBuilder } from "../lexical/block.ts";
@@ -5,9 +6,12 @@ import type { JobContext } from "./job-context.ts";
 
 /** Passages of a tail that become a segment at once: writers of the scope wait meanwhile. */
 const PACKED_AT_ONCE = 1_000;
-/** A shorter tail stays one. */
+/** A shorter tail stays one. (One is ordered from half as much again on, so that it does not come to nothing by what is forgotten: watch_tail in 5_word_index.sql.) */
 const LEAST_PACKED = 256;
-/** Segments of about one size that become one. A size is up to so many times the last. */
+/** How often a busy tail is tried, and how long is waited between. */
+const PACK_ATTEMPTS = 20;
+const BUSY_WAIT_MS = 150;
+/** Segments of about one size that become one. Each size is so many times the one before. */
 const MERGED_AT_ONCE = 4;
 /** How often a merge is tried beside whoever takes passages out. */
 const MERGE_ATTEMPTS = 3;
@@ -21,11 +25,13 @@ const BLOCKS_AT_ONCE = 400;
  * @throws JobGone
  */
 export async function indexPassages(deps: JobContext, job: TakenJob): Promise<void> {
-  for (;;) {
+  // Where writers never let go of the tail, the next of them orders this again.
+  for (let attempts = 0; attempts < PACK_ATTEMPTS; ) {
     await deps.extend(job);
     const packed = await enterJob(deps.database.worker, job, deps.context, packTail);
     if (packed === "busy") {
-      await new Promise((resolve) => setTimeout(resolve, 50 + 200 * Math.random()));
+      attempts++;
+      await setTimeout(BUSY_WAIT_MS * (0.5 + Math.random()));
     } else if (packed < PACKED_AT_ONCE) break;
   }
   for (let attempts = 0; attempts < MERGE_ATTEMPTS; ) {
@@ -41,23 +47,21 @@ interface TailPassage {
   readonly seq: number;
   readonly length: number;
   readonly terms: Uint8Array;
-  readonly analyser: number;
 }
 
 /** Makes a segment of the oldest passages of the tail; gives how many. */
-export async function packTail(tx: ScopedTransaction): Promise<number | "busy"> {
+async function packTail(tx: ScopedTransaction): Promise<number | "busy"> {
   if (!(await tx.call<boolean>("hold_tail"))) return "busy";
   // Whoever is deleting one of them is waited for, and who comes later finds the segment.
   const rows = await tx.rows<TailPassage>(sql`
     WITH mark AS MATERIALIZED (SELECT coalesce(max(g.last_seq), 0) AS last FROM ${tx.read("segment", "g")})
-    SELECT p.seq::float8 AS seq, p.lexemes AS length, p.terms, p.analyser FROM ${tx.read("passage", "p")}
+    SELECT p.seq::float8 AS seq, p.lexemes AS length, p.terms FROM ${tx.read("passage", "p")}
     WHERE p.seq > (SELECT m.last FROM mark m) AND p.expired_at IS NULL AND p.terms IS NOT NULL ORDER BY p.seq LIMIT ${PACKED_AT_ONCE} FOR SHARE`);
   if (rows.length < LEAST_PACKED) return 0;
   const builder = new SegmentBuilder();
   for (const row of rows) builder.add(row);
   const [first, last] = [rows[0]?.seq ?? 0, rows.at(-1)?.seq ?? 0];
-  const analyser = Math.min(...rows.map((row) => row.analyser));
-  await storeSegment(tx, builder.pack(), { first, last, passages: rows.length, analyser });
+  await storeSegment(tx, builder.pack(), { first, last, passages: rows.length });
   return rows.length;
 }
 
@@ -66,7 +70,6 @@ interface StoredSegment {
   readonly first: number;
   readonly last: number;
   readonly passages: number;
-  readonly analyser: number;
   readonly edits: number;
   /** Places in it, those of passages that are gone included. */
   readonly places: number;
@@ -74,7 +77,7 @@ interface StoredSegment {
 
 const segmentsOf = (tx: ScopedTransaction) =>
   tx.rows<StoredSegment>(sql`
-    SELECT g.id::float8 AS id, g.first_seq::float8 AS first, g.last_seq::float8 AS last, g.passages, g.analyser, g.edits, g.places
+    SELECT g.id::float8 AS id, g.first_seq::float8 AS first, g.last_seq::float8 AS last, g.passages, g.edits, g.places
     FROM ${tx.read("segment", "g")} ORDER BY g.first_seq`);
 
 /** The size class of a segment. */
@@ -82,7 +85,7 @@ const sizeOf = ({ places }: StoredSegment) =>
   Math.floor(Math.log(places / LEAST_PACKED + 1) / Math.log(MERGED_AT_ONCE));
 
 /** Neighbours of one size, of which there are enough; their numbers follow one another. */
-export function mergeable(segments: readonly StoredSegment[]): StoredSegment[] {
+function mergeable(segments: readonly StoredSegment[]): StoredSegment[] {
   let run: StoredSegment[] = [];
   for (const segment of segments) {
     const isAlike = run.length > 0 && sizeOf(segment) <= Math.max(...run.map(sizeOf));
@@ -98,7 +101,7 @@ export function mergeable(segments: readonly StoredSegment[]): StoredSegment[] {
  * Puts neighbouring segments together. What they hold is read before anybody is kept from changing it: where
  * somebody has, this begins anew.
  */
-export async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "changed" | "done"> {
+async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "changed" | "done"> {
   const merged = mergeable(await segmentsOf(tx));
   if (merged.length === 0) return "done";
   const builder = new SegmentBuilder();
@@ -120,7 +123,6 @@ export async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "
     first: Math.min(...merged.map(({ first }) => first)),
     last: Math.max(...merged.map(({ last }) => last)),
     passages: merged.reduce((sum, { passages }) => sum + passages, 0),
-    analyser: Math.min(...merged.map(({ analyser }) => analyser)),
   });
   return "merged";
 }
@@ -128,12 +130,12 @@ export async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "
 async function storeSegment(
   tx: ScopedTransaction,
   { bits, places, blocks }: PackedSegment,
-  about: { readonly first: number; readonly last: number; readonly passages: number; readonly analyser: number },
+  about: { readonly first: number; readonly last: number; readonly passages: number },
 ): Promise<void> {
   await tx.insertFrom(
     "segment",
-    ["first_seq", "last_seq", "passages", "places", "bits", "analyser"],
-    sql`SELECT ${about.first}::bigint, ${about.last}::bigint, ${about.passages}::int, ${places}::int, ${bits}::smallint, ${about.analyser}::smallint`,
+    ["first_seq", "last_seq", "passages", "places", "bits"],
+    sql`SELECT ${about.first}::bigint, ${about.last}::bigint, ${about.passages}::int, ${places}::int, ${bits}::smallint`,
   );
   const [stored] = await tx.rows<{ id: string }>(
     sql`SELECT g.id::text AS id FROM ${tx.read("segment", "g")} WHERE g.first_seq = ${about.first}::bigint`,

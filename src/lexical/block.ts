@@ -13,14 +13,14 @@ export const ENTRY_HEAD = TERM_BYTES + 2;
 const BYTES_A_POSTING = 5;
 /** A block that holds many terms is about so large. */
 const BUCKET_BYTES = 2_048;
-/** Under which the passages' numbers lie, 6 bytes each, in pages of so many places. */
+/** Key of the blocks that list the passages' numbers by their places, 6 bytes each, so many to a block. */
 export const NUMBERS_KEY = -1;
 export const PAGE_PLACES = 512;
 /** A term of more postings has blocks of its own, of at most so many. */
 const OWN_FROM = 200;
 const OWN_POSTINGS = 800;
 
-export interface SegmentPassage {
+interface SegmentPassage {
   readonly seq: number;
   /** In words. */
   readonly length: number;
@@ -59,7 +59,7 @@ export class SegmentBuilder {
     eachTerm(terms, 0, terms.length, (hash, frequency) => this.#post(hash, place, frequency, length));
   }
 
-  /** A segment that is packed already: of passages that it holds no more there are no postings. */
+  /** A segment that is packed already. Passages that were deleted since keep their places and have no postings. */
   addSegment(blocks: Iterable<Block>): void {
     const offset = this.#seqs.length;
     for (const { key, first, data } of blocks) {
@@ -88,7 +88,8 @@ export class SegmentBuilder {
   }
 
   pack(): PackedSegment {
-    if (this.#seqs.length > MOST_PASSAGES) throw new Error("too many passages for a segment");
+    if (this.#seqs.length > MOST_PASSAGES)
+      throw new Error(`a segment holds at most ${MOST_PASSAGES} passages, not ${this.#seqs.length}`);
     const blocks = this.#pages();
     const rare: (readonly [number, Postings])[] = [];
     let bytes = 0;

@@ -7,7 +7,7 @@ import { TERM_BYTES, type TermKey, termHash } from "../text/analysis/term-hash.t
  * text is about.
  */
 export const BYTES_A_TERM = TERM_BYTES + 1;
-export const MAIN = 0x80;
+const MAIN = 0x80;
 
 export function packTerms({ terms, main }: Pick<Analysis, "terms" | "main">, key: TermKey): Buffer {
   const hashes = new Float64Array(terms.size);

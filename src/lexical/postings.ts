@@ -113,20 +113,18 @@ export class Postings {
     return this.#frequencies[i] ?? 0;
   }
 
-  /** How often the passage at a place has the word, and its length; undefined: it has not. */
-  at(place: number): { readonly frequency: number; readonly length: number } | undefined {
+  /** How often the passage at a place has the word. */
+  frequencyOf(place: number): number {
     if (this.#places === undefined) {
       const entry = this.#entries.findLast(({ data, at }) => placeAt(data, at, 0) <= place);
-      if (entry === undefined) return undefined;
+      if (entry === undefined) return 0;
       const { data, at, n } = entry;
       const i = search(n, (k) => placeAt(data, at, k), place);
-      return i < 0
-        ? undefined
-        : { frequency: this.#share * frequencyAt(data, at, n, i), length: lengthAt(data, at, n, i) };
+      return i < 0 ? 0 : this.#share * frequencyAt(data, at, n, i);
     }
     const places = this.#places;
     const i = search(this.size, (k) => places[k] ?? 0, place);
-    return i < 0 ? undefined : { frequency: this.#frequencies[i] ?? 0, length: this.#lengths[i] ?? 0 };
+    return i < 0 ? 0 : (this.#frequencies[i] ?? 0);
   }
 
   /** Adds what each passage scores by the word: gain · tf / (tf + base + slope · length). */

@@ -1,15 +1,6 @@
+import type { RawLexicalState } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { type TermKey, termKey } from "../text/analysis/term-hash.ts";
-
-/** What the database's lexical_state says of the words of a transaction's scopes. */
-export interface RawLexicalState {
-  readonly keys: Readonly<Record<string, string>>;
-  readonly languages: Readonly<Record<string, number>>;
-  readonly passages: number;
-  readonly words: number;
-  readonly segments: number;
-  readonly tail: number;
-}
 
 export interface LexicalState {
   /** Under which each scope's terms are hashed; of those that hold anything, or of the one that is written to. */
@@ -44,7 +35,7 @@ export function lexicalState(tx: ScopedTransaction): Promise<LexicalState> {
 }
 
 function stateOf(raw: RawLexicalState | null): LexicalState {
-  if (raw === null) throw new Error("a transaction that reaches no content asked for its words");
+  if (raw === null) throw new Error("the ticket of this transaction is for no content: it has no words");
   const languages = new Map<string, number>();
   for (const [codes, passages] of Object.entries(raw.languages)) {
     for (const code of codes.split(",")) if (code !== "") languages.set(code, (languages.get(code) ?? 0) + passages);

@@ -1,11 +1,12 @@
 import { analyserOf } from "../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
+import { Slices } from "../load/slices.ts";
 import { type AskedWord, IN_COMPOUND, INSIDE_COMPOUND } from "../text/analysis/analyse.ts";
 import { TERM_BYTES, TERM_RANGE, termHash } from "../text/analysis/term-hash.ts";
 import { eachEntry } from "./block.ts";
+import type { Bm25Parameters } from "./bm25-score.ts";
 import { BYTES_A_TERM, eachTerm } from "./packed-terms.ts";
 import { Postings } from "./postings.ts";
-import { Slices } from "./slices.ts";
 import { type LexicalState, lexicalState } from "./state.ts";
 
 /** A word that is looked for, as BM25 counts it. */
@@ -19,7 +20,7 @@ export interface SearchedWord {
 }
 
 /** A word as it stands in the visible scopes. */
-export interface CountedWord extends SearchedWord {
+interface CountedWord extends SearchedWord {
   /** Passages that have it. */
   readonly df: number;
   /** ln(1 + (N − df + ½) / (df + ½)), as in Lucene. */
@@ -53,6 +54,8 @@ export function searchedWords(asked: readonly AskedWord[]): SearchedWord[] {
 const MOST_HASHES = 200_000;
 /** So many passages of a tail are read whole: of more the database looks which have any of the words. */
 const TAIL_READ_WHOLE = 1_500;
+/** For more hashes than these the database does not look: reading is no slower. */
+const MOST_SOUGHT = 256;
 /** Passages of a tail in one value: one large value takes the driver longer than several. */
 const PASSAGES_A_ROW = 40;
 
@@ -78,8 +81,6 @@ export interface Place {
   readonly score: number;
   /** How often each word is in it. */
   readonly frequencies: readonly number[];
-  /** Its length in words. */
-  readonly length: number;
 }
 
 /** What the visible scopes say of a question's words. */
@@ -113,7 +114,7 @@ export class WordSearch {
   static async for(tx: ScopedTransaction, asked: readonly SearchedWord[]): Promise<WordSearch> {
     const state = await lexicalState(tx);
     if (asked.length === 0 || state.keys.size === 0) return new WordSearch(asked, 0, 0, []);
-    const words = withinReason(asked, state);
+    const words = limitTerms(asked, state);
     const hashes = hashesOf(words, state);
     const rows = await tx.rows<RawRow>(postingsSql(tx, state, hashes));
     const collected = new Collector(words, hashes);
@@ -129,7 +130,7 @@ export class WordSearch {
    * BM25 over all passages that have any of the words (Robertson & Zaragoza 2009), the best first; of those that
    * score alike the older.
    */
-  async best(limit: number, { k1, b }: { readonly k1: number; readonly b: number }): Promise<Place[]> {
+  async best(limit: number, { k1, b }: Bm25Parameters): Promise<Place[]> {
     const found = new Best(limit);
     for (const [s, { postings }] of this.#sources.entries()) {
       let size = 0;
@@ -176,14 +177,8 @@ export class WordSearch {
 
   #placeOf(score: number, s: number, place: number): Place {
     const source = this.#sources[s];
-    if (source === undefined) throw new Error("a place in no source");
-    let length = 0;
-    const frequencies = source.postings.map((posted) => {
-      const found = posted?.at(place);
-      if (found === undefined) return 0;
-      length = found.length;
-      return found.frequency;
-    });
+    if (source === undefined) throw new Error(`there is no source ${s} of ${this.#sources.length}`);
+    const frequencies = source.postings.map((posted) => posted?.frequencyOf(place) ?? 0);
     const { scopeId, segmentId, seqs } = source;
     return {
       scopeId,
@@ -192,7 +187,6 @@ export class WordSearch {
       seq: segmentId === undefined ? seqs[place] : undefined,
       score,
       frequencies,
-      length,
     };
   }
 }
@@ -225,7 +219,7 @@ class Best {
   }
 }
 
-function withinReason(words: readonly SearchedWord[], { keys }: LexicalState): readonly SearchedWord[] {
+function limitTerms(words: readonly SearchedWord[], { keys }: LexicalState): readonly SearchedWord[] {
   const most = MOST_HASHES / keys.size;
   let terms = 0;
   const end = words.findIndex(({ variants }) => {
@@ -268,20 +262,20 @@ interface RawRow {
  */
 function postingsSql(tx: ScopedTransaction, { keys, tail, segments }: LexicalState, hashes: Hashes): SQL {
   const scopes = [...keys.keys()];
-  const isRead = tail > TAIL_READ_WHOLE ? tailFilter(scopes, hashes) : undefined;
-  const from = isRead?.from ?? sql`unnest(${list(scopes)}::int[]) AS z(scope_id)`;
+  const narrowed = tail > TAIL_READ_WHOLE ? tailFilter(scopes, hashes) : undefined;
+  const from = narrowed?.from ?? sql`unnest(${list(scopes)}::int[]) AS z(scope_id)`;
   const last =
     segments === 0
       ? sql`0::bigint`
       : sql`coalesce((SELECT max(s.last_seq) FROM seg s WHERE s.scope_id = z.scope_id), 0)`;
   const mark = sql`
-    mark AS MATERIALIZED (SELECT z.scope_id, ${isRead?.columns ?? sql`1`} AS sought, ${last} AS last FROM ${from})`;
+    mark AS MATERIALIZED (SELECT z.scope_id, ${narrowed?.columns ?? sql`1`} AS sought, ${last} AS last FROM ${from})`;
   const passages = sql`
     SELECT m.scope_id AS "scopeId", NULL::float8 AS "segmentId", t.data
     FROM mark m, LATERAL (
       SELECT string_agg(int8send(x.seq) || int4send(x.lexemes) || int4send(octet_length(x.terms)) || x.terms, ''::bytea ORDER BY x.seq) AS data
       FROM (SELECT p.seq, p.lexemes, p.terms, (row_number() OVER (ORDER BY p.seq) - 1) / ${PASSAGES_A_ROW}::int AS part FROM ${tx.read("passage", "p")}
-            WHERE p.scope_id = m.scope_id AND p.seq > m.last AND p.terms IS NOT NULL AND p.expired_at IS NULL${isRead?.condition ?? sql``}) x
+            WHERE p.scope_id = m.scope_id AND p.seq > m.last AND p.terms IS NOT NULL AND p.expired_at IS NULL${narrowed?.condition ?? sql``}) x
       GROUP BY x.part ORDER BY x.part) t`;
   if (segments === 0) return sql`WITH ${mark} ${passages}`;
   const words = [...hashes].flatMap(([scope, known]) => [...known.keys()].map((hash) => [scope, hash] as const));
@@ -300,9 +294,10 @@ function postingsSql(tx: ScopedTransaction, { keys, tail, segments }: LexicalSta
     ${tail > 0 ? sql`, ${mark} ${blocks} UNION ALL ${passages}` : blocks}`;
 }
 
-/** The hashes of each scope as one value, of which a passage's terms have to have one. */
+/** The hashes of each scope as one value, of which a passage's terms have to have one. (The same bytes may stand across two hashes: it only narrows.) */
 function tailFilter(scopes: readonly number[], hashes: Hashes) {
   const most = Math.max(...[...hashes.values()].map(({ size }) => size));
+  if (most > MOST_SOUGHT) return undefined;
   const needles = scopes.map((scope) => {
     const known = [...(hashes.get(scope)?.keys() ?? [])];
     const packed = Buffer.alloc(most * TERM_BYTES);
@@ -413,8 +408,12 @@ export function frequenciesIn(
   eachTerm(terms, 0, terms.length - (terms.length % BYTES_A_TERM), (hash, frequency) => {
     for (const [w, share] of hashes.get(hash) ?? []) frequencies[w] = Math.max(frequencies[w] ?? 0, share * frequency);
   });
-  for (const [w, { insteadOf }] of words.entries()) {
-    if (insteadOf !== undefined && (frequencies[insteadOf] ?? 0) > 0) frequencies[w] = 0;
-  }
-  return frequencies;
+  return alone(words, frequencies);
 }
+
+/** Frequencies in one text, where what stands in for a word counts only without it. */
+export const alone = (words: readonly SearchedWord[], frequencies: readonly number[]): number[] =>
+  frequencies.map((tf, w) => {
+    const { insteadOf } = words[w] ?? {};
+    return insteadOf !== undefined && (frequencies[insteadOf] ?? 0) > 0 ? 0 : tf;
+  });

@@ -2,9 +2,10 @@ import { analyserOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { packTerms } from "../lexical/packed-terms.ts";
 import { lexicalState } from "../lexical/state.ts";
+import { eachInSlices } from "../load/slices.ts";
 import type { VectorText } from "../models/embedder.ts";
-import { cuesOf } from "../recall/ranking/cues.ts";
 import { ANALYSER } from "../text/analysis/analyse.ts";
+import { cuesOf } from "../text/answer-cues.ts";
 import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
 
@@ -93,7 +94,7 @@ export async function storePassages(
 ): Promise<void> {
   if (passages.length === 0) return;
   const index = await indexerOf(tx);
-  const rows = passages.map(({ heading, ...passage }) => ({
+  const rows = await eachInSlices(passages, ({ heading, ...passage }) => ({
     ...passage,
     ...index({ text: passage.text, ...(heading === undefined ? {} : { heading }) }),
     digest: sameTextDigest(passage.text, passage.kind === "turn" ? passage.role : null),
@@ -140,7 +141,8 @@ export async function indexerOf(
 ): Promise<(passage: { readonly text: string; readonly heading?: string }) => Indexed> {
   const { write } = tx.entry;
   const key = write === null ? undefined : (await lexicalState(tx)).keys.get(write.id);
-  if (key === undefined) throw new Error("this transaction was not entered to write texts");
+  if (key === undefined)
+    throw new Error("the ticket of this transaction is for no scope to write to, or for no content");
   const analyser = analyserOf(tx);
   return (passage) => {
     const analysis = analyser.text(wordsOf(passage));

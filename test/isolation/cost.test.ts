@@ -65,8 +65,8 @@ const FOREIGN = `
   INSERT INTO scopefloor.passage (tenant_id, scope_id, id, kind, api_key_id, text, tokens, lexemes, observed_at, session_id, turn_id, starts_at, ends_at)
     SELECT 1000 + n % 20000, 1000 + n % 20000, gen_random_uuid(), 'turn', gen_random_uuid(), 'foreign text', 2, 2, now(), gen_random_uuid(), gen_random_uuid(),
       now() + make_interval(hours => n - 75000), now() + make_interval(hours => n - 70000) FROM generate_series(1, 150000) n;
-  INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits, analyser)
-    SELECT n, n, 1, 7, 7, 7, 0, 1 FROM generate_series(1000, 20999) n;
+  INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits)
+    SELECT n, n, 1, 7, 7, 7, 0 FROM generate_series(1000, 20999) n;
   INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data)
     SELECT 1000 + n % 20000, 1000 + n % 20000, n % 20000, n / 20000, 0, '\\x0000' FROM generate_series(1, 150000) n;
   INSERT INTO scopefloor.scope_counter (tenant_id, scope_id, passages, tokens, lexemes, bytes) SELECT n, n, 7, 14, 14, 90 FROM generate_series(1000, 20999) n;

@@ -33,8 +33,8 @@ beforeAll(async () => {
   await service.operator.remember("general text", { scopes: {} });
   // As the worker makes of hundreds of passages.
   await service.database.sql(`
-    INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits, analyser)
-    SELECT tenant_id, id, 0, 0, 1, 1, 0, 1 FROM scopefloor.scope`);
+    INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits)
+    SELECT tenant_id, id, 0, 0, 1, 1, 0 FROM scopefloor.scope`);
   await service.database.sql(`
     INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data)
     SELECT tenant_id, scope_id, id, 0, 0, '\\x00' FROM scopefloor.segment`);
@@ -107,7 +107,7 @@ describe("the application's role alone (threat 10)", () => {
   test("can write none", async () => {
     const writes = [
       "INSERT INTO scopefloor.session (tenant_id, scope_id, id, api_key_id) VALUES (0, 0, gen_random_uuid(), gen_random_uuid())",
-      "INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits, analyser) VALUES (0, 0, 1, 1, 1, 1, 0, 1)",
+      "INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits) VALUES (0, 0, 1, 1, 1, 1, 0)",
       "INSERT INTO scopefloor.posting_block (tenant_id, scope_id, segment_id, key, first, data) VALUES (0, 0, 1, 1, 0, '')",
       "UPDATE scopefloor.posting_block SET data = ''",
       "INSERT INTO scopefloor.scope (tenant_id, tags) VALUES (0, '{}')",

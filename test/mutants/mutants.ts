@@ -882,15 +882,15 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "scopes of a tenant share the key of their words (threat 36)",
     function: "lexical_state",
-    from: "sha256(o.secret || int4send(k.scope_id))",
-    to: "sha256(o.secret || int4send(0))",
+    from: "scopefloor.term_key(o.secret, k.scope_id)",
+    to: "scopefloor.term_key(o.secret, 0)",
     tests: [WORD_INDEX],
   },
   {
-    name: "whoever has a ticket to write has the keys of all words (threat 36)",
+    name: "tenants share the key of their words (threat 36)",
     function: "term_key",
-    from: "scopefloor.word_secret(of_tenant, of_scope)",
-    to: "scopefloor.word_secret(0, 0)",
+    from: "tenants_secret OPERATOR(pg_catalog.||) pg_catalog.int4send(of_scope)",
+    to: "pg_catalog.int4send(0)",
     tests: [WORD_INDEX],
   },
   // -- What comes in.

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { cuesOf, typesAsked } from "../../src/recall/ranking/cues.ts";
 import { rankInContext, type SessionTurn } from "../../src/recall/ranking/in-context.ts";
-import { bonusInTime, timesNamed } from "../../src/recall/ranking/named-time.ts";
+import { cuesOf, typesAsked } from "../../src/text/answer-cues.ts";
+import { bonusInTime, timesNamed } from "../../src/text/named-time.ts";
 import { startService, type TestService } from "../harness/service.ts";
 
 const turn = (position: number, frequencies: number[], more: Partial<SessionTurn> = {}): SessionTurn => ({

@@ -136,7 +136,6 @@ export const DEFINERS = {
   take_job: ["worker"],
   take_out: [],
   tenant_use: ["app"],
-  term_key: [],
   ticket: [],
   touch_key: ["app"],
   try_write: ["app"],

@@ -1,9 +1,8 @@
 import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../../errors.ts";
-import type { RawLexicalState } from "../../lexical/state.ts";
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { inTransaction, type Leases, RolledBack, retried, type Transaction } from "../connect/lease.ts";
-import type { AccessRequest, Caller, Entry, Place, RecallState, RequestContext } from "./entry.ts";
+import type { AccessRequest, Caller, Entry, Place, RawLexicalState, RecallState, RequestContext } from "./entry.ts";
 import { checkAgainstFloor } from "./floor-check.ts";
 import { ScopedTransaction } from "./scoped.ts";
 

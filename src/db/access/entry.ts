@@ -1,4 +1,3 @@
-import type { RawLexicalState } from "../../lexical/state.ts";
 import type { ShareGroups } from "../../load/share-groups.ts";
 import type { Strangers } from "../../load/strangers.ts";
 import type { Scope } from "../../scope/scope.ts";
@@ -62,6 +61,16 @@ export interface RequestContext {
   readonly shareGroups?: ShareGroups;
   /** The group of a key that has not come in yet, and the keys that were refused a moment ago. */
   readonly strangers?: { readonly group: string; readonly known: Strangers };
+}
+
+/** What the database's lexical_state says of the words of a transaction's scopes. */
+export interface RawLexicalState {
+  readonly keys: Readonly<Record<string, string>>;
+  readonly languages: Readonly<Record<string, number>>;
+  readonly passages: number;
+  readonly words: number;
+  readonly segments: number;
+  readonly tail: number;
 }
 
 /** What a recall knows of the visible scopes before it begins (`scopefloor.recall_state`). */

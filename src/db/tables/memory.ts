@@ -91,7 +91,7 @@ export const passage = scopefloor.table(
     languages: text("languages").notNull().default(""),
     /** The version of the text analysis (src/text/analysis/analyse.ts); 0: none yet. */
     analyser: smallint("analyser").notNull().default(0),
-    /** Of a turn: kinds of questions that it may answer, as bits (src/recall/ranking/cues.ts); null: not looked at. */
+    /** Of a turn: kinds of questions that it may answer, as bits (src/text/answer-cues.ts); null: not looked at. */
     cues: smallint("cues"),
     embedding: halfvec("embedding"),
     /** The model that has looked at the text, also where it found nothing in it; null: none yet. */
@@ -160,8 +160,6 @@ export const segment = scopefloor.table(
     places: integer("places").notNull(),
     /** Rare terms lie in 2^bits blocks, by the lowest bits of their hashes. */
     bits: smallint("bits").notNull(),
-    /** The oldest analysis of its passages. */
-    analyser: smallint("analyser").notNull(),
     /** Counts what was taken out of it: who packs it anew sees whether anything was. */
     edits: integer("edits").notNull().default(0),
   },

@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
-import { Slices } from "../../lexical/slices.ts";
+import { Slices } from "../../load/slices.ts";
 import type { ForgottenItems } from "../../traces/receipt.ts";
 import { shareOfText, type Topic } from "./topic.ts";
 

@@ -1,7 +1,7 @@
 import { NIL } from "uuid";
 import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { stringifyJson } from "../../exact-json.ts";
-import { Slices } from "../../lexical/slices.ts";
+import { Slices } from "../../load/slices.ts";
 import type { Hit } from "../../recall/answer/hits.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
 import { shareOfText, type Topic } from "./topic.ts";

@@ -1,16 +1,10 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { NUMBERS_KEY, PAGE_PLACES } from "../../lexical/block.ts";
+import { BM25_DEFAULTS, type Bm25Parameters, bm25 } from "../../lexical/bm25-score.ts";
 import { lexicalState } from "../../lexical/state.ts";
 import { frequenciesIn, hashesOf, type Place, WordSearch } from "../../lexical/word-search.ts";
-import type { Candidate } from "./candidate.ts";
+import { byScore, type Candidate } from "./candidate.ts";
 import { andFilterSql, filterSql, type PassageFilter } from "./filter.ts";
-
-/** Okapi BM25's parameters, with the defaults of Robertson & Zaragoza (2009). */
-export interface Bm25Parameters {
-  readonly k1: number;
-  readonly b: number;
-}
-export const BM25_DEFAULTS: Bm25Parameters = { k1: 1.2, b: 0.75 };
 
 /** A filter that leaves no more passages than this is looked at first, and these are scored by their own terms. */
 const FEW_PASSAGES = 2_000;
@@ -45,7 +39,7 @@ export async function rankByBm25(
   parameters: Bm25Parameters = BM25_DEFAULTS,
 ): Promise<Candidate[]> {
   const search = await WordSearch.of(tx, query);
-  const found = await findPassages(tx, search, filter, limit, parameters, ALONE);
+  const found = await findPassages(tx, search, filter, limit, parameters, WITHOUT_SESSION);
   return found.map(({ id, scopeId, score, digest, observedAt }) => ({ id, scopeId, score, digest, observedAt }));
 }
 
@@ -56,7 +50,7 @@ export async function findPassages(
   filter: PassageFilter,
   limit: number,
   parameters: Bm25Parameters = BM25_DEFAULTS,
-  told: Told = IN_CONTEXT,
+  told: PassageColumns = WITH_SESSION,
 ): Promise<FoundPassage[]> {
   if (search.words.every(({ df }) => df === 0)) return [];
   if (filterSql(tx, filter) === undefined) return fetchPlaces(tx, await search.best(limit, parameters), filter, told);
@@ -73,17 +67,15 @@ export async function findPassages(
   }
 }
 
-const byScore = (a: Candidate, b: Candidate) => b.score - a.score || (a.id < b.id ? -1 : 1);
-
 /** What is asked of each passage p, and of its session s. */
-interface Told {
+interface PassageColumns {
   readonly columns: SQL;
   readonly join: (tx: ScopedTransaction) => SQL;
 }
 
 const PLAIN = sql`p.id, p.scope_id AS "scopeId", encode(p.digest, 'hex') AS digest, p.observed_at::text AS "observedAt", p.lexemes AS words`;
 /** What a ranking of passages by themselves needs. */
-const ALONE: Told = {
+const WITHOUT_SESSION: PassageColumns = {
   columns: sql`${PLAIN}, NULL AS "sessionId", NULL AS position, NULL AS turns, NULL AS speaker`,
   join: () => sql``,
 };
@@ -98,23 +90,23 @@ export const COLUMNS = sql`
 export const withSession = (tx: ScopedTransaction): SQL =>
   sql`LEFT JOIN LATERAL (SELECT o.next_seq FROM ${tx.read("session", "o")} WHERE o.scope_id = p.scope_id AND o.id = p.session_id LIMIT 1) s ON true`;
 
-const IN_CONTEXT: Told = { columns: COLUMNS, join: withSession };
+const WITH_SESSION: PassageColumns = { columns: COLUMNS, join: withSession };
 
 /** The passages that lie at these places, those that the filter takes away left out. */
 export async function fetchPlaces(
   tx: ScopedTransaction,
   places: readonly Place[],
   filter: PassageFilter,
-  { columns, join }: Told = IN_CONTEXT,
+  { columns, join }: PassageColumns = WITH_SESSION,
 ): Promise<FoundPassage[]> {
   if (places.length === 0) return [];
   const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { n: number }>(sql`
     WITH placed AS MATERIALIZED (
       SELECT b.n, b.scope_id, coalesce(b.seq, ('x' || encode(substring(g.data FROM 6 * (b.place - b.page) + 1 FOR 6), 'hex'))::bit(48)::bigint) AS seq
       FROM unnest(${list(places.map((_, i) => i))}::int[], ${list(places.map(({ scopeId }) => scopeId))}::int[],
-                  ${nullable(places.map(({ segmentId }) => segmentId))}::bigint[], ${list(places.map(({ place }) => place))}::int[],
+                  ${listWithGaps(places.map(({ segmentId }) => segmentId))}::bigint[], ${list(places.map(({ place }) => place))}::int[],
                   ${list(places.map(({ place }) => place - (place % PAGE_PLACES)))}::int[],
-                  ${nullable(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, page, seq)
+                  ${listWithGaps(places.map(({ seq }) => seq))}::bigint[]) AS b(n, scope_id, segment_id, place, page, seq)
       LEFT JOIN LATERAL (
         SELECT o.data FROM ${tx.read("posting_block", "o")}
         WHERE o.scope_id = b.scope_id AND o.segment_id = b.segment_id AND o.key = ${NUMBERS_KEY}::bigint AND o.first = b.page LIMIT 1) g ON true)
@@ -131,7 +123,7 @@ export async function fetchPlaces(
 }
 
 /** A list with gaps as one bound value. */
-const nullable = (values: readonly (number | undefined)[]): SQL =>
+const listWithGaps = (values: readonly (number | undefined)[]): SQL =>
   sql`${`{${values.map((value) => value ?? "NULL").join(",")}}`}`;
 
 /** The few passages that a filter leaves, scored by their own terms: the words' counts are those of all. */
@@ -140,7 +132,7 @@ async function findAmong(
   search: WordSearch,
   filter: PassageFilter,
   limit: number,
-  { k1, b }: Bm25Parameters,
+  parameters: Bm25Parameters,
 ): Promise<FoundPassage[]> {
   const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { terms: Uint8Array }>(sql`
     SELECT ${COLUMNS}, p.terms FROM ${tx.read("passage", "p")} ${withSession(tx)}
@@ -151,11 +143,7 @@ async function findAmong(
       const known = hashes.get(row.scopeId);
       if (known === undefined) return [];
       const frequencies = frequenciesIn(terms, search.words, known);
-      const norm = k1 * (1 - b + (b * row.words) / search.meanLength);
-      const score = search.words.reduce((sum, { weight, idf }, w) => {
-        const tf = frequencies[w] ?? 0;
-        return tf === 0 ? sum : sum + (weight * idf * tf * (k1 + 1)) / (tf + norm);
-      }, 0);
+      const score = bm25(search.words, frequencies, row.words / search.meanLength, parameters);
       return score > 0 ? [{ ...row, score, frequencies }] : [];
     })
     .sort(byScore)

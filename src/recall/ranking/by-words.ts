@@ -1,12 +1,12 @@
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { WordSearch } from "../../lexical/word-search.ts";
+import { timesNamed } from "../../text/named-time.ts";
 import { findPassages } from "./bm25.ts";
 import type { Candidate } from "./candidate.ts";
 import { expandFromBest } from "./expand.ts";
 import type { PassageFilter } from "./filter.ts";
 import { chooseSessions, rankInContext, weighWords } from "./in-context.ts";
-import { timesNamed } from "./named-time.ts";
-import { asksForPastFacts, rankPastFacts } from "./past-facts.ts";
+import { withPastFacts } from "./past-facts.ts";
 import { readSessions } from "./whole-sessions.ts";
 
 /**
@@ -24,7 +24,7 @@ export async function rankByWords(
   query: string,
   filter: PassageFilter,
   k: number,
-): Promise<Candidate[]> {
+): Promise<readonly Candidate[]> {
   const search = await WordSearch.of(tx, query);
   const isOfDocuments = filter.kinds?.every((kind) => kind === "chunk") === true;
   const ranked = isOfDocuments ? RANKED.most : Math.max(RANKED.least, Math.min(RANKED.most, RANKED.timesAsked * k));
@@ -39,21 +39,5 @@ export async function rankByWords(
   const sessions = chooseSessions(words, expanded, named);
   const turns = await readSessions(tx, search, sessions, filter);
   const inContext = rankInContext({ words, hits: expanded, turns, query, named });
-  return withPastFacts(tx, inContext, query, filter, search);
-}
-
-/** Together with facts of the time that is asked about which are over by now. */
-async function withPastFacts(
-  tx: ScopedTransaction,
-  found: Candidate[],
-  query: string,
-  filter: PassageFilter,
-  search: WordSearch,
-): Promise<Candidate[]> {
-  if (!asksForPastFacts(filter)) return found;
-  const facts = await rankPastFacts(tx, query, filter, RANKED.most, search);
-  const known = new Set(found.map(({ id }) => id));
-  return [...found, ...facts.filter(({ id }) => !known.has(id))].sort(
-    (a, b) => b.score - a.score || (a.id < b.id ? -1 : 1),
-  );
+  return withPastFacts(tx, inContext, query, filter, RANKED.most);
 }

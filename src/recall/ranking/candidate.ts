@@ -1,3 +1,6 @@
+/** The best first, and what scores alike by id, so that the same rows always give the same order. */
+export const byScore = (a: Candidate, b: Candidate): number => b.score - a.score || (a.id < b.id ? -1 : 1);
+
 /** A passage that a ranking found. */
 export interface Candidate {
   readonly id: string;

@@ -1,6 +1,7 @@
 import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { BM25_DEFAULTS } from "../../lexical/bm25-score.ts";
 import { eachTerm } from "../../lexical/packed-terms.ts";
-import { BM25_DEFAULTS, type FoundPassage } from "./bm25.ts";
+import type { FoundPassage } from "./bm25.ts";
 import { isOfConversation } from "./in-context.ts";
 
 /** Passages that are taken to be about the query, and how many of their words are added to it. */

@@ -1,8 +1,8 @@
 import type { WordSearch } from "../../lexical/word-search.ts";
+import { ASKS, typesAsked } from "../../text/answer-cues.ts";
+import { bonusInTime, isOfNamedTime, type NamedTime } from "../../text/named-time.ts";
 import type { FoundPassage } from "./bm25.ts";
-import type { Candidate } from "./candidate.ts";
-import { ASKS, typesAsked } from "./cues.ts";
-import { bonusInTime, isOfNamedTime, type NamedTime } from "./named-time.ts";
+import { byScore, type Candidate } from "./candidate.ts";
 
 /** A turn of a session that was read as a whole. */
 export interface SessionTurn extends FoundPassage {
@@ -157,7 +157,7 @@ export function rankInContext({ words, hits, turns, query, named }: Conversation
       ranked.push({ ...candidateOf(turn), score });
     }
   }
-  return ranked.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
+  return ranked.sort(byScore);
 }
 
 const candidateOf = ({ id, scopeId, score, digest, observedAt }: FoundPassage): Candidate => ({

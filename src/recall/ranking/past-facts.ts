@@ -1,13 +1,13 @@
 import { analyserOf } from "../../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
-import { eachInSlices } from "../../lexical/slices.ts";
+import { bm25 } from "../../lexical/bm25-score.ts";
 import { lexicalState } from "../../lexical/state.ts";
-import { searchedWords, WordSearch } from "../../lexical/word-search.ts";
+import { alone, searchedWords, WordSearch } from "../../lexical/word-search.ts";
+import { eachInSlices } from "../../load/slices.ts";
 import { factsAt, isPresent, withTables } from "../../memory/fact-timeline.ts";
 import { plantedIn } from "../../text/planted.ts";
 import { sameTextDigest } from "../../text/same-text.ts";
-import { BM25_DEFAULTS } from "./bm25.ts";
-import type { Candidate } from "./candidate.ts";
+import { byScore, type Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 
 /** The idf of a word of the only passage that there is. */
@@ -54,16 +54,14 @@ export async function rankPastFacts(
   query: string,
   filter: PassageFilter,
   limit: number,
-  known?: WordSearch,
 ): Promise<PastFact[]> {
-  const { k1, b } = BM25_DEFAULTS;
   const { tables, rows } = factsOf(tx, filter);
   const facts = await tx.rows<{ id: string; scopeId: number; text: string; observedAt: string }>(sql`
     ${withTables(tables)}
     SELECT f.id, f.scope_id AS "scopeId", f.sentence AS text, f.valid_from AS "observedAt" FROM (${rows}) f ORDER BY f.id`);
   const analyser = analyserOf(tx);
   const texts = await eachInSlices(facts, ({ text }) => analyser.text(text));
-  const search = known ?? (await WordSearch.of(tx, query));
+  const search = await WordSearch.of(tx, query);
   // Nothing may be visible but facts that are over: their languages are asked in as well.
   const languages = [...new Set([...(await lexicalState(tx)).languages, ...texts.flatMap((text) => text.languages)])];
   const words =
@@ -75,17 +73,28 @@ export async function rankPastFacts(
     const frequencies = words.map(({ variants }) =>
       Math.max(0, ...variants.map(([term, share]) => share * (terms?.get(term) ?? 0))),
     );
-    const score = words.reduce((sum, { weight, idf, insteadOf }, w) => {
-      const tf = insteadOf !== undefined && (frequencies[insteadOf] ?? 0) > 0 ? 0 : (frequencies[w] ?? 0);
-      return sum + (weight * idf * tf * (k1 + 1)) / (tf + k1 * (1 - b + (b * length) / search.meanLength));
-    }, 0);
+    const score = bm25(words, alone(words, frequencies), length / search.meanLength);
     return score > 0 ? [{ ...fact, score }] : [];
   });
   return found
-    .sort((x, y) => y.score - x.score || (x.id < y.id ? -1 : 1))
+    .sort(byScore)
     .filter(({ text }) => filter.excludeSuspicious !== true || plantedIn(text).length === 0)
     .slice(0, limit)
     .map(({ text, ...fact }) => ({ ...fact, digest: sameTextDigest(text) }));
+}
+
+/** What a ranking found, with the best of the facts of the time that is asked about which are over by now. */
+export async function withPastFacts(
+  tx: ScopedTransaction,
+  found: readonly Candidate[],
+  query: string,
+  filter: PassageFilter,
+  limit: number,
+): Promise<readonly Candidate[]> {
+  if (!asksForPastFacts(filter)) return found;
+  const known = new Set(found.map(({ id }) => id));
+  const facts = (await rankPastFacts(tx, query, filter, limit)).filter(({ id }) => !known.has(id));
+  return [...found, ...facts].sort(byScore);
 }
 
 /** The facts of a moment, the newest first. */

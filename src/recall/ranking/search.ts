@@ -8,7 +8,7 @@ import { rankByWords } from "./by-words.ts";
 import type { Candidate } from "./candidate.ts";
 import type { PassageFilter } from "./filter.ts";
 import { fuseByRank, fuseByScore } from "./fuse.ts";
-import { asksForPastFacts, rankPastFacts } from "./past-facts.ts";
+import { withPastFacts } from "./past-facts.ts";
 import { type Nearest, rankByDistance } from "./vector.ts";
 
 export type Mode = "hybrid" | "vector" | "bm25";
@@ -119,7 +119,10 @@ const isSpelling = ({ vectors }: QueryVectors) =>
 
 async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rankings> {
   const { query, filter, mode, prepared, k, fusion } = request;
-  const findWords = () => (mode === "bm25" ? rankByWordsAlone(tx, query, filter) : rankByWords(tx, query, filter, k));
+  const findWords = () =>
+    mode === "bm25"
+      ? rankByBm25(tx, query, filter, FUSION_POOL).then((found) => withPastFacts(tx, found, query, filter, FUSION_POOL))
+      : rankByWords(tx, query, filter, k);
   const findVectors = () =>
     Promise.all(
       prepared.vectors.map(({ embedder, vector }) => rankByDistance(tx, embedder, vector, filter, FUSION_POOL)),
@@ -137,19 +140,6 @@ async function rank(tx: ScopedTransaction, request: SearchRequest): Promise<Rank
     mode === "bm25" ? [] : findVectors(),
   ]);
   return { lexical, nearest, isEnough: false };
-}
-
-/** Mode bm25: the passages, and at another time the facts that held then, by their words alone. */
-async function rankByWordsAlone(
-  tx: ScopedTransaction,
-  query: string,
-  filter: PassageFilter,
-): Promise<readonly Candidate[]> {
-  const passages = await rankByBm25(tx, query, filter, FUSION_POOL);
-  if (!asksForPastFacts(filter)) return passages;
-  const known = new Set(passages.map(({ id }) => id));
-  const facts = (await rankPastFacts(tx, query, filter, FUSION_POOL)).filter(({ id }) => !known.has(id));
-  return [...passages, ...facts].sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1)).slice(0, FUSION_POOL);
 }
 
 /** Whether what was found is about the query at all: a shared word, or a vector within the model's calibrated distance. */

@@ -1,8 +1,8 @@
 import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
 import { lexicalState } from "../../lexical/state.ts";
 import { frequenciesIn, hashesOf, type WordSearch } from "../../lexical/word-search.ts";
+import { cuesOf } from "../../text/answer-cues.ts";
 import { COLUMNS, type FoundPassage, withSession } from "./bm25.ts";
-import { cuesOf } from "./cues.ts";
 import { andFilterSql, type PassageFilter } from "./filter.ts";
 import type { SessionTurn } from "./in-context.ts";
 

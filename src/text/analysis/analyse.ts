@@ -17,9 +17,9 @@ export const IN_COMPOUND = "+";
 const NEAR = "~";
 const MAX_FREQUENCY = 127;
 const MAX_LENGTH = 65_535;
-/** The shortest word that is looked at as a compound, and the shortest part of one, in letters. */
+/** The shortest and the longest word that is looked at as a compound, and the shortest part of one and of its stem, in letters. */
 export const COMPOUND_PART = 4;
-const COMPOUND = { from: 8, part: COMPOUND_PART, stem: 3 };
+const COMPOUND = { from: 8, to: 40, part: COMPOUND_PART, stem: 3 };
 
 export interface Analysis {
   /** ISO 639-1, by the scripts of the text. */
@@ -70,14 +70,15 @@ export class Analyser {
       }
       add(word.exact);
       if (isStop) continue;
-      main.add(word.kind === "number" || word.parts.length > 0 ? word.exact : this.stem(word.lower, language));
+      main.add(word.kind === "number" || word.parts.length > 0 ? word.exact : this.#stem(word.lower, language));
+      // The short way of what is below, for most words of most texts.
       if (
         word.kind === "alphabet" &&
         word.parts.length === 0 &&
         !language.hasCompounds &&
         language.near === undefined
       ) {
-        const stem = this.stem(word.lower, language);
+        const stem = this.#stem(word.lower, language);
         if (stem !== word.exact && stem !== "") add(stem);
         continue;
       }
@@ -98,10 +99,10 @@ export class Analyser {
     const found = new Set<string>();
     if (kind === "hangul") for (const pair of pairsOf([...lower])) found.add(pair);
     const isWhole = parts.length === 0;
-    if (isWhole) found.add(this.stem(lower, language));
+    if (isWhole) found.add(this.#stem(lower, language));
     for (const part of parts) {
       found.add(folded(part));
-      found.add(this.stem(part, language));
+      found.add(this.#stem(part, language));
     }
     if (language.hasCompounds && isWhole) {
       for (const part of this.#joints(lower, language).flat())
@@ -115,7 +116,7 @@ export class Analyser {
   }
 
   /** A word's stem, folded. */
-  stem(lower: string, language: Language): string {
+  #stem(lower: string, language: Language): string {
     let stems = this.#stems.get(language.code);
     if (stems === undefined) {
       stems = new Map();
@@ -132,10 +133,10 @@ export class Analyser {
   /** The two stems of each way in which a word may be made of two. */
   #joints(lower: string, language: Language): (readonly [front: string, back: string])[] {
     const joints: (readonly [string, string])[] = [];
-    if (lower.length < COMPOUND.from) return joints;
+    if (lower.length < COMPOUND.from || lower.length > COMPOUND.to) return joints;
     for (let at = COMPOUND.part; at <= lower.length - COMPOUND.part; at++) {
       const [front, back] = [lower.slice(0, at), lower.slice(at)];
-      if (mayJoin(front, back)) joints.push([this.stem(front, language), this.stem(back, language)]);
+      if (mayJoin(front, back)) joints.push([this.#stem(front, language), this.#stem(back, language)]);
     }
     return joints;
   }
@@ -171,18 +172,18 @@ export class Analyser {
 
   #ask(found: AskedWords, word: Word, languages: readonly Language[]): void {
     const { lower, exact, parts, kind } = word;
-    const stems = kind === "number" ? [] : languages.map((language) => this.stem(lower, language));
+    const stems = kind === "number" ? [] : languages.map((language) => this.#stem(lower, language));
     if (parts.length > 0) {
       found.add({ variants: [[exact, 1]], weight: 1 });
       for (const part of parts) {
-        const forms = languages.map((language) => this.stem(part, language));
+        const forms = languages.map((language) => this.#stem(part, language));
         found.add({ variants: [folded(part), ...forms].map((form) => [form, 1]), weight: 1 });
       }
       return;
     }
     const compounding = kind === "alphabet" ? languages.filter(({ hasCompounds }) => hasCompounds) : [];
     const inside = compounding
-      .map((language) => this.stem(lower, language))
+      .map((language) => this.#stem(lower, language))
       .filter((stem) => stem.length >= COMPOUND.stem);
     const genitive = languages.some(({ hasGenitiveS }) => hasGenitiveS)
       ? [`${exact}s`, ...(exact.length > 3 && exact.endsWith("s") ? [exact.slice(0, -1)] : [])]
@@ -245,11 +246,15 @@ const BETWEEN_WORDS = 0.3;
 /** Endings behind an apostrophe are no words: `Selin'in`. */
 const ENDS_BEHIND_APOSTROPHE = new Set(["tr", "fi", "hu"]);
 
-const isStopWord = ({ exact, isBehind }: Word, { code, stops }: Language): boolean =>
-  stops.has(exact) || (isBehind === true && ENDS_BEHIND_APOSTROPHE.has(code));
+const isStopWord = ({ exact, followsApostrophe }: Word, { code, stops }: Language): boolean =>
+  stops.has(exact) || (followsApostrophe === true && ENDS_BEHIND_APOSTROPHE.has(code));
 
-/** A word that a stemmer of the library fails on stays as it is. */
+/** Longer runs of letters are no words. */
+const LONGEST_STEMMED = 64;
+
+/** A word that a stemmer of the library fails on stays as it is: theirs are not made for any input. */
 function stemOf(lower: string, language: Language): string {
+  if (lower.length > LONGEST_STEMMED) return lower;
   try {
     return language.stem(lower);
   } catch {

@@ -98,26 +98,31 @@ const LETTERS: ReadonlyMap<string, readonly string[]> = new Map(
   }).map(([letter, codes]) => [letter, codes.split(" ")]),
 );
 const NOT_ASCII = /[^\0-\x7f]/g;
-/** What a stop word, and a letter that one language writes, speak for it with. */
-const STOP_WORD = 1;
-const LETTER = 2;
-/** The library's guess, where these leave it open: of a text of so many words in full. And what a text is usually taken for. */
-const GUESS = { weight: 0.9, words: 7 };
-const GUESSED_BY = 100;
-const AHEAD = 0.8;
-/** The library tells some apart for which there is one stemmer. */
-const STEMMED_AS: Readonly<Record<string, string>> = { nb: "no", nn: "no" };
-const CLEAR = 3;
-/** Characters that are looked at. */
-const LOOKED_AT = 240;
+/** Points for a language: for each of its stop words in a text. */
+const STOP_WORD_POINTS = 1;
+/** For a letter, shared by the languages that write it. */
+const LETTER_POINTS = 2;
+/** For the detector's guess about a text of so many words; for a shorter one less. */
+const GUESS = { points: 0.9, words: 7 };
+/** For what a text is usually taken for. */
+const USUAL_POINTS = 0.8;
+/** From so many points on, and twice or two more than any other's, a language is taken without the detector. */
+const CLEAR_POINTS = 3;
 /** A text of so many words without a stop word of any language is no language's: identifiers, names, numbers. */
 const WORDS_WITHOUT_STOPS = 8;
+/** How much of a text is looked at: characters, characters by the detector, and words. */
+const LOOKED_AT = 240;
+const GUESSED_BY = 100;
+const COUNTED_WORDS = 100;
+/** The detector tells some apart for which there is one stemmer. */
+const STEMMED_AS: Readonly<Record<string, string>> = { nb: "no", nn: "no" };
 
-/** The languages of one script that have a word among their stop words, as bits in the order of LANGUAGES. */
-const CODES = [...LANGUAGES.keys()];
+/** The languages that are told by stop words: one bit each. */
+const TOLD = [...LANGUAGES.values()].filter(({ script }) => script !== "other");
+if (TOLD.length > 31) throw new Error(`languages are told apart by 31 bits, and there are ${TOLD.length}`);
+/** Those that have a word among their stop words. */
 const STOPS = new Map<string, number>();
-for (const [i, { script, stops }] of [...LANGUAGES.values()].entries()) {
-  if (script === "other" || i > 30) continue;
+for (const [i, { stops }] of TOLD.entries()) {
   for (const word of stops) STOPS.set(word, (STOPS.get(word) ?? 0) | (1 << i));
 }
 
@@ -167,18 +172,23 @@ function ofScript(
   if (scores.size === 0 && words.length >= WORDS_WITHOUT_STOPS && ASCII.test(text) && isCandidate(usual)) return usual;
   for (const letter of new Set(text.toLowerCase().match(NOT_ASCII) ?? [])) {
     const codes = LETTERS.get(letter) ?? [];
-    for (const code of codes) scores.set(code, (scores.get(code) ?? 0) + LETTER / codes.length);
+    for (const code of codes) scores.set(code, (scores.get(code) ?? 0) + LETTER_POINTS / codes.length);
   }
   const [best, second] = [...scores].filter(([code]) => isCandidate(code)).sort(([, a], [, b]) => b - a);
   // So much that speaks for one alone leaves no doubt.
-  if (best !== undefined && best[1] >= CLEAR && best[1] >= Math.min(2 * (second?.[1] ?? 0), (second?.[1] ?? 0) + 2))
+  if (
+    best !== undefined &&
+    best[1] >= CLEAR_POINTS &&
+    best[1] >= Math.min(2 * (second?.[1] ?? 0), (second?.[1] ?? 0) + 2)
+  )
     return best[0];
-  for (const { lang, accuracy } of detectAll(text.slice(0, GUESSED_BY)).slice(0, 1)) {
-    const code = STEMMED_AS[lang] ?? lang;
-    if (accuracy > 0)
-      scores.set(code, (scores.get(code) ?? 0) + GUESS.weight * Math.min(1, words.length / GUESS.words));
+  const [guess] = detectAll(text.slice(0, GUESSED_BY));
+  if (guess !== undefined) {
+    const code = STEMMED_AS[guess.lang] ?? guess.lang;
+    if (guess.accuracy > 0)
+      scores.set(code, (scores.get(code) ?? 0) + GUESS.points * Math.min(1, words.length / GUESS.words));
   }
-  scores.set(usual, (scores.get(usual) ?? 0) + AHEAD);
+  scores.set(usual, (scores.get(usual) ?? 0) + USUAL_POINTS);
   let [winner, top] = [usual, 0];
   for (const [code, score] of scores) if (isCandidate(code) && score > top) [winner, top] = [code, score];
   return winner;
@@ -186,13 +196,13 @@ function ofScript(
 
 function countStops(words: readonly string[]): Map<string, number> {
   const counts = new Map<string, number>();
-  for (const word of words.slice(0, 100)) {
+  for (const word of words.slice(0, COUNTED_WORDS)) {
     let bits = STOPS.get(word) ?? 0;
     while (bits !== 0) {
       const i = 31 - Math.clz32(bits);
       bits &= ~(1 << i);
-      const code = CODES[i] ?? "";
-      counts.set(code, (counts.get(code) ?? 0) + STOP_WORD);
+      const code = TOLD[i]?.code ?? "";
+      counts.set(code, (counts.get(code) ?? 0) + STOP_WORD_POINTS);
     }
   }
   return counts;

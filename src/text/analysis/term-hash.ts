@@ -9,7 +9,7 @@ export const TERM_BYTES = 6;
 export const TERM_RANGE = 2 ** 48;
 
 export function termKey(bytes: Uint8Array): TermKey {
-  if (bytes.length !== 16) throw new Error("a key has 16 bytes");
+  if (bytes.length !== 16) throw new Error(`a term key has 16 bytes, not ${bytes.length}`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, 16);
   return Int32Array.from({ length: 4 }, (_, i) => view.getInt32(4 * i, true));
 }

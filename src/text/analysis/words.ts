@@ -8,9 +8,9 @@ export interface Word {
   readonly exact: string;
   /** Identifiers and joined words: the parts, of lower case; empty where it has none. */
   readonly parts: readonly string[];
+  /** It stands behind an apostrophe: in some languages it is an ending. */
+  readonly followsApostrophe?: true;
   /** How it is taken apart further. */
-  /** It stands behind an apostrophe: in some languages an ending. */
-  readonly isBehind?: true;
   readonly kind: "alphabet" | "hangul" | "unspaced" | "number";
 }
 
@@ -96,7 +96,7 @@ function add(found: Word[], token: string): void {
   if (APOSTROPHE.test(written)) {
     const [first = "", ...behind] = written.split(APOSTROPHE);
     if (first !== "") found.push(wordOf(first));
-    for (const part of behind) if (part !== "") found.push({ ...wordOf(part), isBehind: true });
+    for (const part of behind) if (part !== "") found.push({ ...wordOf(part), followsApostrophe: true });
     return;
   }
   found.push(wordOf(written));

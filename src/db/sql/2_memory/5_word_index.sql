@@ -2,17 +2,26 @@
 -- to some number are packed into segments by the worker; the rest is its tail, read row by row. Beside this file
 -- only src/lexical knows the bytes.
 --
+-- The key of a block is the lowest bits of its terms' hashes; of a term with blocks of its own its hash + 2^48; and -1
+-- where the passages' numbers are listed. Packed terms are hashes of 6 bytes, then a byte for each: 7 a term.
+--
 -- Two locks of a scope, each for the transaction, besides its tags' (1_access/4_locks.sql) and after them:
 --   7702  the tail: whoever adds to it shares it; a segment is made of it by its holder alone. Numbers are given
 --         before they can be seen: without it one would come to lie below the segment's last and be lost.
 --   7703  the segments: held alone by whoever takes a passage out of them, or puts several together.
 
--- The key under which the terms of a scope are hashed.
-CREATE OR REPLACE FUNCTION scopefloor.term_key(of_tenant int, of_scope int) RETURNS bytea
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  RETURN substring(sha256(scopefloor.word_secret(of_tenant, of_scope) || '\x7465726d73') FROM 1 FOR 16);
-END $$;
+-- The key under which the terms of a scope are hashed, from its tenant's secret. (Without SET, so that it is inlined.)
+CREATE OR REPLACE FUNCTION scopefloor.term_key(tenants_secret bytea, of_scope int) RETURNS bytea
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT pg_catalog.substring(pg_catalog.sha256(pg_catalog.sha256(tenants_secret OPERATOR(pg_catalog.||) pg_catalog.int4send(of_scope))
+                                                OPERATOR(pg_catalog.||) pg_catalog.convert_to('terms', 'UTF8')), 1, 16)
+$$;
+
+-- A number of six bytes.
+CREATE OR REPLACE FUNCTION scopefloor.number_of(six bytea) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.encode(six, 'hex'))::bit(48)::bigint
+$$;
 
 -- What whoever asks, or writes, has to know of the words of its scopes:
 --   {keys: {scope: base64}, languages: {codes: passages}, passages, words, segments, tail: passages that are in no segment, at most}
@@ -29,7 +38,8 @@ BEGIN
   ids := scopefloor.ids_in(t->'read') || (t->>'write')::int || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END;
   IF t->>'mode' = 'write' THEN
     RETURN jsonb_build_object('keys', (
-      SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(s.tenant_id, s.id), 'base64')) FROM scopefloor.scope s WHERE s.id = (t->>'write')::int),
+      SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(o.secret, s.id), 'base64'))
+      FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = (t->>'write')::int),
       'languages', '{}'::jsonb, 'passages', 0, 'words', 0, 'segments', 0, 'tail', 0);
   END IF;
   IF t->'read' ? 'trees' AND jsonb_array_length(t->'read'->'trees') > 0 THEN
@@ -44,7 +54,7 @@ BEGIN
     packed AS MATERIALIZED (
       SELECT count(*) AS segments, coalesce(sum(g.passages), 0) AS passages FROM scopefloor.segment g WHERE g.scope_id = ANY (ids))
     SELECT jsonb_build_object(
-      'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(substring(sha256(sha256(o.secret || int4send(k.scope_id)) || '\x7465726d73') FROM 1 FOR 16), 'base64'))
+      'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(scopefloor.term_key(o.secret, k.scope_id), 'base64'))
                         FROM (SELECT s.tenant_id, s.scope_id FROM standing s UNION SELECT w.tenant_id, w.id FROM scopefloor.scope w WHERE w.id = (t->>'write')::int) k JOIN scopefloor.tenant o ON o.id = k.tenant_id), '{}'),
       'languages', coalesce((SELECT jsonb_object_agg(l.languages, l.passages) FROM (SELECT s.languages, sum(s.passages) AS passages FROM standing s GROUP BY 1) l), '{}'),
       'passages', size.passages, 'words', size.words, 'segments', packed.segments, 'tail', size.passages - packed.passages)
@@ -96,7 +106,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.watch_tail() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  least constant int := 384;
+  least constant int := 384; -- half as much again as the least that is packed (src/jobs/index-passages.ts)
   at_scope int;
   last bigint;
 BEGIN
@@ -187,13 +197,13 @@ BEGIN
     high := octet_length(seqs) / 6 - 1;
     WHILE low < high LOOP
       middle := (low + high) / 2;
-      IF ('x' || encode(substring(seqs FROM 6 * middle + 1 FOR 6), 'hex'))::bit(48)::bigint < gone[i] THEN
+      IF scopefloor.number_of(substring(seqs FROM 6 * middle + 1 FOR 6)) < gone[i] THEN
         low := middle + 1;
       ELSE
         high := middle;
       END IF;
     END LOOP;
-    IF ('x' || encode(substring(seqs FROM 6 * low + 1 FOR 6), 'hex'))::bit(48)::bigint = gone[i] THEN
+    IF scopefloor.number_of(substring(seqs FROM 6 * low + 1 FOR 6)) = gone[i] THEN
       places := places || low;
       taken := taken + 1;
     ELSE
@@ -211,7 +221,7 @@ BEGIN
     posting AS MATERIALIZED (
       SELECT r.place, substring(r.terms FROM 6 * i + 1 FOR 6) AS hash FROM rows r, generate_series(0, octet_length(r.terms) / 7 - 1) i),
     term AS MATERIALIZED (
-      SELECT p.hash, p.place, ('x' || encode(p.hash, 'hex'))::bit(48)::bigint AS number FROM posting p),
+      SELECT p.hash, p.place, scopefloor.number_of(p.hash) AS number FROM posting p),
     -- A frequent term has blocks of its own.
     own AS MATERIALIZED (
       SELECT DISTINCT b.key FROM (SELECT DISTINCT number + 281474976710656 AS key FROM term) k
@@ -227,7 +237,8 @@ BEGIN
       PERFORM scopefloor.put_block(g, block_key, block_first, new_data);
       block_key := posted.key;
       block_first := posted.first;
-      SELECT b.data || ''::bytea INTO new_data FROM scopefloor.posting_block b
+      SELECT b.data || ''::bytea INTO new_data -- its own copy: not read from the row each time
+      FROM scopefloor.posting_block b
       WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = block_key AND b.first = block_first;
     END IF;
     new_data := scopefloor.without_postings(new_data, posted.hash, posted.places);

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 
-/** How long the process is kept at once, in ms. */
+/** Longest run before other requests get their turn, in ms. */
 const SLICE_MS = 5;
 
 /** Keeps the other requests of the process from waiting for long work. */
