@@ -205,7 +205,8 @@ describe("racing an erasure (threat 18)", () => {
     );
     const signature = "RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp";
     await service.database.sql(
-      `CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL) ${signature} AS 'SELECT NULL::void';
+      `CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL, floor jsonb DEFAULT '{}')
+         ${signature} AS 'SELECT NULL::void';
        CREATE OR REPLACE FUNCTION scopefloor.was_erased(tags jsonb, since timestamptz) RETURNS bool LANGUAGE sql STABLE SECURITY DEFINER
          SET search_path = pg_catalog, pg_temp AS 'SELECT false'`,
     );
