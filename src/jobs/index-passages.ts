@@ -28,7 +28,7 @@ export async function indexPassages(deps: JobContext, job: TakenJob): Promise<vo
   // Where writers never let go of the tail, the next of them orders this again.
   for (let attempts = 0; attempts < PACK_ATTEMPTS; ) {
     await deps.extend(job);
-    const packed = await enterJob(deps.database.worker, job, deps.context, packTail);
+    const packed = await enterJob(deps.database.worker, job, deps.context, packTail).catch(busyOrThrow);
     if (packed === "busy") {
       attempts++;
       await setTimeout(BUSY_WAIT_MS * (0.5 + Math.random()));
@@ -41,6 +41,12 @@ export async function indexPassages(deps: JobContext, job: TakenJob): Promise<vo
     if (merged === "changed") attempts++;
   }
   await enterJob(deps.database.worker, job, deps.context, (tx) => tx.call("finish_job"));
+}
+
+/** PostgreSQL's lock_not_available: somebody is deleting a passage of the tail, and takes longer. */
+function busyOrThrow(error: unknown): "busy" {
+  if ((error as { code?: unknown }).code === "55P03") return "busy";
+  throw error;
 }
 
 interface TailPassage {

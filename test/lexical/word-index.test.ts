@@ -116,9 +116,10 @@ describe("the packed index", () => {
         const found = await ranked(client, query.join(" "), filter, limit, view);
         expect(found.length).toBe(Math.min(limit, allowed.length));
         for (const [i, { score }] of found.entries()) expect(Math.abs(score - (best[i] ?? 0))).toBeLessThan(1e-9);
-        const named = await sql("SELECT id, text FROM scopefloor.passage WHERE id = ANY ($1::uuid[])", [
-          found.map(({ id }) => id),
-        ]);
+        const named = await sql(
+          "SELECT id, text FROM scopefloor.passage WHERE id = ANY (string_to_array($1, ',')::uuid[])",
+          [found.map(({ id }) => id).join(",")],
+        );
         const texted = new Map(named.map(({ id, text }) => [id, text as string]));
         for (const { id, score } of found)
           expect(Math.abs(score - (scores.get(texted.get(id) ?? "") ?? 0))).toBeLessThan(1e-9);
@@ -203,8 +204,8 @@ describe("the packed index", () => {
         const bytes = Buffer.alloc(6);
         bytes.writeUIntBE(hash, 0, 6);
         const [row] = await sql(
-          "SELECT encode(scopefloor.without_postings(decode($1, 'hex'), decode($2, 'hex'), $3::int[]), 'hex') AS data",
-          [data.toString("hex"), bytes.toString("hex"), places],
+          "SELECT encode(scopefloor.without_postings(decode($1, 'hex'), decode($2, 'hex'), string_to_array($3, ',')::int[]), 'hex') AS data",
+          [data.toString("hex"), bytes.toString("hex"), places.join(",")],
         );
         data = Buffer.from(row?.data as string, "hex");
       }

@@ -5,7 +5,8 @@ import { type SearchedWord, WordSearch } from "../../lexical/word-search.ts";
 import { fetchHits } from "../../recall/answer/hits.ts";
 import { fetchPlaces } from "../../recall/ranking/bm25.ts";
 import { NO_FILTER } from "../../recall/ranking/filter.ts";
-import { type Analyser, type AskedWord, COMPOUND_PART, IN_COMPOUND } from "../../text/analysis/analyse.ts";
+import { type Analyser, type AskedWord, IN_COMPOUND } from "../../text/analysis/analyse.ts";
+import { folded } from "../../text/analysis/fold.ts";
 import { normalForm } from "../../text/normal-form.ts";
 
 /** What orders a forget, or fills it out, and names nothing by itself. */
@@ -19,7 +20,11 @@ const COMMANDS = new Set(
   vergiss vergessen lösche löschen bitte alles oublie oublier supprime supprimer efface tout olvida olvidar borra borrar elimina todo
   dimentica cancella tutto esqueça apague tudo vergeet verwijder wis alles unohda poista kaikki glöm radera allt unut sil lütfen her şeyi
   zapomnij usuń skasuj wszystko забудь удали сотри всё все пожалуйста انس احذف امسح كل شيء שכח מחק הכל भूल जाओ हटाओ मिटाओ सब
-  忘记 忘掉 删除 清除 忘れて 削除して 消して 잊어줘 잊어 삭제해 삭제 지워줘 지워 ลืม ลบ`.split(/\s+/),
+  felejts felejtsd el mindent töröld weißt weisst über sais sur sabes sobre sai su hakkında hakkindaki के बारे में जो
+  忘记 忘掉 删除 清除 关于 一切 所有 全部 请 事情 的 忘れ 忘れて 削除 消し 消して して ください 下さい すべて 全て こと について つい て に の を さん
+  잊어줘 잊어 삭제해 삭제 지워줘 지워 대해 에 대해서 대한 관한 모든 것 것을 ลืม ลบ ทุกอย่าง ทุก อย่าง เกี่ยวกับ เกี่ยว กับ ที่`
+    .split(/\s+/)
+    .map(folded),
 );
 
 /** Letters and digits with what joins them in e-mail addresses, paths, versions and numbers of things. */
@@ -57,11 +62,11 @@ export interface TopicMatch {
 }
 
 /**
- * What a looser form says of a word; of a compound, whose beginning many other words share, that or one of its
- * parts says less.
+ * What a looser form says of a word: alone less than any threshold that a request has by default. What a compound
+ * shares with others, its beginning or a part, says still less, and so does a word inside of a compound.
  */
-const NEAR_SHARE = 0.7;
-const PART_SHARE = 0.3;
+const NEAR_SHARE = 0.55;
+const PART_SHARE = 0.15;
 
 /** The words of a request that say what it is about, and its identifiers. */
 function split(query: string): { text: string; identifiers: string[] } {
@@ -76,10 +81,7 @@ export async function topicOf(tx: ScopedTransaction, query: string): Promise<Top
   const { text, identifiers } = split(query);
   const analyser = analyserOf(tx);
   const { languages } = await lexicalState(tx);
-  // `Forget it` is about nothing.
-  const asked = analyser
-    .question(text, languages, false)
-    .filter(({ variants }) => !COMMANDS.has(variants[0]?.[0] ?? ""));
+  const asked = analyser.question(text, languages, COMMANDS);
   // The pieces of identifiers count for nothing: they only find rows.
   const pieces = identifiers.length === 0 ? [] : analyser.question(identifiers.join(" "), languages);
   const searched: SearchedWord[] = [];
@@ -94,11 +96,15 @@ export async function topicOf(tx: ScopedTransaction, query: string): Promise<Top
           [`${IN_COMPOUND}${stem}`, 1],
         ],
       });
-    const parts = joints
-      .filter((joint) => joint.every((stem) => stem.length >= COMPOUND_PART))
-      .map((joint) => joint.map(part));
+    const parts = joints.map((joint) => joint.map(part));
+    const [whole, inside] = [true, false].map((isWhole) =>
+      variants.filter(([term]) => term.startsWith(IN_COMPOUND) !== isWhole),
+    );
     const ways = [
-      { places: [place({ variants })], share: 1 },
+      { places: [place({ variants: whole ?? [] })], share: 1 },
+      ...(inside === undefined || inside.length === 0
+        ? []
+        : [{ places: [place({ variants: inside })], share: PART_SHARE }]),
       ...(near.length === 0
         ? []
         : [

@@ -19,7 +19,7 @@ const FUSION_POOL = 256;
 /** The built-in embedder's weight beside the words'. */
 const SPELLING_WEIGHT = 0.1;
 /** Texts that share no word with a question may be spelled like it: least likeness of the best, and what of that others have to have. */
-const SPELLED_ALIKE = { least: 0.25, share: 0.6 };
+const SPELLED_ALIKE = { least: 0.22, share: 0.6 };
 
 export interface SearchRequest {
   readonly query: string;

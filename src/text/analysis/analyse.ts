@@ -17,9 +17,10 @@ export const IN_COMPOUND = "+";
 const NEAR = "~";
 const MAX_FREQUENCY = 127;
 const MAX_LENGTH = 65_535;
+/** Of one text so many different terms are kept, the first ones. */
+const MAX_TERMS = 16_384;
 /** The shortest and the longest word that is looked at as a compound, and the shortest part of one and of its stem, in letters. */
-export const COMPOUND_PART = 4;
-const COMPOUND = { from: 8, to: 40, part: COMPOUND_PART, stem: 3 };
+const COMPOUND = { from: 8, to: 40, part: 4, stem: 3 };
 
 export interface Analysis {
   /** ISO 639-1, by the scripts of the text. */
@@ -57,7 +58,11 @@ export class Analyser {
     const byScript = new Map(languages.map((code) => [scriptOf(languageOf(code)), languageOf(code)]));
     const terms = new Map<string, number>();
     const main = new Set<string>();
-    const add = (term: string) => terms.set(term, Math.min((terms.get(term) ?? 0) + 1, MAX_FREQUENCY));
+    const add = (term: string) => {
+      const known = terms.get(term);
+      if (known !== undefined) terms.set(term, Math.min(known + 1, MAX_FREQUENCY));
+      else if (terms.size < MAX_TERMS) terms.set(term, 1);
+    };
     let length = 0;
     for (const word of words) {
       const language = languageOfWord(word, byScript);
@@ -79,7 +84,7 @@ export class Analyser {
         language.near === undefined
       ) {
         const stem = this.#stem(word.lower, language);
-        if (stem !== word.exact && stem !== "") add(stem);
+        if (stem !== word.exact && stem !== "" && !language.stops.has(stem)) add(stem);
         continue;
       }
       for (const term of this.#more(word, language)) add(term);
@@ -99,7 +104,10 @@ export class Analyser {
     const found = new Set<string>();
     if (kind === "hangul") for (const pair of pairsOf([...lower])) found.add(pair);
     const isWhole = parts.length === 0;
-    if (isWhole) found.add(this.#stem(lower, language));
+    if (isWhole) {
+      const stem = this.#stem(lower, language);
+      if (!language.stops.has(stem)) found.add(stem);
+    }
     for (const part of parts) {
       found.add(folded(part));
       found.add(this.#stem(part, language));
@@ -145,9 +153,10 @@ export class Analyser {
    * The words of a question, each with what it finds.
    *
    * @param visible the languages of the texts that are asked
-   * @param keepsStops whether nothing but stop words is about these: `The Who`, `to be or not to be`
+   * @param ignored words that are not asked for, folded, besides stop words; undefined: none, and a question of nothing
+   *   but stop words is about these (`The Who`, `to be or not to be`)
    */
-  question(text: string, visible: readonly string[], keepsStops = true): AskedWord[] {
+  question(text: string, visible: readonly string[], ignored?: ReadonlySet<string>): AskedWord[] {
     const written = normalForm(text);
     const words = wordsIn(written).slice(0, MAX_ASKED);
     const asked = languagesIn(
@@ -157,8 +166,10 @@ export class Analyser {
       new Set(visible),
     );
     const byScript = new Map(asked.map((code) => [scriptOf(languageOf(code)), languageOf(code)]));
-    const isStop = words.map((word) => isStopWord(word, languageOfWord(word, byScript)));
-    const isAllStops = keepsStops && isStop.every((stop) => stop);
+    const isStop = words.map(
+      (word) => isStopWord(word, languageOfWord(word, byScript)) || ignored?.has(word.exact) === true,
+    );
+    const isAllStops = ignored === undefined && isStop.every((stop) => stop);
     const found = new AskedWords();
     for (const [i, word] of words.entries()) {
       if (isStop[i] === true && !isAllStops) continue;
@@ -172,7 +183,10 @@ export class Analyser {
 
   #ask(found: AskedWords, word: Word, languages: readonly Language[]): void {
     const { lower, exact, parts, kind } = word;
-    const stems = kind === "number" ? [] : languages.map((language) => this.#stem(lower, language));
+    // What one language takes for a stem may be another's stop word: `Theo` is `the` in Spanish.
+    const stems = (kind === "number" ? [] : languages.map((language) => this.#stem(lower, language))).filter(
+      (stem) => stem === exact || !languages.some(({ stops }) => stops.has(stem)),
+    );
     if (parts.length > 0) {
       found.add({ variants: [[exact, 1]], weight: 1 });
       for (const part of parts) {
@@ -290,14 +304,15 @@ const VOWEL = new RegExp(VOWELS);
 const ONSET = new RegExp(
   `^(?:[bcdfghjklmnprstvwxzß]|[bfgkp][lr]|[dtvw]r|kn|gn|qu|ch|chr|sch[lmnrw]?|s[cklmnpt]|s[cpt]r|spl|st[r]?|th|ph|pf[lr]?|ps|ts|tj|sj|zw|dw|kv)?${VOWELS}`,
 );
-const ONE_SOUND = /^(?:ch|ck|ph|th|qu|ie|ei|eu|au|ee|oo|aa|uu|ij|oe|ui|ou|ää|öö|yy|ii|ng)$/;
+/** Letters that are spoken as one: no joint is between them. */
+const ONE_SOUND =
+  /^(?:ch|ck|ph|th|qu|ie|ei|eu|au|äu|ee|oo|aa|uu|ij|oe|ui|ou|ai|oi|äi|öi|yi|uo|yö|äy|öy|iu|ää|öö|yy|ii|ng)$/;
 
 /** Whether a word may be made of these: both have a vowel, and the second begins as a word does. */
 function mayJoin(front: string, back: string): boolean {
   if (!VOWEL.test(front) || !ONSET.test(back)) return false;
   const joint = `${front.at(-1) ?? ""}${back.charAt(0)}`;
-  // After a consonant a syllable that begins with a vowel is seldom a word's beginning.
-  return !ONE_SOUND.test(joint) && !(VOWEL.test(back.charAt(0)) && VOWEL.test(front.at(-1) ?? ""));
+  return !ONE_SOUND.test(joint);
 }
 
 const pairsOf = (letters: readonly string[]): string[] => letters.slice(1).map((letter, i) => `${letters[i]}${letter}`);

@@ -24,6 +24,8 @@ const ASCII = /^[\0-\x7f]*$/;
 
 const JOINT = /[^\p{L}\p{N}\p{M}]+/u;
 const CAMEL = /(?<=\p{Ll})(?=\p{Lu})|(?<=[\p{Lu}\p{N}])(?=\p{Lu}\p{Ll})/u;
+/** Longer ones are taken apart at their joints alone. */
+const LONGEST_IDENTIFIER = 200;
 /** Letters beside digits: `ABC1234`, `v12`. */
 const MIXED = /(?<=\p{L})(?=\p{N})|(?<=\p{N})(?=\p{L})/u;
 const HAS_CAMEL = /\p{Ll}\p{Lu}|\p{Lu}\p{Lu}\p{Ll}/u;
@@ -41,11 +43,24 @@ const UNSPACED = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc
 const NUMBER = /^\p{N}+$/u;
 
 let segmenter: Intl.Segmenter | undefined;
+/** ICU is slow in long runs, and from 65,536 characters on a hundred times slower: they are cut, wherever that is. */
+const SEGMENTED_AT_ONCE = 2_000;
+/** In one text so much is split into words; of the rest there are pairs of letters. */
+const MOST_SEGMENTED = 20_000;
+
 /** The words of a run without spaces. (ICU takes its dictionaries by the script, whatever the locale.) */
 function segments(run: string): string[] {
   segmenter ??= new Intl.Segmenter("und", { granularity: "word" });
   const found: string[] = [];
-  for (const { segment, isWordLike } of segmenter.segment(run)) if (isWordLike === true) found.push(segment);
+  for (let from = 0; from < run.length; ) {
+    let to = Math.min(from + SEGMENTED_AT_ONCE, run.length);
+    // Not inside of a letter: before a mark, or the second half of a pair.
+    while (to < run.length && to > from + 1 && /[\p{M}\ud800-\udfff]/u.test(run.charAt(to))) to--;
+    for (const { segment, isWordLike } of segmenter.segment(run.slice(from, to))) {
+      if (isWordLike === true) found.push(segment);
+    }
+    from = to;
+  }
   return found;
 }
 
@@ -53,6 +68,7 @@ function segments(run: string): string[] {
 export function wordsIn(text: string): Word[] {
   const found: Word[] = [];
   const isAscii = ASCII.test(text);
+  let left = MOST_SEGMENTED;
   for (const token of text.match(isAscii ? ASCII_TOKEN : TOKEN) ?? []) {
     if (isAscii || !UNSPACED.test(token)) {
       add(found, token);
@@ -60,7 +76,9 @@ export function wordsIn(text: string): Word[] {
     }
     for (const run of token.match(RUN) ?? []) {
       if (IDEOGRAPHS.test(run) || SEGMENTED.test(run)) {
-        for (const word of segments(run)) found.push(unspaced(word, "unspaced"));
+        const some = run.slice(0, Math.max(0, left));
+        left -= run.length;
+        for (const word of segments(some)) found.push(unspaced(word, "unspaced"));
       } else if (HANGUL.test(run)) found.push(unspaced(run, "hangul"));
       else add(found, run);
     }
@@ -105,21 +123,16 @@ function add(found: Word[], token: string): void {
 function wordOf(written: string): Word {
   const lower = written.toLowerCase();
   const exact = folded(lower);
-  if (NUMBER.test(written)) return { lower, exact, parts: [], kind: "number" };
-  let parts: string[] = [];
+  if (NUMBER.test(written)) return { lower, exact, parts: NO_PARTS, kind: "number" };
   const pieces = written.split(JOINT).filter((piece) => piece !== "");
-  if (pieces.length > 1 || (pieces.length === 1 && pieces[0] !== written)) parts = pieces;
-  if (HAS_CAMEL.test(written))
-    parts = [...parts, ...pieces.flatMap((piece) => piece.split(CAMEL)).filter(isNewTo(parts, written))];
-  if (/\p{N}/u.test(written) && /\p{L}/u.test(written))
-    parts = [
-      ...parts,
-      ...pieces
-        .flatMap((piece) => piece.split(MIXED))
-        .filter((piece) => piece.length > 1 && isNewTo(parts, written)(piece)),
-    ];
+  // The letter of `C++` and `C#` is another name.
+  const parts = pieces.length === 1 && pieces[0]?.length === 1 ? [] : pieces.filter((piece) => piece !== written);
+  if (written.length <= LONGEST_IDENTIFIER) {
+    const inside = pieces.flatMap((piece) => [
+      ...(HAS_CAMEL.test(piece) ? piece.split(CAMEL) : []),
+      ...(/\p{N}/u.test(piece) && /\p{L}/u.test(piece) ? piece.split(MIXED).filter((part) => part.length > 1) : []),
+    ]);
+    for (const part of inside) if (part !== written && !parts.includes(part)) parts.push(part);
+  }
   return { lower, exact, parts: parts.map((part) => part.toLowerCase()), kind: "alphabet" };
 }
-
-const isNewTo = (parts: readonly string[], whole: string) => (piece: string) =>
-  piece !== whole && !parts.includes(piece);

@@ -67,23 +67,24 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
+  -- (Facts that come back where something is forgotten: settle_facts has taken the lock of their scope.)
   IF t->>'write' IS NOT NULL THEN
     PERFORM pg_advisory_xact_lock_shared(7702, (t->>'write')::int);
-  ELSE -- facts that come back where something is forgotten
-    PERFORM pg_advisory_xact_lock_shared(7702, id) FROM unnest(scopefloor.ids_in(t->'modify')) id ORDER BY id;
   END IF;
   RETURN NULL;
 END $$;
 
--- Holds the tail of a job's scope alone, unless others are at it for longer.
+-- Holds the tail of a job's scope alone, unless others are at it for longer. For the rest of the transaction no
+-- lock is waited for longer either: who has deleted a passage of the tail may be waiting for this one.
 CREATE OR REPLACE FUNCTION scopefloor.hold_tail() RETURNS bool
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '200ms' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
 BEGIN
   IF t IS NULL OR t->>'job' IS NULL THEN
     RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
   END IF;
+  PERFORM set_config('lock_timeout', '200ms', true);
   PERFORM pg_advisory_xact_lock(7702, (t->>'write')::int);
   RETURN true;
 EXCEPTION WHEN lock_not_available THEN
@@ -102,7 +103,7 @@ BEGIN
   PERFORM pg_advisory_xact_lock(7703, (t->>'write')::int);
 END $$;
 
--- Trigger: orders a segment where a tail has become long. Looked at once in every 64 numbers, for all of which it is short.
+-- Trigger: orders a segment where a tail has become long. Looked at once in some 32 passages.
 CREATE OR REPLACE FUNCTION scopefloor.watch_tail() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -110,7 +111,7 @@ DECLARE
   at_scope int;
   last bigint;
 BEGIN
-  FOR at_scope IN SELECT a.scope_id FROM added a GROUP BY a.scope_id HAVING max(a.seq) / 64 > (min(a.seq) - 1) / 64 LOOP
+  FOR at_scope IN SELECT a.scope_id FROM added a GROUP BY a.scope_id HAVING count(*) > 32 * random() LOOP
     SELECT coalesce(max(g.last_seq), 0) INTO last FROM scopefloor.segment g WHERE g.scope_id = at_scope;
     IF (SELECT count(*) FROM (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.seq > last LIMIT least) few) = least
        AND scopefloor.ticket() IS NOT NULL THEN

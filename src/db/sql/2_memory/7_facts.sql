@@ -132,6 +132,8 @@ DECLARE
   at_now timestamptz := clock_timestamp();
   settled jsonb; -- [{id, heads, until, by}]: heads is false for what confirms another
 BEGIN
+  -- Before anything is deleted: whoever packs the tail waits for deletions (5_word_index.sql).
+  PERFORM pg_advisory_xact_lock_shared(7702, at_scope);
   WITH said AS MATERIALIZED (
     SELECT o.*, dense_rank() OVER (ORDER BY o.valid_from, o.observation_id) AS n
     FROM scopefloor.observations(at_scope, of_kind, subject, of_key) o
