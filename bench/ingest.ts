@@ -1,5 +1,5 @@
 /**
- * Storing turns in batches of 500: passages, postings, counters and traces under both locks, beside
+ * Storing turns in batches of 500: passages with their terms, counters and traces under both locks, beside
  * LangChain's PGVectorStore.addVectors into a table with a GIN index on the words. Embedding is timed apart.
  */
 import { modelRegistry } from "../src/db/access/model-registry.ts";
@@ -51,7 +51,7 @@ export default async function ingest(): Promise<Record<string, unknown>> {
     process.stdout.write(
       table([
         ["", "passages/s"],
-        ["scopefloor: passages, postings, counters, trace", rate(ours)],
+        ["scopefloor: passages with their terms, counters, trace", rate(ours)],
         ["PGVectorStore.addVectors with a GIN index", rate(peer)],
         ["the built-in embedder and token counting, apart", rate(embedding)],
       ]),
