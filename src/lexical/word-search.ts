@@ -91,12 +91,19 @@ export class WordSearch {
   /** Visible passages, and their mean length in words. */
   readonly passages: number;
   readonly meanLength: number;
+  readonly #hashes: Hashes;
   readonly #sources: readonly Source[];
   readonly #slices = new Slices();
 
-  private constructor(words: readonly SearchedWord[], passages: number, length: number, sources: readonly Source[]) {
+  private constructor(
+    words: readonly SearchedWord[],
+    { passages, words: length }: Pick<LexicalState, "passages" | "words">,
+    hashes: Hashes,
+    sources: readonly Source[],
+  ) {
     this.passages = Math.max(passages, 1);
     this.meanLength = Math.max(length, 1) / this.passages;
+    this.#hashes = hashes;
     this.#sources = sources;
     this.asked = words;
     this.words = words.map((word, w) => {
@@ -113,7 +120,8 @@ export class WordSearch {
 
   static async for(tx: ScopedTransaction, asked: readonly SearchedWord[]): Promise<WordSearch> {
     const state = await lexicalState(tx);
-    if (asked.length === 0 || state.keys.size === 0) return new WordSearch(asked, 0, 0, []);
+    if (asked.length === 0 || state.keys.size === 0)
+      return new WordSearch(asked, { passages: 0, words: 0 }, new Map(), []);
     const words = limitTerms(asked, state);
     const hashes = hashesOf(words, state);
     const rows = await tx.rows<RawRow>(postingsSql(tx, state, hashes));
@@ -123,7 +131,7 @@ export class WordSearch {
       collected.add(row);
       await slices.pause();
     }
-    return new WordSearch(words, state.passages, state.words, collected.sources());
+    return new WordSearch(words, state, hashes, collected.sources());
   }
 
   /**
@@ -173,6 +181,17 @@ export class WordSearch {
     }
     found.sort((a, b) => b[0] - a[0] || a[1] - b[1] || a[2] - b[2]);
     return found.map(([sum, s, place]) => this.#placeOf(sum, s, place));
+  }
+
+  /** How often each word is in a passage of a scope, by the passage's own terms; undefined: nothing of that scope was visible. */
+  frequenciesIn(scopeId: number, terms: Uint8Array): number[] | undefined {
+    const known = this.#hashes.get(scopeId);
+    if (known === undefined) return undefined;
+    const frequencies = new Array<number>(this.words.length).fill(0);
+    eachTerm(terms, 0, terms.length - (terms.length % BYTES_A_TERM), (hash, frequency) => {
+      for (const [w, share] of known.get(hash) ?? []) frequencies[w] = Math.max(frequencies[w] ?? 0, share * frequency);
+    });
+    return alone(this.words, frequencies);
   }
 
   #placeOf(score: number, s: number, place: number): Place {
@@ -232,7 +251,7 @@ function limitTerms(words: readonly SearchedWord[], { keys }: LexicalState): rea
 /** What a scope's hashes stand for: the word's place, and the share of the frequency that counts. */
 type Hashes = ReadonlyMap<number, ReadonlyMap<number, readonly (readonly [word: number, share: number])[]>>;
 
-export function hashesOf(words: readonly SearchedWord[], { keys }: Pick<LexicalState, "keys">): Hashes {
+function hashesOf(words: readonly SearchedWord[], { keys }: LexicalState): Hashes {
   const hashes = new Map<number, Map<number, (readonly [number, number])[]>>();
   for (const [scope, key] of keys) {
     const known = new Map<number, (readonly [number, number])[]>();
@@ -396,19 +415,6 @@ function postingsOf({ postings }: Source, w: number): Postings {
     postings[w] = posted;
   }
   return posted;
-}
-
-/** Of packed terms, how often each word is in them. */
-export function frequenciesIn(
-  terms: Uint8Array,
-  words: readonly SearchedWord[],
-  hashes: ReadonlyMap<number, readonly (readonly [word: number, share: number])[]>,
-): number[] {
-  const frequencies = new Array<number>(words.length).fill(0);
-  eachTerm(terms, 0, terms.length - (terms.length % BYTES_A_TERM), (hash, frequency) => {
-    for (const [w, share] of hashes.get(hash) ?? []) frequencies[w] = Math.max(frequencies[w] ?? 0, share * frequency);
-  });
-  return alone(words, frequencies);
 }
 
 /** Frequencies in one text, where what stands in for a word counts only without it. */

@@ -1,8 +1,7 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { NUMBERS_KEY, PAGE_PLACES } from "../../lexical/block.ts";
 import { BM25_DEFAULTS, type Bm25Parameters, bm25 } from "../../lexical/bm25-score.ts";
-import { lexicalState } from "../../lexical/state.ts";
-import { frequenciesIn, hashesOf, type Place, WordSearch } from "../../lexical/word-search.ts";
+import { type Place, WordSearch } from "../../lexical/word-search.ts";
 import { byScore, type Candidate } from "./candidate.ts";
 import { andFilterSql, filterSql, type PassageFilter } from "./filter.ts";
 
@@ -137,12 +136,10 @@ async function findAmong(
   const rows = await tx.rows<Omit<FoundPassage, "frequencies" | "score"> & { terms: Uint8Array }>(sql`
     SELECT ${COLUMNS}, p.terms FROM ${tx.read("passage", "p")} ${withSession(tx)}
     WHERE p.expired_at IS NULL AND p.terms IS NOT NULL${andFilterSql(tx, filter)} LIMIT ${FEW_PASSAGES}`);
-  const hashes = hashesOf(search.words, await lexicalState(tx));
   return rows
     .flatMap(({ terms, ...row }) => {
-      const known = hashes.get(row.scopeId);
-      if (known === undefined) return [];
-      const frequencies = frequenciesIn(terms, search.words, known);
+      const frequencies = search.frequenciesIn(row.scopeId, terms);
+      if (frequencies === undefined) return [];
       const score = bm25(search.words, frequencies, row.words / search.meanLength, parameters);
       return score > 0 ? [{ ...row, score, frequencies }] : [];
     })

@@ -8,7 +8,7 @@ import { byScore, type Candidate } from "./candidate.ts";
 export interface SessionTurn extends FoundPassage {
   readonly sessionId: string;
   readonly position: number;
-  /** As cues.ts has them. */
+  /** As src/text/answer-cues.ts has them. */
   readonly cues: number;
 }
 

@@ -1,6 +1,5 @@
 import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
-import { lexicalState } from "../../lexical/state.ts";
-import { frequenciesIn, hashesOf, type WordSearch } from "../../lexical/word-search.ts";
+import type { WordSearch } from "../../lexical/word-search.ts";
 import { cuesOf } from "../../text/answer-cues.ts";
 import { COLUMNS, type FoundPassage, withSession } from "./bm25.ts";
 import { andFilterSql, type PassageFilter } from "./filter.ts";
@@ -50,11 +49,9 @@ export async function readSessions(
       SELECT * FROM ${tx.read("passage", "o")}
       WHERE o.scope_id = r.scope_id AND o.session_id = r.session_id AND o.position BETWEEN r.low AND r.high LIMIT ${MOST_TURNS}::int) p ${withSession(tx)}
     WHERE p.kind = 'turn' AND p.expired_at IS NULL${andFilterSql(tx, filter)}`);
-  const hashes = hashesOf(search.words, await lexicalState(tx));
   return rows.flatMap(({ terms, cues, beginning, ...row }) => {
-    const known = hashes.get(row.scopeId);
-    if (row.sessionId === null || row.position === null || known === undefined) return [];
-    const frequencies = frequenciesIn(terms ?? new Uint8Array(), search.words, known);
+    const frequencies = search.frequenciesIn(row.scopeId, terms ?? new Uint8Array());
+    if (row.sessionId === null || row.position === null || frequencies === undefined) return [];
     const { sessionId, position } = row;
     return [{ ...row, sessionId, position, score: 0, frequencies, cues: cues ?? cuesOf(beginning ?? "") }];
   });
