@@ -853,14 +853,14 @@ export const MUTANTS: readonly Mutant[] = [
   },
   {
     name: "blocks that are read in any scope",
-    file: "src/lexical/word-search.ts",
+    file: "src/lexical/sources.ts",
     from: 'FROM want w JOIN ${tx.read("posting_block", "b")}',
     to: 'FROM want w JOIN ${sql.raw("scopef" + "loor.posting_block")} b',
     tests: [WORD_INDEX],
   },
   {
     name: "tails that are read in any scope",
-    file: "src/lexical/word-search.ts",
+    file: "src/lexical/sources.ts",
     from: 'AS part FROM ${tx.read("passage", "p")}',
     to: 'AS part FROM ${sql.raw("scopef" + "loor.passage")} p',
     tests: [WORD_INDEX],

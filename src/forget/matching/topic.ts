@@ -1,7 +1,8 @@
 import { analyserOf } from "../../context/settings.ts";
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import type { SearchedWord } from "../../lexical/searched-words.ts";
 import { lexicalState } from "../../lexical/state.ts";
-import { type SearchedWord, WordSearch } from "../../lexical/word-search.ts";
+import { WordSearch } from "../../lexical/word-search.ts";
 import { fetchHits } from "../../recall/answer/hits.ts";
 import { fetchPlaces } from "../../recall/ranking/bm25.ts";
 import { NO_FILTER } from "../../recall/ranking/filter.ts";

@@ -1,8 +1,9 @@
 import { analyserOf } from "../../context/settings.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { bm25 } from "../../lexical/bm25-score.ts";
+import { alone, searchedWords } from "../../lexical/searched-words.ts";
 import { lexicalState } from "../../lexical/state.ts";
-import { alone, searchedWords, WordSearch } from "../../lexical/word-search.ts";
+import { WordSearch } from "../../lexical/word-search.ts";
 import { eachInSlices } from "../../load/slices.ts";
 import { factsAt, isPresent, withTables } from "../../memory/fact-timeline.ts";
 import { plantedIn } from "../../text/planted.ts";
