@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, sql } from "../../db/access/scoped.ts";
-import { BM25_DEFAULTS } from "../../lexical/bm25-score.ts";
+import { bm25 } from "../../lexical/bm25-score.ts";
 import { eachTerm } from "../../lexical/packed-terms.ts";
 import type { FoundPassage } from "./bm25.ts";
 import { isOfConversation } from "./in-context.ts";
@@ -84,15 +84,12 @@ function scoreAll(
   termsOf: ReadonlyMap<string, Terms>,
   expansion: ReadonlyMap<number, number>,
 ): [string, number][] {
-  const { k1, b } = BM25_DEFAULTS;
   const mean = passages.reduce((sum, { words }) => sum + words, 0) / passages.length;
-  return passages.map(({ id, words }) => {
+  const hashes = [...expansion.keys()];
+  const words = [...expansion.values()].map((weight) => ({ weight, idf: 1 }));
+  return passages.map(({ id, words: length }) => {
     const terms = termsOf.get(id);
-    let score = 0;
-    for (const [hash, weight] of expansion) {
-      const tf = terms?.get(hash) ?? 0;
-      if (tf > 0) score += (weight * tf * (k1 + 1)) / (tf + k1 * (1 - b + (b * words) / mean));
-    }
-    return [id, score];
+    const frequencies = hashes.map((hash) => terms?.get(hash) ?? 0);
+    return [id, bm25(words, frequencies, length / mean)];
   });
 }
