@@ -99,7 +99,7 @@ export async function indexCrowd(sql: postgres.Sql, org: string, tail: number): 
       const some = passages.slice(from, from + MOST_PASSAGES);
       const builder = new SegmentBuilder();
       for (const passage of some) builder.add(passage);
-      const { bits, places, blocks } = builder.pack();
+      const { bits, places, blocks } = await builder.pack();
       const [segment] = await sql`
         INSERT INTO scopefloor.segment (tenant_id, scope_id, first_seq, last_seq, passages, places, bits)
         VALUES (${scope.tenant_id as number}, ${scope.id as number}, ${some[0]?.seq ?? 0}, ${some.at(-1)?.seq ?? 0}, ${some.length}, ${places}, ${bits}) RETURNING id`;

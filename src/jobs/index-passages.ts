@@ -67,7 +67,7 @@ async function packTail(tx: ScopedTransaction): Promise<number | "busy"> {
   const builder = new SegmentBuilder();
   for (const row of rows) builder.add(row);
   const [first, last] = [rows[0]?.seq ?? 0, rows.at(-1)?.seq ?? 0];
-  await storeSegment(tx, builder.pack(), { first, last, passages: rows.length });
+  await storeSegment(tx, await builder.pack(), { first, last, passages: rows.length });
   return rows.length;
 }
 
@@ -112,13 +112,13 @@ async function mergeSegments(tx: ScopedTransaction): Promise<"merged" | "changed
   if (merged.length === 0) return "done";
   const builder = new SegmentBuilder();
   for (const { id } of merged) {
-    builder.addSegment(
+    await builder.addSegment(
       await tx.rows<Block>(
         sql`SELECT b.key::float8 AS key, b.first, b.data FROM ${tx.read("posting_block", "b")} WHERE b.segment_id = ${id}::bigint`,
       ),
     );
   }
-  const packed = builder.pack();
+  const packed = await builder.pack();
   await tx.call("hold_segments");
   const now = new Map((await segmentsOf(tx)).map((segment) => [segment.id, segment]));
   if (merged.some(({ id, edits }) => now.get(id)?.edits !== edits)) return "changed";

@@ -4,6 +4,7 @@
  * (1 each) and the passages' lengths in words (2 each). The database takes postings out of them
  * (src/db/sql/2_memory/5_word_index.sql).
  */
+import { Slices } from "../load/slices.ts";
 import { TERM_BYTES, TERM_RANGE } from "../text/analysis/term-hash.ts";
 import { eachTerm, hashAt } from "./packed-terms.ts";
 
@@ -51,6 +52,7 @@ interface Postings {
 export class SegmentBuilder {
   readonly #postings = new Map<number, Postings>();
   readonly #seqs: number[] = [];
+  readonly #slices = new Slices();
 
   /** Passages come in the order of their numbers. */
   add({ seq, length, terms }: SegmentPassage): void {
@@ -60,7 +62,7 @@ export class SegmentBuilder {
   }
 
   /** A segment that is packed already. Passages that were deleted since keep their places and have no postings. */
-  addSegment(blocks: Iterable<Block>): void {
+  async addSegment(blocks: Iterable<Block>): Promise<void> {
     const offset = this.#seqs.length;
     for (const { key, first, data } of blocks) {
       if (key === NUMBERS_KEY) {
@@ -68,6 +70,7 @@ export class SegmentBuilder {
           this.#seqs[offset + first + at / TERM_BYTES] = hashAt(data, at);
         continue;
       }
+      await this.#slices.pause();
       eachEntry(data, (hash, n, at) => {
         for (let i = 0; i < n; i++) {
           this.#post(hash, offset + placeAt(data, at, i), frequencyAt(data, at, n, i), lengthAt(data, at, n, i));
@@ -87,13 +90,14 @@ export class SegmentBuilder {
     known.lengths.push(length);
   }
 
-  pack(): PackedSegment {
+  async pack(): Promise<PackedSegment> {
     if (this.#seqs.length > MOST_PASSAGES)
       throw new Error(`a segment holds at most ${MOST_PASSAGES} passages, not ${this.#seqs.length}`);
     const blocks = this.#pages();
     const rare: (readonly [number, Postings])[] = [];
     let bytes = 0;
     for (const [hash, postings] of this.#postings) {
+      await this.#slices.pause();
       if (postings.places.length < OWN_FROM) {
         rare.push([hash, postings]);
         bytes += ENTRY_HEAD + BYTES_A_POSTING * postings.places.length;
@@ -102,6 +106,7 @@ export class SegmentBuilder {
     const bits = Math.max(0, Math.ceil(Math.log2(bytes / BUCKET_BYTES)));
     const buckets = new Map<number, Buffer[]>();
     for (const [hash, postings] of rare) {
+      await this.#slices.pause();
       const key = hash % 2 ** bits;
       const bucket = buckets.get(key);
       const entry = entryOf(hash, postings, 0, postings.places.length);

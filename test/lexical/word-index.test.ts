@@ -187,7 +187,7 @@ describe("the packed index", () => {
           });
       return lines.sort();
     };
-    const { blocks } = pack(passages);
+    const { blocks } = await pack(passages);
     const gone = [0, 3, 255, 256, 257, 699];
     const without: Block[] = [];
     for (const block of blocks) {
