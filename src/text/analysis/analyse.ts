@@ -1,9 +1,11 @@
 import { normalForm } from "../normal-form.ts";
+import { mayJoin } from "./compounds.ts";
 import { languagesIn } from "./detect.ts";
 import { folded } from "./fold.ts";
 import { IRREGULAR_FORMS } from "./irregular.ts";
 import { type Language, languageOf } from "./languages.ts";
-import { lettersOf, unspacedRuns, type Word, wordsIn } from "./words.ts";
+import { languageOfWord, languagesFor, scriptOf } from "./word-language.ts";
+import { HAN_OR_KANA, lettersOf, unspacedRuns, type Word, wordsIn } from "./words.ts";
 
 /**
  * The version of what this folder makes of a text, with that of the dictionaries by which Thai and its
@@ -296,25 +298,6 @@ class AskedWords {
 }
 
 const HAN = /\p{sc=Han}/u;
-const HAN_OR_KANA = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]/u;
-const VOWELS = "[aeiouyäöüåæøéèàáíóúêôâî]";
-const VOWEL = new RegExp(VOWELS);
-
-/** What a word begins with before its first vowel: nothing, a consonant, or what is spoken as one. */
-const ONSET = new RegExp(
-  `^(?:[bcdfghjklmnprstvwxzß]|[bfgkp][lr]|[dtvw]r|kn|gn|qu|ch|chr|sch[lmnrw]?|s[cklmnpt]|s[cpt]r|spl|st[r]?|th|ph|pf[lr]?|ps|ts|tj|sj|zw|dw|kv)?${VOWELS}`,
-);
-/** Letters that are spoken as one: no joint is between them. */
-const ONE_SOUND =
-  /^(?:ch|ck|ph|th|qu|ie|ei|eu|au|äu|ee|oo|aa|uu|ij|oe|ui|ou|ai|oi|äi|öi|yi|uo|yö|äy|öy|iu|ää|öö|yy|ii|ng)$/;
-
-/** Whether a word may be made of these: both have a vowel, and the second begins as a word does. */
-function mayJoin(front: string, back: string): boolean {
-  if (!VOWEL.test(front) || !ONSET.test(back)) return false;
-  const joint = `${front.at(-1) ?? ""}${back.charAt(0)}`;
-  return !ONE_SOUND.test(joint);
-}
-
 const pairsOf = (letters: readonly string[]): string[] => letters.slice(1).map((letter, i) => `${letters[i]}${letter}`);
 
 /** A word of three letters or more; and of a Japanese word what stands before its ending: 買 of 買った. (Shorter words are pairs.) */
@@ -324,45 +307,4 @@ function unspacedTerms({ lower }: Word): string[] {
   const ending = letters.findIndex((letter) => !HAN.test(letter));
   if (ending > 0) terms.push(`${letters.slice(0, ending).join("")}…`);
   return terms;
-}
-
-/** One language stands for each script that has several. */
-const scriptOf = ({ script, code }: Language): string => (script === "other" ? code : script);
-
-/** The script of a word of an alphabet, as {@link scriptOf} names it, by its first letter. */
-function scriptOfWord(word: string): string {
-  for (const character of word) {
-    const code = character.codePointAt(0) ?? 0;
-    if ((code >= 97 && code <= 122) || (code >= 0xaa && code < 0x250) || (code >= 0x1e00 && code < 0x1f00))
-      return "latin";
-    if (code < 0x370) continue;
-    if (code < 0x400 || (code >= 0x1f00 && code < 0x2000)) return "el";
-    if (code < 0x530) return "cyrillic";
-    if (code < 0x590) return "hy";
-    if (code < 0x600) return "he";
-    if (code < 0x780 || (code >= 0xfb50 && code < 0xfeff)) return "arabic";
-    if (code >= 0x900 && code < 0x980) return "devanagari";
-    if (code >= 0xb80 && code < 0xc00) return "ta";
-    return "";
-  }
-  return "latin";
-}
-
-function keyOfWord({ kind, lower }: Word): string {
-  if (kind === "hangul") return "ko";
-  if (kind === "unspaced") return HAN_OR_KANA.test(lower) ? "ja" : "th";
-  return scriptOfWord(lower);
-}
-
-const languageOfWord = (word: Word, byScript: ReadonlyMap<string, Language>): Language => {
-  const key = keyOfWord(word);
-  return byScript.get(key) ?? (key === "ja" ? (byScript.get("zh") ?? languageOf("zh")) : languageOf(key));
-};
-
-/** The languages in which a word is asked: those of the visible texts in its script. */
-function languagesFor(word: Word, visible: readonly string[], byScript: ReadonlyMap<string, Language>): Language[] {
-  const key = keyOfWord(word);
-  const ways = visible.map(languageOf).filter((language) => scriptOf(language) === key);
-  const own = byScript.get(key);
-  return ways.length > 0 ? ways : own === undefined ? [languageOf(key)] : [own];
 }

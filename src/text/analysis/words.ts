@@ -33,13 +33,16 @@ const POSSESSIVE = /['’]s?$/u;
 /** `l'école`, `dell'acqua`, `O'Brien`: two words. */
 const APOSTROPHE = /['’]/u;
 
-/** Ideographs and kana are written without spaces, and so are these others. */
-const IDEOGRAPHS = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]/u;
-const SEGMENTED = /[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/u;
-const RUN =
-  /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]+|[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}][\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{M}]*|[\p{sc=Hangul}]+|[^\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{sc=Hangul}]+/gu;
+/** Ideographs and kana are written without spaces, and so are the others, whose letters have marks. */
+const CHARACTERS = String.raw`\p{scx=Han}\p{scx=Hira}\p{scx=Kana}`;
+const MARKED = String.raw`\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}`;
+export const HAN_OR_KANA = new RegExp(`[${CHARACTERS}]`, "u");
+const SEGMENTED = new RegExp(`[${MARKED}]`, "u");
 const HANGUL = /\p{sc=Hangul}/u;
-const UNSPACED = /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{sc=Hangul}]/u;
+const UNSPACED = new RegExp(String.raw`[${CHARACTERS}${MARKED}\p{sc=Hangul}]`, "u");
+const UNSPACED_RUN = String.raw`[${CHARACTERS}]+|[${MARKED}][${MARKED}\p{M}]*`;
+const UNSPACED_RUNS = new RegExp(UNSPACED_RUN, "gu");
+const RUN = new RegExp(String.raw`${UNSPACED_RUN}|[\p{sc=Hangul}]+|[^${CHARACTERS}${MARKED}\p{sc=Hangul}]+`, "gu");
 const NUMBER = /^\p{N}+$/u;
 
 let segmenter: Intl.Segmenter | undefined;
@@ -75,7 +78,7 @@ export function wordsIn(text: string): Word[] {
       continue;
     }
     for (const run of token.match(RUN) ?? []) {
-      if (IDEOGRAPHS.test(run) || SEGMENTED.test(run)) {
+      if (HAN_OR_KANA.test(run) || SEGMENTED.test(run)) {
         const some = run.slice(0, Math.max(0, left));
         left -= run.length;
         for (const word of segments(some)) found.push(unspaced(word, "unspaced"));
@@ -88,11 +91,7 @@ export function wordsIn(text: string): Word[] {
 
 /** The runs without spaces in a text: pairs of letters go over the words' limits. */
 export const unspacedRuns = (text: string): string[] =>
-  IDEOGRAPHS.test(text) || SEGMENTED.test(text)
-    ? (text.match(
-        /[\p{scx=Han}\p{scx=Hira}\p{scx=Kana}]+|[\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}][\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}\p{M}]*/gu,
-      ) ?? [])
-    : [];
+  HAN_OR_KANA.test(text) || SEGMENTED.test(text) ? (text.match(UNSPACED_RUNS) ?? []) : [];
 
 /** What a reader takes for one letter: with its marks. */
 export const lettersOf = (run: string): string[] => run.match(/\P{M}\p{M}*/gu) ?? [];
