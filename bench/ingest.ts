@@ -5,6 +5,7 @@
 import { modelRegistry } from "../src/db/access/model-registry.ts";
 import { createLog } from "../src/log.ts";
 import { prepareTurns, storeTurns } from "../src/memory/turns.ts";
+import { UNMETERED } from "../src/metering/model-call.ts";
 import { LOCAL_MODELS, Models } from "../src/models/models.ts";
 import { round, table } from "./measure.ts";
 import { openPeer } from "./peer-store.ts";
@@ -30,6 +31,7 @@ export default async function ingest(): Promise<Record<string, unknown>> {
       let began = performance.now();
       const prepared = await prepareTurns(
         models,
+        UNMETERED,
         texts.map((content) => ({ role: "user", content, labels: [], category: null, observedAt: undefined })),
       );
       embedding += performance.now() - began;

@@ -28,13 +28,20 @@ export class AppError extends Error {
   readonly status: number;
   /** Seconds after which trying again makes sense (429 and 503). */
   readonly retryAfter: number | undefined;
+  /** Members of the answer besides the usual ones. */
+  readonly more: Readonly<Record<string, unknown>>;
 
-  constructor(slug: ErrorSlug, detail: string, options: { cause?: unknown; retryAfter?: number } = {}) {
+  constructor(
+    slug: ErrorSlug,
+    detail: string,
+    options: { cause?: unknown; retryAfter?: number; more?: Readonly<Record<string, unknown>> } = {},
+  ) {
     super(detail, { cause: options.cause });
     this.name = "AppError";
     this.slug = slug;
     this.status = statusOf[slug];
     this.retryAfter = options.retryAfter;
+    this.more = options.more ?? {};
   }
 }
 

@@ -9,6 +9,7 @@ import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
+import { startSettling } from "./metering/settling.ts";
 import { createService, prepareDatabase } from "./service.ts";
 
 /** How long a stop waits for requests that are under way. */
@@ -46,6 +47,7 @@ async function main(): Promise<void> {
           overdueMs: 2 * longestTransactionMs(config),
           journal: receiptsFile === undefined ? undefined : receiptJournal(database, receiptsFile),
         });
+  const settling = config.role === "api" ? undefined : startSettling(database, log);
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
   const service = await createService(database, { context, log, models, reranker, worker, proxy, quotas });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
@@ -58,6 +60,7 @@ async function main(): Promise<void> {
     service.drain();
     if (server) await close(server);
     await service.settled();
+    await settling?.stop();
     await housekeeping?.stop();
     await database.close();
     log.info("stopped");

@@ -4,13 +4,13 @@ import { removeDocument } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { removeEntities } from "../memory/entities.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
-import type { Models, QueryVectors } from "../models/models.ts";
+import type { QueryVectors } from "../models/models.ts";
 import { fetchHits } from "../recall/answer/hits.ts";
 import type { Candidate } from "../recall/ranking/candidate.ts";
 import { NO_FILTER } from "../recall/ranking/filter.ts";
 import { rankByDistance } from "../recall/ranking/vector.ts";
 import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts";
-import { recordTrace, spentOn } from "../traces/record.ts";
+import { recordSpent, recordTrace, spentOn, type TraceFields } from "../traces/record.ts";
 import { matchNames, removeNames } from "./matching/document-names.ts";
 import { factsOfSession, type Match, matchUnranked } from "./matching/facts-and-items.ts";
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
@@ -59,11 +59,7 @@ export interface ForgetAnswer {
  * with every identifier (matching/topic.ts), or lies no further from it than a model's calibrated distance.
  * It is no matter what else there is: what is not there takes nothing.
  */
-export async function forgetMatching(
-  tx: ScopedTransaction,
-  models: Models,
-  request: ForgetRequest,
-): Promise<ForgetAnswer> {
+export async function forgetMatching(tx: ScopedTransaction, request: ForgetRequest): Promise<ForgetAnswer> {
   const topic = request.query === undefined ? undefined : await topicOf(tx, request.query);
   const matches = await matchesOf(tx, request, topic);
   const { prepared } = request;
@@ -71,10 +67,10 @@ export async function forgetMatching(
     kind: "forget",
     operation: "forget",
     query: null,
-    ...(prepared.tokens > 0 ? spentOn(models.current, prepared) : {}),
+    ...spentOn(prepared.spent),
   } as const;
   if (request.dryRun) {
-    recordTrace(tx, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
+    traceForget(tx, prepared, { ...trace, candidates: matches.length, returned: 0, tierReason: "dry run" });
     return {
       deleted: matches.length,
       matches: matches.map(({ id, text, score, scope, why }) => ({ id, text, score, scope, why })),
@@ -101,8 +97,13 @@ export async function forgetMatching(
       ...(pendingDocuments > 0 ? { pendingDocuments } : {}),
     },
   );
-  recordTrace(tx, { ...trace, candidates: matches.length, returned: matches.length });
+  traceForget(tx, prepared, { ...trace, candidates: matches.length, returned: matches.length });
   return { deleted: matches.length, receiptId, ...(await hiddenByView(tx, matches)) };
+}
+
+function traceForget(tx: ScopedTransaction, { spentOnOthers }: QueryVectors, fields: TraceFields): void {
+  const { traceId } = recordTrace(tx, fields);
+  for (const spent of spentOnOthers) recordSpent(tx, spent, { parentId: traceId });
 }
 
 /** Where nothing was found, whether the floor holds scopes that were not looked at. */

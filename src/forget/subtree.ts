@@ -33,9 +33,16 @@ export const ERASURE = {
     "audit_entry",
     "api_key",
     "job",
+    // Of a key above the eraser's they stay.
+    "budget",
+    "budget_window",
+    "budget_event",
+    "scope_limit",
+    "limit_rate",
+    "limit_store",
   ],
-  /** Numbers only; the deletions above bring them to zero. */
-  keep: ["scope_counter", "vector_index"],
+  /** Numbers only: counts that the deletions above bring to zero, and what was used and held, which is paid. */
+  keep: ["scope_counter", "vector_index", "usage_hour", "storage_day", "budget_hold", "stored_change"],
 } as const;
 
 export interface ErasedSubtree {

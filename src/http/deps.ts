@@ -6,6 +6,8 @@ import type { FairQueue } from "../load/fair-queue.ts";
 import type { Quotas } from "../load/quotas.ts";
 import type { ShareGroups } from "../load/share-groups.ts";
 import type { Strangers } from "../load/strangers.ts";
+import type { Meter } from "../metering/model-call.ts";
+import type { RequestMeterDeps } from "../metering/request-meter.ts";
 import type { Models } from "../models/models.ts";
 import type { Reranker } from "../models/reranker.ts";
 import type { Readiness } from "../readiness.ts";
@@ -22,6 +24,8 @@ export interface Deps {
   /** Uploads that are on this machine's disk at a time, on their way into the database. */
   readonly uploads: FairQueue;
   readonly quotas: Quotas;
+  /** What requests hold of their budgets. */
+  readonly metering: RequestMeterDeps;
   /** Audit reports, of which one is made at a time. */
   readonly auditReports: FairQueue;
   readonly models: Models;
@@ -44,8 +48,9 @@ export interface Deps {
 }
 
 /** What recall needs of them. */
-export const recallDeps = ({ models, reranker, metrics }: Deps): RecallDeps => ({
+export const recallDeps = ({ models, reranker, metrics }: Deps, meter: Meter): RecallDeps => ({
   models,
+  meter,
   reranker,
   onCache: (isHit) => metrics.observeCache(isHit),
 });

@@ -1,17 +1,21 @@
 /** The request path: who, then what, then into the transaction, then the answer. */
 
 import type { ParameterizedContext } from "koa";
-import { checkCaller, enterScope, unauthorized } from "../db/access/enter.ts";
+import { checkCaller, enterScope, NeedsHold, unauthorized } from "../db/access/enter.ts";
 import type { AccessRequest, Caller, RequestContext } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
+import { RolledBack } from "../db/connect/lease.ts";
 import { AppError } from "../errors.ts";
 import { stringifyJson } from "../exact-json.ts";
 import { bearerOf, hashFromHeader } from "../keys/secret.ts";
+import type { Meter } from "../metering/model-call.ts";
+import { OverBudget, RequestMeter } from "../metering/request-meter.ts";
 import { onBehalfOf } from "./delegation.ts";
 import type { Deps } from "./deps.ts";
 import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
 import { type Idempotency, idempotencyOf, onlyOnce, replayStored, type StoredAnswer } from "./idempotency.ts";
 import { type Input, readInput } from "./input.ts";
+import { setRateHeaders } from "./rate-headers.ts";
 
 /** A body of at least this size waits for a place before it is read, so that only a few are in memory at once (`Deps.intake`). */
 const LARGE_BYTES = 256 * 1024;
@@ -28,6 +32,7 @@ export async function runEndpoint(
   const stranger = deps.strangers.groupOf(ctx.req);
   const visit = new Visit(spec, deps, caller, stranger);
   const release: (() => unknown)[] = [];
+  let isAnswered = false;
   try {
     const size = bodySizeOf(spec, ctx);
     // A large body costs work before the transaction: not for strangers.
@@ -38,17 +43,26 @@ export async function runEndpoint(
     const input = await readInput(spec, ctx, params);
     release.push(() => input.upload?.file.discard());
     visit.begin(input, idempotencyOf(spec, ctx, caller, input));
-    const body = await spec.handle({
-      deps,
-      caller,
-      bearer: bearerOf(ctx.get("authorization")),
-      params: input.params,
-      query: input.query,
-      body: input.body,
-      upload: input.upload,
-      enter: (access, work) => visit.enter(access, work),
-      peek: (access, work) => visit.peek(access, work),
+    const handle = () =>
+      spec.handle({
+        deps,
+        caller,
+        bearer: bearerOf(ctx.get("authorization")),
+        accepts: (mediaType) => ctx.accepts("application/json", mediaType) === mediaType,
+        params: input.params,
+        query: input.query,
+        body: input.body,
+        upload: input.upload,
+        enter: (access, work) => visit.enter(access, work),
+        peek: (access, work) => visit.peek(access, work),
+        meter: (access) => visit.meterFor(access),
+      });
+    const body = await handle().catch((error: unknown) => {
+      // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
+      if (error instanceof OverBudget) return handle();
+      throw error;
     });
+    isAnswered = true;
     if (visit.replayed !== undefined) ctx.set("Idempotent-Replayed", "true");
     respond(ctx, visit.replayed ?? answerOf(spec, body));
   } catch (error) {
@@ -57,6 +71,8 @@ export async function runEndpoint(
     throw error;
   } finally {
     for (const end of release) await end();
+    setRateHeaders(ctx, visit.meter.rates);
+    await visit.meter.end(isAnswered);
   }
   deps.touchKey(caller.keyHash);
 }
@@ -84,6 +100,7 @@ function bodySizeOf(spec: Endpoint, ctx: ParameterizedContext): number {
 class Visit {
   wasChecked = false;
   replayed: StoredAnswer | undefined;
+  readonly meter: RequestMeter;
   readonly #spec: Endpoint;
   readonly #deps: Deps;
   readonly #caller: Caller;
@@ -95,6 +112,7 @@ class Visit {
     this.#spec = spec;
     this.#deps = deps;
     this.#caller = caller;
+    this.meter = new RequestMeter(deps.metering, caller, spec);
     this.#context = {
       context: deps.context,
       arrivedAt: performance.now(),
@@ -125,8 +143,8 @@ class Visit {
     const spec = this.#spec;
     const request = { mode: spec.mode, ...access, verb: spec.verb };
     const idempotency = this.#idempotency;
-    if (idempotency === undefined) return this.#enter(request, work);
-    const outcome = await this.#enter(request, (tx) => onlyOnce(tx, spec, idempotency, this.#input, work)).catch(
+    if (idempotency === undefined) return this.#enterHeld(request, work);
+    const outcome = await this.#enterHeld(request, (tx) => onlyOnce(tx, spec, idempotency, this.#input, work)).catch(
       async (error: unknown) => {
         // A retry of what was done gets its answer even where the same would be refused by now.
         if (!(error instanceof AppError) || ![404, 409, 422].includes(error.status)) throw error;
@@ -139,6 +157,37 @@ class Visit {
     );
     if ("replayed" in outcome) this.replayed = outcome.replayed;
     return outcome.body;
+  }
+
+  meterFor(access: Partial<Omit<AccessRequest, "verb">>): Meter {
+    return this.meter.for({ mode: this.#spec.mode, ...access, verb: this.#spec.verb });
+  }
+
+  /** Enters, holding what the budgets above ask for; the trace of a committed transaction settles it. */
+  async #enterHeld<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
+    const { meter } = this;
+    const metered = this.#spec.verb.startsWith("memory:");
+    if (metered && meter.holdId === undefined && meter.isExpected) await meter.holdFor(request);
+    const held = () => {
+      let settles: string | undefined;
+      const hold = meter.holdId;
+      return this.#enter({ ...request, metered, hold }, async (tx) => {
+        settles = undefined;
+        const done = await work(tx);
+        if (tx.hasTakenHold && !(done instanceof RolledBack)) settles = hold;
+        return done;
+      }).then((done) => {
+        if (settles !== undefined) meter.settled(settles);
+        return done;
+      });
+    };
+    try {
+      return await held();
+    } catch (error) {
+      if (!(error instanceof NeedsHold)) throw error;
+      await meter.holdFor(request);
+      return held();
+    }
   }
 
   #enter<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {

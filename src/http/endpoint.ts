@@ -2,6 +2,7 @@ import type { Readable } from "node:stream";
 import type { z } from "zod";
 import type { AccessRequest, Caller } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
+import type { Meter } from "../metering/model-call.ts";
 import { JSON_LIMIT } from "./body.ts";
 import type { Deps } from "./deps.ts";
 import type { Upload } from "./upload.ts";
@@ -16,6 +17,8 @@ export interface Request<P, Q, B, U = undefined> {
   readonly body: B;
   readonly upload: U;
   readonly caller: Caller;
+  /** Whether the client would rather have this media type than JSON. */
+  accepts(mediaType: string): boolean;
   /** The caller's own secret: for requests that the service makes in the caller's name, and nothing else. */
   readonly bearer: string;
   /**
@@ -23,6 +26,8 @@ export interface Request<P, Q, B, U = undefined> {
    * is stored in that same transaction, so `work` returns the response's body itself.
    */
   enter<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
+  /** Who pays for calls to models that are made for what `enter` is asked for with this. */
+  meter(access: Partial<Omit<AccessRequest, "verb">>): Meter;
   /** Reads something first, by id unless `access` says otherwise, in a transaction of its own that stores no answer. */
   peek<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
 }
@@ -62,6 +67,8 @@ export interface Endpoint {
   /** Whether a request only reads: then no answer is stored for its `Idempotency-Key`, and a repeat runs anew. */
   readonly readsOnly: (body: unknown) => boolean;
   readonly retold: Retold | undefined;
+  /** Whether a request counts against budgets: what leaves a trace of memory that was read or written. */
+  readonly metered: boolean;
   readonly params: z.ZodType | undefined;
   readonly query: z.ZodType;
   readonly body: z.ZodType | undefined;
@@ -83,6 +90,8 @@ export interface EndpointSpec<P, Q, B, U extends boolean>
     tell(stored: never, said: { readonly params: Infer<P>; readonly body: Infer<B> }): unknown;
   };
   readonly upload?: U;
+  /** Default: what reads or writes memory does; deleting never fails for lack of budget. */
+  readonly metered?: boolean;
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
@@ -99,6 +108,7 @@ export function endpoint<P, Q, B, U extends boolean = false>(spec: EndpointSpec<
     secret: false,
     summary: spec.operation.replaceAll("_", " "),
     answer: undefined,
+    metered: (spec.verb === "memory:read" || spec.verb === "memory:write") && spec.mode !== "delete",
     ...spec,
     upload: spec.upload ?? false,
     readsOnly: (spec.readsOnly as Endpoint["readsOnly"] | undefined) ?? (() => spec.verb === "memory:read"),

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Context, Next } from "koa";
 import type { Logger } from "pino";
 import { AppError, type ErrorSlug } from "../errors.ts";
+import { QUOTA_SQLSTATE, quotaExceeded } from "../metering/limits.ts";
 
 const titles: Record<ErrorSlug, string> = {
   "validation-error": "The request is not valid",
@@ -28,6 +29,7 @@ const UNAVAILABLE_CODE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|EPIPE|ETIMEDOUT|EH
 export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   const code = (error as { code?: unknown } | null)?.code;
+  if (code === QUOTA_SQLSTATE) return quotaExceeded((error as Error).message, error);
   if (typeof code === "string" && (UNAVAILABLE_SQLSTATE.test(code) || UNAVAILABLE_CODE.test(code))) {
     return new AppError("unavailable", "the database cannot answer at the moment; try again", {
       cause: error,
@@ -98,6 +100,7 @@ export function problems(log: Logger) {
         instance: ctx.path,
         requestId,
         ...(problem.retryAfter === undefined ? {} : { retryAfter: problem.retryAfter }),
+        ...problem.more,
       });
     }
   };

@@ -1,7 +1,9 @@
 import { v7 as uuid } from "uuid";
 import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { holdForJob } from "../metering/job-meter.ts";
 import type { Embedded, Embedder } from "../models/embedder.ts";
+import { embeddingCall } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import type { VectorText } from "../models/vectors.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -25,29 +27,45 @@ interface Waiting {
  * have another model's. Each batch is kept as it comes, so that nothing is embedded twice, and recall
  * goes on meanwhile over old and new vectors.
  *
- * @throws JobGone, or ModelUnavailable, after which the job is tried again
+ * @throws JobGone, or ModelUnavailable or WaitsForBudget, after which the job is tried again
  */
 export async function embedPassages(deps: JobContext, job: TakenJob): Promise<void> {
   const embedder = deps.models.current;
   for (let done = 0; done < BATCHES_PER_JOB; done++) {
-    const batch = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    const { batch, traceId } = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       // A fact that comes back where another is forgotten has no words yet either.
       await renew(tx, await oldPassages(tx));
       const waiting = await waitingPassages(tx, embedder.id);
       if (waiting.length === 0) await finish(tx);
-      return waiting;
+      return { batch: waiting, traceId: waiting.length === 0 ? undefined : await hold(tx, embedder, waiting) };
     });
-    if (batch.length === 0) return;
+    if (traceId === undefined) return;
     await deps.extend(job);
     // No transaction is open here: a model may take its time.
-    const embedded = await embedEach(embedder, batch, job.attempts);
+    const about = {
+      id: traceId,
+      kind: "model",
+      operation: "embed",
+      provider: embedder.provider,
+      model: embedder.model,
+    } as const;
+    const embedded = await embedEach(embedder, batch, job.attempts).catch(async (error: unknown) => {
+      if (!(error instanceof ModelUnavailable)) throw error;
+      await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+        recordTrace(tx, {
+          ...about,
+          status: "error",
+          returned: 0,
+          embeddingTokens: error.tokens,
+          tokenSource: "tokenizer",
+        });
+      });
+      throw error;
+    });
     await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       await storeVectors(tx, embedder, batch, embedded.vectors);
       recordTrace(tx, {
-        kind: "model",
-        operation: "embed",
-        provider: embedder.provider,
-        model: embedder.model,
+        ...about,
         returned: batch.length,
         embeddingTokens: embedded.tokens,
         tokenSource: embedded.tokenSource,
@@ -59,6 +77,17 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
     await tx.call("finish_job");
   });
 }
+
+/** Held for so much longer than a call to the model may take. */
+const HOLD_SECONDS = 900;
+
+/** What a batch may use, with the text that a model is tried with where one of the batch may be to blame. */
+const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly Waiting[]) =>
+  holdForJob(
+    tx,
+    await embeddingCall(embedder, [...batch.map(({ text }) => text), ...(embedder.isRemote ? [PROBE] : [])]),
+    HOLD_SECONDS,
+  );
 
 const waitingPassages = (tx: ScopedTransaction, embedderId: number) =>
   tx.rows<Waiting>(sql`
@@ -81,10 +110,9 @@ async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts
     return await embedder.embed(texts);
   } catch (error) {
     if (!isToBlame(error)) throw error;
-    await embedder.embed([PROBE]);
   }
   const vectors: (VectorText | null)[] = [];
-  let tokens = 0;
+  let { tokens } = await embedder.embed([PROBE]);
   let tokenSource: Embedded["tokenSource"] = "provider";
   for (const text of texts) {
     try {
@@ -93,7 +121,10 @@ async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts
       tokens += one.tokens;
       tokenSource = one.tokenSource;
     } catch (error) {
-      if (!isToBlame(error)) throw error;
+      if (!isToBlame(error)) {
+        if (error instanceof ModelUnavailable) error.tokens += tokens;
+        throw error;
+      }
       vectors.push(null);
     }
   }

@@ -23,12 +23,13 @@ export interface HousekeepingOptions {
 /** Rows of each kind that are closed in one round. */
 const ENDED_AT_ONCE = 10_000;
 
-/** Folds counters, closes what is over, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
+/** Folds counters, notes once a day what is kept, closes what is over, seals the audit chain, drops old idempotency answers, makes the coming months' partitions and vacuums what has grown. */
 export async function runHousekeeping(database: Database, now: Date): Promise<void> {
   await inTransaction(database.worker, async (worker) => {
     await worker.query("SELECT scopefloor.fold_counters()");
     await worker.query("SELECT scopefloor.purge_old()");
     await worker.query("SELECT scopefloor.end_over_anywhere($1)", [ENDED_AT_ONCE]);
+    await worker.query("SELECT scopefloor.sample_storage()");
   });
   await sealAudit(database);
   for (const ahead of [0, 1]) {

@@ -9,6 +9,7 @@ import type { MediaType } from "../documents/parsing/media-type.ts";
 import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/store-passages.ts";
+import { holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import type { JobContext } from "./job-context.ts";
@@ -44,7 +45,8 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     });
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
-  const inline = deps.models.current.isRemote ? undefined : deps.models.current;
+  const held = deps.models.current.isRemote ? undefined : await holdInline(deps, job, sumOf(tokens));
+  const inline = held === undefined ? undefined : deps.models.current;
   let embedded = 0;
   const store = async (tx: ScopedTransaction, document: Version, at: number) => {
     const [chunks, counts] = [
@@ -74,14 +76,36 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     await complete(tx, job, inline === undefined ? "embedding" : "ready");
     if (inline === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
     recordTrace(tx, {
+      id: held?.traceId,
       kind: inline === undefined ? "decision" : "model",
       operation: "extract",
       sources: [document.id],
       returned: parsed.chunks.length,
-      ...(inline === undefined ? {} : spentOn(inline, { tokens: embedded, tokenSource: "tokenizer" })),
+      ...(held === undefined ? {} : spentOn({ ...held.call, embeddingTokens: embedded })),
     });
     await finish(tx);
   });
+}
+
+const sumOf = (numbers: readonly number[]) => numbers.reduce((sum, n) => sum + n, 0);
+
+/** A document is processed for no longer than this. */
+const HOLD_SECONDS = 3_600;
+
+/**
+ * What the built-in model uses for a document, held of its budgets; undefined: there is no room, and the vectors
+ * are left to a job that waits.
+ */
+async function holdInline(deps: JobContext, job: TakenJob, embeddingTokens: number) {
+  const { provider, model } = deps.models.current;
+  const call = { operation: "extract", provider, model, isRemote: false, inputTokens: 0, embeddingTokens };
+  try {
+    const traceId = await enterJob(deps.database.worker, job, deps.context, (tx) => holdForJob(tx, call, HOLD_SECONDS));
+    return { traceId, call: { ...call, tokenSource: "tokenizer", status: "ok", durationMs: 0 } as const };
+  } catch (error) {
+    if (error instanceof WaitsForBudget) return undefined;
+    throw error;
+  }
 }
 
 const finish = (tx: ScopedTransaction) => tx.call<void>("finish_job");

@@ -32,14 +32,19 @@ export class Queue {
     await this.#call("SELECT scopefloor.extend_job($1, $2, $3)", [job.id, job.lease, this.#leaseSeconds]);
   }
 
-  /** Puts a job back for `seconds`, or gives it up; the reason is shown to whoever ordered it. */
-  async postpone(job: TakenJob, reason: string, seconds: number, giveUp: boolean): Promise<void> {
-    await this.#call("SELECT scopefloor.postpone_job($1, $2, $3, $4, $5)", [
+  /**
+   * Puts a job back for `seconds`, or gives it up; the reason is shown to whoever ordered it.
+   *
+   * @param wasTried whether it counts as an attempt
+   */
+  async postpone(job: TakenJob, reason: string, seconds: number, giveUp: boolean, wasTried = true): Promise<void> {
+    await this.#call("SELECT scopefloor.postpone_job($1, $2, $3, $4, $5, $6)", [
       job.id,
       job.lease,
       reason,
       seconds,
       giveUp,
+      wasTried,
     ]);
   }
 

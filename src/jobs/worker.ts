@@ -1,6 +1,7 @@
 import { JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
 import { failureOf } from "../log.ts";
+import { WaitsForBudget } from "../metering/job-meter.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { bringUp } from "./bring-up.ts";
 import { embedPassages } from "./embed-passages.ts";
@@ -131,6 +132,10 @@ export class Worker {
   }
 
   async #postpone(job: TakenJob, error: unknown): Promise<void> {
+    if (error instanceof WaitsForBudget) {
+      await this.#queue.postpone(job, error.message, error.seconds, false, false).catch(() => undefined);
+      return;
+    }
     const giveUp = job.attempts >= this.#settings.attempts;
     const requested = error instanceof ModelUnavailable ? (error.retryAfterMs ?? 0) / 1000 : 0;
     const backoff = Math.min(this.#settings.backoffSeconds * 2 ** (job.attempts - 1), MAX_BACKOFF_SECONDS);

@@ -1,19 +1,21 @@
 import { v7 as uuid } from "uuid";
 import { contextSecondsOf } from "../context/settings.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
+import type { Meter } from "../metering/model-call.ts";
 import type { Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
-import { recordTrace, spentOn } from "../traces/record.ts";
+import { recordTrace, spentNow } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { type StoredTriple, sentenceOf, storeTriples, type Triple } from "./triples.ts";
-import { insertTurns, type NewTurn, type PreparedTurns, prepareTurns } from "./turns.ts";
+import { countedTurns, insertTurns, type NewTurn, type PreparedTurns } from "./turns.ts";
 
 /** A fact with its vectors: made before the transaction opens. */
 export interface PreparedFact {
-  readonly turns: PreparedTurns;
+  readonly turns: Pick<PreparedTurns, "turns" | "embedded">;
   readonly triples: readonly Triple[];
   /** Of the triples' sentences; undefined: the queue sees to them. */
   readonly embedded: Embedded | undefined;
+  readonly spent: PreparedTurns["spent"];
   readonly labels: readonly string[];
   readonly observedAt: string | undefined;
 }
@@ -21,15 +23,25 @@ export interface PreparedFact {
 /** @param turn the fact in words, if it has any */
 export async function prepareFact(
   models: Models,
+  meter: Meter,
   turn: NewTurn | undefined,
   triples: readonly Triple[],
   about: { readonly labels: readonly string[]; readonly observedAt: string | undefined },
 ): Promise<PreparedFact> {
-  const [turns, embedded] = await Promise.all([
-    prepareTurns(models, turn === undefined ? [] : [turn]),
-    triples.length === 0 ? undefined : models.embedNow(triples.map(sentenceOf)),
-  ]);
-  return { turns, triples, embedded, labels: about.labels, observedAt: about.observedAt };
+  const said = turn === undefined ? [] : [turn];
+  const texts = [...said.map(({ content }) => content), ...triples.map(sentenceOf)];
+  const [turns, now] = await Promise.all([countedTurns(said), models.embedNow(meter, texts)]);
+  const { embedded } = now;
+  const part = (from: number, to: number): Embedded | undefined =>
+    embedded === undefined ? undefined : { ...embedded, vectors: embedded.vectors.slice(from, to) };
+  return {
+    turns: { turns, embedded: part(0, said.length) },
+    triples,
+    embedded: part(said.length, texts.length),
+    spent: spentNow(now),
+    labels: about.labels,
+    observedAt: about.observedAt,
+  };
 }
 
 export interface StoredFact {
@@ -64,16 +76,13 @@ export async function storeFact(
           },
           fact.embedded,
         );
-  const isMissing = fact.turns.embedded === undefined || (fact.triples.length > 0 && fact.embedded === undefined);
+  const isMissing = fact.embedded === undefined;
   if (isMissing) await tx.call("enqueue", uuid(), "embed", null, null);
-  const spent = [fact.turns.embedded, fact.embedded].filter(
-    (embedded) => embedded !== undefined && embedded.tokens > 0,
-  );
   recordTrace(tx, {
     kind: "decision",
     operation: "facts",
     sessionId,
-    ...spentOn(models.current, spent.length === 0 ? undefined : sumOf(spent)),
+    ...fact.spent,
   });
   return {
     sessionId,
@@ -81,10 +90,3 @@ export async function storeFact(
     triples,
   };
 }
-
-const sumOf = (spent: readonly (Embedded | undefined)[]) => ({
-  tokens: spent.reduce((sum, embedded) => sum + (embedded?.tokens ?? 0), 0),
-  tokenSource: spent.some((embedded) => embedded?.tokenSource === "provider")
-    ? ("provider" as const)
-    : ("tokenizer" as const),
-});

@@ -2,9 +2,10 @@ import { v7 as uuid } from "uuid";
 import { contextSecondsOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
+import type { Meter } from "../metering/model-call.ts";
 import { countAll, type Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
-import { recordTrace, spentOn } from "../traces/record.ts";
+import { recordTrace, spentNow } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { storePassages } from "./store-passages.ts";
 
@@ -27,12 +28,20 @@ export interface PreparedTurns {
   readonly turns: readonly (NewTurn & { readonly tokens: number })[];
   /** Undefined: the model did not answer in time, and the queue sees to it. */
   readonly embedded: Embedded | undefined;
+  /** For the trace. */
+  readonly spent: ReturnType<typeof spentNow>;
 }
 
-export async function prepareTurns(models: Models, turns: readonly NewTurn[]): Promise<PreparedTurns> {
+export async function prepareTurns(models: Models, meter: Meter, turns: readonly NewTurn[]): Promise<PreparedTurns> {
   const texts = turns.map((turn) => turn.content);
-  const [tokens, embedded] = await Promise.all([countAll(texts), models.embedNow(texts)]);
-  return { turns: turns.map((turn, i) => ({ ...turn, tokens: tokens[i] ?? 0 })), embedded };
+  const [counted, now] = await Promise.all([countedTurns(turns), models.embedNow(meter, texts)]);
+  return { turns: counted, embedded: now.embedded, spent: spentNow(now) };
+}
+
+/** Turns with the tokens of each. */
+export async function countedTurns(turns: readonly NewTurn[]): Promise<PreparedTurns["turns"]> {
+  const tokens = await countAll(turns.map((turn) => turn.content));
+  return turns.map((turn, i) => ({ ...turn, tokens: tokens[i] ?? 0 }));
 }
 
 export interface StoredTurns {
@@ -55,7 +64,7 @@ export async function storeTurns(
     kind: "decision",
     operation: "facts_batch",
     sessionId,
-    ...spentOn(models.current, prepared.embedded),
+    ...prepared.spent,
   });
   return stored;
 }
@@ -64,7 +73,7 @@ export async function storeTurns(
 export async function insertTurns(
   tx: ScopedTransaction,
   models: Models,
-  { turns: prepared, embedded }: PreparedTurns,
+  { turns: prepared, embedded }: Pick<PreparedTurns, "turns" | "embedded">,
   sessionId: string,
 ): Promise<StoredTurns> {
   const now = new Date().toISOString();

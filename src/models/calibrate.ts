@@ -1,6 +1,6 @@
-import type { EmbeddingsInterface } from "@langchain/core/embeddings";
 import { asUnavailable } from "./embedder.ts";
 import { observe } from "./observed-fetch.ts";
+import type { EmbeddingsFor } from "./providers.ts";
 import { checkVectors } from "./vectors.ts";
 
 /** Pairs that say the same thing in other words, each about something else than the others. */
@@ -31,10 +31,10 @@ export interface Calibration {
  *
  * @throws ModelUnavailable
  */
-export async function calibrate(embeddings: EmbeddingsInterface): Promise<Calibration> {
+export async function calibrate(embeddings: EmbeddingsFor): Promise<Calibration> {
   let vectors: number[][];
   try {
-    ({ result: vectors } = await observe(START_MS, () => embeddings.embedDocuments(PAIRS.flat())));
+    ({ result: vectors } = await observe(START_MS, (fetch) => embeddings(fetch).embedDocuments(PAIRS.flat())));
     checkVectors(vectors, { count: PAIRS.length * 2, dimensions: vectors[0]?.length });
   } catch (error) {
     throw asUnavailable(error);

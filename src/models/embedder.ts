@@ -1,6 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import type { EmbeddingsInterface } from "@langchain/core/embeddings";
 import { observe } from "./observed-fetch.ts";
+import type { EmbeddingsFor } from "./providers.ts";
 import { countTokens } from "./tokens.ts";
 import { ModelUnavailable } from "./unavailable.ts";
 import { checkVectors, type VectorText } from "./vectors.ts";
@@ -58,27 +59,35 @@ export interface EmbedderFacts
 }
 
 /** A LangChain model as the service uses it: in batches, under a deadline, its vectors checked. */
-export function overLangChain(embeddings: EmbeddingsInterface, facts: EmbedderFacts): Embedder {
+export function overLangChain(embeddings: EmbeddingsFor, facts: EmbedderFacts): Embedder {
   const { patienceMs, ...known } = facts;
   const { dimensions } = facts;
   let pausedUntil = 0;
   let failures = 0;
 
-  const vectorsOf = async (texts: readonly string[], as: EmbedOptions["as"]) =>
-    as === "query"
-      ? Promise.all(texts.map((text) => embeddings.embedQuery(text)))
-      : embeddings.embedDocuments([...texts]);
+  const vectorsOf = async (client: EmbeddingsInterface, texts: readonly string[], as: EmbedOptions["as"]) =>
+    as === "query" ? Promise.all(texts.map((text) => client.embedQuery(text))) : client.embedDocuments([...texts]);
 
   const call = async (texts: readonly string[], timeoutMs: number, as: EmbedOptions["as"]) => {
     const wait = pausedUntil - performance.now();
-    if (wait > 0) throw new ModelUnavailable("it failed a moment ago, and is left alone", { retryAfterMs: wait });
+    if (wait > 0)
+      throw new ModelUnavailable("it failed a moment ago, and is left alone", { retryAfterMs: wait, isRefusal: true });
+    let said: number | undefined;
     try {
-      const { result, tokens } = await observe(timeoutMs, () => vectorsOf(texts, as));
+      const { result, tokens } = await observe(
+        timeoutMs,
+        (fetch) => vectorsOf(embeddings(fetch), texts, as),
+        (used) => {
+          said = used;
+        },
+      );
       const vectors = checkVectors(result, { count: texts.length, dimensions });
       failures = 0;
       return { vectors, tokens };
     } catch (error) {
       const failure = asUnavailable(error);
+      // A provider that has got the texts may bill them.
+      failure.tokens = said ?? (failure.isRefusal ? 0 : sum(await countAll(texts)));
       // What a text is to blame for must not take the model away from other people's texts.
       if (!failure.mayBeText) failures++;
       if (failure.retryAfterMs !== undefined || failures >= FAILURES_BEFORE_PAUSE) {
@@ -93,14 +102,22 @@ export function overLangChain(embeddings: EmbeddingsInterface, facts: EmbedderFa
     ...known,
     async embed(texts, { timeoutMs = patienceMs, as } = {}) {
       if (!facts.isRemote) {
-        const vectors = checkVectors(await vectorsOf(texts, as), { count: texts.length, dimensions });
+        const vectors = checkVectors(await vectorsOf(embeddings(fetch), texts, as), {
+          count: texts.length,
+          dimensions,
+        });
         return { vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
       }
       const vectors: (VectorText | null)[] = [];
       let said = 0;
       let isSaid = true;
       for (const batch of inBatches(texts)) {
-        const answer = await call(batch, timeoutMs, as);
+        const answer = await call(batch, timeoutMs, as).catch(async (error: unknown) => {
+          // What the batches before have used is used.
+          if (error instanceof ModelUnavailable && vectors.length > 0)
+            error.tokens += isSaid ? said : sum(await countAll(texts.slice(0, vectors.length)));
+          throw error;
+        });
         vectors.push(...answer.vectors);
         if (answer.tokens === undefined) isSaid = false;
         said += answer.tokens ?? 0;
@@ -144,7 +161,16 @@ function* inBatches(texts: readonly string[]): Generator<string[]> {
   if (batch.length > 0) yield batch;
 }
 
-/** Clients wrap what `observedFetch` threw; what they threw themselves may quote the text, so only its name is kept. */
+/** Nobody has got what was sent. */
+const UNREACHED: ReadonlySet<string> = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+]);
+
+/** Clients wrap what the observed `fetch` threw; what they threw themselves may quote the text, so only its name is kept. */
 export function asUnavailable(error: unknown): ModelUnavailable {
   for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
     if (cause instanceof ModelUnavailable) return cause;
@@ -152,7 +178,10 @@ export function asUnavailable(error: unknown): ModelUnavailable {
   if (error instanceof Error && /^the model gave /.test(error.message))
     return new ModelUnavailable(error.message, { cause: error, mayBeText: true });
   const code = codeOf(error);
-  return new ModelUnavailable(code === undefined ? "the call failed" : `the call failed (${code})`, { cause: error });
+  return new ModelUnavailable(code === undefined ? "the call failed" : `the call failed (${code})`, {
+    cause: error,
+    isRefusal: code !== undefined && UNREACHED.has(code),
+  });
 }
 
 function codeOf(error: unknown): string | undefined {

@@ -1,6 +1,8 @@
 import type { Logger } from "pino";
+import type { AppError } from "../errors.ts";
+import { type Meter, type ModelCall, mostTokens, type Spent } from "../metering/model-call.ts";
 import { type Calibration, calibrate } from "./calibrate.ts";
-import { type Embedder, overLangChain, type TokenSource, type VectorText } from "./embedder.ts";
+import { countAll, type Embedded, type Embedder, overLangChain, type VectorText } from "./embedder.ts";
 import { LexicalEmbeddings } from "./lexical-embeddings.ts";
 import { type ModelName, type ProviderSettings, resolveEmbeddings } from "./providers.ts";
 import type { ModelRegistry, RegisteredModel } from "./registry.ts";
@@ -39,13 +41,33 @@ const REFRESH_MS = 60_000;
 /** A query's vectors, one for each model whose vectors are stored. */
 export interface QueryVectors {
   readonly vectors: readonly { readonly embedder: Embedder; readonly vector: VectorText }[];
-  readonly tokens: number;
-  readonly tokenSource: TokenSource;
+  /** What the current model used; undefined: it was not called. */
+  readonly spent: Spent | undefined;
+  /** What the others used, each of which has a trace of its own. */
+  readonly spentOnOthers: readonly Spent[];
   /** Why there are fewer vectors than models; recall is lexical for what those models embedded. */
   readonly unavailable: string | undefined;
+  /** A budget had no room for a model. */
+  readonly overBudget: AppError | undefined;
 }
 
-export const NO_VECTORS: QueryVectors = { vectors: [], tokens: 0, tokenSource: "tokenizer", unavailable: undefined };
+export const NO_VECTORS: QueryVectors = {
+  vectors: [],
+  spent: undefined,
+  spentOnOthers: [],
+  unavailable: undefined,
+  overBudget: undefined,
+};
+
+/** Texts that a request stores, with their vectors. */
+export interface EmbeddedNow {
+  /** Undefined: the queue has to see to them. */
+  readonly embedded: Embedded | undefined;
+  /** Undefined: the model was not called. */
+  readonly spent: Spent | undefined;
+  /** A budget had no room for the model. */
+  readonly overBudget: AppError | undefined;
+}
 
 const rowOf = (settings: ModelSettings) => (settings.embeddings === "local" ? LOCAL.row : settings.embeddings);
 
@@ -130,39 +152,34 @@ export class Models {
    * @param others models, by id, that are asked besides the current one: those that the caller's own scopes
    *   hold vectors of (src/recall/vectors.ts). A model that only others use has no part in an answer.
    */
-  async embedQuery(query: string, others: ReadonlySet<number> = new Set()): Promise<QueryVectors> {
+  async embedQuery(meter: Meter, query: string, others: ReadonlySet<number> = new Set()): Promise<QueryVectors> {
     const asked = this.#inUse.filter(({ id }) => id === this.current.id || others.has(id));
     const answers = await Promise.all(
-      asked.map(async (embedder) => {
-        try {
-          const { vectors, tokens, tokenSource } = await embedder.embed([query], {
-            timeoutMs: REQUEST_MS,
-            as: "query",
-          });
-          return { embedder, vector: vectors[0] ?? null, tokens, tokenSource, failure: undefined };
-        } catch (error) {
-          if (!(error instanceof ModelUnavailable)) throw error;
-          return { embedder, vector: null, tokens: 0, tokenSource: "tokenizer", failure: error.message } as const;
-        }
-      }),
+      asked.map(async (embedder) => ({
+        embedder,
+        ...(await embedMetered(meter, embedder, [query], "query", embedder.id !== this.current.id)),
+      })),
     );
     return {
-      vectors: answers.flatMap(({ embedder, vector }) => (vector === null ? [] : [{ embedder, vector }])),
-      tokens: answers.reduce((sum, { tokens }) => sum + tokens, 0),
-      tokenSource: answers.some(({ tokenSource }) => tokenSource === "provider") ? "provider" : "tokenizer",
+      vectors: answers.flatMap(({ embedder, embedded }) => {
+        const vector = embedded?.vectors[0] ?? null;
+        return vector === null ? [] : [{ embedder, vector }];
+      }),
+      spent: answers.find(({ embedder }) => embedder.id === this.current.id)?.spent,
+      spentOnOthers: answers.flatMap(({ embedder, spent }) =>
+        spent === undefined || embedder.id === this.current.id ? [] : [spent],
+      ),
       unavailable: answers.find(({ failure }) => failure !== undefined)?.failure,
+      overBudget: answers.find(({ overBudget }) => overBudget !== undefined)?.overBudget,
     };
   }
 
-  /** Texts that a request stores: their vectors, or undefined when the queue has to see to them. */
-  async embedNow(texts: readonly string[]): Promise<Awaited<ReturnType<Embedder["embed"]>> | undefined> {
-    try {
-      return await this.current.embed(texts, { timeoutMs: REQUEST_MS });
-    } catch (error) {
-      if (!(error instanceof ModelUnavailable)) throw error;
-      this.#log.warn({ model: this.current.model, reason: error.message }, "embedding is left to the queue");
-      return undefined;
-    }
+  /** Vectors for texts that a request stores. */
+  async embedNow(meter: Meter, texts: readonly string[]): Promise<EmbeddedNow> {
+    const { failure, ...now } = await embedMetered(meter, this.current, texts, "document", false);
+    if (failure !== undefined)
+      this.#log.warn({ model: this.current.model, reason: failure }, "embedding is left to the queue");
+    return now;
   }
 
   async #refreshIfDue(): Promise<void> {
@@ -198,10 +215,63 @@ export class Models {
   }
 }
 
+/** The call that embeds texts, before it is made. */
+export async function embeddingCall(embedder: Embedder, texts: readonly string[]): Promise<ModelCall> {
+  // What runs here is counted as it will be; of another tokenizer the bytes are a bound.
+  const tokens = embedder.isRemote ? texts.map(mostTokens) : await countAll(texts);
+  return {
+    operation: "embed",
+    provider: embedder.provider,
+    model: embedder.model,
+    isRemote: embedder.isRemote,
+    inputTokens: 0,
+    embeddingTokens: tokens.reduce((sum, n) => sum + n, 0),
+  };
+}
+
+/** Embeds texts for a request, as far as its budgets allow and the model answers in time. */
+async function embedMetered(
+  meter: Meter,
+  embedder: Embedder,
+  texts: readonly string[],
+  as: "document" | "query",
+  isOwn: boolean,
+): Promise<EmbeddedNow & { readonly failure: string | undefined }> {
+  const nothing = { embedded: undefined, spent: undefined, failure: undefined, overBudget: undefined };
+  if (texts.length === 0) return nothing;
+  const permit = await meter.permit(() => embeddingCall(embedder, texts), embedder.isRemote, isOwn);
+  if (!permit.isGiven) return { ...nothing, failure: permit.reason, overBudget: permit.error };
+  const startedAt = performance.now();
+  const note = (tokens: number, tokenSource: Spent["tokenSource"], status: Spent["status"]): Spent => {
+    const spent = {
+      operation: "embed",
+      provider: embedder.provider,
+      model: embedder.model,
+      isRemote: embedder.isRemote,
+      inputTokens: 0,
+      embeddingTokens: tokens,
+      tokenSource,
+      status,
+      durationMs: performance.now() - startedAt,
+      traceId: permit.traceId,
+    };
+    meter.note(spent);
+    return spent;
+  };
+  try {
+    const embedded = await embedder.embed(texts, { timeoutMs: REQUEST_MS, as });
+    return { ...nothing, embedded, spent: note(embedded.tokens, embedded.tokenSource, "ok") };
+  } catch (error) {
+    if (!(error instanceof ModelUnavailable)) throw error;
+    return { ...nothing, spent: note(error.tokens, "tokenizer", "error"), failure: error.message };
+  }
+}
+
 async function embedderOf(row: RegisteredModel, settings: ModelSettings): Promise<Embedder> {
   const name = nameOf(row.name);
   const isRemote = name.provider !== LOCAL.provider;
-  return overLangChain(isRemote ? await resolveEmbeddings(name, settings) : new LexicalEmbeddings(), {
+  const local = new LexicalEmbeddings();
+  return overLangChain(isRemote ? await resolveEmbeddings(name, settings) : () => local, {
     id: row.id,
     provider: name.provider,
     model: name.model,

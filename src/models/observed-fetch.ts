@@ -1,13 +1,4 @@
-import { AsyncLocalStorage } from "node:async_hooks";
 import { ModelUnavailable, retryAfterOf } from "./unavailable.ts";
-
-interface Observation {
-  /** Tokens that the provider says it used; undefined while no answer has said any. */
-  tokens: number | undefined;
-  readonly signal: AbortSignal;
-}
-
-const current = new AsyncLocalStorage<Observation>();
 
 /** The largest answer that is read: 2,048 vectors of 4,096 numbers are about 100 MB of JSON. */
 const MOST_BYTES = 128 * 1024 * 1024;
@@ -17,14 +8,18 @@ const MOST_BYTES = 128 * 1024 * 1024;
  * said it used. LangChain's embeddings do not hand the usage on, so it is read off the answers here:
  * `usage.prompt_tokens` or `usage.total_tokens` (OpenAI and what is compatible), `prompt_eval_count` (Ollama).
  *
+ * @param call is handed a `fetch` of this one call, for the provider's client: their clients queue calls, so
+ *   that nothing but this tells whose an answer is
+ * @param onTokens told what was used, whatever becomes of the call
  * @throws ModelUnavailable after `timeoutMs`
  */
 export async function observe<T>(
   timeoutMs: number,
-  call: () => Promise<T>,
+  call: (fetch: typeof globalThis.fetch) => Promise<T>,
+  onTokens: (tokens: number) => void = () => undefined,
 ): Promise<{ result: T; tokens: number | undefined }> {
   const controller = new AbortController();
-  const observation: Observation = { tokens: undefined, signal: controller.signal };
+  let tokens: number | undefined;
   let timer: NodeJS.Timeout | undefined;
   const deadline = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
@@ -32,40 +27,44 @@ export async function observe<T>(
       controller.abort();
     }, timeoutMs);
   });
+  const fetch = observedFetch(controller.signal, (used) => {
+    tokens = (tokens ?? 0) + used;
+  });
   try {
     // Some clients have no way to be stopped: the deadline does not wait for them.
-    const result = await Promise.race([current.run(observation, call), deadline]);
-    return { result, tokens: observation.tokens };
+    const result = await Promise.race([call(fetch), deadline]);
+    return { result, tokens };
   } finally {
     clearTimeout(timer);
+    if (tokens !== undefined) onTokens(tokens);
   }
 }
 
 /** A `fetch` for a provider's client: it goes nowhere else than it was sent (a redirect is a failure), ends with the deadline, reads the usage, and says what failed. */
-export const observedFetch: typeof fetch = async (input, init) => {
-  const observation = current.getStore();
-  const signals = [init?.signal, observation?.signal].filter((signal) => signal !== undefined && signal !== null);
-  const response = await fetch(input, { ...init, redirect: "manual", signal: AbortSignal.any(signals) });
-  if (!response.ok) {
-    await response.body?.cancel();
-    throw new ModelUnavailable(`it answered ${response.status}`, {
-      retryAfterMs: retryAfterOf(response.headers.get("retry-after")),
-      mayBeText: [400, 413, 422].includes(response.status),
-    });
-  }
-  const body = await readLimited(response);
-  let answer: unknown;
-  try {
-    answer = JSON.parse(body);
-  } catch (cause) {
-    throw new ModelUnavailable("it answered something that is not JSON", { cause });
-  }
-  if (observation !== undefined) {
+const observedFetch =
+  (deadline: AbortSignal, onTokens: (tokens: number) => void): typeof globalThis.fetch =>
+  async (input, init) => {
+    const signals = [init?.signal, deadline].filter((signal) => signal !== undefined && signal !== null);
+    const response = await fetch(input, { ...init, redirect: "manual", signal: AbortSignal.any(signals) });
+    if (!response.ok) {
+      await response.body?.cancel();
+      throw new ModelUnavailable(`it answered ${response.status}`, {
+        retryAfterMs: retryAfterOf(response.headers.get("retry-after")),
+        mayBeText: [400, 413, 422].includes(response.status),
+        isRefusal: true,
+      });
+    }
+    const body = await readLimited(response);
+    let answer: unknown;
+    try {
+      answer = JSON.parse(body);
+    } catch (cause) {
+      throw new ModelUnavailable("it answered something that is not JSON", { cause });
+    }
     const tokens = tokensIn(answer);
-    if (tokens !== undefined) observation.tokens = (observation.tokens ?? 0) + tokens;
-  }
-  return new Response(body, { status: response.status, headers: { "content-type": "application/json" } });
-};
+    if (tokens !== undefined) onTokens(tokens);
+    return new Response(body, { status: response.status, headers: { "content-type": "application/json" } });
+  };
 
 async function readLimited(response: Response): Promise<string> {
   const parts: Uint8Array[] = [];

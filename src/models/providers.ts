@@ -1,5 +1,4 @@
 import type { EmbeddingsInterface } from "@langchain/core/embeddings";
-import { observedFetch } from "./observed-fetch.ts";
 
 /** A model as configured, `provider:model`. */
 export interface ModelName {
@@ -27,6 +26,9 @@ const PROVIDERS: Record<string, { readonly package: string; readonly embeddings:
   pinecone: { package: "@langchain/pinecone", embeddings: "PineconeEmbeddings" },
 };
 
+/** Makes a model's client for one call, which goes through this `fetch` where the client takes one. */
+export type EmbeddingsFor = (fetch: typeof globalThis.fetch) => EmbeddingsInterface;
+
 type EmbeddingsClass = new (fields: object) => EmbeddingsInterface;
 
 /** The provider's own variables that its client does not read by itself. */
@@ -40,7 +42,7 @@ export interface ProviderSettings {
 /**
  * @throws Error with one line that says what to do: an unknown provider, a package that is not installed
  */
-export async function resolveEmbeddings(name: ModelName, settings: ProviderSettings): Promise<EmbeddingsInterface> {
+export async function resolveEmbeddings(name: ModelName, settings: ProviderSettings): Promise<EmbeddingsFor> {
   const known = PROVIDERS[name.provider];
   if (known === undefined) {
     throw new Error(
@@ -60,25 +62,28 @@ export async function resolveEmbeddings(name: ModelName, settings: ProviderSetti
   // The queue tries again, with the provider's own wish for a pause; here a call is one call.
   const common = { model: name.model, maxRetries: 0 };
   if (name.provider === "openai") {
-    return new Embeddings({
-      ...common,
-      apiKey: settings.openaiApiKey ?? "none",
-      // Numbers as JSON: not every compatible server knows the other format.
-      encodingFormat: "float",
-      stripNewLines: false,
-      configuration: {
-        fetch: observedFetch,
-        ...(settings.openaiBaseUrl === undefined ? {} : { baseURL: settings.openaiBaseUrl }),
-      },
-    });
+    return (fetch) =>
+      new Embeddings({
+        ...common,
+        apiKey: settings.openaiApiKey ?? "none",
+        // Numbers as JSON: not every compatible server knows the other format.
+        encodingFormat: "float",
+        stripNewLines: false,
+        configuration: {
+          fetch,
+          ...(settings.openaiBaseUrl === undefined ? {} : { baseURL: settings.openaiBaseUrl }),
+        },
+      });
   }
   if (name.provider === "ollama") {
-    return new Embeddings({
-      ...common,
-      fetch: observedFetch,
-      truncate: true,
-      ...(settings.ollamaBaseUrl === undefined ? {} : { baseUrl: settings.ollamaBaseUrl }),
-    });
+    return (fetch) =>
+      new Embeddings({
+        ...common,
+        fetch,
+        truncate: true,
+        ...(settings.ollamaBaseUrl === undefined ? {} : { baseUrl: settings.ollamaBaseUrl }),
+      });
   }
-  return new Embeddings(common);
+  const client = new Embeddings(common);
+  return () => client;
 }

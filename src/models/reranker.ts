@@ -34,7 +34,8 @@ const answer = z.union([
   }),
 ]);
 
-const unavailable = (what: string, cause?: unknown) => new ModelUnavailable(what, { model: "reranker", cause });
+const unavailable = (what: string, cause?: unknown, isRefusal = false) =>
+  new ModelUnavailable(what, { model: "reranker", cause, isRefusal });
 
 /**
  * A cross-encoder over HTTP, in the shape that Cohere and Jina share (`documents`, `results`) or that of
@@ -52,7 +53,7 @@ export class Reranker {
 
   /** @throws ModelUnavailable when it does not answer in time, or not with scores */
   async rerank(query: string, texts: readonly string[]): Promise<Reranked> {
-    if (performance.now() < this.#pausedUntil) throw unavailable("it failed a moment ago");
+    if (performance.now() < this.#pausedUntil) throw unavailable("it failed a moment ago", undefined, true);
     try {
       const batches = [];
       for (let at = 0; at < texts.length; at += TEXTS_PER_CALL)
@@ -70,7 +71,7 @@ export class Reranker {
       if (error instanceof ModelUnavailable) throw error;
       this.#pausedUntil = performance.now() + PAUSE_MS;
       const reason = (error as Error).name === "TimeoutError" ? "did not answer in time" : "could not be reached";
-      throw unavailable(`it ${reason}`, error);
+      throw unavailable(`it ${reason}`, error, reason === "could not be reached");
     }
   }
 
@@ -85,7 +86,7 @@ export class Reranker {
     if (!response.ok) {
       await response.body?.cancel();
       if (response.status >= 500 || response.status === 429) this.#pausedUntil = performance.now() + PAUSE_MS;
-      throw unavailable(`it answered ${response.status}`);
+      throw unavailable(`it answered ${response.status}`, undefined, true);
     }
     const body = await readAtMost(response, ANSWER_LIMIT);
     if (body === undefined) throw unavailable("its answer is too long");

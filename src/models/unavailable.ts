@@ -4,6 +4,10 @@ export class ModelUnavailable extends Error {
   readonly retryAfterMs: number | undefined;
   /** A text may be to blame, not the model: then others' texts go on. */
   readonly mayBeText: boolean;
+  /** Whether the provider has said no, or was not reached: then it bills nothing. */
+  readonly isRefusal: boolean;
+  /** What the attempt may have used all the same. */
+  tokens = 0;
 
   constructor(
     what: string,
@@ -12,12 +16,14 @@ export class ModelUnavailable extends Error {
       readonly cause?: unknown;
       readonly retryAfterMs?: number | undefined;
       readonly mayBeText?: boolean;
+      readonly isRefusal?: boolean;
     } = {},
   ) {
     super(`the ${options.model ?? "embedding model"} is not available: ${what}`, { cause: options.cause });
     this.name = "ModelUnavailable";
     this.retryAfterMs = options.retryAfterMs;
     this.mayBeText = options.mayBeText ?? false;
+    this.isRefusal = options.isRefusal ?? false;
   }
 }
 

@@ -1,6 +1,6 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
-import type { Models, QueryVectors } from "../models/models.ts";
-import { recordTrace, spentOn, type TraceFields, type TraceSummary } from "../traces/record.ts";
+import type { QueryVectors } from "../models/models.ts";
+import { recordSpent, recordTrace, spentOn, type TraceFields, type TraceSummary } from "../traces/record.ts";
 import type { Hit } from "./answer/hits.ts";
 import type { SearchResult, Tier } from "./ranking/search.ts";
 
@@ -28,9 +28,11 @@ export interface RecallAbout {
   readonly sessionId?: string | undefined;
 }
 
-/** What an answer cost, or did not have to, for its trace. */
-export const spending = (models: Models, prepared: QueryVectors) =>
-  prepared.tokens > 0 ? spentOn(models.current, prepared) : {};
+/** What an answer cost, for its trace. */
+export const spending = (prepared: QueryVectors) => ({
+  ...spentOn(prepared.spent),
+  ...(prepared.overBudget !== undefined ? { status: "over_budget" as const } : {}),
+});
 
 /** What a recall came to: the tier and why, what it ran, and what it found, best first. */
 interface Outcome {
@@ -82,9 +84,11 @@ export async function conclude(
   result: Omit<SearchResult, "tier"> & { readonly tier: Tier | "cache" },
   about: RecallAbout,
   spent: Partial<TraceFields>,
+  spentOnOthers: QueryVectors["spentOnOthers"] = [],
 ): Promise<Recalled> {
   const hiddenByView = result.hits.length === 0 && (await tx.call<boolean>("hides_scopes"));
   const trace = traceRecall(tx, query, result, about, spent);
+  for (const other of spentOnOthers) recordSpent(tx, other, { parentId: trace.traceId });
   return {
     tier: result.tier,
     hits: result.hits,

@@ -2,9 +2,10 @@ import { settingsOf } from "../context/settings.ts";
 import type { AccessRequest } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
+import type { Meter } from "../metering/model-call.ts";
 import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
 import type { Reranker } from "../models/reranker.ts";
-import { recordTrace } from "../traces/record.ts";
+import { recordSpent } from "../traces/record.ts";
 import { fetchHits } from "./answer/hits.ts";
 import { type RerankedHits, rerankHits } from "./answer/rerank.ts";
 import { answerFromCache, storeAnswer } from "./cache.ts";
@@ -16,6 +17,7 @@ import { otherModels } from "./vectors.ts";
 /** What a recall needs of the service. */
 export interface RecallDeps {
   readonly models: Models;
+  readonly meter: Meter;
   readonly reranker: Reranker | undefined;
   /** Told of each question that the cache could have answered. */
   readonly onCache: (isHit: boolean) => void;
@@ -101,19 +103,28 @@ class Recall {
     const none = new Set<number>();
     if (this.#request.mode === "bm25") return { vectors: NO_VECTORS, others: none };
     return {
-      ...(models.current.isRemote ? {} : { vectors: await models.embedQuery(this.#request.query) }),
+      ...(models.current.isRemote ? {} : { vectors: await this.#embed(none) }),
       ...((await models.haveOthers()) ? {} : { others: none }),
     };
   }
 
   async supply(need: Need): Promise<Supplies> {
     const { query } = this.#request;
-    if (need.kind === "vectors") {
-      return { vectors: await this.#deps.models.embedQuery(query, need.others), others: need.others };
-    }
+    if (need.kind === "vectors") return { vectors: await this.#embed(need.others), others: need.others };
     if (this.#reranker === undefined) throw new Error("an order was asked for and there is no reranker");
     const { found, version } = need;
-    return { reranked: { found, version, order: await rerankHits(this.#reranker, query, found.hits) } };
+    return {
+      reranked: { found, version, order: await rerankHits(this.#reranker, this.#deps.meter, query, found.hits) },
+    };
+  }
+
+  /** @throws AppError `budget-exceeded` where there is no answer without vectors */
+  async #embed(others: ReadonlySet<number>): Promise<QueryVectors> {
+    const { models, meter } = this.#deps;
+    const vectors = await models.embedQuery(meter, this.#request.query, others);
+    if (this.#request.mode === "vector" && vectors.vectors.length === 0 && vectors.overBudget !== undefined)
+      throw vectors.overBudget;
+    return vectors;
   }
 
   /** One transaction's part: the answer, or what it still needs. */
@@ -150,9 +161,9 @@ class Recall {
     { found, version, order }: NonNullable<Supplies["reranked"]>,
   ): Promise<Recalled> {
     const hits = await fetchHits(tx, order.candidates.slice(0, this.#request.k), this.#request.filter);
-    if (order.spent !== undefined) recordTrace(tx, order.spent);
+    if (order.spent !== undefined) recordSpent(tx, order.spent, { returned: found.hits.length });
     const result = { ...found, plan: `${found.plan}; ${order.note}`, hits };
-    return this.#finish(tx, result, vectors, version, order.isRanked, order.spent?.inputTokens);
+    return this.#finish(tx, result, vectors, version, order.isRanked, order.isRanked ? order.spent?.inputTokens : 0);
   }
 
   /** @param isWhole false where a model was missing: that is not the answer that the next one should have */
@@ -167,9 +178,13 @@ class Recall {
     if (this.question !== undefined && version !== null) {
       this.#deps.onCache(false);
       if (isWhole && vectors.unavailable === undefined) {
-        storeAnswer(tx, this.question, version, found, vectors.tokens + rankTokens);
+        const spent = [vectors.spent, ...vectors.spentOnOthers].reduce(
+          (sum, one) => sum + (one?.embeddingTokens ?? 0),
+          rankTokens,
+        );
+        storeAnswer(tx, this.question, version, found, spent);
       }
     }
-    return conclude(tx, this.#asked, found, this.#about, spending(this.#deps.models, vectors));
+    return conclude(tx, this.#asked, found, this.#about, spending(vectors), vectors.spentOnOthers);
   }
 }

@@ -1,6 +1,6 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
-import type { Models, QueryVectors } from "../models/models.ts";
+import type { QueryVectors } from "../models/models.ts";
 import { remarksOn } from "./answer/hits.ts";
 import { conclude, spending } from "./conclude.ts";
 import { canonicalQuestion } from "./question.ts";
@@ -44,7 +44,6 @@ const FOLLOWED = 5;
 /** The chunks of documents that a query finds, without falling back to what it does not. */
 export async function queryDocuments(
   tx: ScopedTransaction,
-  models: Models,
   prepared: QueryVectors,
   request: DocumentsRequest,
 ): Promise<DocumentResult[]> {
@@ -72,7 +71,7 @@ export async function queryDocuments(
     },
   });
   const about = { operation: "documents_query", hintsIgnored: request.hintsIgnored } as const;
-  const { hits } = await conclude(tx, request.query, found, about, spending(models, prepared));
+  const { hits } = await conclude(tx, request.query, found, about, spending(prepared), prepared.spentOnOthers);
   const byId = new Map(hits.map((hit) => [hit.id, hit]));
   const rows = await tx.rows<
     ChunkRow & { title: string; mimeType: string; source: string | null; version: number }

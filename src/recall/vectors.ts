@@ -1,4 +1,5 @@
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import type { Meter } from "../metering/model-call.ts";
 import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
 import type { Mode } from "./ranking/search.ts";
 
@@ -9,13 +10,14 @@ import type { Mode } from "./ranking/search.ts";
  */
 export async function prepareQuery(
   models: Models,
+  meter: Meter,
   query: string,
   mode: Mode,
   peek: (work: (tx: ScopedTransaction) => Promise<ReadonlySet<number>>) => Promise<ReadonlySet<number>>,
 ): Promise<QueryVectors> {
   if (mode === "bm25") return NO_VECTORS;
   const others = (await models.haveOthers()) ? await peek((tx) => otherModels(tx, models)) : undefined;
-  return models.embedQuery(query, others);
+  return models.embedQuery(meter, query, others);
 }
 
 /** The models besides the current one that the visible scopes hold vectors of: what neighbours hold is not asked. */

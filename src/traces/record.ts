@@ -1,6 +1,8 @@
 import { v7 as uuid } from "uuid";
 import { json, type NewRow, type ScopedTransaction } from "../db/access/scoped.ts";
-import type { Embedder, TokenSource } from "../models/embedder.ts";
+import type { Spent } from "../metering/model-call.ts";
+import type { TokenSource } from "../models/embedder.ts";
+import type { EmbeddedNow } from "../models/models.ts";
 
 type Columns = NewRow<"decision_trace">;
 
@@ -27,6 +29,12 @@ export interface TraceFields
     > {
   /** Ids that the answer was made of. */
   readonly sources?: readonly string[];
+  /** Absent: that of the request's hold, or a new one. */
+  readonly id?: string | undefined;
+  /** Absent: ok. */
+  readonly status?: "ok" | "error" | "over_budget";
+  /** The trace of the request that it is a part of. */
+  readonly parentId?: string;
 }
 
 /** What a trace says of its own: the same object in `trace` of every answer. */
@@ -46,28 +54,32 @@ export interface TraceSummary {
 /** Milliseconds since a reading of performance.now(), to the microsecond. */
 export const elapsed = (startedAt: number) => Math.round((performance.now() - startedAt) * 1000) / 1000;
 
-/** What an embedding cost, for a trace; nothing where the model did not answer. */
-export const spentOn = (
-  embedder: Pick<Embedder, "provider" | "model">,
-  spent: { readonly tokens: number; readonly tokenSource: TokenSource } | undefined,
-) =>
+/** What a call to a model used, for the trace that tells of it; nothing where none was made. */
+export const spentOn = (spent: Spent | undefined) =>
   spent === undefined
     ? {}
     : {
-        provider: embedder.provider,
-        model: embedder.model,
-        embeddingTokens: spent.tokens,
+        provider: spent.provider,
+        model: spent.model,
+        inputTokens: spent.inputTokens,
+        embeddingTokens: spent.embeddingTokens,
         tokenSource: spent.tokenSource,
       };
+
+/** The same for texts that a request stores, and whether a budget had no room for their vectors. */
+export const spentNow = ({ spent, overBudget }: Pick<EmbeddedNow, "spent" | "overBudget">) => ({
+  ...spentOn(spent),
+  ...(overBudget === undefined ? {} : { status: "over_budget" as const }),
+});
 
 /**
  * Appends one row to `decision_trace` in the transaction of the work that it records: either both
  * are there or neither. Whose it is and for which scope is the ticket's to say.
  */
 export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSummary {
-  const { sources, ...columns } = fields;
+  const { sources, id, ...columns } = fields;
   const { entry } = tx;
-  const traceId = uuid();
+  const traceId = id ?? tx.takeHold() ?? uuid();
   const latencyMs = elapsed(tx.startedAt);
   tx.insertTrace({
     ...columns,
@@ -80,7 +92,7 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
     onBehalfOf: entry.onBehalfOf,
     sources: sources === undefined ? null : json(sources),
     durationMs: latencyMs,
-    status: "ok",
+    status: fields.status ?? "ok",
   });
   const input = fields.inputTokens ?? 0;
   const output = fields.outputTokens ?? 0;
@@ -91,4 +103,16 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
     latencyMs,
     tokens: { input, output, embedding, total: input + output + embedding, ...(source ? { source } : {}) },
   };
+}
+
+/** Appends a trace for a call to a model that is not a part of another's. */
+export function recordSpent(tx: ScopedTransaction, spent: Spent, about: Partial<TraceFields> = {}): void {
+  recordTrace(tx, {
+    kind: "model",
+    operation: spent.operation,
+    ...spentOn(spent),
+    status: spent.status,
+    ...about,
+    id: spent.traceId ?? uuid(),
+  });
 }

@@ -1,10 +1,9 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 
 export const USAGE_GROUPS = ["scope", "org", "key", "model", "operation", "day"] as const;
-export type UsageGroup = (typeof USAGE_GROUPS)[number];
 
 export interface UsageRow {
-  /** The group's value: a scope's tags, an org, a key's id, a model, an operation or a day. */
+  /** The group's value: a scope's tags, an org or another dimension's value, a key's id, a model, an operation or a day. */
   readonly group?: unknown;
   readonly calls: number;
   readonly inputTokens: number;
@@ -12,6 +11,8 @@ export interface UsageRow {
   readonly embeddingTokens: number;
   readonly totalTokens: number;
   readonly costUsd: number;
+  /** Calls of models without a price, which are in no cost. */
+  readonly unpricedCalls: number;
   /** UTF-8 bytes of the stored passages; absent where the group does not divide storage. */
   readonly storedBytes?: number;
 }
@@ -24,13 +25,15 @@ interface RawUsage {
   readonly embedding_tokens: number;
   readonly total_tokens: number;
   readonly cost_usd: string;
+  readonly unpriced: number;
   readonly stored_bytes: number | null;
 }
 
 export interface UsageFilter {
   readonly from?: string | undefined;
   readonly to?: string | undefined;
-  readonly groupBy?: UsageGroup | undefined;
+  /** One of {@link USAGE_GROUPS}, or `dimension:<name>`. */
+  readonly groupBy?: string | undefined;
 }
 
 /** Sums over the subtree that the transaction was entered for, most tokens first. One row where nothing groups them. */
@@ -44,10 +47,20 @@ export async function usage(tx: ScopedTransaction, filter: UsageFilter): Promise
     embeddingTokens: Number(row.embedding_tokens),
     totalTokens: Number(row.total_tokens),
     costUsd: Number(row.cost_usd),
+    unpricedCalls: Number(row.unpriced),
     ...(row.stored_bytes === null ? {} : { storedBytes: Number(row.stored_bytes) }),
   }));
   if (summed.length > 0 || filter.groupBy !== undefined) return summed;
   return [
-    { calls: 0, inputTokens: 0, outputTokens: 0, embeddingTokens: 0, totalTokens: 0, costUsd: 0, storedBytes: 0 },
+    {
+      calls: 0,
+      inputTokens: 0,
+      outputTokens: 0,
+      embeddingTokens: 0,
+      totalTokens: 0,
+      costUsd: 0,
+      unpricedCalls: 0,
+      storedBytes: 0,
+    },
   ];
 }

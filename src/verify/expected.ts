@@ -8,6 +8,7 @@ export const UNSCOPED: Readonly<Record<string, string>> = {
   erasure: "hashes of what was erased, so that nothing of it lands later",
   job_share: "when each share group was last served, by a hash",
   migration: "which migrations have run",
+  price: "what the operator charges for models, operations and storage; no role of the service may read it",
   scope: "the dictionary; its own id is its scope",
   tenant: "the dictionary of tenants; no role of the service may read it",
   ticket_secret: "the secret that tickets are signed with; no role of the service may read it",
@@ -24,12 +25,36 @@ export const UNIQUE_ANYWHERE = [
 /** Words in an index as they are, and why. */
 export const INDEXED_WORDS: Readonly<Record<string, string>> = {
   "embedder.name": "models, no tenant's words",
+  "api_key.secret_hash": "a hash of a hash; the reporting role may not name the column",
+  "api_key.previous_hash": "the same",
+  "api_key.name": "names of keys, which the reporting role reads",
+  "audit_entry.source": "the service's own words",
+  "usage_hour.model": "models, no tenant's words",
+  "usage_hour.operation": "the service's own words",
+  "usage_hour.provider": "models, no tenant's words",
+  "usage_hour.status": "the service's own words",
+  "usage_hour.tier": "the service's own words",
+  "budget.name": "an administrator's word for a rule, beside its scope",
+  "budget.period": "the service's own words",
 };
 
 /** Policies that let every row through, and for what. */
 export const OPEN_POLICIES: Readonly<Record<string, string>> = {
   "decision_trace.report": "the reporting role, which may read no column with content",
   "embedder.read": "names and sizes of models",
+  ...Object.fromEntries(
+    [
+      "scope",
+      "audit_entry",
+      "usage_hour",
+      "storage_day",
+      "api_key",
+      "access_denied",
+      "budget",
+      "budget_window",
+      "forget_receipt",
+    ].map((table) => [`${table}.report`, "the reporting role, over all scopes, which may read no column with content"]),
+  ),
 };
 
 /** Columns of text that the planner may sample: words of the service's own, and of the operator's. */
@@ -42,6 +67,12 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "api_key.verbs",
   "attribute.category",
   "audit_entry.source",
+  "budget.mode",
+  "budget.period",
+  "budget.timezone",
+  "budget_hold.model",
+  "budget_hold.provider",
+  "budget_hold.state",
   "context.config",
   "context.id",
   "decision_trace.kind",
@@ -70,6 +101,13 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "passage.category",
   "passage.kind",
   "passage.role",
+  "price.kind",
+  "price.name",
   "relation.category",
   "turn.role",
+  "usage_hour.model",
+  "usage_hour.operation",
+  "usage_hour.provider",
+  "usage_hour.status",
+  "usage_hour.tier",
 ]);

@@ -73,6 +73,8 @@ export interface TestService {
   mint(principal: Principal, scopeFloor: object, more?: object): Promise<Client>;
   /** The statements that it has sent so far, each once. */
   readonly sent: readonly SentStatement[];
+  /** Another service on the same database, as another process would be; stopped by itself, and before this one. */
+  beside(): Promise<TestService>;
   /** Ends it and starts it anew on the same database; this one is of no use any more. */
   restart(): Promise<TestService>;
   stop(): Promise<void>;
@@ -86,7 +88,7 @@ export interface ServiceSettings {
   readonly proxy?: ProxySettings;
   readonly quotas?: QuotaOptions;
   /** With a worker in the same process. */
-  readonly worker?: Partial<WorkerOptions>;
+  readonly worker?: Partial<WorkerOptions> | undefined;
   readonly models?: ModelSettings;
   readonly reranker?: RerankerSettings;
   /** Absent: what LOG says, or nothing. */
@@ -110,7 +112,7 @@ async function serve(
   database: TestDatabase,
   first: { id: string; secret: string },
   options: ServiceSettings,
-): Promise<TestService> {
+): Promise<TestService & { end(): Promise<void> }> {
   const proven = proving(database);
   const service = await createService(proven, {
     context: "default",
@@ -153,6 +155,11 @@ async function serve(
     get sent() {
       return proven.sent;
     },
+    beside: async () => {
+      const other = await serve(database, first, { ...options, worker: undefined });
+      return { ...other, stop: other.end };
+    },
+    end,
     restart: async () => {
       await end();
       return serve(database, first, options);

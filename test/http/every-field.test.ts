@@ -48,6 +48,10 @@ const operations: Operation[] = endpoints
 /** Bodies that a description alone does not give: fields of which one has to be there, and those with a form of their own. */
 const GOOD: Readonly<Record<string, object>> = {
   "POST /contexts/{ctx}/keys": { name: "a key", principal: "agent", scopeFloor: { org: "fields" } },
+  "PUT /contexts/{ctx}/budgets": { scope: "org/fields", period: "month", tokenLimit: 1_000_000 },
+  "PUT /contexts/{ctx}/budgets/{id}": { costLimitUsd: 100 },
+  "PUT /contexts/{ctx}/limits": { scope: "org/fields", requestsPerMinute: 1_000_000 },
+  "PUT /contexts/{ctx}/prices": { model: "a-model", inputPerMillion: 1 },
   "POST /{ctx}/facts/batch": { messages: [{ role: "user", content: "word" }] },
   "POST /{ctx}/facts": {
     infer: "triples",
@@ -144,6 +148,7 @@ interface Named {
   readonly key: string;
   readonly session: string;
   readonly document: string;
+  readonly budget: string;
 }
 
 let last: Named | undefined;
@@ -154,19 +159,36 @@ async function named(anew = false): Promise<Named> {
   const agent = await service.mint("agent", { org: "fields" });
   const { sessionId } = await agent.remember("a word of its own");
   const { id } = (await agent.upload("some words", "words.txt")).body;
-  last = { key: agent.id, session: sessionId, document: id };
+  const { body: budget } = await service.operator.call<{ id: string }>("PUT", "/contexts/default/budgets", {
+    scope: "org/fields",
+    period: "day",
+    name: id,
+    tokenLimit: 1_000_000,
+  });
+  last = { key: agent.id, session: sessionId, document: id, budget: budget.id };
   return last;
 }
 
 /** A path with its parameters filled in, one of them perhaps with something else. */
-function pathOf({ path }: Operation, { key, session, document }: Named, parameter?: string, value = ""): string {
+function pathOf(
+  { path }: Operation,
+  { key, session, document, budget }: Named,
+  parameter?: string,
+  value = "",
+): string {
   const parameters: Readonly<Record<string, string>> = {
     idOrName: key,
     key: "word",
     type: "Person",
     normalised: "word",
     name: path.includes("/entities") ? "Ann" : key,
-    id: path.includes("/sessions") ? session : path.includes("/documents") ? document : key,
+    id: path.includes("/sessions")
+      ? session
+      : path.includes("/documents")
+        ? document
+        : path.includes("/budgets")
+          ? budget
+          : key,
   };
   return path
     .replace("/{ctx}", path.startsWith("/contexts") ? "/default" : "")

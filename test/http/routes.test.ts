@@ -12,7 +12,17 @@ import { type Client, startService, type TestService } from "../harness/service.
  */
 interface Expectation {
   /** Names a row of the first tenant: the key of the second must not tell it from a random id. */
-  readonly names?: "session" | "trace" | "key" | "receipt" | "document" | "keyword" | "entity" | "fact" | "item";
+  readonly names?:
+    | "budget"
+    | "session"
+    | "trace"
+    | "key"
+    | "receipt"
+    | "document"
+    | "keyword"
+    | "entity"
+    | "fact"
+    | "item";
   readonly agent: boolean;
   readonly supervisor: boolean;
   readonly body?: object;
@@ -30,6 +40,19 @@ const expected: Record<string, Expectation> = {
   "get /contexts/{ctx}": manages,
   "patch /contexts/{ctx}": { ...manages, body: { config: {} } },
   "get /contexts/{ctx}/usage": manages,
+  "get /contexts/{ctx}/usage/bill": { ...manages, query: "?month=2026-11" },
+  "get /contexts/{ctx}/budgets": manages,
+  "put /contexts/{ctx}/budgets": { ...manages, body: { period: "day", tokenLimit: 1_000_000 } },
+  "delete /contexts/{ctx}/budgets": { ...manages, query: "?period=day" },
+  "get /contexts/{ctx}/budgets/{id}": { ...manages, names: "budget" },
+  "put /contexts/{ctx}/budgets/{id}": { ...manages, names: "budget", body: { tokenLimit: 1_000_000 } },
+  "delete /contexts/{ctx}/budgets/{id}": { ...manages, names: "budget" },
+  "get /contexts/{ctx}/limits": manages,
+  "put /contexts/{ctx}/limits": { ...manages, body: { requestsPerMinute: 1_000_000 } },
+  "delete /contexts/{ctx}/limits": manages,
+  "get /contexts/{ctx}/prices": manages,
+  "put /contexts/{ctx}/prices": { ...manages, body: { model: "a-model", inputPerMillion: 1 } },
+  "delete /contexts/{ctx}/prices": { ...manages, query: "?model=a-model" },
   "get /contexts/{ctx}/audit-report": manages,
   "get /contexts/{ctx}/denied": manages,
   "get /contexts/{ctx}/receipts": manages,
@@ -144,6 +167,13 @@ beforeAll(async () => {
   ids.trace = recalled.body.trace.traceId;
   ids.key = owner.id;
   ids.receipt = forgotten.body.receiptId;
+  const budget = await service.operator.call<{ id: string }>("PUT", "/contexts/default/budgets", {
+    scope: "org/acme",
+    period: "month",
+    name: CANARY,
+    tokenLimit: 1_000_000,
+  });
+  ids.budget = budget.body.id;
 });
 afterAll(() => service.stop());
 

@@ -183,7 +183,7 @@ test("the audit finds a role that can become another, or bypass (the control)", 
 });
 
 describe("the reporting role", () => {
-  test("reads every column but query, sources and error, over all scopes, and the two views; nothing else", async () => {
+  test("reads every column but query, sources and error, over all scopes, and the views; of what they are made from no content", async () => {
     const can = await database.sql(`
       SELECT a.attname AS name FROM pg_attribute a WHERE a.attrelid = 'scopefloor.decision_trace'::regclass AND a.attnum > 0
         AND NOT has_column_privilege('scopefloor_report', a.attrelid, a.attname, 'SELECT') ORDER BY 1`);
@@ -192,6 +192,24 @@ describe("the reporting role", () => {
       SELECT relname FROM pg_class c WHERE relnamespace = 'scopefloor'::regnamespace AND relkind IN ('r', 'p', 'v')
         AND (has_any_column_privilege('scopefloor_report', c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege('scopefloor_report', c.oid, 'DELETE, TRUNCATE'))
       ORDER BY 1`);
-    expect(tables.map((row) => row.relname)).toEqual(["decision_trace", "usage_by_day", "usage_by_scope"]);
+    const views =
+      "budgets denials key_names receipts storage_by_day traces usage_by_day usage_by_hour usage_by_scope".split(" ");
+    const whole = ["budget", "budget_window", "storage_day", "usage_hour"];
+    const inPart = ["access_denied", "api_key", "audit_entry", "decision_trace", "forget_receipt", "scope"];
+    expect(tables.map((row) => row.relname)).toEqual([...views, ...whole, ...inPart].sort());
+    const hidden = await database.sql(`
+      SELECT c.relname || '.' || a.attname AS name FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+      WHERE c.relnamespace = 'scopefloor'::regnamespace AND c.relname = ANY ('{${inPart.join(",")}}') AND a.attnum > 0 AND NOT a.attisdropped
+        AND NOT has_column_privilege('scopefloor_report', a.attrelid, a.attname, 'SELECT') ORDER BY 1`);
+    expect(hidden.map((row) => row.name)).toEqual(
+      [
+        "access_denied.asked access_denied.floor access_denied.named",
+        "api_key.changed_at api_key.content api_key.minted_verbs api_key.narrowed_by api_key.previous_hash api_key.previous_until api_key.secret_hash",
+        "audit_entry.leaf audit_entry.salt audit_entry.text_hash",
+        "decision_trace.elsewhere decision_trace.error decision_trace.query decision_trace.sources",
+        "forget_receipt.items forget_receipt.target",
+        "scope.description scope.display_name scope.epoch scope.tombstoned_by",
+      ].flatMap((names) => names.split(" ")),
+    );
   });
 });

@@ -48,6 +48,7 @@ describe("a job", () => {
       write: { id: expect.any(Number), tenant: expect.any(Number) },
       settings: expect.anything(),
       trace: { ...place, tags: scope, isElsewhere: false, isBlank: false },
+      hold: null,
       recall: null,
       lexical: null,
     });

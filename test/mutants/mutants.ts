@@ -1136,8 +1136,8 @@ export const MUTANTS: readonly Mutant[] = [
     name: "usage that reads everybody's counters (threat 39)",
     on: "postgres",
     function: "usage",
-    from: "c.scope_id = ANY (ARRAY(SELECT id FROM reached)) AND",
-    to: "",
+    from: "AND (ids IS NULL OR c.scope_id = ANY (ids)) GROUP BY 1)",
+    to: "GROUP BY 1)",
     tests: ["test/isolation/cost.test.ts"],
   },
   {

@@ -47,6 +47,7 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   write: { id: answer.scopeId, tenant: answer.tenant },
   settings: answer.settings,
   trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, isElsewhere: false, isBlank: false },
+  hold: null,
   recall: null,
   lexical: null,
 });

@@ -7,12 +7,15 @@ import { checkAgainstFloor } from "./floor-check.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
 interface Refusal {
-  readonly status: ErrorSlug;
+  readonly status: ErrorSlug | "needs-hold";
   readonly detail?: string;
 }
 
+/** Budgets stand above the request, and nothing is held of them for it. */
+export class NeedsHold extends Error {}
+
 type RawTags = Record<string, string>;
-type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall" | "lexical"> & {
+type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall" | "lexical" | "hold"> & {
   readonly status: "ok";
   readonly floor: RawTags;
   readonly effective: RawTags | null;
@@ -100,6 +103,7 @@ async function refused(
   request: AccessRequest,
   context: RequestContext,
 ): Promise<AppError> {
+  if (refusal.status === "needs-hold") throw new NeedsHold();
   if (refusal.status === "unauthorized") {
     context.strangers?.known.noteRefused(caller.keyHash);
     return unauthorized();
@@ -108,6 +112,16 @@ async function refused(
   return refusal.status === "not-found" ? notFound() : new AppError(refusal.status, refusal.detail ?? "");
 }
 
+/** What a request asks of `scopefloor.enter`. */
+export const requestedOf = (request: Omit<AccessRequest, "verb">) => ({
+  mode: request.mode,
+  clauses: request.selector ?? null,
+  session: request.session ?? null,
+  document: request.document ?? null,
+  subtree: request.subtree ?? null,
+  reopen: request.reopen ?? false,
+});
+
 async function callEnter(
   transaction: Transaction,
   caller: Caller,
@@ -115,12 +129,9 @@ async function callEnter(
   { context, arrivedAt }: RequestContext,
 ): Promise<Granted | Refusal> {
   const requested = {
-    mode: request.mode,
-    clauses: request.selector ?? null,
-    session: request.session ?? null,
-    document: request.document ?? null,
-    subtree: request.subtree ?? null,
-    reopen: request.reopen ?? false,
+    ...requestedOf(request),
+    ...(request.metered === true ? { metered: true } : {}),
+    ...(request.hold === undefined ? {} : { hold: request.hold }),
     context,
     ageMs: performance.now() - arrivedAt,
   };
@@ -158,6 +169,7 @@ async function enter(
   const recall = await state;
   const entry: Entry = {
     ...answer,
+    hold: request.hold ?? null,
     recall,
     lexical: (await words) ?? recall?.lexical ?? null,
     floor: scopeFromDatabase(answer.floor),

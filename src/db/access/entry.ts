@@ -49,6 +49,9 @@ export interface AccessRequest {
   readonly reopen?: boolean | undefined;
   /** Recall: SHA-256 of the question, under which its answer may be cached. */
   readonly question?: Uint8Array | undefined;
+  /** Whether it is under budgets and limits, and the id of what is held of them (src/metering/). */
+  readonly metered?: boolean | undefined;
+  readonly hold?: string | undefined;
 }
 
 /** What enter needs beside the key: the Context's id, and when the request arrived. */
@@ -124,6 +127,8 @@ export interface Entry {
   readonly settings: Readonly<Record<string, unknown>>;
   /** `isElsewhere`: its tags have no scope of their own, and it stands at that of the floor. `isBlank`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
   readonly trace: Place & { readonly tags: Scope; readonly isElsewhere: boolean; readonly isBlank: boolean };
+  /** What is held of budgets for it, whose id its trace gets. */
+  readonly hold: string | null;
   /** Only where a question was named. */
   readonly recall: RecallState | null;
   /** The words of the scopes, where a question was named or something is written; null: whoever needs it asks (src/lexical/state.ts). */

@@ -65,6 +65,7 @@ export class ScopedTransaction {
   readonly #own = new WeakSet<SQL>();
 
   readonly #spokenOf: string[] = [];
+  #hasTakenHold = false;
 
   constructor(transaction: Transaction, entry: Entry) {
     this.#transaction = transaction;
@@ -74,6 +75,19 @@ export class ScopedTransaction {
   /** Notes rows that the answer speaks of: once one of them is gone, a stored answer is not given again. */
   speaksOf(...ids: readonly string[]): void {
     this.#spokenOf.push(...ids);
+  }
+
+  /** The id of the hold that this request has of its budgets: for its trace, and once. */
+  takeHold(): string | undefined {
+    const { hold } = this.entry;
+    if (hold === null || this.#hasTakenHold) return undefined;
+    this.#hasTakenHold = true;
+    return hold;
+  }
+
+  /** Whether a trace of this transaction settles the hold. */
+  get hasTakenHold(): boolean {
+    return this.#hasTakenHold;
   }
 
   get spokenOf(): readonly string[] {

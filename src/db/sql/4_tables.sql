@@ -40,6 +40,10 @@ BEGIN
     ('decision_trace', '{query,error,scope}'),
     ('access_denied', '{asked,named,floor}'),
     ('forget_receipt', '{target,items}'),
+    ('budget', '{name,set_by}'),
+    ('scope_limit', '{set_by}'),
+    ('budget_hold', '{operation}'),
+    ('tenant', '{left_digest}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP
     EXECUTE format('ALTER TABLE scopefloor.%I ALTER %I SET STATISTICS 0', t, c);
@@ -98,6 +102,41 @@ CREATE OR REPLACE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FO
   WHEN ((OLD.secret_hash, OLD.verbs, OLD.floor, OLD.content, OLD.expires_at, OLD.revoked_at)
         IS DISTINCT FROM (NEW.secret_hash, NEW.verbs, NEW.floor, NEW.content, NEW.expires_at, NEW.revoked_at))
   EXECUTE FUNCTION scopefloor.note_key_change();
+
+-- What a trace costs is the database's to say (3_metering/1_prices.sql).
+CREATE OR REPLACE TRIGGER price_trace BEFORE INSERT ON scopefloor.decision_trace FOR EACH ROW EXECUTE FUNCTION scopefloor.price_trace();
+
+-- Rows that are written again and again keep room beside them.
+ALTER TABLE scopefloor.budget_window SET (fillfactor = 30);
+ALTER TABLE scopefloor.limit_rate SET (fillfactor = 30);
+ALTER TABLE scopefloor.limit_store SET (fillfactor = 30);
+
+-- What is kept, as limits count it (3_metering/5_limits.sql).
+CREATE OR REPLACE TRIGGER documents_added AFTER INSERT ON scopefloor.document
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER documents_changed AFTER UPDATE ON scopefloor.document
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER documents_removed AFTER DELETE ON scopefloor.document
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER sessions_added AFTER INSERT ON scopefloor.session
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+CREATE OR REPLACE TRIGGER sessions_removed AFTER DELETE ON scopefloor.session
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
+CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();
+
+-- Batches from before there were sums.
+DO $$
+DECLARE
+  n bigint;
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.usage_hour) THEN
+    FOR n IN SELECT b.n FROM scopefloor.audit_batch b ORDER BY b.n LOOP
+      PERFORM scopefloor.add_usage(n);
+    END LOOP;
+  END IF;
+END $$;
 
 -- The audit chain (3_upkeep/4_audit_chain.sql).
 CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.decision_trace

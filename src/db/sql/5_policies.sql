@@ -20,6 +20,7 @@ DECLARE
   by_caller  constant text := written || ' AND api_key_id = (SELECT scopefloor.caller())';
   app        constant text := 'scopefloor_app';
   worker     constant text := 'scopefloor_worker';
+  report     constant text := 'scopefloor_report';
   service    constant text := 'scopefloor_app, scopefloor_worker'; -- inside a job the worker is bound like the application
 BEGIN
   FOR p IN SELECT polname AS name, polrelid::regclass AS at FROM pg_policy
@@ -99,7 +100,17 @@ BEGIN
     -- A trace says whose it is and for which scope, and is of now; none of it can be made up.
     ('decision_trace', 'write', 'INSERT', service, NULL,
      'scopefloor.may_record(scope_id, tenant_id, scope, elsewhere, api_key_id, principal) AND created_at = transaction_timestamp()'),
-    ('decision_trace', 'report', 'SELECT', 'scopefloor_report', 'true', NULL)
+    -- Reports are over all scopes: no column of these says anything of content.
+    ('decision_trace', 'report', 'SELECT', report, 'true', NULL),
+    ('scope', 'report', 'SELECT', report, 'true', NULL),
+    ('audit_entry', 'report', 'SELECT', report, 'true', NULL), -- which traces are in no sum of usage yet
+    ('usage_hour', 'report', 'SELECT', report, 'true', NULL),
+    ('storage_day', 'report', 'SELECT', report, 'true', NULL),
+    ('api_key', 'report', 'SELECT', report, 'true', NULL),
+    ('access_denied', 'report', 'SELECT', report, 'true', NULL),
+    ('budget', 'report', 'SELECT', report, 'true', NULL),
+    ('budget_window', 'report', 'SELECT', report, 'true', NULL),
+    ('forget_receipt', 'report', 'SELECT', report, 'true', NULL)
     ) rule(at, name, command, roles, reached, result)
   LOOP
     EXECUTE format('CREATE POLICY %I ON scopefloor.%I FOR %s TO %s', p.name, p.at, p.command, p.roles)

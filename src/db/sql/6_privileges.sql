@@ -45,12 +45,20 @@ GRANT UPDATE (embedding, embedder_id, digest, suspicious, seq, terms, lexemes, l
 GRANT SELECT ON scopefloor.embedder TO scopefloor_worker;
 GRANT INSERT ON scopefloor.decision_trace TO scopefloor_worker;
 
--- Reports: every column of a trace but query, sources and error.
+-- Reports: every column of a trace but query, sources and error; keys without what opens them; and no other content.
 GRANT SELECT (id, created_at, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, on_behalf_of, session_id, parent_id, tier,
               tier_reason, candidates, returned, provider, model, input_tokens, output_tokens, embedding_tokens, total_tokens,
-              cost_usd, duration_ms, status, token_source, saved_tokens, plan)
+              cost_usd, duration_ms, status, token_source, saved_tokens, plan, cached_input_tokens)
   ON scopefloor.decision_trace TO scopefloor_report;
-GRANT SELECT ON scopefloor.usage_by_scope, scopefloor.usage_by_day TO scopefloor_report;
+GRANT SELECT (id, tenant_id, tags, created_at, tombstoned_at, erased_at) ON scopefloor.scope TO scopefloor_report;
+GRANT SELECT (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, created_at, expires_at, revoked_at, last_used_at)
+  ON scopefloor.api_key TO scopefloor_report;
+GRANT SELECT (id, tenant_id, scope_id, created_at, api_key_id, on_behalf_of, route, reason) ON scopefloor.access_denied TO scopefloor_report;
+GRANT SELECT (id, tenant_id, scope_id, created_at, subtree, action, policy, counts, api_key_id) ON scopefloor.forget_receipt TO scopefloor_report;
+GRANT SELECT (tenant_id, scope_id, source, id, batch) ON scopefloor.audit_entry TO scopefloor_report;
+GRANT SELECT ON scopefloor.usage_hour, scopefloor.storage_day, scopefloor.budget, scopefloor.budget_window TO scopefloor_report;
+GRANT SELECT ON scopefloor.traces, scopefloor.usage_by_hour, scopefloor.usage_by_scope, scopefloor.usage_by_day, scopefloor.key_names, scopefloor.denials,
+  scopefloor.storage_by_day, scopefloor.budgets, scopefloor.receipts TO scopefloor_report;
 
 -- Readiness asks whether the database is at the code's version.
 GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;

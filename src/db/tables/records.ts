@@ -99,9 +99,12 @@ export const decisionTrace = scopefloor.table(
     inputTokens: integer("input_tokens").notNull().default(0),
     outputTokens: integer("output_tokens").notNull().default(0),
     embeddingTokens: integer("embedding_tokens").notNull().default(0),
+    /** Of the input tokens, those that the provider had in its cache. */
+    cachedInputTokens: integer("cached_input_tokens").notNull().default(0),
     totalTokens: integer("total_tokens")
       .notNull()
       .generatedAlwaysAs(sql`input_tokens + output_tokens + embedding_tokens`),
+    /** Set when the row is written, from the prices of then; null: the model has none. */
     costUsd: numeric("cost_usd"),
     durationMs: real("duration_ms").notNull(),
     status: text("status").notNull(),
@@ -121,6 +124,7 @@ export const decisionTrace = scopefloor.table(
     // What an erasure has to find besides the rows of its scopes.
     index("decision_trace_elsewhere").using("gin", t.scope.op("jsonb_path_ops")).where(sql`elsewhere`),
     check("decision_trace_tokens", sql`${t.inputTokens} >= 0 AND ${t.outputTokens} >= 0 AND ${t.embeddingTokens} >= 0`),
+    check("decision_trace_cached", sql`cached_input_tokens >= 0`),
     check("decision_trace_cost", sql`${t.costUsd} >= 0`),
   ],
 );
@@ -145,7 +149,12 @@ export const auditEntry = scopefloor.table(
     /** Null once the text was erased: nothing can be guessed from the hash any more. */
     salt: bytea("salt"),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.source, t.id, t.tenantId] }), index("audit_entry_batch").on(t.batch)],
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.source, t.id, t.tenantId] }),
+    index("audit_entry_batch").on(t.batch),
+    // What is not in the sums of usage yet, by its scope.
+    index("audit_entry_unsealed").on(t.scopeId).where(sql`batch IS NULL`),
+  ],
 );
 
 /** The chain itself: each batch's hash holds the one before. Hashes and numbers only. */

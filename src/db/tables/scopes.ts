@@ -14,6 +14,8 @@ export const tenant = scopefloor.table("tenant", {
   secret: bytea("secret")
     .notNull()
     .default(sql`sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))`),
+  /** Of one that was erased: the hash of its path (scopefloor.scope_digest), by which its bill is found. */
+  leftDigest: text("left_digest"),
   createdAt: createdAt(),
 });
 

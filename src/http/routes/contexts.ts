@@ -3,22 +3,14 @@ import { orderEmbedding } from "../../context/reembed.ts";
 import { type ContextSettings, configureContext, contextSettings, readContext } from "../../context/settings.ts";
 import { listDenied } from "../../traces/denied.ts";
 import { getReceipt, listReceipts } from "../../traces/receipt.ts";
-import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
-import { fields, limitAndOffset, pageAndSize, querySelector, time, uuidText, writeSelector } from "../wire/fields.ts";
-import { instant, integer, numbers, object, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
+import { fields, limitAndOffset, pageAndSize, uuidText, writeSelector } from "../wire/fields.ts";
+import { instant, integer, numbers, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 const settings = fields({ config: fields(contextSettings) });
 
 const manage = { verb: "manage" } as const;
-
-const usageResponse = object({
-  groupBy: z.string().nullable(),
-  from: instant.nullable(),
-  to: instant.nullable(),
-  rows: z.array(object({ group: z.unknown().optional(), ...usageShape })),
-});
 
 const contextDescriptionResponse = object({
   id: z.string(),
@@ -99,27 +91,6 @@ export const contextEndpoints = [
     body: settings,
     handle: ({ enter, deps, body }) =>
       enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>)),
-  }),
-  endpoint({
-    verb: "usage:read",
-    method: "get",
-    path: "/contexts/{ctx}/usage",
-    operation: "usage",
-    summary: "Calls, tokens, cost and storage of a subtree",
-    answer: usageResponse,
-    query: fields({
-      scope: querySelector,
-      from: time.optional(),
-      to: time.optional(),
-      groupBy: z.enum(USAGE_GROUPS).optional(),
-    }),
-    handle: ({ enter, query }) =>
-      enter(subtreeOf(query.scope), async (tx) => ({
-        groupBy: query.groupBy ?? null,
-        from: query.from ?? null,
-        to: query.to ?? null,
-        rows: await usage(tx, query),
-      })),
   }),
   endpoint({
     ...manage,

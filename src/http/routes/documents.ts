@@ -164,16 +164,20 @@ export const documentEndpoints = [
       excludeSuspicious: z.boolean().optional(),
       ...hints,
     }),
-    handle: async ({ enter, peek, body, deps }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const startedAt = performance.now();
       const mode = body.mode ?? "hybrid";
       const access = { selector: body.lens, view: viewOf(body.scopeView) };
-      const prepared = await prepareQuery(deps.models, body.query, mode === "hybrid_graph" ? "hybrid" : mode, (work) =>
-        peek({ ...access, mode: "select" }, work),
+      const prepared = await prepareQuery(
+        deps.models,
+        meter(access),
+        body.query,
+        mode === "hybrid_graph" ? "hybrid" : mode,
+        (work) => peek({ ...access, mode: "select" }, work),
       );
       return enter(access, async (tx) => ({
-        results: await queryDocuments(tx, deps.models, prepared, {
+        results: await queryDocuments(tx, prepared, {
           query: body.query,
           k: body.k ?? 10,
           // Links of no kind are no links.

@@ -161,7 +161,7 @@ export const factEndpoints = [
     readsOnly: (body) => body.infer === "preview",
     retold: { strip: withoutTriples, tell: withTriples },
     body: factBody,
-    handle: async ({ enter, body, deps }) => {
+    handle: async ({ enter, meter, body, deps }) => {
       const triples = triplesOf(body);
       refuseExtraction(body.infer, triples.length > 0);
       if (body.text === undefined && triples.length === 0) throw invalid("text: a fact needs a text, or triples");
@@ -179,7 +179,7 @@ export const factEndpoints = [
         body.text === undefined
           ? undefined
           : { role: body.role ?? "user", content: body.text, category: body.memoryCategory ?? null, ...said };
-      const prepared = await prepareFact(deps.models, turn, triples, said);
+      const prepared = await prepareFact(deps.models, meter(where), turn, triples, said);
       return enter(where, async (tx) => {
         const { triples: stored, ...ids } = await storeFact(
           tx,
@@ -217,12 +217,14 @@ export const factEndpoints = [
       infer: infer.optional(),
       labels: labels.optional(),
     }),
-    handle: async ({ enter, body, deps }) => {
+    handle: async ({ enter, meter, body, deps }) => {
       refuseExtraction(body.infer, false);
       if (body.extract === true)
         throw unprocessable("extract needs a chat model, which this service does not use yet; leave it out");
+      const where = { selector: body.scopes, session: ourSession(body.sessionId) };
       const prepared = await prepareTurns(
         deps.models,
+        meter(where),
         body.messages.map((message) => ({
           role: message.role,
           content: message.content,
@@ -231,7 +233,7 @@ export const factEndpoints = [
           observedAt: message.ts,
         })),
       );
-      return enter({ selector: body.scopes, session: ourSession(body.sessionId) }, async (tx) => {
+      return enter(where, async (tx) => {
         const stored = await storeTurns(tx, deps.models, prepared, await writtenSession(tx, body.sessionId));
         return { sessionId: stored.sessionId, turnIds: stored.turnIds, extractions: [] };
       });

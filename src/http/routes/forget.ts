@@ -62,7 +62,7 @@ export const forgetEndpoints = [
       subtree: z.boolean().optional(),
       confirm,
     }),
-    handle: async ({ enter, peek, body, deps }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       const { query, sessionId: named } = body;
       if (query === undefined && named === undefined) throw invalid("query: say what to forget, or give a sessionId");
       // A session is named by its id: wherever in the floor it is. Otherwise what the key sees by default.
@@ -75,10 +75,12 @@ export const forgetEndpoints = [
       const prepared =
         query === undefined
           ? NO_VECTORS
-          : await prepareQuery(deps.models, query, "hybrid", (work) => peek({ ...access, mode: "forget" }, work));
+          : await prepareQuery(deps.models, meter(access), query, "hybrid", (work) =>
+              peek({ ...access, mode: "forget" }, work),
+            );
       return enter(access, (tx) => {
         if (body.dryRun !== true && sessionId === undefined) refuseUnconfirmed(tx, body.confirm);
-        return forgetMatching(tx, deps.models, {
+        return forgetMatching(tx, {
           query,
           prepared,
           sessionId,

@@ -10,6 +10,7 @@ import { itemEndpoints } from "./items.ts";
 import { keywordEndpoints } from "./keywords.ts";
 import { lifecycleEndpoints } from "./lifecycle.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
+import { meteringEndpoints } from "./metering.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
 import { selfEndpoints } from "./own-keys.ts";
@@ -24,6 +25,7 @@ import { traceEndpoints } from "./traces.ts";
 export const endpoints: readonly Endpoint[] = [
   ...contextEndpoints,
   ...auditReportEndpoints,
+  ...meteringEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

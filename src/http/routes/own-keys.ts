@@ -2,11 +2,14 @@ import { z } from "zod";
 import type { MemoryVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { type ApiKey, grantsOf, KEY_VERBS, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
+import { listBudgets } from "../../metering/budgets.ts";
+import { listLimits } from "../../metering/limits.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import { expiry, fields, graceSeconds, keepChildren, keyName, scopeObject, ttlSeconds, verbs } from "../wire/fields.ts";
+import { budgetShape, limitShape } from "../wire/metering-shapes.ts";
 import { grantedPaths, instant, object, principalKind, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
 
 const listed = (key: ApiKey) => ({
@@ -64,12 +67,16 @@ const meResponse = object({
   delegatedPrincipalId: uuid.optional(),
 });
 
+/** Budgets and limits that an answer lists. */
+const MOST_RULES = 100;
+
 const ownUsageResponse = object({
   scope: scopeTags,
   period: z.literal("month"),
   from: instant,
   ...usageShape,
-  limits: z.array(z.never()),
+  budgets: z.array(budgetShape),
+  limits: z.array(limitShape),
   resetsAt: instant,
 });
 
@@ -117,7 +124,7 @@ export const selfEndpoints = [
     method: "get",
     path: "/{ctx}/usage",
     operation: "usage",
-    summary: "What the key's own floor used this month",
+    summary: "What the key's own floor used this month, and its budgets and limits",
     answer: ownUsageResponse,
     handle: ({ enter }) =>
       enter({}, async (tx) => {
@@ -125,7 +132,9 @@ export const selfEndpoints = [
         const month = (offset: number) =>
           new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + offset, 1)).toISOString();
         const [used] = await usage(tx, { from: month(0) });
-        return { scope: tx.entry.floor, period: "month", from: month(0), ...used, limits: [], resetsAt: month(1) };
+        const { budgets } = await listBudgets(tx, MOST_RULES, 0);
+        const { limits } = await listLimits(tx, MOST_RULES, 0);
+        return { scope: tx.entry.floor, period: "month", from: month(0), ...used, budgets, limits, resetsAt: month(1) };
       }),
   }),
   endpoint({

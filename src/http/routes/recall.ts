@@ -152,7 +152,7 @@ export const recallEndpoints = [
     summary: "Recall",
     answer: queryResponse,
     body: queryBody,
-    handle: async ({ enter, peek, body, deps }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       if (body.mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
       refuseEmptySpan(body);
       if (body.location !== undefined) throw unprocessable("location is not built yet");
@@ -161,16 +161,20 @@ export const recallEndpoints = [
         named === undefined || isOurs(named)
           ? named
           : await peek({ ...accessOf(body), mode: "select" }, (tx) => visibleSession(tx, named));
-      return answerQuery((access, work) => enter({ ...accessOf(body), ...access }, work), recallDeps(deps), {
-        query: body.query,
-        k: body.k ?? DEFAULT_K,
-        mode: body.mode,
-        filter: filterOf(body, sessionId),
-        includeDuplicates: body.includeDuplicates ?? false,
-        moment: momentOf(body),
-        sessionId,
-        hintsIgnored: ignoredHints(body),
-      });
+      return answerQuery(
+        (access, work) => enter({ ...accessOf(body), ...access }, work),
+        recallDeps(deps, meter(accessOf(body))),
+        {
+          query: body.query,
+          k: body.k ?? DEFAULT_K,
+          mode: body.mode,
+          filter: filterOf(body, sessionId),
+          includeDuplicates: body.includeDuplicates ?? false,
+          moment: momentOf(body),
+          sessionId,
+          hintsIgnored: ignoredHints(body),
+        },
+      );
     },
   }),
   endpoint({
@@ -191,11 +195,11 @@ export const recallEndpoints = [
       includeDuplicates: z.boolean().optional(),
       excludeSuspicious: z.boolean().optional(),
     }),
-    handle: async ({ enter, body, deps }) => {
+    handle: async ({ enter, meter, body, deps }) => {
       const startedAt = performance.now();
       return recallThroughTiers(
         (access, work) => enter({ ...accessOf(body), ...access }, work),
-        recallDeps(deps),
+        recallDeps(deps, meter(accessOf(body))),
         {
           query: body.query,
           k: body.k ?? DEFAULT_K,

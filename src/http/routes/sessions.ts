@@ -123,14 +123,15 @@ export const sessionEndpoints = [
     params: id,
     query: fields(at),
     body: fields({ query: queryText }),
-    handle: async ({ enter, peek, params, query, body, deps }) => {
+    handle: async ({ enter, peek, meter, params, query, body, deps }) => {
       // What is remembered beside a session is what its own scope may see.
       const { scope, id: sessionId } = await peek({}, async (tx) =>
         getSession(tx, await visibleSession(tx, params.id, query.lens)),
       );
+      const where = { selector: [{ tags: scope, subtree: false }], view: "strict" } as const;
       return recallThroughTiers(
-        (access, work) => enter({ selector: [{ tags: scope, subtree: false }], view: "strict", ...access }, work),
-        recallDeps(deps),
+        (access, work) => enter({ ...where, ...access }, work),
+        recallDeps(deps, meter(where)),
         { query: body.query, k: 20, mode: "hybrid", filter: PRESENT, includeDuplicates: false },
         { operation: "context", sessionId },
         async (tx, { hits }) => ({ context: await sessionContext(tx, sessionId, hits, settingsOf(tx).contextTokens) }),

@@ -87,6 +87,7 @@ export const usageShape = {
   embeddingTokens: z.number(),
   totalTokens: z.number(),
   costUsd: z.number(),
+  unpricedCalls: integer,
   storedBytes: z.number().optional(),
 };
 

@@ -1,7 +1,7 @@
+import { type Meter, mostTokens, type Spent } from "../../metering/model-call.ts";
 import type { Reranker } from "../../models/reranker.ts";
 import { countTokens } from "../../models/tokens.ts";
 import { ModelUnavailable } from "../../models/unavailable.ts";
-import type { TraceFields } from "../../traces/record.ts";
 import type { Candidate } from "../ranking/candidate.ts";
 import type { Hit } from "./hits.ts";
 
@@ -12,23 +12,53 @@ export interface RerankedHits {
   readonly isRanked: boolean;
   /** For the plan of the trace. */
   readonly note: string;
-  readonly spent: TraceFields | undefined;
+  readonly spent: Spent | undefined;
 }
 
 /** Orders hits by a cross-encoder. One that does not answer changes nothing but the note. */
-export async function rerankHits(reranker: Reranker, query: string, hits: readonly Hit[]): Promise<RerankedHits> {
+export async function rerankHits(
+  reranker: Reranker,
+  meter: Meter,
+  query: string,
+  hits: readonly Hit[],
+): Promise<RerankedHits> {
   const asFound = hits.map(({ id, scopeId, score, duplicates }) => ({
     id,
     scopeId,
     score,
     ...(duplicates === undefined ? {} : { duplicates }),
   }));
+  const call = {
+    operation: "rerank",
+    provider: "rerank",
+    model: reranker.settings.model ?? null,
+    isRemote: true,
+    embeddingTokens: 0,
+  };
+  // The query is read with each text.
+  const most = hits.reduce((sum, { text }) => sum + mostTokens(text), mostTokens(query) * hits.length);
+  const permit = await meter.permit(() => ({ ...call, inputTokens: most }), true, true);
+  if (!permit.isGiven)
+    return { candidates: asFound, isRanked: false, note: `not reranked: ${permit.reason}`, spent: undefined };
+  const startedAt = performance.now();
+  const counted = () => hits.reduce((sum, hit) => sum + hit.tokens, countTokens(query) * hits.length);
+  const note = (inputTokens: number, tokenSource: Spent["tokenSource"], status: Spent["status"]): Spent => {
+    const spent = {
+      ...call,
+      inputTokens,
+      tokenSource,
+      status,
+      durationMs: performance.now() - startedAt,
+      traceId: permit.traceId,
+    };
+    meter.note(spent);
+    return spent;
+  };
   try {
     const { scores, tokens } = await reranker.rerank(
       query,
       hits.map(({ text }) => text),
     );
-    const counted = tokens ?? hits.reduce((sum, hit) => sum + hit.tokens, countTokens(query) * hits.length);
     // One that the model left out stands below all that it has ranked.
     const lowest = Math.min(...scores.filter((score) => score !== undefined));
     return {
@@ -38,18 +68,11 @@ export async function rerankHits(reranker: Reranker, query: string, hits: readon
         .map(({ given, place: _, ...candidate }) => ({ ...candidate, score: given ?? lowest })),
       isRanked: true,
       note: `the best ${hits.length} by the reranker`,
-      spent: {
-        kind: "model",
-        operation: "rerank",
-        provider: "rerank",
-        model: reranker.settings.model ?? null,
-        inputTokens: counted,
-        tokenSource: tokens === undefined ? "tokenizer" : "provider",
-        returned: hits.length,
-      },
+      spent: tokens === undefined ? note(counted(), "tokenizer", "ok") : note(tokens, "provider", "ok"),
     };
   } catch (error) {
     if (!(error instanceof ModelUnavailable)) throw error;
-    return { candidates: asFound, isRanked: false, note: `not reranked: ${error.message}`, spent: undefined };
+    const spent = note(error.isRefusal ? 0 : counted(), "tokenizer", "error");
+    return { candidates: asFound, isRanked: false, note: `not reranked: ${error.message}`, spent };
   }
 }

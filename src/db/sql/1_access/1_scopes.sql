@@ -111,6 +111,7 @@ DECLARE
 BEGIN
   SELECT * INTO found FROM scopefloor.scope s WHERE s.tags = wanted;
   IF found.id IS NULL THEN
+    PERFORM scopefloor.check_room('scopes', wanted);
     INSERT INTO scopefloor.scope (tags, tenant_id) VALUES (wanted, scopefloor.ensure_tenant(wanted)) ON CONFLICT (tags) DO NOTHING RETURNING * INTO found;
     IF found.id IS NULL THEN
       SELECT * INTO STRICT found FROM scopefloor.scope s WHERE s.tags = wanted;

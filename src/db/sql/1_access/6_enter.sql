@@ -5,8 +5,9 @@
 --
 --   key_hash   SHA-256 of the presented secret
 --   verb       memory:read | memory:write | memory:forget | manage | self
---   requested  {mode, clauses?, session?, document?, subtree?, reopen?, context, ageMs}; a clause is
---              {tags, subtree}, ageMs is how long ago the request arrived
+--   requested  {mode, clauses?, session?, document?, subtree?, reopen?, context, ageMs, metered?, hold?}; a clause is
+--              {tags, subtree}, ageMs is how long ago the request arrived, metered: it counts against budgets,
+--              which `hold` is for
 --              mode: check   nothing: only whether the key may do this
 --                    select  rows by selector       id      rows by id, and lists: the floor's subtree
 --                    write   rows at E              modify  as id, and may change them
@@ -15,7 +16,8 @@
 --   view       strict | subtree, or NULL for the principal's default
 --
 -- A refusal is returned, not raised, so that the denial can be recorded in a second transaction:
--- {status: unauthorized | forbidden | scope-floor | not-found | unprocessable | conflict, detail}.
+-- {status: unauthorized | forbidden | scope-floor | not-found | unprocessable | conflict, detail}. And
+-- {status: needs-hold}: there are budgets above the request, and no hold for them.
 CREATE OR REPLACE FUNCTION scopefloor.enter(key_hash bytea, verb text, requested jsonb, view text, on_behalf_of text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -70,6 +72,11 @@ BEGIN
     -- It arrived before the erasure, and what it says is from before: its trace names neither.
     trace_tags := caller.floor;
     trace_is_blank := true;
+  END IF;
+
+  -- What counts against a budget has to be held before (3_metering/3_holds.sql).
+  IF (requested->>'metered')::bool AND scopefloor.lacks_hold(trace_tags, (requested->>'hold')::uuid, (caller.k).id) THEN
+    RETURN '{"status": "needs-hold"}';
   END IF;
 
   IF mode = 'write' THEN

@@ -102,6 +102,7 @@ BEGIN
   END IF;
   PERFORM scopefloor.hold_scope(child_floor);
   at_scope := scopefloor.ensure_scope(child_floor);
+  PERFORM scopefloor.check_room('keys', child_floor);
   INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, content, secret_hash, expires_at)
   VALUES (new_id, at_scope.tenant_id, at_scope.id, own.id, new_name, new_principal, child_floor,
           coalesce(asked_verbs, parent_verbs), coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires)

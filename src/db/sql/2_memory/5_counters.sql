@@ -20,6 +20,14 @@ BEGIN
           SELECT -1, r.* FROM removed r WHERE expired_at IS NULL) change
     GROUP BY tenant_id, scope_id, embedder_id, languages;
   END IF;
+  IF EXISTS (SELECT 1 FROM scopefloor.limit_store) THEN
+    IF TG_OP <> 'DELETE' THEN
+      PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.text)), 0, 0) FROM added a WHERE a.expired_at IS NULL GROUP BY a.tenant_id, a.scope_id;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+      PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(octet_length(r.text)), 0, 0) FROM removed r WHERE r.expired_at IS NULL GROUP BY r.tenant_id, r.scope_id;
+    END IF;
+  END IF;
   RETURN NULL;
 END $$;
 

@@ -208,7 +208,8 @@ BEGIN
 END $$;
 
 -- Puts a job back until `delay_seconds` from now, or gives it up; a document whose job is given up has failed.
-CREATE OR REPLACE FUNCTION scopefloor.postpone_job(job_id uuid, with_lease uuid, reason text, delay_seconds float8, give_up bool) RETURNS void
+-- `was_tried`: whether this was an attempt; one that waits for a budget was none.
+CREATE OR REPLACE FUNCTION scopefloor.postpone_job(job_id uuid, with_lease uuid, reason text, delay_seconds float8, give_up bool, was_tried bool) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   j scopefloor.job;
@@ -216,6 +217,10 @@ BEGIN
   SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running' FOR UPDATE;
   IF j.id IS NULL THEN
     RETURN;
+  END IF;
+  IF NOT was_tried THEN
+    UPDATE scopefloor.job SET attempts = j.attempts - 1 WHERE scope_id = j.scope_id AND id = j.id;
+    j.attempts := j.attempts - 1;
   END IF;
   PERFORM scopefloor.requeue_job(j, reason, clock_timestamp() + make_interval(secs => delay_seconds), give_up);
   IF give_up AND j.kind = 'document' THEN

@@ -44,7 +44,7 @@ END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
 -- and replaces the tags of its scopes by an erased marker. The numbers stay, for billing.
--- A scope that is the floor of a live key keeps its tags: that key still names it.
+-- A scope that is the floor of a live key keeps its tags: that key still names it. So does one that a budget or a limit from above is for.
 -- Gives the counts by table.
 CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -80,8 +80,14 @@ BEGIN
   DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
   GET DIAGNOSTICS jobs = ROW_COUNT;
   denials := scopefloor.redact_denials(erased, ids);
+  -- Rules that the eraser could take away go with the scope; one from above stays, and so nobody is rid of it.
+  IF t->>'principal' = 'management' THEN
+    DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (ids) AND b.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (ids) AND l.set_by @> (t->'floor');
+  END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
-    WHERE s.id = ANY (ids) AND s.id <> 0
+    WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -91,7 +97,9 @@ BEGIN
   SET tags = coalesce((SELECT k.floor FROM scopefloor.api_key k
                        WHERE k.scope_id = ANY (above) AND k.revoked_at IS NULL
                          AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())
-                       ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1), '{}') || jsonb_build_object('!erased', s.id::text),
+                       ORDER BY scopefloor.tag_count(k.floor) DESC LIMIT 1),
+                      -- What a user of a tenant has used stays the tenant's.
+                      CASE WHEN s.tags ? 'org' AND erased ? 'org' AND erased <> jsonb_build_object('org', s.tags->'org') THEN jsonb_build_object('org', s.tags->'org') END, '{}') || jsonb_build_object('!erased', s.id::text),
       display_name = NULL, description = NULL, tombstoned_by = NULL, erased_at = clock_timestamp()
   WHERE s.id = ANY (gone);
   PERFORM scopefloor.mark_records(erased, ids, gone);
@@ -100,7 +108,7 @@ BEGIN
   PERFORM 1 FROM scopefloor.tenant t
   WHERE t.id IN (SELECT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (gone)) AND t.id <> 0 ORDER BY t.id FOR UPDATE;
   UPDATE scopefloor.tenant t
-  SET root = jsonb_build_object('!erased', t.id::text),
+  SET left_digest = scopefloor.scope_digest(t.root), root = jsonb_build_object('!erased', t.id::text),
       secret = sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
   WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');

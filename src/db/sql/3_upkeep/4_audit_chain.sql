@@ -14,6 +14,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
       r->'principal', r->'on_behalf_of', r->'session_id', r->'parent_id', r->'tier', r->'tier_reason', r->'candidates', r->'returned',
       r->'provider', r->'model', r->'input_tokens', r->'output_tokens', r->'embedding_tokens', r->'cost_usd', r->'duration_ms',
       r->'status', r->'token_source', r->'saved_tokens', r->'plan')
+      -- Came later: where it says nothing, the hash is as it was.
+      || CASE WHEN (r->>'cached_input_tokens')::int <> 0 THEN jsonb_build_array(r->'cached_input_tokens') ELSE '[]' END
     WHEN 'denial' THEN jsonb_build_array('denial', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'api_key_id', r->'on_behalf_of', r->'route', r->'reason')
     WHEN 'receipt' THEN jsonb_build_array('receipt', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'subtree', r->'action', r->'policy', r->'counts', r->'api_key_id')
     WHEN 'receipt items' THEN jsonb_build_array('receipt items', r->'id', r->'scope_id', r->'items')
@@ -68,7 +70,7 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- Seals up to `most` entries into the next batch; gives how many.
+-- Seals up to `most` entries into the next batch, and adds their traces to the sums of usage; gives how many.
 CREATE OR REPLACE FUNCTION scopefloor.seal_audit(most int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -89,6 +91,7 @@ BEGIN
     INSERT INTO scopefloor.audit_batch (n, entries, digest, hash, sealed_at)
     VALUES (coalesce(last.n, 0) + 1, sealed, sum_of_leaves,
             scopefloor.audit_batch_hash(last.hash, coalesce(last.n, 0) + 1, sealed, sum_of_leaves, now_at), now_at);
+    PERFORM scopefloor.add_usage(coalesce(last.n, 0) + 1);
   END IF;
   RETURN sealed;
 END $$;

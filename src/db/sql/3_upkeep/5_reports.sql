@@ -1,62 +1,65 @@
--- Reports and usage, and the housekeeping of what they read.
+-- What the reporting role reads (docs/reporting.md), and the housekeeping of traces. Each view runs as whoever
+-- asks. `scope` is of type jsonb; scope @> '{"org": "acme"}' finds the rows of one org by an index.
+
+-- Traces, without text. A trace of a scope that was erased has its marker.
+CREATE OR REPLACE VIEW scopefloor.traces WITH (security_invoker = true) AS
+SELECT s.tags AS scope, d.id, d.created_at, d.kind, d.operation, d.tenant_id, d.scope_id, d.api_key_id, d.principal, d.on_behalf_of, d.session_id,
+       d.parent_id, d.tier, d.tier_reason, d.candidates, d.returned, d.provider, d.model, d.input_tokens, d.cached_input_tokens, d.output_tokens,
+       d.embedding_tokens, d.total_tokens, d.saved_tokens, d.cost_usd, d.token_source, d.duration_ms, d.status, d.plan
+FROM scopefloor.scope s JOIN scopefloor.decision_trace d ON d.scope_id = s.id;
+
+-- Traces by hour: their sums, and those one by one that are in no sum yet. `calls` counts traces, `unpriced`
+-- those of models without a price.
+CREATE OR REPLACE VIEW scopefloor.usage_by_hour WITH (security_invoker = true) AS
+SELECT u.hour, s.tags AS scope, u.scope_id, u.tenant_id, u.api_key_id, u.operation, nullif(u.provider, '') AS provider, nullif(u.model, '') AS model,
+       nullif(u.tier, '') AS tier, u.status, u.calls, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens,
+       u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens, u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms
+FROM scopefloor.usage_hour u JOIN scopefloor.scope s ON s.id = u.scope_id
+UNION ALL
+SELECT date_trunc('hour', d.created_at, 'UTC'), s.tags, d.scope_id, d.tenant_id, d.api_key_id, d.operation, d.provider, d.model,
+       d.tier, d.status, 1, d.input_tokens, d.cached_input_tokens, d.output_tokens, d.embedding_tokens,
+       d.total_tokens, d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric
+FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.scope s ON s.id = e.scope_id
+WHERE e.batch IS NULL AND e.source = 'trace';
 
 CREATE OR REPLACE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
-SELECT scope_id, scope, count(*) AS calls,
-       sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(embedding_tokens) AS embedding_tokens,
-       sum(total_tokens) AS total_tokens, coalesce(sum(cost_usd), 0) AS cost_usd, max(created_at) AS last_used_at
-FROM scopefloor.decision_trace GROUP BY scope_id, scope;
+SELECT u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
+       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd, max(u.hour) AS last_used_at
+FROM scopefloor.usage_by_hour u GROUP BY u.scope_id, u.scope;
 
 CREATE OR REPLACE VIEW scopefloor.usage_by_day WITH (security_invoker = true) AS
-SELECT (created_at AT TIME ZONE 'UTC')::date AS day, scope_id, scope, count(*) AS calls,
-       sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(embedding_tokens) AS embedding_tokens,
-       sum(total_tokens) AS total_tokens, coalesce(sum(cost_usd), 0) AS cost_usd
-FROM scopefloor.decision_trace GROUP BY 1, 2, 3;
+SELECT (u.hour AT TIME ZONE 'UTC')::date AS day, u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
+       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd
+FROM scopefloor.usage_by_hour u GROUP BY 1, 2, 3;
 
--- Sums over E's subtree, numbers only: an agent may see what its whole floor has used, but only
--- the traces of its own key. E comes out of the ticket: an argument could widen what it names.
-CREATE OR REPLACE FUNCTION scopefloor.usage(since timestamptz, until timestamptz, grouped_by text) RETURNS TABLE (
-  grp jsonb, calls bigint, input_tokens bigint, output_tokens bigint, embedding_tokens bigint, total_tokens bigint,
-  cost_usd numeric, stored_bytes bigint)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  t jsonb := scopefloor.ticket();
-  root jsonb;
-BEGIN
-  IF t IS NULL OR t->>'verb' NOT IN ('usage:read', 'self') THEN
-    RAISE EXCEPTION 'scopefloor: no ticket for usage' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  root := t->'target';
-  RETURN QUERY
-  WITH reached AS MATERIALIZED (
-    SELECT s.id, s.tags FROM scopefloor.scope s WHERE s.tags @> root),
-  used AS (
-    SELECT CASE grouped_by
-             WHEN 'scope' THEN r.tags
-             WHEN 'org' THEN coalesce(r.tags->'org', 'null')
-             WHEN 'key' THEN to_jsonb(d.api_key_id)
-             WHEN 'model' THEN coalesce(to_jsonb(d.model), 'null')
-             WHEN 'operation' THEN to_jsonb(d.operation)
-             WHEN 'day' THEN to_jsonb((d.created_at AT TIME ZONE 'UTC')::date)
-             ELSE 'null' END AS grp,
-           count(*) AS calls, sum(d.input_tokens) AS i, sum(d.output_tokens) AS o, sum(d.embedding_tokens) AS e,
-           sum(d.total_tokens) AS total, coalesce(sum(d.cost_usd), 0) AS cost
-    FROM scopefloor.decision_trace d JOIN reached r ON r.id = d.scope_id
-    WHERE d.scope_id = ANY (ARRAY(SELECT id FROM reached)) AND (since IS NULL OR d.created_at >= since) AND (until IS NULL OR d.created_at < until)
-    GROUP BY 1),
-  stored AS (
-    SELECT CASE grouped_by WHEN 'scope' THEN r.tags WHEN 'org' THEN coalesce(r.tags->'org', 'null') ELSE 'null' END AS grp,
-           sum(c.bytes)::bigint AS bytes
-    FROM scopefloor.scope_counter c JOIN reached r ON r.id = c.scope_id
-    -- (As an array, so that whoever has few scopes reads by the index.)
-    WHERE c.scope_id = ANY (ARRAY(SELECT id FROM reached)) AND (grouped_by IS NULL OR grouped_by IN ('scope', 'org'))
-    GROUP BY 1)
-  SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0), coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
-         coalesce(used.e, 0)::bigint, coalesce(used.total, 0)::bigint, coalesce(used.cost, 0),
-         CASE WHEN grouped_by IS NULL OR grouped_by IN ('scope', 'org') THEN coalesce(stored.bytes, 0) END
-  FROM used FULL JOIN stored ON stored.grp = used.grp
-  ORDER BY 6 DESC, 1;
-END $$;
+-- Keys by name, without anything that opens one.
+CREATE OR REPLACE VIEW scopefloor.key_names WITH (security_invoker = true) AS
+SELECT k.id AS api_key_id, k.name, k.principal, k.floor AS scope, k.scope_id, k.tenant_id, k.verbs, k.created_at, k.last_used_at, k.expires_at, k.revoked_at
+FROM scopefloor.api_key k;
+
+-- Refused attempts with their reasons; what was asked is not told.
+CREATE OR REPLACE VIEW scopefloor.denials WITH (security_invoker = true) AS
+SELECT a.id, a.created_at, s.tags AS scope, a.scope_id, a.tenant_id, a.api_key_id, a.on_behalf_of, a.route, a.reason
+FROM scopefloor.access_denied a JOIN scopefloor.scope s ON s.id = a.scope_id;
+
+CREATE OR REPLACE VIEW scopefloor.storage_by_day WITH (security_invoker = true) AS
+SELECT k.day, s.tags AS scope, k.scope_id, k.tenant_id, k.bytes, k.passages, k.cost_usd
+FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id;
+
+-- Budgets with what was spent in each of their periods.
+CREATE OR REPLACE VIEW scopefloor.budgets WITH (security_invoker = true) AS
+SELECT b.id, s.tags AS scope, b.scope_id, b.tenant_id, b.name, b.period, b.timezone, b.mode, b.token_limit, b.cost_limit AS cost_limit_usd, b.request_limit,
+       b.more_tokens, b.more_cost AS more_cost_usd, b.more_until, w.starts, w.used_tokens, w.used_cost AS used_cost_usd, w.used_requests,
+       w.held_tokens, w.held_cost AS held_cost_usd, w.held_requests
+FROM scopefloor.budget b JOIN scopefloor.scope s ON s.id = b.scope_id
+LEFT JOIN scopefloor.budget_window w ON w.scope_id = b.scope_id AND w.budget_id = b.id;
+
+-- What was forgotten, by whom and how much of it. No ids of what it was.
+CREATE OR REPLACE VIEW scopefloor.receipts WITH (security_invoker = true) AS
+SELECT r.id, r.created_at, s.tags AS scope, r.scope_id, r.tenant_id, r.subtree, r.action, r.policy, r.counts, r.api_key_id
+FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id;
 
 -- DDL, so it runs as the one who calls it: the owner. Makes the partition of a month, moving there
 -- what fell into the rest meanwhile.
