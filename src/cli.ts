@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** `scopefloor <command>`: what an operator or an auditor runs beside the service (`main.ts`). */
+import { meteringCommand } from "./commands/metering.ts";
 import { recoverKey } from "./commands/recover-key.ts";
 import { scrubDatabase } from "./commands/scrub.ts";
 import { verify } from "./commands/verify.ts";
@@ -7,10 +8,14 @@ import { verify } from "./commands/verify.ts";
 /** Each gives the exit code. */
 type Command = (args: readonly string[], environment: NodeJS.ProcessEnv) => Promise<number>;
 
-const COMMANDS: ReadonlyMap<string, Command> = new Map([
+const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
   ["recover-key", recoverKey],
   ["verify", verify],
   ["scrub", scrubDatabase],
+  ...(["usage", "bill", "budget", "limit", "price"] as const).map((name): [string, Command] => [
+    name,
+    meteringCommand(name),
+  ]),
 ]);
 
 const [name = "", ...args] = process.argv.slice(2);

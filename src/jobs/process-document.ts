@@ -10,6 +10,7 @@ import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/store-passages.ts";
 import { holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
+import { QUOTA_SQLSTATE } from "../metering/limits.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import type { JobContext } from "./job-context.ts";
@@ -27,7 +28,7 @@ const CHUNKS_PER_TRANSACTION = 500;
 export async function processDocument(deps: JobContext, job: TakenJob): Promise<void> {
   const started = await start(deps, job);
   if (started === undefined) return;
-  let parsed: Awaited<ReturnType<typeof parseDocument>>;
+  let parsed: Parsed;
   try {
     parsed = await parseDocument(started.bytes, started.mimeType, deps.parser);
   } catch (error) {
@@ -36,6 +37,20 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     return;
   }
   await advance(deps, job, "chunking");
+  try {
+    await storeVersion(deps, job, started.hasReadyVersion, parsed);
+  } catch (error) {
+    if ((error as { code?: unknown }).code !== QUOTA_SQLSTATE) throw error;
+    // Nothing of it stays: an upload has taken as much as its file, and its text is more.
+    if (!started.hasReadyVersion) await enterJob(deps.database.worker, job, deps.context, (tx) => clear(tx, job));
+    await fail(deps, job, "a limit on what may be kept is reached");
+  }
+}
+
+type Parsed = Awaited<ReturnType<typeof parseDocument>>;
+
+/** Stores the chunks and keywords of one version, and ends the job. */
+async function storeVersion(deps: JobContext, job: TakenJob, hasReadyVersion: boolean, parsed: Parsed): Promise<void> {
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
   const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
     enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
@@ -55,7 +70,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     ];
     embedded += await storeChunks(tx, inline, document, chunks, counts);
   };
-  const isFirst = !started.hasReadyVersion;
+  const isFirst = !hasReadyVersion;
   if (isFirst) {
     // Nothing has to leave recall in the same moment: short transactions, so that an erasure of the
     // scope, or a reader behind it, never waits for a whole book. A retry begins again.

@@ -76,7 +76,7 @@ describe("rates", () => {
         "SELECT to_json((scopefloor.advanced_rate(ROW(0, 0, $1::uuid, $2::bigint, $3::bigint[], $3::bigint[], 0)::scopefloor.limit_rate, $2 + 1)).requests) AS slots",
         [service.operator.id, second - 1, `{${slots.join(",")}}`],
       );
-      slots = (row?.slots as unknown[]).map(Number);
+      slots = (row?.slots as number[] | undefined)?.map(Number) ?? [];
       const most = 10 - slots.reduce((sum, n) => sum + n, 0);
       passed.push(Math.min(most, second % 4));
       slots[second % 61] = (slots[second % 61] ?? 0) + (passed.at(-1) ?? 0);
@@ -196,6 +196,25 @@ describe("what may be kept", () => {
     expect(kept?.counted).toBe(kept?.kept);
     expect((await agent.del(`/documents/${second.body.id}`)).status).toBe(204);
     expect((await upload(10, "three")).status).toBe(202);
+  });
+
+  test("a file whose text is more than was left for it fails, and leaves nothing behind", async () => {
+    const agent = await service.mint("agent", { org: "grows" });
+    await agent.remember("something that stays");
+    // JSON is kept a line a value, with its path: a multiple of the file.
+    const file = JSON.stringify({ [`${"long".repeat(30)}`]: Array.from({ length: 60 }, (_, i) => i) });
+    await set({ scope: "org/grows", storageBytes: 2 * file.length + 100 });
+    const sent = await agent.upload(file, "grows.json");
+    expect(sent.status, sent.text).toBe(202);
+    const done = await agent.processed(sent.body.id);
+    expect(done).toMatchObject({ status: "failed", error: "a limit on what may be kept is reached" });
+    expect((await agent.get<{ chunks?: unknown[] }>(`/documents/${sent.body.id}/chunks`)).text).not.toContain(
+      "longlong",
+    );
+    const [kept] = await service.database.sql(
+      `SELECT scopefloor.kept_below('{"org":"grows"}')::text AS kept, (SELECT ROW(k.bytes, k.documents, k.sessions)::text FROM scopefloor.limit_store k JOIN scopefloor.scope s ON s.id = k.scope_id WHERE s.tags = '{"org":"grows"}') AS counted`,
+    );
+    expect(kept?.counted).toBe(kept?.kept);
   });
 
   test("sessions, keys and scopes", async () => {

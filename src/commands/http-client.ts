@@ -1,0 +1,64 @@
+/** What the commands that talk to a running service need of it. */
+
+export const CONNECTION_HELP = `
+SCOPEFLOOR_URL       where the service is (http://127.0.0.1:7700)
+SCOPEFLOOR_KEY       a management key, or for what only reads one with the verb usage:read (needed)
+SCOPEFLOOR_CONTEXT   the Context's id (default)
+
+It ends with 0; with 1 where the service refuses, saying why; with 2 where it is called in another way than it takes.`;
+
+/** The service has refused: its status and its own words. */
+export class Refused extends Error {}
+/** The command was called in another way than it takes. */
+export class Misused extends Error {}
+
+export interface Service {
+  /** The parsed JSON of a good answer, or its text where it is none. */
+  call<T>(
+    method: "GET" | "PUT" | "DELETE",
+    path: string,
+    options?: {
+      readonly query?: Readonly<Record<string, string | undefined>>;
+      readonly body?: object;
+      readonly accept?: string;
+    },
+  ): Promise<T>;
+}
+
+const TIMEOUT_MS = 60_000;
+
+/** @throws Misused without a key */
+export function serviceOf(environment: NodeJS.ProcessEnv): Service {
+  const {
+    SCOPEFLOOR_KEY: key,
+    SCOPEFLOOR_URL: url = "http://127.0.0.1:7700",
+    SCOPEFLOOR_CONTEXT: context = "default",
+  } = environment;
+  if (key === undefined || key === "") throw new Misused("SCOPEFLOOR_KEY is not set: it takes a management key");
+  const base = `${url.replace(/\/+$/, "").replace(/\/api\/v1$/, "")}/api/v1/contexts/${encodeURIComponent(context)}`;
+  return {
+    call: async (method, path, { query = {}, body, accept = "application/json" } = {}) => {
+      const given = Object.entries(query).filter((entry): entry is [string, string] => entry[1] !== undefined);
+      const target = `${base}${path}${given.length === 0 ? "" : `?${new URLSearchParams(given)}`}`;
+      const response = await fetch(target, {
+        method,
+        headers: {
+          authorization: `Bearer ${key}`,
+          accept,
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+        signal: AbortSignal.timeout(TIMEOUT_MS),
+      }).catch((cause: unknown) => {
+        throw new Refused(`no answer from ${base}: is the service running there?`, { cause });
+      });
+      const text = await response.text();
+      const isJson = (response.headers.get("content-type") ?? "").includes("json");
+      if (!response.ok) {
+        const said = isJson ? (JSON.parse(text) as { detail?: string }).detail : undefined;
+        throw new Refused(`${response.status} ${said ?? response.statusText}`);
+      }
+      return isJson ? JSON.parse(text) : text;
+    },
+  };
+}
