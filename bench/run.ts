@@ -22,6 +22,8 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   chain: async () => (await import("./chain.ts")).default(),
   erase: async () => (await import("./erase.ts")).default(),
   forget: async () => (await import("./forget.ts")).default(),
+  reports: async () => (await import("./reports.ts")).default(),
+  budgets: async () => (await import("./budgets.ts")).default(),
 };
 
 const name = process.argv[2] ?? "";
