@@ -38,8 +38,8 @@ const REPORTS: readonly (readonly [string, string])[] = [
   ["budgets, one org", `SELECT * FROM budgets WHERE ${ORG}`],
   ["receipts, one org", `SELECT * FROM receipts WHERE ${ORG}`],
   [
-    "usage_by_hour: top tenants, all orgs",
-    `SELECT scope->>'org', sum(cost_usd), sum(total_tokens) FROM usage_by_hour WHERE hour > ${SINCE} GROUP BY 1 ORDER BY 2 DESC LIMIT 20`,
+    "usage_by_org: top tenants, all orgs",
+    `SELECT org, sum(cost_usd), sum(total_tokens) FROM usage_by_org WHERE day > current_date - 30 GROUP BY 1 ORDER BY 2 DESC LIMIT 20`,
   ],
   [
     "decision_trace: the README's report, all orgs",
@@ -144,6 +144,11 @@ async function addTraces({ sql }: BenchStore, n: number): Promise<void> {
     SELECT d.tenant_id, d.scope_id, date_trunc('hour', d.created_at, 'UTC'), d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
            count(*), sum(d.embedding_tokens), coalesce(sum(d.cost_usd), 0), sum(d.duration_ms)
     FROM scopefloor.decision_trace d GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9`;
+  await sql`DELETE FROM scopefloor.usage_day`;
+  await sql`
+    INSERT INTO scopefloor.usage_day (tenant_id, day, operation, provider, model, tier, status, calls, embedding_tokens, cost_usd, duration_ms)
+    SELECT u.tenant_id, (u.hour AT TIME ZONE 'UTC')::date, u.operation, u.provider, u.model, u.tier, u.status, sum(u.calls), sum(u.embedding_tokens), sum(u.cost_usd), sum(u.duration_ms)
+    FROM scopefloor.usage_hour u GROUP BY 1, 2, 3, 4, 5, 6, 7`;
 }
 
 async function asReporter({ sql }: BenchStore, statement: string): Promise<void> {

@@ -152,6 +152,26 @@ CREATE TABLE "scopefloor"."stored_change" (
 	CONSTRAINT "stored_change_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id")
 );
 --> statement-breakpoint
+CREATE TABLE "scopefloor"."usage_day" (
+	"tenant_id" integer NOT NULL,
+	"day" date NOT NULL,
+	"operation" text NOT NULL,
+	"provider" text NOT NULL,
+	"model" text NOT NULL,
+	"tier" text NOT NULL,
+	"status" text NOT NULL,
+	"calls" bigint DEFAULT 0 NOT NULL,
+	"input_tokens" bigint DEFAULT 0 NOT NULL,
+	"cached_input_tokens" bigint DEFAULT 0 NOT NULL,
+	"output_tokens" bigint DEFAULT 0 NOT NULL,
+	"embedding_tokens" bigint DEFAULT 0 NOT NULL,
+	"saved_tokens" bigint DEFAULT 0 NOT NULL,
+	"cost_usd" numeric DEFAULT '0' NOT NULL,
+	"unpriced" bigint DEFAULT 0 NOT NULL,
+	"duration_ms" numeric DEFAULT '0' NOT NULL,
+	CONSTRAINT "usage_day_day_tenant_id_operation_provider_model_tier_status_pk" PRIMARY KEY("day","tenant_id","operation","provider","model","tier","status")
+);
+--> statement-breakpoint
 CREATE TABLE "scopefloor"."usage_hour" (
 	"tenant_id" integer NOT NULL,
 	"scope_id" integer NOT NULL,
@@ -1596,6 +1616,19 @@ BEGIN
     cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
     embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
     cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
+  INSERT INTO scopefloor.usage_day AS u (tenant_id, day, operation, provider, model, tier, status,
+    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
+  SELECT d.tenant_id, (d.created_at AT TIME ZONE 'UTC')::date, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
+    count(*), sum(d.input_tokens), sum(d.cached_input_tokens), sum(d.output_tokens), sum(d.embedding_tokens), sum(d.saved_tokens),
+    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric)
+  FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
+  WHERE e.batch = of_batch AND e.source = 'trace'
+  GROUP BY 1, 2, 3, 4, 5, 6, 7
+  ON CONFLICT (day, tenant_id, operation, provider, model, tier, status) DO UPDATE SET
+    calls = u.calls + EXCLUDED.calls, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
+    cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
+    embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
+    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
 END $$;
 
 -- The scopes whose usage is that of a scope: itself and those below, and for a tenant also what was erased in
@@ -1635,17 +1668,27 @@ BEGIN
       u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.saved_tokens, u.cost_usd, u.unpriced
     FROM scopefloor.usage_hour u WHERE u.scope_id = ANY (ids) AND u.hour >= first AND u.hour < last;
   END IF;
-  RETURN QUERY SELECT d.tenant_id, d.scope_id, d.created_at, d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status, 1::bigint,
-      d.input_tokens::bigint, d.cached_input_tokens::bigint, d.output_tokens::bigint, d.embedding_tokens::bigint, d.saved_tokens::bigint,
-      coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int::bigint
-    FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
-    WHERE e.batch IS NULL AND e.source = 'trace' AND (ids IS NULL OR e.scope_id = ANY (ids)) AND d.created_at >= first AND d.created_at < last;
+  RETURN QUERY SELECT * FROM scopefloor.unsummed_lines(ids, first, last);
   IF since < first THEN
     RETURN QUERY SELECT * FROM scopefloor.trace_lines(ids, since, first);
   END IF;
   IF until > last THEN
     RETURN QUERY SELECT * FROM scopefloor.trace_lines(ids, last, until);
   END IF;
+END $$;
+
+-- The traces that are in no sum yet.
+CREATE OR REPLACE FUNCTION scopefloor.unsummed_lines(ids int[], since timestamptz, until timestamptz) RETURNS TABLE (
+  tenant_id int, scope_id int, at timestamptz, api_key_id uuid, operation text, provider text, model text, tier text, status text, calls bigint,
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint, embedding_tokens bigint, saved_tokens bigint, cost_usd numeric, unpriced bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT d.tenant_id, d.scope_id, d.created_at, d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status, 1::bigint,
+      d.input_tokens::bigint, d.cached_input_tokens::bigint, d.output_tokens::bigint, d.embedding_tokens::bigint, d.saved_tokens::bigint,
+      coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int::bigint
+    FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
+    WHERE e.batch IS NULL AND e.source = 'trace' AND (ids IS NULL OR e.scope_id = ANY (ids)) AND d.created_at >= since AND d.created_at < until;
 END $$;
 
 -- The traces themselves, of less than an hour.
@@ -1662,6 +1705,19 @@ BEGIN
     WHERE (ids IS NULL OR d.scope_id = ANY (ids)) AND d.created_at >= since AND d.created_at < until;
 END $$;
 
+-- What all scopes used on whole days, by tenant: from the sums, and from what is in none yet.
+CREATE OR REPLACE FUNCTION scopefloor.tenant_lines(since timestamptz, until timestamptz) RETURNS TABLE (
+  tenant_id int, scope_id int, at timestamptz, api_key_id uuid, operation text, provider text, model text, tier text, status text, calls bigint,
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint, embedding_tokens bigint, saved_tokens bigint, cost_usd numeric, unpriced bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT u.tenant_id, NULL::int, u.day::timestamp AT TIME ZONE 'UTC', NULL::uuid, u.operation, u.provider, u.model, u.tier, u.status, u.calls,
+      u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.saved_tokens, u.cost_usd, u.unpriced
+    FROM scopefloor.usage_day u WHERE u.day >= (since AT TIME ZONE 'UTC')::date AND u.day < (until AT TIME ZONE 'UTC')::date;
+  RETURN QUERY SELECT * FROM scopefloor.unsummed_lines(NULL, since, until);
+END $$;
+
 -- Sums over E's subtree, numbers only: an agent may see what its whole floor has used, but only
 -- the traces of its own key. E comes out of the ticket: an argument could widen what it names.
 --   grouped_by  null, scope, org, key, model, operation, day, or dimension:<name>
@@ -1674,6 +1730,10 @@ DECLARE
   t jsonb := scopefloor.ticket();
   ids int[];
   dimension text := substring(grouped_by FROM '^dimension:(.*)$');
+  -- Over all scopes whole days come from the sums by tenant, where those tell the groups apart.
+  by_tenant bool := t->'target' = '{}' AND (grouped_by IS NULL OR grouped_by IN ('org', 'model', 'operation', 'day'));
+  first_day timestamptz := CASE WHEN since IS NULL THEN '-infinity' WHEN since = date_trunc('day', since, 'UTC') THEN since ELSE date_trunc('day', since, 'UTC') + interval '1 day' END;
+  last_day timestamptz := coalesce(date_trunc('day', until, 'UTC'), 'infinity');
   divides_storage bool := grouped_by IS NULL OR grouped_by IN ('scope', 'org') OR grouped_by LIKE 'dimension:%';
 BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('usage:read', 'self') THEN
@@ -1682,17 +1742,24 @@ BEGIN
   ids := scopefloor.billed_scopes(t->'target');
   RETURN QUERY
   WITH lines AS MATERIALIZED (
-    SELECT u.scope_id, CASE grouped_by WHEN 'key' THEN u.api_key_id::text WHEN 'model' THEN u.model WHEN 'operation' THEN u.operation
-                                       WHEN 'day' THEN (u.at AT TIME ZONE 'UTC')::date::text END AS part,
+    SELECT u.tenant_id, CASE WHEN NOT by_tenant THEN u.scope_id END AS scope_id,
+           CASE grouped_by WHEN 'key' THEN u.api_key_id::text WHEN 'model' THEN u.model WHEN 'operation' THEN u.operation
+                           WHEN 'day' THEN (u.at AT TIME ZONE 'UTC')::date::text END AS part,
            sum(u.calls) AS calls, sum(u.input_tokens) AS i, sum(u.output_tokens) AS o, sum(u.embedding_tokens) AS e, sum(u.cost_usd) AS cost, sum(u.unpriced) AS unpriced
-    FROM scopefloor.usage_lines(ids, since, until) u GROUP BY 1, 2),
+    FROM (SELECT * FROM scopefloor.usage_lines(ids, since, until) WHERE NOT by_tenant OR first_day >= last_day
+          UNION ALL SELECT * FROM scopefloor.usage_lines(ids, since, first_day) WHERE by_tenant AND first_day < last_day AND since < first_day
+          UNION ALL SELECT * FROM scopefloor.usage_lines(ids, last_day, until) WHERE by_tenant AND first_day < last_day AND last_day < until
+          UNION ALL SELECT * FROM scopefloor.tenant_lines(first_day, last_day) WHERE by_tenant AND first_day < last_day) u
+    GROUP BY 1, 2, 3),
   used AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags
                 WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null')
                 WHEN grouped_by IS NULL OR l.part = '' THEN 'null' ELSE to_jsonb(l.part) END AS grp,
            sum(l.calls) AS calls, sum(l.i) AS i, sum(l.o) AS o, sum(l.e) AS e, sum(l.cost) AS cost, sum(l.unpriced) AS unpriced
-    FROM lines l LEFT JOIN scopefloor.scope s ON s.id = l.scope_id GROUP BY 1),
+    FROM lines l LEFT JOIN LATERAL (
+      SELECT o.tags FROM scopefloor.scope o WHERE o.id = l.scope_id
+      UNION ALL SELECT n.root FROM scopefloor.tenant n WHERE by_tenant AND n.id = l.tenant_id) s ON true GROUP BY 1),
   stored AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null') ELSE 'null' END AS grp, sum(c.bytes)::bigint AS bytes
@@ -2789,6 +2856,19 @@ SELECT date_trunc('hour', d.created_at, 'UTC'), s.tags, d.scope_id, d.tenant_id,
 FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.scope s ON s.id = e.scope_id
 WHERE e.batch IS NULL AND e.source = 'trace';
 
+-- The same by org and day (UTC), for reports over all of them.
+CREATE OR REPLACE VIEW scopefloor.usage_by_org WITH (security_invoker = true) AS
+SELECT u.day, n.root->>'org' AS org, u.tenant_id, u.operation, nullif(u.provider, '') AS provider, nullif(u.model, '') AS model, nullif(u.tier, '') AS tier, u.status,
+       u.calls, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens,
+       u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms
+FROM scopefloor.usage_day u JOIN scopefloor.tenant n ON n.id = u.tenant_id
+UNION ALL
+SELECT (d.created_at AT TIME ZONE 'UTC')::date, n.root->>'org', d.tenant_id, d.operation, d.provider, d.model, d.tier, d.status,
+       1, d.input_tokens, d.cached_input_tokens, d.output_tokens, d.embedding_tokens, d.total_tokens,
+       d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric
+FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.tenant n ON n.id = d.tenant_id
+WHERE e.batch IS NULL AND e.source = 'trace';
+
 CREATE OR REPLACE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
 SELECT u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
        sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
@@ -3167,6 +3247,8 @@ BEGIN
     ('scope', 'report', 'SELECT', report, 'true', NULL),
     ('audit_entry', 'report', 'SELECT', report, 'true', NULL), -- which traces are in no sum of usage yet
     ('usage_hour', 'report', 'SELECT', report, 'true', NULL),
+    ('usage_day', 'report', 'SELECT', report, 'true', NULL),
+    ('tenant', 'report', 'SELECT', report, 'true', NULL),
     ('storage_day', 'report', 'SELECT', report, 'true', NULL),
     ('api_key', 'report', 'SELECT', report, 'true', NULL),
     ('access_denied', 'report', 'SELECT', report, 'true', NULL),
@@ -3240,8 +3322,9 @@ GRANT SELECT (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs,
 GRANT SELECT (id, tenant_id, scope_id, created_at, api_key_id, on_behalf_of, route, reason) ON scopefloor.access_denied TO scopefloor_report;
 GRANT SELECT (id, tenant_id, scope_id, created_at, subtree, action, policy, counts, api_key_id) ON scopefloor.forget_receipt TO scopefloor_report;
 GRANT SELECT (tenant_id, scope_id, source, id, batch) ON scopefloor.audit_entry TO scopefloor_report;
-GRANT SELECT ON scopefloor.usage_hour, scopefloor.storage_day, scopefloor.budget, scopefloor.budget_window TO scopefloor_report;
-GRANT SELECT ON scopefloor.traces, scopefloor.usage_by_hour, scopefloor.usage_by_scope, scopefloor.usage_by_day, scopefloor.key_names, scopefloor.denials,
+GRANT SELECT (id, root, created_at) ON scopefloor.tenant TO scopefloor_report;
+GRANT SELECT ON scopefloor.usage_hour, scopefloor.usage_day, scopefloor.storage_day, scopefloor.budget, scopefloor.budget_window TO scopefloor_report;
+GRANT SELECT ON scopefloor.traces, scopefloor.usage_by_hour, scopefloor.usage_by_org, scopefloor.usage_by_scope, scopefloor.usage_by_day, scopefloor.key_names, scopefloor.denials,
   scopefloor.storage_by_day, scopefloor.budgets, scopefloor.receipts TO scopefloor_report;
 
 -- Readiness asks whether the database is at the code's version.
@@ -3253,7 +3336,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -164,7 +164,7 @@ test("the reporting role can run the report, and cannot read a query's text", as
   expect(await run("* FROM scopefloor.usage_by_day")).toBe("done");
   for (const secret of ["query", "sources", "error"])
     expect(await run(`${secret} FROM scopefloor.decision_trace`)).toBe("42501");
-  for (const table of ["passage", "turn", "document", "entity", "tenant", "price", "budget_hold"])
+  for (const table of ["passage", "turn", "document", "entity", "job", "price", "budget_hold"])
     expect(await run(`1 FROM scopefloor.${table}`), table).toBe("42501");
   for (const secret of [
     "secret_hash FROM scopefloor.api_key",

@@ -193,9 +193,11 @@ describe("the reporting role", () => {
         AND (has_any_column_privilege('scopefloor_report', c.oid, 'SELECT, INSERT, UPDATE') OR has_table_privilege('scopefloor_report', c.oid, 'DELETE, TRUNCATE'))
       ORDER BY 1`);
     const views =
-      "budgets denials key_names receipts storage_by_day traces usage_by_day usage_by_hour usage_by_scope".split(" ");
-    const whole = ["budget", "budget_window", "storage_day", "usage_hour"];
-    const inPart = ["access_denied", "api_key", "audit_entry", "decision_trace", "forget_receipt", "scope"];
+      "budgets denials key_names receipts storage_by_day traces usage_by_day usage_by_hour usage_by_org usage_by_scope".split(
+        " ",
+      );
+    const whole = ["budget", "budget_window", "storage_day", "usage_day", "usage_hour"];
+    const inPart = ["access_denied", "api_key", "audit_entry", "decision_trace", "forget_receipt", "scope", "tenant"];
     expect(tables.map((row) => row.relname)).toEqual([...views, ...whole, ...inPart].sort());
     const hidden = await database.sql(`
       SELECT c.relname || '.' || a.attname AS name FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
@@ -208,8 +210,11 @@ describe("the reporting role", () => {
         "audit_entry.leaf audit_entry.salt audit_entry.text_hash",
         "decision_trace.elsewhere decision_trace.error decision_trace.query decision_trace.sources",
         "forget_receipt.items forget_receipt.target",
+        "tenant.left_digest tenant.secret",
         "scope.description scope.display_name scope.epoch scope.tombstoned_by",
-      ].flatMap((names) => names.split(" ")),
+      ]
+        .flatMap((names) => names.split(" "))
+        .sort(),
     );
   });
 });

@@ -7,8 +7,7 @@ import { expect, test } from "vitest";
 const THREATS = (readFileSync("docs/threats.md", "utf8").match(/^\| \d+ \|/gm) ?? []).length;
 
 /** Against what is not there yet there is nothing to try. */
-const NOT_BUILT: Readonly<Record<number, string>> = {
-};
+const NOT_BUILT: Readonly<Record<number, string>> = {};
 
 /** Numbers in the titles of tests: `(threat 9)`, `(threats 20, 21, 33)`. */
 async function numbersNamed(): Promise<Set<number>> {

@@ -8,7 +8,9 @@ const REPORTS = [...readFileSync("docs/reporting.md", "utf8").matchAll(/\n([^\n]
   ([, title = "", sql = ""]) => [title, sql] as const,
 );
 const VIEWS =
-  "budgets denials key_names receipts storage_by_day traces usage_by_day usage_by_hour usage_by_scope".split(" ");
+  "budgets denials key_names receipts storage_by_day traces usage_by_day usage_by_hour usage_by_org usage_by_scope".split(
+    " ",
+  );
 
 let service: TestService;
 /** Rows of a statement, as a login in the reporting role has them. */
@@ -62,7 +64,7 @@ describe("docs/reporting.md", () => {
   test("top tenants are what the traces say, summed or not yet", async () => {
     const [, sql = ""] = REPORTS[0] ?? [];
     const rows = await asReporter(sql);
-    expect(rows.map(({ tenant, usd, calls }) => [tenant, Number(usd), Number(calls)])).toEqual([
+    expect(rows.map(({ org, usd, calls }) => [org, Number(usd), Number(calls)])).toEqual([
       ["acme", 3, 15],
       ["globex", 3, 15],
       [null, 0, 5],
@@ -79,6 +81,7 @@ describe("docs/reporting.md", () => {
     for (const sql of [
       "SELECT query FROM decision_trace",
       "SELECT secret_hash FROM api_key",
+      "SELECT secret FROM tenant",
       "SELECT asked FROM access_denied",
       "SELECT * FROM price",
       "SELECT * FROM budget_hold",

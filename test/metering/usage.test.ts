@@ -170,6 +170,7 @@ describe("usage", () => {
       `UPDATE scopefloor.decision_trace SET created_at = created_at - (random() * 5 + 0.1) * interval '1 hour' WHERE scope->>'org' = 'globex'`,
     );
     await service.database.sql("DELETE FROM scopefloor.usage_hour");
+    await service.database.sql("DELETE FROM scopefloor.usage_day");
     await service.database.sql("SELECT scopefloor.add_usage(n) FROM scopefloor.audit_batch");
     const times = Array.from({ length: 12 }, (_, i) => new Date(Date.now() - i * 31 * 60_000).toISOString());
     for (const from of times)
@@ -178,6 +179,21 @@ describe("usage", () => {
         const own = await raw(`d.scope->>'org' = 'globex' AND d.created_at >= '${from}' AND d.created_at < '${to}'`);
         expect(row?.calls, `${from} ${to}`).toBe(own.calls);
       }
+    // Over all tenants, whole days from sums of their own.
+    const days = Array.from({ length: 4 }, (_, i) => new Date(Date.now() - (i * 13 - 13) * 3_600_000).toISOString());
+    for (const from of [...days, undefined])
+      for (const to of [...days, undefined])
+        for (const by of [undefined, "org", "model", "operation", "day", "key"]) {
+          const asked = Object.entries({ from, to, groupBy: by }).filter(
+            (entry): entry is [string, string] => entry[1] !== undefined,
+          );
+          const rows = await usage(new URLSearchParams(asked).toString());
+          const own = await raw(`d.created_at >= '${from ?? "-infinity"}' AND d.created_at < '${to ?? "infinity"}'`);
+          expect(
+            rows.reduce((sum, { calls }) => sum + calls, 0),
+            JSON.stringify(asked),
+          ).toBe(own.calls);
+        }
   });
 });
 

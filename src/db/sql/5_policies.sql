@@ -105,6 +105,8 @@ BEGIN
     ('scope', 'report', 'SELECT', report, 'true', NULL),
     ('audit_entry', 'report', 'SELECT', report, 'true', NULL), -- which traces are in no sum of usage yet
     ('usage_hour', 'report', 'SELECT', report, 'true', NULL),
+    ('usage_day', 'report', 'SELECT', report, 'true', NULL),
+    ('tenant', 'report', 'SELECT', report, 'true', NULL),
     ('storage_day', 'report', 'SELECT', report, 'true', NULL),
     ('api_key', 'report', 'SELECT', report, 'true', NULL),
     ('access_denied', 'report', 'SELECT', report, 'true', NULL),

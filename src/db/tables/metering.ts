@@ -264,6 +264,20 @@ export const budgetHold = scopefloor.table(
   ],
 );
 
+const sums = () => ({
+  calls: count("calls"),
+  inputTokens: count("input_tokens"),
+  cachedInputTokens: count("cached_input_tokens"),
+  outputTokens: count("output_tokens"),
+  embeddingTokens: count("embedding_tokens"),
+  savedTokens: count("saved_tokens"),
+  /** USD, of the traces that have a price. */
+  costUsd: usd("cost_usd").notNull().default("0"),
+  /** Traces of models without a price. */
+  unpriced: count("unpriced"),
+  durationMs: numeric("duration_ms").notNull().default("0"),
+});
+
 /**
  * Traces summed by hour, scope, key, operation, model, tier and status. Each trace is in it once: it is
  * added when the audit chain takes the trace up (scopefloor.seal_audit).
@@ -280,17 +294,7 @@ export const usageHour = scopefloor.table(
     model: text("model").notNull(),
     tier: text("tier").notNull(),
     status: text("status").notNull(),
-    calls: count("calls"),
-    inputTokens: count("input_tokens"),
-    cachedInputTokens: count("cached_input_tokens"),
-    outputTokens: count("output_tokens"),
-    embeddingTokens: count("embedding_tokens"),
-    savedTokens: count("saved_tokens"),
-    /** USD, of the traces that have a price. */
-    costUsd: usd("cost_usd").notNull().default("0"),
-    /** Traces of models without a price. */
-    unpriced: count("unpriced"),
-    durationMs: numeric("duration_ms").notNull().default("0"),
+    ...sums(),
   },
   (t) => [
     primaryKey({
@@ -298,6 +302,22 @@ export const usageHour = scopefloor.table(
     }),
     index("usage_hour_time").on(t.hour),
   ],
+);
+
+/** The same by tenant and day (UTC): what reports over all tenants read. */
+export const usageDay = scopefloor.table(
+  "usage_day",
+  {
+    tenantId: integer("tenant_id").notNull(),
+    day: date("day").notNull(),
+    operation: text("operation").notNull(),
+    provider: text("provider").notNull(),
+    model: text("model").notNull(),
+    tier: text("tier").notNull(),
+    status: text("status").notNull(),
+    ...sums(),
+  },
+  (t) => [primaryKey({ columns: [t.day, t.tenantId, t.operation, t.provider, t.model, t.tier, t.status] })],
 );
 
 /** What a scope kept on a day (UTC), and what that cost. */

@@ -18,6 +18,19 @@ BEGIN
     cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
     embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
     cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
+  INSERT INTO scopefloor.usage_day AS u (tenant_id, day, operation, provider, model, tier, status,
+    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
+  SELECT d.tenant_id, (d.created_at AT TIME ZONE 'UTC')::date, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
+    count(*), sum(d.input_tokens), sum(d.cached_input_tokens), sum(d.output_tokens), sum(d.embedding_tokens), sum(d.saved_tokens),
+    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric)
+  FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
+  WHERE e.batch = of_batch AND e.source = 'trace'
+  GROUP BY 1, 2, 3, 4, 5, 6, 7
+  ON CONFLICT (day, tenant_id, operation, provider, model, tier, status) DO UPDATE SET
+    calls = u.calls + EXCLUDED.calls, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
+    cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
+    embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
+    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
 END $$;
 
 -- The scopes whose usage is that of a scope: itself and those below, and for a tenant also what was erased in
@@ -57,17 +70,27 @@ BEGIN
       u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.saved_tokens, u.cost_usd, u.unpriced
     FROM scopefloor.usage_hour u WHERE u.scope_id = ANY (ids) AND u.hour >= first AND u.hour < last;
   END IF;
-  RETURN QUERY SELECT d.tenant_id, d.scope_id, d.created_at, d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status, 1::bigint,
-      d.input_tokens::bigint, d.cached_input_tokens::bigint, d.output_tokens::bigint, d.embedding_tokens::bigint, d.saved_tokens::bigint,
-      coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int::bigint
-    FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
-    WHERE e.batch IS NULL AND e.source = 'trace' AND (ids IS NULL OR e.scope_id = ANY (ids)) AND d.created_at >= first AND d.created_at < last;
+  RETURN QUERY SELECT * FROM scopefloor.unsummed_lines(ids, first, last);
   IF since < first THEN
     RETURN QUERY SELECT * FROM scopefloor.trace_lines(ids, since, first);
   END IF;
   IF until > last THEN
     RETURN QUERY SELECT * FROM scopefloor.trace_lines(ids, last, until);
   END IF;
+END $$;
+
+-- The traces that are in no sum yet.
+CREATE OR REPLACE FUNCTION scopefloor.unsummed_lines(ids int[], since timestamptz, until timestamptz) RETURNS TABLE (
+  tenant_id int, scope_id int, at timestamptz, api_key_id uuid, operation text, provider text, model text, tier text, status text, calls bigint,
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint, embedding_tokens bigint, saved_tokens bigint, cost_usd numeric, unpriced bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT d.tenant_id, d.scope_id, d.created_at, d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status, 1::bigint,
+      d.input_tokens::bigint, d.cached_input_tokens::bigint, d.output_tokens::bigint, d.embedding_tokens::bigint, d.saved_tokens::bigint,
+      coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int::bigint
+    FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
+    WHERE e.batch IS NULL AND e.source = 'trace' AND (ids IS NULL OR e.scope_id = ANY (ids)) AND d.created_at >= since AND d.created_at < until;
 END $$;
 
 -- The traces themselves, of less than an hour.
@@ -84,6 +107,19 @@ BEGIN
     WHERE (ids IS NULL OR d.scope_id = ANY (ids)) AND d.created_at >= since AND d.created_at < until;
 END $$;
 
+-- What all scopes used on whole days, by tenant: from the sums, and from what is in none yet.
+CREATE OR REPLACE FUNCTION scopefloor.tenant_lines(since timestamptz, until timestamptz) RETURNS TABLE (
+  tenant_id int, scope_id int, at timestamptz, api_key_id uuid, operation text, provider text, model text, tier text, status text, calls bigint,
+  input_tokens bigint, cached_input_tokens bigint, output_tokens bigint, embedding_tokens bigint, saved_tokens bigint, cost_usd numeric, unpriced bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT u.tenant_id, NULL::int, u.day::timestamp AT TIME ZONE 'UTC', NULL::uuid, u.operation, u.provider, u.model, u.tier, u.status, u.calls,
+      u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.saved_tokens, u.cost_usd, u.unpriced
+    FROM scopefloor.usage_day u WHERE u.day >= (since AT TIME ZONE 'UTC')::date AND u.day < (until AT TIME ZONE 'UTC')::date;
+  RETURN QUERY SELECT * FROM scopefloor.unsummed_lines(NULL, since, until);
+END $$;
+
 -- Sums over E's subtree, numbers only: an agent may see what its whole floor has used, but only
 -- the traces of its own key. E comes out of the ticket: an argument could widen what it names.
 --   grouped_by  null, scope, org, key, model, operation, day, or dimension:<name>
@@ -96,6 +132,10 @@ DECLARE
   t jsonb := scopefloor.ticket();
   ids int[];
   dimension text := substring(grouped_by FROM '^dimension:(.*)$');
+  -- Over all scopes whole days come from the sums by tenant, where those tell the groups apart.
+  by_tenant bool := t->'target' = '{}' AND (grouped_by IS NULL OR grouped_by IN ('org', 'model', 'operation', 'day'));
+  first_day timestamptz := CASE WHEN since IS NULL THEN '-infinity' WHEN since = date_trunc('day', since, 'UTC') THEN since ELSE date_trunc('day', since, 'UTC') + interval '1 day' END;
+  last_day timestamptz := coalesce(date_trunc('day', until, 'UTC'), 'infinity');
   divides_storage bool := grouped_by IS NULL OR grouped_by IN ('scope', 'org') OR grouped_by LIKE 'dimension:%';
 BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('usage:read', 'self') THEN
@@ -104,17 +144,24 @@ BEGIN
   ids := scopefloor.billed_scopes(t->'target');
   RETURN QUERY
   WITH lines AS MATERIALIZED (
-    SELECT u.scope_id, CASE grouped_by WHEN 'key' THEN u.api_key_id::text WHEN 'model' THEN u.model WHEN 'operation' THEN u.operation
-                                       WHEN 'day' THEN (u.at AT TIME ZONE 'UTC')::date::text END AS part,
+    SELECT u.tenant_id, CASE WHEN NOT by_tenant THEN u.scope_id END AS scope_id,
+           CASE grouped_by WHEN 'key' THEN u.api_key_id::text WHEN 'model' THEN u.model WHEN 'operation' THEN u.operation
+                           WHEN 'day' THEN (u.at AT TIME ZONE 'UTC')::date::text END AS part,
            sum(u.calls) AS calls, sum(u.input_tokens) AS i, sum(u.output_tokens) AS o, sum(u.embedding_tokens) AS e, sum(u.cost_usd) AS cost, sum(u.unpriced) AS unpriced
-    FROM scopefloor.usage_lines(ids, since, until) u GROUP BY 1, 2),
+    FROM (SELECT * FROM scopefloor.usage_lines(ids, since, until) WHERE NOT by_tenant OR first_day >= last_day
+          UNION ALL SELECT * FROM scopefloor.usage_lines(ids, since, first_day) WHERE by_tenant AND first_day < last_day AND since < first_day
+          UNION ALL SELECT * FROM scopefloor.usage_lines(ids, last_day, until) WHERE by_tenant AND first_day < last_day AND last_day < until
+          UNION ALL SELECT * FROM scopefloor.tenant_lines(first_day, last_day) WHERE by_tenant AND first_day < last_day) u
+    GROUP BY 1, 2, 3),
   used AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags
                 WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null')
                 WHEN grouped_by IS NULL OR l.part = '' THEN 'null' ELSE to_jsonb(l.part) END AS grp,
            sum(l.calls) AS calls, sum(l.i) AS i, sum(l.o) AS o, sum(l.e) AS e, sum(l.cost) AS cost, sum(l.unpriced) AS unpriced
-    FROM lines l LEFT JOIN scopefloor.scope s ON s.id = l.scope_id GROUP BY 1),
+    FROM lines l LEFT JOIN LATERAL (
+      SELECT o.tags FROM scopefloor.scope o WHERE o.id = l.scope_id
+      UNION ALL SELECT n.root FROM scopefloor.tenant n WHERE by_tenant AND n.id = l.tenant_id) s ON true GROUP BY 1),
   stored AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null') ELSE 'null' END AS grp, sum(c.bytes)::bigint AS bytes

@@ -22,6 +22,19 @@ SELECT date_trunc('hour', d.created_at, 'UTC'), s.tags, d.scope_id, d.tenant_id,
 FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.scope s ON s.id = e.scope_id
 WHERE e.batch IS NULL AND e.source = 'trace';
 
+-- The same by org and day (UTC), for reports over all of them.
+CREATE OR REPLACE VIEW scopefloor.usage_by_org WITH (security_invoker = true) AS
+SELECT u.day, n.root->>'org' AS org, u.tenant_id, u.operation, nullif(u.provider, '') AS provider, nullif(u.model, '') AS model, nullif(u.tier, '') AS tier, u.status,
+       u.calls, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens, u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens,
+       u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms
+FROM scopefloor.usage_day u JOIN scopefloor.tenant n ON n.id = u.tenant_id
+UNION ALL
+SELECT (d.created_at AT TIME ZONE 'UTC')::date, n.root->>'org', d.tenant_id, d.operation, d.provider, d.model, d.tier, d.status,
+       1, d.input_tokens, d.cached_input_tokens, d.output_tokens, d.embedding_tokens, d.total_tokens,
+       d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric
+FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.tenant n ON n.id = d.tenant_id
+WHERE e.batch IS NULL AND e.source = 'trace';
+
 CREATE OR REPLACE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
 SELECT u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
        sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
