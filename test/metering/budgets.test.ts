@@ -199,7 +199,7 @@ describe("budgets with the built-in model", () => {
   });
 });
 
-describe("whose budget it is (threat 27)", () => {
+describe("whose budget it is", () => {
   let owner: Client;
   let agent: Client;
   beforeAll(async () => {
@@ -210,7 +210,7 @@ describe("whose budget it is (threat 27)", () => {
   afterAll(() => service.stop());
   afterEach(drop);
 
-  test("a tenant sees and sets those of its own scopes, and cannot touch what a key above has set", async () => {
+  test("a tenant sees and sets those of its own scopes, and cannot touch what a key above has set (threat 50)", async () => {
     const above = await set({ scope: "org/acme", period: "day", requestLimit: 5 });
     await set({ scope: "org/other", period: "day", requestLimit: 5 });
     await set({ period: "day", requestLimit: 1_000 });
@@ -236,7 +236,7 @@ describe("whose budget it is (threat 27)", () => {
     ).toBe(200);
   });
 
-  test("one that erases itself is not rid of what it has used, nor of the rule", async () => {
+  test("one that erases itself is not rid of what it has used, nor of the rule (threat 50)", async () => {
     const solo = await service.mint("management", { org: "solo" });
     const budget = await set({ scope: "org/solo/user/u", period: "day", requestLimit: 2 });
     const ours = await set({ scope: "user/v", period: "day", requestLimit: 2 }, solo);
@@ -248,7 +248,7 @@ describe("whose budget it is (threat 27)", () => {
     expect((await service.operator.get(`/contexts/default/budgets/${ours.id}`)).status).toBe(404);
   });
 
-  test("a key below learns when it resets, and neither whose budget it is nor what is left of it", async () => {
+  test("a key below learns when it resets, and neither whose budget it is nor what is left of it (threat 49)", async () => {
     await set({ scope: "org/acme", period: "day", requestLimit: 1 }, owner);
     const below = await service.mint("agent", { org: "acme", team: "a" });
     const sibling = await service.mint("agent", { org: "acme", team: "b" });
@@ -263,7 +263,7 @@ describe("whose budget it is (threat 27)", () => {
     expect((await agent.get<{ budgets: object[] }>("/usage")).body.budgets).toHaveLength(1);
   });
 
-  test("on behalf of another a call is on both floors, and so on the budgets of both", async () => {
+  test("on behalf of another a call is on both floors, and so on the budgets of both (threat 49)", async () => {
     const team = await service.mint("agent", { org: "acme", team: "c" });
     const budget = await set({ scope: "org/acme/team/c", period: "day", requestLimit: 1 });
     const said = await agent.post(
@@ -330,7 +330,7 @@ describe("budgets with a provider", () => {
     expect(Number(trace?.cost_usd)).toBe(0.005);
   });
 
-  test("nothing is overspent by calls at once on two services under three budgets, by the provider's own count", async () => {
+  test("nothing is overspent by calls at once on two services under three budgets, by the provider's own count (threat 27)", async () => {
     const other = await service.beside();
     await price(10);
     const agents = await Promise.all(["a", "b"].map((user) => service.mint("agent", { org: "parallel", user })));

@@ -37,7 +37,7 @@ const statuses = (answers: readonly { readonly status: number }[]) => ({
 });
 
 describe("rates", () => {
-  test("of requests: two services let pass as many as there are, and say what is left in headers that clients read", async () => {
+  test("of requests: two services let pass as many as there are, and say what is left in headers that clients read (threat 27)", async () => {
     const agent = await service.mint("agent", { org: "rates" });
     await set({ scope: "org/rates", requestsPerMinute: 20 });
     const first = await agent.post("/query", { query: "anything" });
@@ -127,7 +127,7 @@ describe("rates", () => {
     expect(await usedAt("org/once")).toEqual({ concurrentRequests: 0 });
   });
 
-  test("a key below knows nothing of a limit above it but that it is reached (threat 27)", async () => {
+  test("a key below knows nothing of a limit above it but that it is reached (threat 49)", async () => {
     const [one, two] = [
       await service.mint("agent", { org: "hidden", user: "a" }),
       await service.mint("agent", { org: "hidden", user: "b" }),
@@ -143,7 +143,7 @@ describe("rates", () => {
 });
 
 describe("what may be kept", () => {
-  test("bytes: texts at once on two services never exceed it, what is refused leaves nothing, forgetting gives room", async () => {
+  test("bytes: texts at once on two services never exceed it, what is refused leaves nothing, forgetting gives room (threat 27)", async () => {
     const agent = await service.mint("agent", { org: "bytes" });
     await agent.remember("harbour ledger ".padEnd(100, "."));
     await set({ scope: "org/bytes", storageBytes: 1_000 });
@@ -245,8 +245,8 @@ describe("what may be kept", () => {
   });
 });
 
-describe("whose limits they are (threat 27)", () => {
-  test("a tenant cannot lift what a key above has set, nor name a foreign scope or key", async () => {
+describe("whose limits they are", () => {
+  test("a tenant cannot lift what a key above has set, nor name a foreign scope or key (threat 50)", async () => {
     const owner = await service.mint("management", { org: "acme" });
     const agent = await service.mint("agent", { org: "acme" });
     const foreign = await service.mint("agent", { org: "globex" });

@@ -225,7 +225,7 @@ describe("a bill", () => {
       expect((await service.operator.get(`/contexts/default/usage/bill?${bad}`)).status).toBe(400);
   });
 
-  test("is for whoever may read usage, of the own floor alone", async () => {
+  test("is for whoever may read usage, of the own floor alone (threat 49)", async () => {
     const reader = await service.mint("management", { org: "acme" }, { verbs: ["usage:read"] });
     expect((await billOf("", reader)).lines.every(({ scope }) => scope.org === "acme")).toBe(true);
     expect((await reader.get(`/contexts/default/usage/bill?month=${month}&scope=org%2Fglobex`)).status).toBe(403);

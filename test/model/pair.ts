@@ -76,6 +76,14 @@ export async function runPair(seed: number, worlds: readonly [World, World], upl
       memory: { texts: [] as string[], sessions: [] as string[], documents: [] as string[] },
     })),
   );
+  // Rules of its own that it runs into, and of the others', who do as well.
+  const rules = seed % 3;
+  for (const { world, client, rival } of players) {
+    if (rules === 0) continue;
+    const { floor } = (await floorsOf(client)) as { floor: object };
+    const rivals = (await floorsOf(rival)) as { floor: object };
+    for (const scope of [floor, rivals.floor]) await setRules(world.service, scope, rules);
+  }
   for (let step = 0; step < STEPS; step++) {
     const answers = await Promise.all(
       players.map(async ({ world, client, rival, normaliser, memory }) => {
@@ -102,6 +110,20 @@ async function mintAt(service: TestService, name: string, scopeFloor: object): P
   });
   if (status !== 201) throw new Error(text);
   return service.client(body.key, body.id);
+}
+
+const floorsOf = async (client: Client) => ({
+  floor: (await client.get<{ scopeFloor: object }>("/me")).body.scopeFloor,
+});
+
+/** A hard budget that a few requests use up, or limits of what is kept. */
+async function setRules(service: TestService, scope: object, rules: number): Promise<void> {
+  const put = async (path: string, body: object) => {
+    const { status, text } = await service.operator.call("PUT", `/contexts/default/${path}`, { scope, ...body });
+    if (status !== 200) throw new Error(text);
+  };
+  if (rules === 1) await put("budgets", { period: "total", tokenLimit: 60, requestLimit: 12 });
+  else await put("limits", { storageBytes: 200, sessions: 5, scopes: 2 });
 }
 
 interface Memory {
