@@ -5,6 +5,8 @@
  * database, and runs the tests that must fail.
  */
 
+import { METERING_MUTANTS } from "./metering.ts";
+
 interface AnyMutant {
   readonly name: string;
   /** Which database it takes; absent: the embedded one. */
@@ -1268,4 +1270,5 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'SELECT f.* FROM ${sql.raw("scopef" + `loor.${table}`)} f JOIN',
     tests: [FACTS],
   },
+  ...METERING_MUTANTS,
 ];
