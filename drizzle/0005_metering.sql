@@ -146,6 +146,7 @@ CREATE TABLE "scopefloor"."stored_change" (
 	"tenant_id" integer NOT NULL,
 	"scope_id" integer NOT NULL,
 	"id" uuid DEFAULT gen_random_uuid() NOT NULL,
+	"limit_ids" uuid[] NOT NULL,
 	"bytes" bigint DEFAULT 0 NOT NULL,
 	"documents" bigint DEFAULT 0 NOT NULL,
 	"sessions" bigint DEFAULT 0 NOT NULL,
@@ -205,6 +206,7 @@ CREATE INDEX "budget_tenant" ON "scopefloor"."budget" USING btree ("tenant_id");
 CREATE INDEX "budget_hold_id" ON "scopefloor"."budget_hold" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "budget_hold_budgets" ON "scopefloor"."budget_hold" USING gin ("budget_ids");--> statement-breakpoint
 CREATE INDEX "budget_hold_limits" ON "scopefloor"."budget_hold" USING gin ("limit_ids");--> statement-breakpoint
+CREATE INDEX "budget_hold_open" ON "scopefloor"."budget_hold" USING btree ("expires_at");--> statement-breakpoint
 CREATE INDEX "scope_limit_key" ON "scopefloor"."scope_limit" USING btree ("key_id");--> statement-breakpoint
 CREATE INDEX "scope_limit_tenant" ON "scopefloor"."scope_limit" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "storage_day_day" ON "scopefloor"."storage_day" USING btree ("day");--> statement-breakpoint
@@ -780,6 +782,171 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/1_access/7_keys_changed.sql
+-- Changing keys: rotating, revoking, and taking verbs or giving them back. Who may is said by may_manage (7_keys.sql).
+
+-- The key that a call names, where it may be changed: by id anywhere inside the floor (management), by
+-- name among those that the caller minted, or the caller itself. NULL looks the same for "none" and "not yours".
+CREATE OR REPLACE FUNCTION scopefloor.named_key(id_or_name text) RETURNS scopefloor.api_key
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  caller uuid := (t->>'key')::uuid;
+  found scopefloor.api_key;
+BEGIN
+  IF t->>'verb' = 'manage' AND id_or_name ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+    SELECT * INTO found FROM scopefloor.api_key k WHERE k.id = id_or_name::uuid AND k.revoked_at IS NULL;
+  END IF;
+  IF found.id IS NULL THEN
+    SELECT * INTO found FROM scopefloor.api_key k
+    WHERE (k.parent_id = caller OR (k.id = caller AND t->>'verb' = 'self')) AND k.name = id_or_name AND k.revoked_at IS NULL
+    ORDER BY k.id <> caller LIMIT 1;
+  END IF;
+  IF NOT scopefloor.may_manage(t, found, true) THEN
+    RETURN NULL;
+  END IF;
+  RETURN found;
+END $$;
+
+-- The principal of the key that a call names (named_key); NULL where there is none.
+CREATE OR REPLACE FUNCTION scopefloor.principal_of(id_or_name text) RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (scopefloor.named_key(id_or_name)).principal
+$$;
+
+-- A key and everything that was delegated from it: the keys that agents minted for themselves. Keys that
+-- a management key minted are not among them, they are other people's. Without the branches of `kept`.
+CREATE OR REPLACE FUNCTION scopefloor.delegated_from(of_id uuid, kept uuid[] DEFAULT '{}') RETURNS SETOF uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE delegated AS (
+    SELECT k.id, k.principal FROM scopefloor.api_key k WHERE k.id = of_id
+    UNION
+    SELECT k.id, k.principal FROM scopefloor.api_key k JOIN delegated d ON k.parent_id = d.id WHERE d.principal = 'agent' AND NOT k.id = ANY (kept))
+  SELECT d.id FROM delegated d
+$$;
+
+-- Revokes a key's delegates. Waits for whoever is minting from one of them, and again for what those
+-- minted: until nothing is left.
+CREATE OR REPLACE FUNCTION scopefloor.revoke_delegates(of_id uuid, kept uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  LOOP
+    UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
+    WHERE k.id IN (SELECT scopefloor.delegated_from(of_id, kept)) AND k.id <> of_id AND k.revoked_at IS NULL;
+    EXIT WHEN NOT FOUND;
+  END LOOP;
+END $$;
+
+-- Gives a key another secret. Who held the old one may have minted from it: without a time of grace the
+-- agents' keys below it end, but for those children that are named; with one, the old secret stays valid so
+-- long. {status: ok, key, children: [{id, name}] that live on} | {status: not-found, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.rotate_key(id_or_name text, key_hash bytea, expires timestamptz, grace_seconds int, keep text[]) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found scopefloor.api_key := scopefloor.named_key(id_or_name);
+  parent scopefloor.api_key;
+  made scopefloor.api_key;
+  kept uuid[];
+BEGIN
+  IF found.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  SELECT * INTO parent FROM scopefloor.api_key WHERE id = found.parent_id;
+  -- Rotating is no way to outlive what was granted: a key does not lengthen its own life.
+  IF found.id = scopefloor.caller() OR parent.principal = 'agent' THEN
+    expires := least(coalesce(expires, found.expires_at), found.expires_at);
+  END IF;
+  -- Each names one: an id by its form, which no name has.
+  kept := ARRAY(SELECT (SELECT k.id FROM scopefloor.api_key k WHERE k.parent_id = found.id AND k.revoked_at IS NULL
+                        AND CASE WHEN named ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN k.id = named::uuid ELSE k.name = named END) FROM unnest(keep) named);
+  IF array_position(kept, NULL) IS NOT NULL THEN
+    RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'keepChildren names a key that is no child of this one');
+  END IF;
+  -- This one first: who mints from it waits, and finds another secret.
+  -- One that had ended comes back, and is one more.
+  IF found.expires_at <= clock_timestamp() AND coalesce(expires, found.expires_at) > clock_timestamp() THEN
+    PERFORM scopefloor.check_room('keys', found.floor);
+  END IF;
+  UPDATE scopefloor.api_key k
+  SET secret_hash = sha256(key_hash),
+      previous_hash = CASE WHEN grace_seconds > 0 THEN k.secret_hash END,
+      previous_until = CASE WHEN grace_seconds > 0 THEN clock_timestamp() + make_interval(secs => grace_seconds) END,
+      expires_at = coalesce(expires, k.expires_at)
+  WHERE k.id = found.id
+  RETURNING * INTO made;
+  IF grace_seconds = 0 THEN
+    PERFORM scopefloor.revoke_delegates(found.id, kept);
+  END IF;
+  -- No delegate lives longer than what it came from.
+  UPDATE scopefloor.api_key k SET expires_at = made.expires_at
+  WHERE made.expires_at IS NOT NULL AND k.id <> made.id AND k.id IN (SELECT scopefloor.delegated_from(made.id)) AND (k.expires_at IS NULL OR k.expires_at > made.expires_at);
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made), 'children', coalesce((
+    SELECT jsonb_agg(jsonb_build_object('id', c.id, 'name', c.name) ORDER BY c.created_at, c.id)
+    FROM (SELECT * FROM scopefloor.api_key k WHERE k.parent_id = made.id AND k.revoked_at IS NULL
+            AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp()) ORDER BY k.created_at, k.id LIMIT 500) c), '[]'));
+END $$;
+
+-- Revokes a key and everything that was delegated from it.
+CREATE OR REPLACE FUNCTION scopefloor.revoke_key(id_or_name text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  target scopefloor.api_key := scopefloor.named_key(id_or_name);
+BEGIN
+  IF target.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  UPDATE scopefloor.api_key k SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL WHERE k.id = target.id;
+  PERFORM scopefloor.revoke_delegates(target.id, '{}');
+  RETURN jsonb_build_object('status', 'ok');
+END $$;
+
+-- Leaves a key these of its verbs. Management may give back what was taken, up to what it has itself and
+-- what the key was minted with; what a key above took only that one, or one above it, gives back.
+CREATE OR REPLACE FUNCTION scopefloor.change_verbs(of_id uuid, wanted text[]) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+  target scopefloor.api_key;
+  made scopefloor.api_key;
+BEGIN
+  IF t->>'principal' = 'supervisor' THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a supervisor does not change keys');
+  END IF;
+  SELECT * INTO target FROM scopefloor.api_key k WHERE k.id = of_id AND k.revoked_at IS NULL FOR NO KEY UPDATE;
+  IF NOT scopefloor.may_manage(t, target, true) THEN
+    RETURN jsonb_build_object('status', 'not-found', 'detail', 'no such key');
+  END IF;
+  IF NOT wanted <@ target.verbs THEN
+    IF t->>'principal' <> 'management' OR target.id = (t->>'key')::uuid OR NOT wanted <@ target.minted_verbs OR NOT to_jsonb(array_remove(wanted, 'usage:read')) <@ (t->'verbs') THEN
+      RETURN jsonb_build_object('status', 'unprocessable', 'detail', format('a key''s grants can only narrow, or go back to what it was minted with by a management key that has as much: it does not have %s',
+        array_to_string(ARRAY(SELECT w FROM unnest(wanted) w WHERE NOT w = ANY (target.verbs)), ', ')));
+    END IF;
+    IF NOT coalesce(target.narrowed_by @> (t->'floor'), true) THEN
+      RETURN jsonb_build_object('status', 'forbidden', 'detail', 'the verbs were taken by a key above this one');
+    END IF;
+    IF EXISTS (SELECT 1 FROM scopefloor.api_key p WHERE p.id = target.parent_id AND p.principal = 'agent' AND NOT wanted <@ p.verbs) THEN
+      RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'the key was minted by an agent that does not have as much itself');
+    END IF;
+  END IF;
+  UPDATE scopefloor.api_key k
+  SET verbs = ARRAY(SELECT unnest(wanted) ORDER BY 1),
+      -- Of two who took verbs the one above counts, and where neither is, what is above both.
+      narrowed_by = CASE WHEN k.minted_verbs <@ wanted THEN NULL
+                         WHEN wanted @> k.verbs THEN k.narrowed_by
+                         ELSE scopefloor.common_tags(k.narrowed_by, t->'floor') END
+  WHERE k.id = of_id RETURNING * INTO made;
+  -- What it delegated cannot do more than it: agents' children narrow with it. Waits for whoever is
+  -- minting from one of them, and again for what those minted: until nothing is left.
+  LOOP
+    UPDATE scopefloor.api_key k SET verbs = ARRAY(SELECT unnest(k.verbs) INTERSECT SELECT unnest(made.verbs) ORDER BY 1),
+      narrowed_by = scopefloor.common_tags(k.narrowed_by, t->'floor')
+    WHERE k.id IN (SELECT scopefloor.delegated_from(made.id)) AND k.id <> made.id AND NOT k.verbs <@ made.verbs;
+    EXIT WHEN NOT FOUND;
+  END LOOP;
+  RETURN jsonb_build_object('status', 'ok', 'key', scopefloor.key_row(made));
+END $$;
+
+--> statement-breakpoint
 -- src/db/sql/2_memory/5_counters.sql
 -- Counters of passages by scope and model, which triggers (4_tables.sql) append to, and the codes of vectors.
 
@@ -1092,9 +1259,9 @@ BEGIN
   IF b.id IS NOT NULL AND NOT b.set_by @> (t->'floor') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set this budget');
   END IF;
-  IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id) >= most_at_scope
-      OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id LIMIT most_of_tenant) n) >= most_of_tenant) THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
+  IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most_at_scope
+      OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor' LIMIT most_of_tenant) n) >= most_of_tenant) THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('of one level a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
   END IF;
   counted_before := b.timezone;
   INSERT INTO scopefloor.budget AS o (tenant_id, scope_id, id, name, period, timezone, token_limit, cost_limit, request_limit, mode, alert_at,
@@ -1123,7 +1290,7 @@ BEGIN
   INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts, used_tokens, used_cost)
   SELECT b.tenant_id, b.scope_id, b.id, period_starts, coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint, coalesce(sum(u.cost_usd), 0)
   FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u
-  ON CONFLICT DO NOTHING;
+  ON CONFLICT (scope_id, budget_id, starts, tenant_id) DO UPDATE SET used_tokens = EXCLUDED.used_tokens, used_cost = EXCLUDED.used_cost;
 END $$;
 
 -- The budgets of the ticket's target and below, by page, or one by its id: {total, budgets}.
@@ -1172,7 +1339,8 @@ END $$;
 -- with the hold's id settles it; a fold then moves what was held to what was used.
 --
 -- Lock order: windows by the depth of their scopes, the deepest first and {} last, which everybody's calls
--- have and which is so held shortest; then by budget. Rates (5_limits.sql) are locked before windows. Rows of a new period are made while none is locked.
+-- have and which is so held shortest; then by budget and period. Rates (7_rates.sql) are locked before windows.
+-- Rows of a new period are made while none is locked, and no transaction that has some locked folds (4_settling.sql).
 
 -- Holds for calls that wait in one process, in one statement and a transaction of its own. A call is
 --   {id, keyHash (hex), verb, requested, onBehalfOf, operation, calls (1 for a request, 0 for what belongs to one),
@@ -1186,7 +1354,8 @@ END $$;
 --   {status: limited, …}          which rate was reached: {rate: requests | tokens | concurrency, retryAfter}
 --   {status: stranger}            enter refuses it and says why
 -- `budget` is there for a caller whose floor holds the budget's scope; `rates` of each says what is left of those
--- that the caller may know.
+-- that the caller may know. `foldable` is there where what is held is in the way, with the rule's id: once
+-- what was settled is moved on (fold_calls), in a transaction of its own, there may be room.
 CREATE OR REPLACE FUNCTION scopefloor.hold_calls(calls jsonb, ttl_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1198,6 +1367,7 @@ DECLARE
   traced scopefloor.scope;
   at_tags jsonb;
 BEGIN
+  PERFORM scopefloor.check_calls(calls, ttl_seconds);
   FOR call IN SELECT jsonb_array_elements(calls) LOOP
     caller := scopefloor.authenticate(decode(call->>'keyHash', 'hex'), call->>'onBehalfOf');
     IF caller.refusal IS NOT NULL
@@ -1220,19 +1390,46 @@ BEGIN
     END IF;
     placed := placed || jsonb_build_array(call || jsonb_build_object(
       'key', (caller.k).id, 'floor', caller.floor, 'scope', traced.id, 'tenant', traced.tenant_id,
-      'budgets', (SELECT coalesce(jsonb_agg(b.id), '[]') FROM scopefloor.budgets_above(at_tags) b),
+      'budgets', scopefloor.windows_for((call->>'id')::uuid, (caller.k).id, at_tags),
       'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(at_tags, (caller.k).id) l)));
   END LOOP;
   RETURN scopefloor.hold_placed(placed, ttl_seconds);
 END $$;
 
--- The same for calls whose place is known: {…, key, floor, scope, tenant, budgets: [id], limits: [id]}. One that has a status
--- has its answer.
+-- Refuses numbers that no call has: who calls the database by itself must not make room with them, or fill it.
+CREATE OR REPLACE FUNCTION scopefloor.check_calls(calls jsonb, ttl_seconds int) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF ttl_seconds NOT BETWEEN 1 AND 3600 OR jsonb_array_length(calls) > 1000 OR EXISTS (
+    SELECT 1 FROM jsonb_array_elements(calls) c
+    WHERE NOT coalesce((c->>'calls')::bigint IN (0, 1) AND (c->>'requests')::bigint IN (0, 1) AND (c->>'input')::bigint BETWEEN 0 AND 1000000000
+                       AND (c->>'output')::bigint BETWEEN 0 AND 1000000000 AND (c->>'embedding')::bigint BETWEEN 0 AND 1000000000, false)) THEN
+    RAISE EXCEPTION 'scopefloor: no call has such numbers' USING ERRCODE = 'check_violation';
+  END IF;
+END $$;
+
+-- The periods that a call counts in: [{id, starts}]. Of a request that has a hold they are the hold's, so that what
+-- is added to it goes where it is.
+CREATE OR REPLACE FUNCTION scopefloor.windows_for(hold uuid, of_key uuid, tags jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  h scopefloor.budget_hold;
+BEGIN
+  SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = hold AND o.api_key_id = of_key;
+  IF FOUND THEN
+    RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', h.starts[b.n])), '[]') FROM unnest(h.budget_ids) WITH ORDINALITY b(id, n));
+  END IF;
+  RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', scopefloor.period_start(b.period, b.timezone, clock_timestamp()))), '[]')
+          FROM scopefloor.budgets_above(tags) b);
+END $$;
+
+-- The same for calls whose place is known: {…, key, floor, scope, tenant, budgets: [{id, starts}], limits: [id]}. One
+-- that has a status has its answer.
 CREATE OR REPLACE FUNCTION scopefloor.hold_placed(placed jsonb, ttl_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   now_at timestamptz := clock_timestamp();
-  wanted uuid[] := ARRAY(SELECT DISTINCT (b.id #>> '{}')::uuid FROM jsonb_array_elements(placed) c, jsonb_array_elements(coalesce(c->'budgets', '[]')) b(id));
+  wanted jsonb[] := ARRAY(SELECT DISTINCT b.w FROM jsonb_array_elements(placed) c, jsonb_array_elements(coalesce(c->'budgets', '[]')) b(w));
   limited uuid[] := ARRAY(SELECT DISTINCT (l.id #>> '{}')::uuid FROM jsonb_array_elements(placed) c, jsonb_array_elements(coalesce(c->'limits', '[]')) l(id));
   now_second bigint := extract(epoch FROM now_at)::bigint;
   ls scopefloor.scope_limit[];
@@ -1251,16 +1448,15 @@ DECLARE
   tokens bigint;
   requests bigint;
   short jsonb;
-  is_folded bool := false;
   is_degraded bool;
-  h scopefloor.budget_hold;
 BEGIN
   IF cardinality(wanted) = 0 AND cardinality(limited) = 0 THEN
     RETURN (SELECT coalesce(jsonb_agg(CASE WHEN c ? 'status' THEN c ELSE '{"status": "none"}' END), '[]') FROM jsonb_array_elements(placed) c);
   END IF;
-  bs := ARRAY(SELECT b FROM scopefloor.budget b JOIN scopefloor.scope s ON s.id = b.scope_id WHERE b.id = ANY (wanted)
-              ORDER BY scopefloor.tag_count(s.tags) DESC, b.id);
-  period_starts := ARRAY(SELECT scopefloor.period_start((bs[i]).period, (bs[i]).timezone, now_at) FROM generate_subscripts(bs, 1) i ORDER BY i);
+  wanted := ARRAY(SELECT w FROM unnest(wanted) w JOIN scopefloor.budget b ON b.id = (w->>'id')::uuid JOIN scopefloor.scope s ON s.id = b.scope_id
+                  ORDER BY scopefloor.tag_count(s.tags) DESC, b.id, (w->>'starts')::timestamptz);
+  bs := ARRAY(SELECT b FROM unnest(wanted) WITH ORDINALITY w(window_of, n) JOIN scopefloor.budget b ON b.id = (w.window_of->>'id')::uuid ORDER BY w.n);
+  period_starts := ARRAY(SELECT (w->>'starts')::timestamptz FROM unnest(wanted) w);
   INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts)
   SELECT (bs[i]).tenant_id, (bs[i]).scope_id, (bs[i]).id, period_starts[i] FROM generate_subscripts(bs, 1) i
   ORDER BY i ON CONFLICT DO NOTHING;
@@ -1271,7 +1467,7 @@ BEGIN
 
   FOR call IN SELECT jsonb_array_elements(placed) LOOP
     own_rates := ARRAY(SELECT i FROM generate_subscripts(ls, 1) i WHERE rs[i] IS NOT NULL AND call->'limits' @> to_jsonb((ls[i]).id));
-    own := ARRAY(SELECT i FROM generate_subscripts(bs, 1) i WHERE ws[i] IS NOT NULL AND call->'budgets' @> to_jsonb((bs[i]).id));
+    own := ARRAY(SELECT i FROM generate_subscripts(bs, 1) i WHERE ws[i] IS NOT NULL AND call->'budgets' @> jsonb_build_array(wanted[i]));
     IF call ? 'status' OR cardinality(own || own_rates) = 0 THEN
       answers := answers || CASE WHEN call ? 'status' THEN jsonb_build_array(call) ELSE '[{"status": "none"}]'::jsonb END;
       CONTINUE;
@@ -1285,16 +1481,6 @@ BEGIN
     is_degraded := false;
     over := scopefloor.over_rate(ls, rs, own_rates, calls, tokens);
     short := scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at);
-    IF (short IS NOT NULL OR over IS NOT NULL) AND NOT is_folded THEN
-      -- What was settled meanwhile may make room.
-      PERFORM scopefloor.write_rates(rs), scopefloor.write_windows(ws);
-      PERFORM scopefloor.fold_holds(1000, wanted, limited);
-      rs := scopefloor.lock_rates(ls, now_second);
-      ws := scopefloor.lock_windows(bs, period_starts);
-      is_folded := true;
-      over := scopefloor.over_rate(ls, rs, own_rates, calls, tokens);
-      short := scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at);
-    END IF;
     -- A call that is more than a whole minute's may be made without its model.
     IF (over->>'isTooLarge')::bool AND (call->>'mayDegrade')::bool AND scopefloor.over_rate(ls, rs, own_rates, calls, 0) IS NULL THEN
       over := NULL;
@@ -1302,7 +1488,7 @@ BEGIN
     END IF;
     IF over IS NOT NULL THEN
       answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'retryAfter', over->'retryAfter',
-                                                                 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
+                                                                 'foldable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
     IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) IS NULL THEN
@@ -1321,18 +1507,10 @@ BEGIN
         rs[own_rates[n]].tokens[now_second % 61 + 1] := (rs[own_rates[n]]).tokens[now_second % 61 + 1] + tokens;
         rs[own_rates[n]].running := (rs[own_rates[n]]).running + calls;
       END LOOP;
-      -- A request that has a hold adds to it.
-      INSERT INTO scopefloor.budget_hold AS o (tenant_id, scope_id, id, budget_ids, starts, tokens, cost, requests, limit_ids, calls, second, api_key_id, operation, provider, model, state, expires_at)
-      VALUES ((call->>'tenant')::int, (call->>'scope')::int, (call->>'id')::uuid,
-              ARRAY(SELECT (bs[i]).id FROM unnest(own) i ORDER BY i), ARRAY(SELECT period_starts[i] FROM unnest(own) i ORDER BY i),
-              tokens, coalesce(cost, 0), requests, ARRAY(SELECT (ls[i]).id FROM unnest(own_rates) i), calls, now_second, (call->>'key')::uuid, call->>'operation',
-              CASE WHEN NOT is_degraded THEN call->>'provider' END, CASE WHEN NOT is_degraded THEN call->>'model' END,
-              CASE WHEN (call->>'isSent')::bool AND NOT is_degraded THEN 'sent' ELSE 'held' END, now_at + make_interval(secs => ttl_seconds))
-      ON CONFLICT (scope_id, id, tenant_id) DO UPDATE SET
-        tokens = o.tokens + EXCLUDED.tokens, cost = o.cost + EXCLUDED.cost, requests = o.requests + EXCLUDED.requests,
-        calls = o.calls + EXCLUDED.calls, second = EXCLUDED.second,
-        provider = coalesce(EXCLUDED.provider, o.provider), model = coalesce(EXCLUDED.model, o.model),
-        state = CASE WHEN EXCLUDED.state = 'sent' THEN 'sent' ELSE o.state END, expires_at = EXCLUDED.expires_at;
+      PERFORM scopefloor.keep_hold(
+        call || CASE WHEN is_degraded THEN '{"provider": null, "model": null, "isSent": false}' ELSE '{}' END::jsonb, tokens, cost,
+        ARRAY(SELECT (bs[i]).id FROM unnest(own) i ORDER BY i), ARRAY(SELECT period_starts[i] FROM unnest(own) i ORDER BY i),
+        ARRAY(SELECT (ls[i]).id FROM unnest(own_rates) i), now_second, now_at + make_interval(secs => ttl_seconds));
     END IF;
     answers := answers || jsonb_build_array(
       jsonb_build_object('status', CASE WHEN is_degraded THEN 'degraded' WHEN short IS NULL THEN 'held' ELSE 'refused' END)
@@ -1341,6 +1519,23 @@ BEGIN
   END LOOP;
   PERFORM scopefloor.write_rates(rs), scopefloor.write_windows(ws);
   RETURN answers;
+END $$;
+
+-- Writes the hold of a call, of `held_tokens` and `held_cost`; a request that has one adds to it.
+CREATE OR REPLACE FUNCTION scopefloor.keep_hold(call jsonb, held_tokens bigint, held_cost numeric, of_budgets uuid[], period_starts timestamptz[], of_limits uuid[],
+                                                in_second bigint, until timestamptz) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO scopefloor.budget_hold AS o (tenant_id, scope_id, id, budget_ids, starts, tokens, cost, requests, limit_ids, calls, second, api_key_id, operation,
+                                           provider, model, state, expires_at)
+  VALUES ((call->>'tenant')::int, (call->>'scope')::int, (call->>'id')::uuid, of_budgets, period_starts, held_tokens, coalesce(held_cost, 0), (call->>'requests')::bigint,
+          of_limits, (call->>'calls')::bigint, in_second, (call->>'key')::uuid, call->>'operation', call->>'provider', call->>'model',
+          CASE WHEN (call->>'isSent')::bool THEN 'sent' ELSE 'held' END, until)
+  ON CONFLICT (scope_id, id, tenant_id) DO UPDATE SET
+    tokens = o.tokens + EXCLUDED.tokens, cost = o.cost + EXCLUDED.cost, requests = o.requests + EXCLUDED.requests, calls = o.calls + EXCLUDED.calls,
+    second = EXCLUDED.second, provider = coalesce(EXCLUDED.provider, o.provider), model = coalesce(EXCLUDED.model, o.model),
+    state = CASE WHEN EXCLUDED.state = 'sent' THEN 'sent' ELSE o.state END, expires_at = EXCLUDED.expires_at
+  WHERE o.api_key_id = EXCLUDED.api_key_id;
 END $$;
 
 -- The rows of these periods, locked in their order; NULL for one whose budget is gone.
@@ -1405,13 +1600,51 @@ CREATE OR REPLACE FUNCTION scopefloor.shortage_answer(b scopefloor.budget, perio
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN CASE WHEN short IS NOT NULL THEN jsonb_build_object(
-    'limit', short->'limit', 'inFlight', short->'inFlight',
+    'limit', short->'limit', 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
     'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'budget', (SELECT scopefloor.budget_answer(b) FROM scopefloor.scope s WHERE s.id = b.scope_id AND s.tags @> floor)) END;
 END $$;
 
--- Holds what a job's next call may use, at the scope of its ticket: an answer of hold_calls.
+-- Holds what a job's next call may use, at the scope of its ticket: an answer of hold_calls. A call to a provider has
+-- a row in any case, so that what it used is known where the job is gone when it comes back (record_lost_call).
 CREATE OR REPLACE FUNCTION scopefloor.hold_for_job(call jsonb, ttl_seconds int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  answer jsonb;
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  call := call || jsonb_build_object('calls', 0, 'requests', 0);
+  PERFORM scopefloor.check_calls(jsonb_build_array(call), ttl_seconds);
+  call := call || jsonb_build_object(
+    'key', t->'key', 'floor', t->'floor', 'scope', t->'write', 'tenant', t->'tenant',
+    'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(t->'target', (t->>'key')::uuid) l),
+    'budgets', scopefloor.windows_for((call->>'id')::uuid, (t->>'key')::uuid, t->'target'));
+  answer := scopefloor.hold_placed(jsonb_build_array(call), ttl_seconds)->0;
+  IF answer->>'status' = 'none' AND (call->>'isSent')::bool THEN
+    PERFORM scopefloor.keep_hold(call, (call->>'input')::bigint + (call->>'embedding')::bigint, 0, '{}', '{}', '{}', 0, clock_timestamp() + make_interval(secs => ttl_seconds));
+  END IF;
+  RETURN answer;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_metering/4_settling.sql
+-- The end of a hold (3_holds.sql): its trace settles it, or it expires, or it is given back.
+
+-- Gives holds back whose requests are over without a trace, of calls that no provider can have had:
+--   ended  [{id, keyHash (hex)}]
+CREATE OR REPLACE FUNCTION scopefloor.end_holds(ended jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.budget_hold h SET expires_at = '-infinity'
+  FROM jsonb_array_elements(ended) e, scopefloor.api_key k
+  WHERE h.id = (e->>'id')::uuid AND k.id = h.api_key_id AND h.state = 'held' AND sha256(decode(e->>'keyHash', 'hex')) IN (k.secret_hash, k.previous_hash);
+END $$;
+
+-- The same for a hold of the ticket's job.
+CREATE OR REPLACE FUNCTION scopefloor.end_job_hold(of_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
@@ -1419,22 +1652,8 @@ BEGIN
   IF t IS NULL OR t->>'job' IS NULL THEN
     RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  RETURN scopefloor.hold_placed(jsonb_build_array(call || jsonb_build_object(
-    'key', t->'key', 'floor', t->'floor', 'scope', t->'write', 'tenant', t->'tenant',
-    'calls', 0, 'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(t->'target', (t->>'key')::uuid) l),
-    'budgets', (SELECT coalesce(jsonb_agg(b.id), '[]') FROM scopefloor.budgets_above(t->'target') b))), ttl_seconds)->0;
-END $$;
-
--- Gives holds back whose calls were not made, or settles them as what they were held for: of those that
--- no trace was written for.
---   ended  [{id, keyHash (hex), isMade}]
-CREATE OR REPLACE FUNCTION scopefloor.end_holds(ended jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  UPDATE scopefloor.budget_hold h SET expires_at = '-infinity', state = CASE WHEN (e->>'isMade')::bool THEN 'sent' ELSE 'held' END
-  FROM jsonb_array_elements(ended) e, scopefloor.api_key k
-  WHERE h.id = (e->>'id')::uuid AND k.id = h.api_key_id AND h.state IN ('held', 'sent')
-    AND sha256(decode(e->>'keyHash', 'hex')) IN (k.secret_hash, k.previous_hash);
+  UPDATE scopefloor.budget_hold h SET expires_at = '-infinity'
+  WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state = 'held';
 END $$;
 
 -- Settles holds: those whose trace is there by what it says, and expired ones by what may have been spent.
@@ -1456,16 +1675,17 @@ BEGIN
     FROM scopefloor.budget_hold h
     LEFT JOIN LATERAL (SELECT t.id, t.total_tokens, t.cost_usd FROM scopefloor.decision_trace t WHERE t.id = h.id AND t.created_at >= h.created_at - interval '1 hour' LIMIT 1) d ON true
     WHERE (of_budgets IS NULL OR h.budget_ids && of_budgets OR h.limit_ids && of_limits)
-      AND (d.id IS NOT NULL OR (h.state IN ('held', 'sent') AND h.expires_at < now_at) OR h.created_at < now_at - interval '1 day')
+      -- A transaction that was entered with a hold in time may take a while to commit.
+      AND (d.id IS NOT NULL OR (h.state IN ('held', 'sent') AND (h.expires_at = '-infinity' OR h.expires_at < now_at - interval '1 minute'))
+           OR h.created_at < now_at - interval '1 day')
     LIMIT most FOR UPDATE OF h SKIP LOCKED),
   kept AS (
-    -- Its trace may still come: one that was sent costs what was held until then, the other nothing.
-    UPDATE scopefloor.budget_hold h SET state = CASE h.state WHEN 'sent' THEN 'charged' ELSE 'released' END,
-      tokens = CASE h.state WHEN 'sent' THEN h.tokens ELSE 0 END, cost = CASE h.state WHEN 'sent' THEN h.cost ELSE 0 END, requests = CASE h.state WHEN 'sent' THEN h.requests ELSE 0 END
-    FROM due WHERE h.scope_id = due.scope_id AND h.id = due.id AND NOT due.is_settled AND due.state IN ('held', 'sent')),
+    -- What a provider may have had costs what was held, until its trace comes.
+    UPDATE scopefloor.budget_hold h SET state = 'charged'
+    FROM due WHERE h.scope_id = due.scope_id AND h.id = due.id AND NOT due.is_settled AND due.state = 'sent'),
   over AS (
     DELETE FROM scopefloor.budget_hold h USING due
-    WHERE h.scope_id = due.scope_id AND h.id = due.id AND (due.is_settled OR due.state IN ('charged', 'released'))),
+    WHERE h.scope_id = due.scope_id AND h.id = due.id AND (due.is_settled OR due.state <> 'sent')),
   moved AS (
     SELECT b.id AS budget_id, s.starts, due.state, due.tokens, due.cost, due.requests, due.state IN ('held', 'sent') AS was_held,
       CASE WHEN due.is_settled THEN due.total_tokens WHEN due.state IN ('sent', 'charged') THEN due.tokens ELSE 0 END AS spent_tokens,
@@ -1581,21 +1801,43 @@ BEGIN
           CASE WHEN spent->>'status' = 'ok' THEN 'ok' ELSE 'error' END);
 END $$;
 
--- Settles what is due of the budgets at the ticket's target and below, so that their numbers are of now.
+-- The same for one rule that a call did not fit in: {budget or limit, as hold_calls has told it}.
+CREATE OR REPLACE FUNCTION scopefloor.fold_calls(of_rules uuid[]) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN scopefloor.fold_holds(1000, of_rules, of_rules);
+END $$;
+
+-- Records what a job's call used whose job was gone when it came back: its scope was erased, or another has done
+-- the work. Everything but the numbers is the hold's.
+CREATE OR REPLACE FUNCTION scopefloor.record_lost_call(of_id uuid, used_tokens int, source text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, provider, model, embedding_tokens, token_source, duration_ms, status)
+  SELECT h.id, 'model', h.operation, h.tenant_id, h.scope_id, s.tags, k.id, k.principal, h.provider, h.model, used_tokens,
+         CASE WHEN source IN ('provider', 'tokenizer') THEN source END, 0, 'error'
+  FROM scopefloor.budget_hold h JOIN scopefloor.scope s ON s.id = h.scope_id JOIN scopefloor.api_key k ON k.id = h.api_key_id
+  WHERE h.id = of_id AND h.state IN ('sent', 'charged');
+END $$;
+
+-- The same for the budgets and limits at the ticket's target and below, so that a list of them says how it is now.
+-- In a transaction of its own.
 CREATE OR REPLACE FUNCTION scopefloor.fold_own_holds() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.ticket();
+  is_all bool := (t->'read'->>'all')::bool;
+  ids int[] := scopefloor.ids_in(t->'read');
 BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read', 'self') THEN
     RAISE EXCEPTION 'scopefloor: no ticket for budgets' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  RETURN scopefloor.fold_holds(1000, ARRAY(
-    SELECT b.id FROM scopefloor.budget b WHERE (t->'read'->>'all')::bool OR b.scope_id = ANY (scopefloor.ids_in(t->'read')) LIMIT 1000));
+  RETURN scopefloor.fold_holds(1000, ARRAY(SELECT b.id FROM scopefloor.budget b WHERE is_all OR b.scope_id = ANY (ids) LIMIT 1000),
+                               ARRAY(SELECT l.id FROM scopefloor.scope_limit l WHERE is_all OR l.scope_id = ANY (ids) LIMIT 1000));
 END $$;
 
 --> statement-breakpoint
--- src/db/sql/3_metering/4_usage.sql
+-- src/db/sql/3_metering/5_usage.sql
 -- Usage and bills: sums of traces by hour (usage_hour), what is not in them yet, and what was kept.
 
 -- Adds a batch of the audit chain to the sums. Called in the transaction that gives the batch its number, so
@@ -1819,13 +2061,13 @@ BEGIN
   END IF;
   RETURN QUERY
   SELECT s.tags, 'calls', u.operation, nullif(u.provider, ''), nullif(u.model, ''), sum(u.calls)::bigint, sum(u.input_tokens)::bigint, sum(u.cached_input_tokens)::bigint,
-         sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 6)
+         sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 9)
   FROM scopefloor.usage_lines(ids, since, until) u JOIN scopefloor.scope s ON s.id = u.scope_id
   GROUP BY s.tags, u.operation, u.provider, u.model
   UNION ALL
   SELECT s.tags, 'storage', NULL, NULL, NULL, 0, 0, 0, 0, 0,
          round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 6),
-         count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 6)
+         count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 9)
   FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id
   WHERE k.day >= (since AT TIME ZONE 'UTC')::date AND k.day < (until AT TIME ZONE 'UTC')::date AND (ids IS NULL OR k.scope_id = ANY (ids))
   GROUP BY s.tags
@@ -1833,22 +2075,154 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
--- src/db/sql/3_metering/5_limits.sql
--- Limits: what a scope or a key may do a minute, and what a scope may keep. Of all above a call the tightest
--- holds. Rates are looked at where calls are held (3_holds.sql), what is kept when a transaction commits.
+-- src/db/sql/3_metering/6_limits.sql
+-- Limits: what a scope or a key may do a minute (7_rates.sql), and what a scope may keep (8_kept.sql). Of all
+-- above a call the tightest holds.
 
--- The limits of rates that a call of this key at these tags is under.
+-- A limit as the API gives it, with the present use.
+CREATE OR REPLACE FUNCTION scopefloor.limit_answer(l scopefloor.scope_limit) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  own_tags jsonb := (SELECT s.tags FROM scopefloor.scope s WHERE s.id = l.scope_id);
+  r scopefloor.limit_rate;
+  k scopefloor.limit_store;
+BEGIN
+  SELECT * INTO r FROM scopefloor.limit_rate o WHERE o.scope_id = l.scope_id AND o.limit_id = l.id;
+  IF FOUND THEN
+    r := scopefloor.advanced_rate(r, extract(epoch FROM clock_timestamp())::bigint);
+  END IF;
+  SELECT * INTO k FROM scopefloor.limit_store o WHERE o.scope_id = l.scope_id AND o.limit_id = l.id;
+  RETURN jsonb_build_object(
+    'id', l.id, 'scope', own_tags, 'key', nullif(l.key_id, '00000000-0000-0000-0000-000000000000'),
+    'requestsPerMinute', l.requests_per_minute, 'tokensPerMinute', l.tokens_per_minute, 'concurrentRequests', l.concurrent_requests,
+    'storageBytes', l.storage_bytes, 'documents', l.documents, 'sessions', l.sessions, 'keys', l.keys, 'scopes', l.scopes,
+    'used', jsonb_strip_nulls(jsonb_build_object(
+      'requestsPerMinute', CASE WHEN l.requests_per_minute IS NOT NULL THEN scopefloor.slot_sum(r.requests) END,
+      'tokensPerMinute', CASE WHEN l.tokens_per_minute IS NOT NULL THEN scopefloor.slot_sum(r.tokens) END,
+      'concurrentRequests', CASE WHEN l.concurrent_requests IS NOT NULL THEN r.running END,
+      'storageBytes', CASE WHEN l.storage_bytes IS NOT NULL THEN k.bytes END,
+      'documents', CASE WHEN l.documents IS NOT NULL THEN k.documents END,
+      'sessions', CASE WHEN l.sessions IS NOT NULL THEN k.sessions END,
+      'keys', CASE WHEN l.keys IS NOT NULL THEN scopefloor.live_keys(own_tags) END,
+      'scopes', CASE WHEN l.scopes IS NOT NULL THEN scopefloor.live_scopes(own_tags) END)),
+    'createdAt', scopefloor.rfc3339(l.created_at), 'updatedAt', scopefloor.rfc3339(l.updated_at));
+END $$;
+
+-- Sets the limits of the ticket's target, or of a key whose floor is in it: {status: ok, limit}, or {status, detail}.
+-- What is kept already counts; where that is more, nothing is lost and nothing comes in.
+CREATE OR REPLACE FUNCTION scopefloor.set_limit(new_id uuid, of_key uuid, given jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  at_tags jsonb := t->'target';
+  limited_key constant uuid := coalesce(of_key, '00000000-0000-0000-0000-000000000000');
+  at_scope scopefloor.scope;
+  l scopefloor.scope_limit;
+  kept record;
+BEGIN
+  IF of_key IS NOT NULL THEN
+    SELECT k.floor INTO at_tags FROM scopefloor.api_key k WHERE k.id = of_key AND k.revoked_at IS NULL AND k.floor @> (t->'target');
+    IF at_tags IS NULL THEN
+      RETURN '{"status": "not-found", "detail": ""}';
+    END IF;
+  END IF;
+  -- Alone: no writer is under way whose rows would be counted neither now nor when it commits.
+  PERFORM scopefloor.hold_scope(at_tags, at_tags, t->'floor');
+  at_scope := scopefloor.ensure_scope(at_tags);
+  SELECT * INTO l FROM scopefloor.scope_limit o WHERE o.scope_id = at_scope.id AND o.key_id = limited_key;
+  IF l.id IS NOT NULL AND NOT l.set_by @> (t->'floor') THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set these limits');
+  END IF;
+  INSERT INTO scopefloor.scope_limit AS o (tenant_id, scope_id, id, key_id, requests_per_minute, tokens_per_minute, concurrent_requests,
+                                           storage_bytes, documents, sessions, keys, scopes, set_by, api_key_id)
+  VALUES (at_scope.tenant_id, at_scope.id, new_id, limited_key, (given->>'requestsPerMinute')::bigint, (given->>'tokensPerMinute')::bigint, (given->>'concurrentRequests')::bigint,
+          (given->>'storageBytes')::bigint, (given->>'documents')::bigint, (given->>'sessions')::bigint, (given->>'keys')::bigint, (given->>'scopes')::bigint, t->'floor', (t->>'key')::uuid)
+  ON CONFLICT ON CONSTRAINT scope_limit_of DO UPDATE SET
+    requests_per_minute = EXCLUDED.requests_per_minute, tokens_per_minute = EXCLUDED.tokens_per_minute, concurrent_requests = EXCLUDED.concurrent_requests,
+    storage_bytes = EXCLUDED.storage_bytes, documents = EXCLUDED.documents, sessions = EXCLUDED.sessions, keys = EXCLUDED.keys, scopes = EXCLUDED.scopes,
+    set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
+  RETURNING * INTO l;
+  IF coalesce(l.requests_per_minute, l.tokens_per_minute, l.concurrent_requests) IS NULL THEN
+    DELETE FROM scopefloor.limit_rate r WHERE r.scope_id = l.scope_id AND r.limit_id = l.id;
+  ELSE
+    INSERT INTO scopefloor.limit_rate (tenant_id, scope_id, limit_id, second, requests, tokens)
+    VALUES (l.tenant_id, l.scope_id, l.id, extract(epoch FROM clock_timestamp())::bigint, array_fill(0::bigint, ARRAY[61]), array_fill(0::bigint, ARRAY[61]))
+    ON CONFLICT DO NOTHING;
+  END IF;
+  IF coalesce(l.storage_bytes, l.documents, l.sessions) IS NULL THEN
+    DELETE FROM scopefloor.limit_store k WHERE k.scope_id = l.scope_id AND k.limit_id = l.id;
+  ELSE
+    kept := scopefloor.kept_below(at_tags);
+    INSERT INTO scopefloor.limit_store AS o (tenant_id, scope_id, limit_id, bytes, documents, sessions)
+    VALUES (l.tenant_id, l.scope_id, l.id, kept.bytes, kept.documents, kept.sessions)
+    ON CONFLICT (scope_id, limit_id, tenant_id) DO UPDATE SET bytes = EXCLUDED.bytes, documents = EXCLUDED.documents, sessions = EXCLUDED.sessions;
+  END IF;
+  RETURN jsonb_build_object('status', 'ok', 'limit', scopefloor.limit_answer(l));
+END $$;
+
+-- The limits at the ticket's target and below, by page: {total, limits}.
+CREATE OR REPLACE FUNCTION scopefloor.list_limits(most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  ids int[];
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read', 'self') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for limits' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF NOT (t->'read'->>'all')::bool THEN
+    ids := scopefloor.ids_in(t->'read');
+  END IF;
+  RETURN (WITH found AS MATERIALIZED (SELECT l FROM scopefloor.scope_limit l WHERE ids IS NULL OR l.scope_id = ANY (ids)),
+          shown AS (SELECT f.l FROM found f ORDER BY (f.l).scope_id, (f.l).key_id LIMIT most OFFSET after)
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'limits', coalesce((SELECT jsonb_agg(scopefloor.limit_answer(s.l)) FROM shown s), '[]')));
+END $$;
+
+-- Takes the limits of the ticket's target, or of a key in it, away: how many; -1: a key above has set them.
+CREATE OR REPLACE FUNCTION scopefloor.drop_limit(of_key uuid) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  found scopefloor.scope_limit;
+BEGIN
+  SELECT l.* INTO found FROM scopefloor.scope_limit l JOIN scopefloor.scope s ON s.id = l.scope_id
+  WHERE CASE WHEN of_key IS NULL THEN s.tags = t->'target' AND l.key_id = '00000000-0000-0000-0000-000000000000'
+             ELSE s.tags @> (t->'target') AND l.key_id = of_key END;
+  IF found.id IS NULL THEN
+    RETURN 0;
+  END IF;
+  IF NOT found.set_by @> (t->'floor') THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = found.scope_id AND l.id = found.id;
+  RETURN 1;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_metering/7_rates.sql
+-- Rates of limits: calls and tokens of the last minute, and calls under way. They are looked at where calls are
+-- held (3_holds.sql).
+
+-- The limits of rates that a call of this key at these tags is under. What an agent mints is under the agent's too.
 CREATE OR REPLACE FUNCTION scopefloor.rates_above(tags jsonb, of_key uuid) RETURNS SETOF scopefloor.scope_limit
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   above jsonb[];
+  own_line uuid[] := ARRAY[of_key];
 BEGIN
   IF NOT EXISTS (SELECT 1 FROM scopefloor.limit_rate) THEN
     RETURN;
   END IF;
   above := scopefloor.scopes_between('{}', tags);
+  IF EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.key_id <> '00000000-0000-0000-0000-000000000000') THEN
+    own_line := ARRAY(
+      WITH RECURSIVE line AS (
+        SELECT k.id, k.parent_id FROM scopefloor.api_key k WHERE k.id = of_key
+        UNION ALL SELECT k.id, k.parent_id FROM line c JOIN scopefloor.api_key k ON k.id = c.parent_id AND k.principal = 'agent')
+      SELECT c.id FROM line c);
+  END IF;
   RETURN QUERY SELECT l.* FROM scopefloor.scope_limit l JOIN scopefloor.limit_rate r ON r.scope_id = l.scope_id AND r.limit_id = l.id
-    WHERE l.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above))) AND l.key_id IN ('00000000-0000-0000-0000-000000000000', of_key);
+    WHERE l.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above))) AND l.key_id = ANY ('00000000-0000-0000-0000-000000000000'::uuid || own_line);
 END $$;
 
 -- A rate as of this second: what is older than a minute is gone.
@@ -1959,34 +2333,9 @@ BEGIN
   END LOOP;
 END $$;
 
--- A limit as the API gives it, with the present use.
-CREATE OR REPLACE FUNCTION scopefloor.limit_answer(l scopefloor.scope_limit) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  own_tags jsonb := (SELECT s.tags FROM scopefloor.scope s WHERE s.id = l.scope_id);
-  r scopefloor.limit_rate;
-  k scopefloor.limit_store;
-BEGIN
-  SELECT * INTO r FROM scopefloor.limit_rate o WHERE o.scope_id = l.scope_id AND o.limit_id = l.id;
-  IF FOUND THEN
-    r := scopefloor.advanced_rate(r, extract(epoch FROM clock_timestamp())::bigint);
-  END IF;
-  SELECT * INTO k FROM scopefloor.limit_store o WHERE o.scope_id = l.scope_id AND o.limit_id = l.id;
-  RETURN jsonb_build_object(
-    'id', l.id, 'scope', own_tags, 'key', nullif(l.key_id, '00000000-0000-0000-0000-000000000000'),
-    'requestsPerMinute', l.requests_per_minute, 'tokensPerMinute', l.tokens_per_minute, 'concurrentRequests', l.concurrent_requests,
-    'storageBytes', l.storage_bytes, 'documents', l.documents, 'sessions', l.sessions, 'keys', l.keys, 'scopes', l.scopes,
-    'used', jsonb_strip_nulls(jsonb_build_object(
-      'requestsPerMinute', CASE WHEN l.requests_per_minute IS NOT NULL THEN scopefloor.slot_sum(r.requests) END,
-      'tokensPerMinute', CASE WHEN l.tokens_per_minute IS NOT NULL THEN scopefloor.slot_sum(r.tokens) END,
-      'concurrentRequests', CASE WHEN l.concurrent_requests IS NOT NULL THEN r.running END,
-      'storageBytes', CASE WHEN l.storage_bytes IS NOT NULL THEN k.bytes END,
-      'documents', CASE WHEN l.documents IS NOT NULL THEN k.documents END,
-      'sessions', CASE WHEN l.sessions IS NOT NULL THEN k.sessions END,
-      'keys', CASE WHEN l.keys IS NOT NULL THEN scopefloor.live_keys(own_tags) END,
-      'scopes', CASE WHEN l.scopes IS NOT NULL THEN scopefloor.live_scopes(own_tags) END)),
-    'createdAt', scopefloor.rfc3339(l.created_at), 'updatedAt', scopefloor.rfc3339(l.updated_at));
-END $$;
+--> statement-breakpoint
+-- src/db/sql/3_metering/8_kept.sql
+-- What is kept under limits, which is looked at when a transaction commits; keys and scopes when one is made.
 
 -- How many keys there are at a scope and below it that open anything.
 CREATE OR REPLACE FUNCTION scopefloor.live_keys(at_tags jsonb) RETURNS bigint
@@ -2010,6 +2359,7 @@ DECLARE
   ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> at_tags);
 BEGIN
   SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes)), 0)::bigint, count(*) INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
+  bytes := bytes + coalesce((SELECT sum(octet_length(i.value::text)) FROM scopefloor.memory_item i WHERE i.scope_id = ANY (ids)), 0)::bigint;
   bytes := bytes + coalesce((SELECT sum(c.bytes) FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids)), 0)::bigint;
   SELECT count(*) INTO sessions FROM scopefloor.session s WHERE s.scope_id = ANY (ids);
 END $$;
@@ -2020,106 +2370,26 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE WHEN hash IS NULL THEN 0 WHEN of_status IN ('ready', 'failed', 'embedding') THEN bytes::bigint ELSE 2 * bytes::bigint END
 $$;
 
--- Sets the limits of the ticket's target, or of a key whose floor is in it: {status: ok, limit}, or {status, detail}.
--- What is kept already counts; where that is more, nothing is lost and nothing comes in.
-CREATE OR REPLACE FUNCTION scopefloor.set_limit(new_id uuid, of_key uuid, given jsonb) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.rule_ticket();
-  at_tags jsonb := t->'target';
-  limited_key constant uuid := coalesce(of_key, '00000000-0000-0000-0000-000000000000');
-  at_scope scopefloor.scope;
-  l scopefloor.scope_limit;
-  kept record;
-BEGIN
-  IF of_key IS NOT NULL THEN
-    SELECT k.floor INTO at_tags FROM scopefloor.api_key k WHERE k.id = of_key AND k.revoked_at IS NULL AND k.floor @> (t->'target');
-    IF at_tags IS NULL THEN
-      RETURN '{"status": "not-found", "detail": ""}';
-    END IF;
-  END IF;
-  -- Alone: no writer is under way whose rows would be counted neither now nor when it commits.
-  PERFORM scopefloor.hold_scope(at_tags, at_tags, t->'floor');
-  at_scope := scopefloor.ensure_scope(at_tags);
-  SELECT * INTO l FROM scopefloor.scope_limit o WHERE o.scope_id = at_scope.id AND o.key_id = limited_key;
-  IF l.id IS NOT NULL AND NOT l.set_by @> (t->'floor') THEN
-    RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set these limits');
-  END IF;
-  INSERT INTO scopefloor.scope_limit AS o (tenant_id, scope_id, id, key_id, requests_per_minute, tokens_per_minute, concurrent_requests,
-                                           storage_bytes, documents, sessions, keys, scopes, set_by, api_key_id)
-  VALUES (at_scope.tenant_id, at_scope.id, new_id, limited_key, (given->>'requestsPerMinute')::bigint, (given->>'tokensPerMinute')::bigint, (given->>'concurrentRequests')::bigint,
-          (given->>'storageBytes')::bigint, (given->>'documents')::bigint, (given->>'sessions')::bigint, (given->>'keys')::bigint, (given->>'scopes')::bigint, t->'floor', (t->>'key')::uuid)
-  ON CONFLICT ON CONSTRAINT scope_limit_of DO UPDATE SET
-    requests_per_minute = EXCLUDED.requests_per_minute, tokens_per_minute = EXCLUDED.tokens_per_minute, concurrent_requests = EXCLUDED.concurrent_requests,
-    storage_bytes = EXCLUDED.storage_bytes, documents = EXCLUDED.documents, sessions = EXCLUDED.sessions, keys = EXCLUDED.keys, scopes = EXCLUDED.scopes,
-    set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
-  RETURNING * INTO l;
-  IF coalesce(l.requests_per_minute, l.tokens_per_minute, l.concurrent_requests) IS NULL THEN
-    DELETE FROM scopefloor.limit_rate r WHERE r.scope_id = l.scope_id AND r.limit_id = l.id;
-  ELSE
-    INSERT INTO scopefloor.limit_rate (tenant_id, scope_id, limit_id, second, requests, tokens)
-    VALUES (l.tenant_id, l.scope_id, l.id, extract(epoch FROM clock_timestamp())::bigint, array_fill(0::bigint, ARRAY[61]), array_fill(0::bigint, ARRAY[61]))
-    ON CONFLICT DO NOTHING;
-  END IF;
-  IF coalesce(l.storage_bytes, l.documents, l.sessions) IS NULL THEN
-    DELETE FROM scopefloor.limit_store k WHERE k.scope_id = l.scope_id AND k.limit_id = l.id;
-  ELSIF NOT EXISTS (SELECT 1 FROM scopefloor.limit_store k WHERE k.scope_id = l.scope_id AND k.limit_id = l.id) THEN
-    kept := scopefloor.kept_below(at_tags);
-    INSERT INTO scopefloor.limit_store (tenant_id, scope_id, limit_id, bytes, documents, sessions)
-    VALUES (l.tenant_id, l.scope_id, l.id, kept.bytes, kept.documents, kept.sessions);
-  END IF;
-  RETURN jsonb_build_object('status', 'ok', 'limit', scopefloor.limit_answer(l));
-END $$;
-
--- The limits at the ticket's target and below, by page: {total, limits}.
-CREATE OR REPLACE FUNCTION scopefloor.list_limits(most int, after int) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-  ids int[];
-BEGIN
-  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read', 'self') THEN
-    RAISE EXCEPTION 'scopefloor: no ticket for limits' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  IF NOT (t->'read'->>'all')::bool THEN
-    ids := scopefloor.ids_in(t->'read');
-  END IF;
-  RETURN (WITH found AS MATERIALIZED (SELECT l FROM scopefloor.scope_limit l WHERE ids IS NULL OR l.scope_id = ANY (ids)),
-          shown AS (SELECT f.l FROM found f ORDER BY (f.l).scope_id, (f.l).key_id LIMIT most OFFSET after)
-          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'limits', coalesce((SELECT jsonb_agg(scopefloor.limit_answer(s.l)) FROM shown s), '[]')));
-END $$;
-
--- Takes the limits of the ticket's target, or of a key in it, away: how many; -1: a key above has set them.
-CREATE OR REPLACE FUNCTION scopefloor.drop_limit(of_key uuid) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.rule_ticket();
-  found scopefloor.scope_limit;
-BEGIN
-  SELECT l.* INTO found FROM scopefloor.scope_limit l JOIN scopefloor.scope s ON s.id = l.scope_id
-  WHERE CASE WHEN of_key IS NULL THEN s.tags = t->'target' AND l.key_id = '00000000-0000-0000-0000-000000000000'
-             ELSE s.tags @> (t->'target') AND l.key_id = of_key END;
-  IF found.id IS NULL THEN
-    RETURN 0;
-  END IF;
-  IF NOT found.set_by @> (t->'floor') THEN
-    RETURN -1;
-  END IF;
-  DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = found.scope_id AND l.id = found.id;
-  RETURN 1;
-END $$;
-
--- Notes a change of what a scope keeps, where anybody's is limited at all; it is looked at when the
--- transaction commits.
+-- Notes a change of what a scope keeps, where that is limited at all; it is looked at when the transaction commits.
 CREATE OR REPLACE FUNCTION scopefloor.note_stored(of_tenant int, at_scope int, more_bytes bigint, more_documents bigint, more_sessions bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  limits uuid[];
 BEGIN
-  IF (more_bytes, more_documents, more_sessions) <> (0, 0, 0) AND EXISTS (SELECT 1 FROM scopefloor.limit_store) THEN
-    INSERT INTO scopefloor.stored_change (tenant_id, scope_id, bytes, documents, sessions) VALUES (of_tenant, at_scope, more_bytes, more_documents, more_sessions);
+  IF (more_bytes, more_documents, more_sessions) = (0, 0, 0) THEN
+    RETURN;
+  END IF;
+  limits := ARRAY(
+    SELECT k.limit_id FROM scopefloor.limit_store k
+    WHERE k.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s
+                                  WHERE s.tags = ANY (scopefloor.scopes_between('{}', (SELECT o.tags FROM scopefloor.scope o WHERE o.id = at_scope))))));
+  IF limits <> '{}' THEN
+    INSERT INTO scopefloor.stored_change (tenant_id, scope_id, limit_ids, bytes, documents, sessions)
+    VALUES (of_tenant, at_scope, limits, more_bytes, more_documents, more_sessions);
   END IF;
 END $$;
 
--- Trigger of statements on documents and sessions.
+-- Trigger of statements on documents, sessions and keyed items.
 CREATE OR REPLACE FUNCTION scopefloor.note_kept() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -2130,6 +2400,13 @@ BEGIN
     PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, 0, 0, count(*)) FROM added a GROUP BY a.tenant_id, a.scope_id;
   ELSIF TG_ARGV[0] = 'session' THEN
     PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, 0, 0, -count(*)) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+  ELSIF TG_ARGV[0] = 'item' THEN
+    IF TG_OP <> 'DELETE' THEN
+      PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.value::text)), 0, 0) FROM added a GROUP BY a.tenant_id, a.scope_id;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+      PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(octet_length(r.value::text)), 0, 0) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+    END IF;
   ELSIF TG_OP = 'INSERT' THEN
     PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(scopefloor.kept_of(a.content_hash, a.status, a.size_bytes))::bigint, count(*), 0) FROM added a GROUP BY a.tenant_id, a.scope_id;
   ELSIF TG_OP = 'DELETE' THEN
@@ -2142,32 +2419,29 @@ BEGIN
 END $$;
 
 -- Trigger at the end of a transaction: adds what it stored to every limit above, one transaction after the other, and
--- undoes all of it where one is exceeded.
+-- undoes all of it where one is exceeded. The first call takes all rows of the transaction, so that limits are
+-- locked in one order.
 CREATE OR REPLACE FUNCTION scopefloor.apply_stored() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  above int[];
+  changes jsonb;
   change record;
-  l scopefloor.scope_limit;
   exceeded text;
 BEGIN
-  SELECT sum(c.bytes)::bigint AS bytes, sum(c.documents)::bigint AS documents, sum(c.sessions)::bigint AS sessions, count(*) AS n INTO change
-  FROM scopefloor.stored_change c WHERE c.scope_id = NEW.scope_id;
-  IF change.n = 0 THEN -- the first of this scope's has taken the others along
-    RETURN NULL;
-  END IF;
-  DELETE FROM scopefloor.stored_change c WHERE c.scope_id = NEW.scope_id;
-  above := ARRAY(SELECT s.id FROM scopefloor.scope s
-                 WHERE s.tags = ANY (scopefloor.scopes_between('{}', (SELECT o.tags - '!erased' FROM scopefloor.scope o WHERE o.id = NEW.scope_id))));
-  FOR l IN
-    SELECT o.* FROM scopefloor.scope_limit o JOIN scopefloor.scope s ON s.id = o.scope_id
-    WHERE o.scope_id = ANY (above) ORDER BY scopefloor.tag_count(s.tags) DESC, o.id
+  WITH own AS (DELETE FROM scopefloor.stored_change c RETURNING c.limit_ids, c.bytes, c.documents, c.sessions)
+  SELECT jsonb_agg(to_jsonb(x)) INTO changes
+  FROM (SELECT l.id, sum(o.bytes) AS bytes, sum(o.documents) AS documents, sum(o.sessions) AS sessions FROM own o, unnest(o.limit_ids) l(id) GROUP BY 1) x;
+  FOR change IN
+    SELECT l.scope_id, l.id, l.storage_bytes, l.documents AS most_documents, l.sessions AS most_sessions, c.bytes, c.documents, c.sessions
+    FROM jsonb_to_recordset(coalesce(changes, '[]')) AS c(id uuid, bytes bigint, documents bigint, sessions bigint)
+    JOIN scopefloor.scope_limit l ON l.id = c.id JOIN scopefloor.scope s ON s.id = l.scope_id
+    ORDER BY scopefloor.tag_count(s.tags) DESC, l.id
   LOOP
     UPDATE scopefloor.limit_store k SET bytes = k.bytes + change.bytes, documents = k.documents + change.documents, sessions = k.sessions + change.sessions
-    WHERE k.scope_id = l.scope_id AND k.limit_id = l.id
-    RETURNING CASE WHEN change.bytes > 0 AND k.bytes > l.storage_bytes THEN 'storageBytes' WHEN change.documents > 0 AND k.documents > l.documents THEN 'documents'
-                   WHEN change.sessions > 0 AND k.sessions > l.sessions THEN 'sessions' END INTO exceeded;
-    IF FOUND AND exceeded IS NOT NULL THEN
+    WHERE k.scope_id = change.scope_id AND k.limit_id = change.id
+    RETURNING CASE WHEN change.bytes > 0 AND k.bytes > change.storage_bytes THEN 'storageBytes' WHEN change.documents > 0 AND k.documents > change.most_documents THEN 'documents'
+                   WHEN change.sessions > 0 AND k.sessions > change.most_sessions THEN 'sessions' END INTO exceeded;
+    IF exceeded IS NOT NULL THEN
       RAISE EXCEPTION '%', exceeded USING ERRCODE = 'SF507';
     END IF;
   END LOOP;
@@ -2179,14 +2453,19 @@ CREATE OR REPLACE FUNCTION scopefloor.check_room(for_what text, at_tags jsonb) R
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   l record;
+  managing jsonb := NULL; -- the floor of a key that manages: what one below has set does not bind it
 BEGIN
   IF NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit) THEN
     RETURN;
+  END IF;
+  IF scopefloor.ticket()->>'verb' = 'manage' THEN
+    managing := scopefloor.ticket()->'floor';
   END IF;
   FOR l IN
     SELECT o.scope_id, o.id, s.tags, CASE for_what WHEN 'keys' THEN o.keys ELSE o.scopes END AS most
     FROM scopefloor.scope_limit o JOIN scopefloor.scope s ON s.id = o.scope_id
     WHERE s.tags = ANY (scopefloor.scopes_between('{}', at_tags)) AND CASE for_what WHEN 'keys' THEN o.keys ELSE o.scopes END IS NOT NULL
+      AND NOT coalesce(o.set_by @> managing AND o.set_by <> managing, false)
     ORDER BY scopefloor.tag_count(s.tags) DESC, o.id
   LOOP
     PERFORM 1 FROM scopefloor.scope_limit o WHERE o.scope_id = l.scope_id AND o.id = l.id FOR UPDATE;
@@ -3092,7 +3371,7 @@ ALTER TABLE scopefloor.budget_window SET (fillfactor = 30);
 ALTER TABLE scopefloor.limit_rate SET (fillfactor = 30);
 ALTER TABLE scopefloor.limit_store SET (fillfactor = 30);
 
--- What is kept, as limits count it (3_metering/5_limits.sql).
+-- What is kept, as limits count it (3_metering/8_kept.sql).
 CREATE OR REPLACE TRIGGER documents_added AFTER INSERT ON scopefloor.document
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
 CREATE OR REPLACE TRIGGER documents_changed AFTER UPDATE ON scopefloor.document
@@ -3103,6 +3382,12 @@ CREATE OR REPLACE TRIGGER sessions_added AFTER INSERT ON scopefloor.session
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
 CREATE OR REPLACE TRIGGER sessions_removed AFTER DELETE ON scopefloor.session
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+CREATE OR REPLACE TRIGGER items_added AFTER INSERT ON scopefloor.memory_item
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
 CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();
@@ -3336,7 +3621,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 /** `scopefloor <command>`: what an operator or an auditor runs beside the service (`main.ts`). */
-import { meteringCommand } from "./commands/metering.ts";
+import { meteringCommand } from "./commands/metering/run.ts";
 import { recoverKey } from "./commands/recover-key.ts";
 import { scrubDatabase } from "./commands/scrub.ts";
 import { verify } from "./commands/verify.ts";

@@ -87,7 +87,8 @@ export async function prepareDatabase(
 export async function createService(database: Database, options: ServiceOptions): Promise<Service> {
   const { context, log } = options;
   const touches = new KeyTouches(database.app);
-  const lane = new HoldLane(database);
+  const shareGroups = new ShareGroups();
+  const lane = new HoldLane(database, (keyHash) => shareGroups.of(keyHash));
   const models = await Models.open(modelRegistry(database), options.models ?? LOCAL_MODELS, log);
   const warnings = await databaseWarnings(database);
   for (const warning of warnings) log.warn(warning);
@@ -97,7 +98,7 @@ export async function createService(database: Database, options: ServiceOptions)
     options.worker === undefined ? undefined : new Worker({ database, models, context, log }, options.worker).start();
   const app = createApp({
     database,
-    shareGroups: new ShareGroups(),
+    shareGroups,
     strangers: new Strangers(options.proxy),
     intake: new FairQueue(LARGE_BODIES),
     uploads: new FairQueue(UPLOADS),

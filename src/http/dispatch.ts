@@ -32,7 +32,6 @@ export async function runEndpoint(
   const stranger = deps.strangers.groupOf(ctx.req);
   const visit = new Visit(spec, deps, caller, stranger);
   const release: (() => unknown)[] = [];
-  let isAnswered = false;
   try {
     const size = bodySizeOf(spec, ctx);
     // A large body costs work before the transaction: not for strangers.
@@ -57,12 +56,16 @@ export async function runEndpoint(
         peek: (access, work) => visit.peek(access, work),
         meter: (access) => visit.meterFor(access),
       });
-    const body = await handle().catch((error: unknown) => {
-      // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
-      if (error instanceof OverBudget) return handle();
-      throw error;
-    });
-    isAnswered = true;
+    // What is repeated calls no model anew.
+    await visit.replayBefore();
+    const body =
+      visit.replayed !== undefined
+        ? undefined
+        : await handle().catch((error: unknown) => {
+            // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
+            if (error instanceof OverBudget) return handle();
+            throw error;
+          });
     if (visit.replayed !== undefined) ctx.set("Idempotent-Replayed", "true");
     respond(ctx, visit.replayed ?? answerOf(spec, body));
   } catch (error) {
@@ -72,7 +75,7 @@ export async function runEndpoint(
   } finally {
     for (const end of release) await end();
     setRateHeaders(ctx, visit.meter.rates);
-    await visit.meter.end(isAnswered);
+    await visit.meter.end();
   }
   deps.touchKey(caller.keyHash);
 }
@@ -132,6 +135,16 @@ class Visit {
     await checkCaller(this.#deps.database.app, this.#caller, this.#spec.verb, this.#context);
   }
 
+  /** Looks for the answer that is stored for this very request, where doing it again might call a provider first. */
+  async replayBefore(): Promise<void> {
+    const idempotency = this.#idempotency;
+    if (idempotency === undefined || !this.#deps.models.current.isRemote) return;
+    const found = await this.#enter({ verb: "self", mode: "id" }, (tx) =>
+      replayStored(tx, this.#spec, idempotency, this.#input),
+    );
+    if (found !== undefined && "replayed" in found) this.replayed = found.replayed;
+  }
+
   peek<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     return this.#enter({ mode: "id", ...access, verb: this.#spec.verb }, work);
   }
@@ -168,18 +181,16 @@ class Visit {
     const { meter } = this;
     const metered = this.#spec.verb.startsWith("memory:");
     if (metered && meter.holdId === undefined && meter.isExpected) await meter.holdFor(request);
-    const held = () => {
-      let settles: string | undefined;
-      const hold = meter.holdId;
-      return this.#enter({ ...request, metered, hold }, async (tx) => {
-        settles = undefined;
-        const done = await work(tx);
-        if (tx.hasTakenHold && !(done instanceof RolledBack)) settles = hold;
-        return done;
-      }).then((done) => {
-        if (settles !== undefined) meter.settled(settles);
-        return done;
+    const held = async () => {
+      let told: readonly string[] = [];
+      const done = await this.#enter({ ...request, metered, hold: meter.holdId }, async (tx) => {
+        told = [];
+        const made = await work(tx);
+        if (!(made instanceof RolledBack)) told = tx.traceIds;
+        return made;
       });
+      meter.told(told);
+      return done;
     };
     try {
       return await held();

@@ -1,8 +1,8 @@
 import { v7 as uuid } from "uuid";
-import { enterJob, type TakenJob } from "../db/access/enter-job.ts";
+import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { holdForJob } from "../metering/job-meter.ts";
-import type { Embedded, Embedder } from "../models/embedder.ts";
+import { holdForJob, recordLostCall } from "../metering/job-meter.ts";
+import type { Embedded, Embedder, TokenSource } from "../models/embedder.ts";
 import { embeddingCall } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import type { VectorText } from "../models/vectors.ts";
@@ -37,12 +37,15 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
       await renew(tx, await oldPassages(tx));
       const waiting = await waitingPassages(tx, embedder.id);
       if (waiting.length === 0) await finish(tx);
-      return { batch: waiting, traceId: waiting.length === 0 ? undefined : await hold(tx, embedder, waiting) };
+      return {
+        batch: waiting,
+        traceId: waiting.length === 0 ? undefined : await hold(tx, embedder, waiting, job.attempts),
+      };
     });
     if (traceId === undefined) return;
     await deps.extend(job);
     // No transaction is open here: a model may take its time.
-    const about = {
+    const call = {
       id: traceId,
       kind: "model",
       operation: "embed",
@@ -50,26 +53,16 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
       model: embedder.model,
     } as const;
     const embedded = await embedEach(embedder, batch, job.attempts).catch(async (error: unknown) => {
-      if (!(error instanceof ModelUnavailable)) throw error;
-      await enterJob(deps.database.worker, job, deps.context, async (tx) => {
-        recordTrace(tx, {
-          ...about,
-          status: "error",
-          returned: 0,
-          embeddingTokens: error.tokens,
-          tokenSource: "tokenizer",
-        });
-      });
+      if (error instanceof ModelUnavailable) {
+        const spent = { ...call, status: "error", embeddingTokens: error.tokens, tokenSource: "tokenizer" } as const;
+        await tell(deps, job, spent, async () => 0);
+      }
       throw error;
     });
-    await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    const spent = { ...call, embeddingTokens: embedded.tokens, tokenSource: embedded.tokenSource };
+    await tell(deps, job, spent, async (tx) => {
       await storeVectors(tx, embedder, batch, embedded.vectors);
-      recordTrace(tx, {
-        ...about,
-        returned: batch.length,
-        embeddingTokens: embedded.tokens,
-        tokenSource: embedded.tokenSource,
-      });
+      return batch.length;
     });
   }
   await enterJob(deps.database.worker, job, deps.context, async (tx) => {
@@ -78,14 +71,53 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
   });
 }
 
+interface Told {
+  readonly id: string;
+  readonly kind: "model";
+  readonly operation: "embed";
+  readonly provider: string;
+  readonly model: string;
+  readonly status?: "error";
+  readonly embeddingTokens: number;
+  readonly tokenSource: TokenSource;
+}
+
+/**
+ * Records a call with what came of it, which `work` stores and counts. Where the job is gone meanwhile the call
+ * is recorded all the same.
+ *
+ * @throws JobGone
+ */
+async function tell(
+  deps: JobContext,
+  job: TakenJob,
+  spent: Told,
+  work: (tx: ScopedTransaction) => Promise<number>,
+): Promise<void> {
+  try {
+    await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+      const returned = await work(tx);
+      recordTrace(tx, { ...spent, returned });
+    });
+  } catch (error) {
+    if (error instanceof JobGone)
+      await recordLostCall(deps.database, spent.id, spent.embeddingTokens, spent.tokenSource);
+    throw error;
+  }
+}
+
 /** Held for so much longer than a call to the model may take. */
 const HOLD_SECONDS = 900;
 
 /** What a batch may use, with the text that a model is tried with where one of the batch may be to blame. */
-const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly Waiting[]) =>
+const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly Waiting[], attempts: number) =>
   holdForJob(
     tx,
-    await embeddingCall(embedder, [...batch.map(({ text }) => text), ...(embedder.isRemote ? [PROBE] : [])]),
+    await embeddingCall(embedder, [
+      ...batch.map(({ text }) => text),
+      // Together, and then each by itself.
+      ...(attempts >= ATTEMPTS_BEFORE_BLAME ? [PROBE, ...batch.map(({ text }) => text)] : []),
+    ]),
     HOLD_SECONDS,
   );
 
@@ -106,13 +138,15 @@ async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts
   const texts = batch.map(({ text }) => text);
   const isToBlame = (error: unknown) =>
     error instanceof ModelUnavailable && error.mayBeText && attempts >= ATTEMPTS_BEFORE_BLAME;
+  let spentInVain = 0;
   try {
     return await embedder.embed(texts);
   } catch (error) {
     if (!isToBlame(error)) throw error;
+    spentInVain = (error as ModelUnavailable).tokens;
   }
   const vectors: (VectorText | null)[] = [];
-  let { tokens } = await embedder.embed([PROBE]);
+  let tokens = spentInVain + (await embedder.embed([PROBE])).tokens;
   let tokenSource: Embedded["tokenSource"] = "provider";
   for (const text of texts) {
     try {
@@ -121,10 +155,12 @@ async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts
       tokens += one.tokens;
       tokenSource = one.tokenSource;
     } catch (error) {
+      if (!(error instanceof ModelUnavailable)) throw error;
       if (!isToBlame(error)) {
-        if (error instanceof ModelUnavailable) error.tokens += tokens;
+        error.tokens += tokens;
         throw error;
       }
+      tokens += error.tokens;
       vectors.push(null);
     }
   }

@@ -9,7 +9,7 @@ import type { MediaType } from "../documents/parsing/media-type.ts";
 import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/store-passages.ts";
-import { holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
+import { endJobHold, holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
 import { QUOTA_SQLSTATE } from "../metering/limits.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
@@ -52,15 +52,39 @@ type Parsed = Awaited<ReturnType<typeof parseDocument>>;
 /** Stores the chunks and keywords of one version, and ends the job. */
 async function storeVersion(deps: JobContext, job: TakenJob, hasReadyVersion: boolean, parsed: Parsed): Promise<void> {
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
-  const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
-    enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
-      const document = await currentVersion(tx, job);
-      // Deleted, or a newer version was uploaded, whose own job does the work.
-      return document === undefined ? finish(tx) : work(tx, document, renew);
-    });
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
   const held = deps.models.current.isRemote ? undefined : await holdInline(deps, job, sumOf(tokens));
+  try {
+    await storeParts(deps, job, hasReadyVersion, parsed, tokens, held);
+  } catch (error) {
+    // Where the job is gone too, the hold expires.
+    if (held !== undefined)
+      await enterJob(deps.database.worker, job, deps.context, (tx) => endJobHold(tx, held.traceId)).catch(
+        () => undefined,
+      );
+    throw error;
+  }
+}
+
+type Held = NonNullable<Awaited<ReturnType<typeof holdInline>>>;
+
+async function storeParts(
+  deps: JobContext,
+  job: TakenJob,
+  hasReadyVersion: boolean,
+  parsed: Parsed,
+  tokens: readonly number[],
+  held: Held | undefined,
+): Promise<void> {
+  const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
+    enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
+      const document = await currentVersion(tx, job);
+      if (document !== undefined) return work(tx, document, renew);
+      // Deleted, or a newer version was uploaded, whose own job does the work.
+      if (held !== undefined) await endJobHold(tx, held.traceId);
+      return finish(tx);
+    });
   const inline = held === undefined ? undefined : deps.models.current;
   let embedded = 0;
   const store = async (tx: ScopedTransaction, document: Version, at: number) => {
@@ -104,8 +128,8 @@ async function storeVersion(deps: JobContext, job: TakenJob, hasReadyVersion: bo
 
 const sumOf = (numbers: readonly number[]) => numbers.reduce((sum, n) => sum + n, 0);
 
-/** A document is processed for no longer than this. */
-const HOLD_SECONDS = 3_600;
+/** A document is stored within this, once it is read. */
+const HOLD_SECONDS = 600;
 
 /**
  * What the built-in model uses for a document, held of its budgets; undefined: there is no room, and the vectors

@@ -18,7 +18,7 @@ export interface BillLine {
   readonly gbMonths: number | null;
   /** Calls, or days of storage, that had no price. */
   readonly unpriced: number;
-  /** Rounded to a millionth. */
+  /** Rounded to a billionth. */
   readonly costUsd: number;
 }
 
@@ -48,8 +48,8 @@ interface RawLine {
   readonly cost_usd: string;
 }
 
-/** Millionths: sums of them are whole. */
-const MICROS = 1_000_000;
+/** Billionths: sums of them are whole. */
+const NANOS = 1_000_000_000;
 
 /**
  * What the calls of a month cost when they were made, by scope, at the transaction's scope and below.
@@ -83,7 +83,7 @@ export async function billOf(tx: ScopedTransaction, month: string, left: string 
     from: from.toISOString(),
     to: to.toISOString(),
     lines,
-    costUsd: lines.reduce((sum, line) => sum + Math.round(line.costUsd * MICROS), 0) / MICROS,
+    costUsd: lines.reduce((sum, line) => sum + Math.round(line.costUsd * NANOS), 0) / NANOS,
     unpriced: lines.reduce((sum, line) => sum + line.unpriced, 0),
   };
 }

@@ -1,6 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
 
 export const PERIODS = ["hour", "day", "week", "month", "total"] as const;
@@ -55,6 +55,7 @@ export interface Budget {
 }
 
 const DEFAULT_ALERTS = [0.8, 1];
+const INVALID_PARAMETER = "22023";
 
 /** Makes the budget of the transaction's scope with this period and name, or changes it. */
 export async function setBudget(tx: ScopedTransaction, budget: NewBudget): Promise<Budget> {
@@ -64,28 +65,35 @@ export async function setBudget(tx: ScopedTransaction, budget: NewBudget): Promi
     mode: budget.mode ?? "hard",
     alertAt: budget.alertAt ?? DEFAULT_ALERTS,
   };
-  const answer = await tx.call<{ status: "ok"; budget: Budget } | { status: ErrorSlug; detail: string }>(
-    "set_budget",
-    uuid(),
-    json(given),
-  );
+  const answer = await tx
+    .call<{ status: "ok"; budget: Budget } | { status: ErrorSlug; detail: string }>("set_budget", uuid(), json(given))
+    .catch((cause: unknown) => {
+      // Node may know a time zone that the database does not.
+      if ((cause as { code?: unknown }).code === INVALID_PARAMETER)
+        throw invalid(`timezone: the database knows no ${given.timezone}`);
+      throw cause;
+    });
   if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
   recordTrace(tx, { kind: "decision", operation: "budget_set" });
   return (answer as { budget: Budget }).budget;
 }
 
-/** The budgets at the transaction's scope and below, by scope, with numbers of now. */
+/**
+ * Moves what calls have settled to what is used, for the budgets and limits at the transaction's scope and below.
+ * It locks their numbers until it commits: in a transaction of its own, before they are listed.
+ */
+export const bringUpToDate = (tx: ScopedTransaction) => tx.call<number>("fold_own_holds");
+
+/** The budgets at the transaction's scope and below, by scope. */
 export async function listBudgets(
   tx: ScopedTransaction,
   pageSize: number,
   page: number,
 ): Promise<{ budgets: Budget[]; total: number }> {
-  await tx.call("fold_own_holds");
   return tx.call("list_budgets", null, pageSize, page * pageSize);
 }
 
 export async function getBudget(tx: ScopedTransaction, id: string): Promise<Budget> {
-  await tx.call("fold_own_holds");
   const { budgets } = await tx.call<{ budgets: Budget[] }>("list_budgets", id, 1, 0);
   const [budget] = budgets;
   if (budget === undefined) throw notFound();

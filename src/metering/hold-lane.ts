@@ -31,6 +31,8 @@ export interface Shortage {
   /** Only what is held for calls under way is in the way. */
   readonly inFlight: boolean;
   readonly resetsAt: string | null;
+  /** The budget, where moving on what was settled may make room. */
+  readonly foldable?: string | null;
   /** Absent for a caller whose floor does not hold the budget's scope. */
   readonly budget?: Budget | null;
 }
@@ -53,13 +55,20 @@ interface WithRates {
 export type HoldAnswer = WithRates &
   (
     | { readonly status: "none" | "held" | "stranger" }
-    | { readonly status: "limited"; readonly rate: RateName; readonly retryAfter: number }
+    | {
+        readonly status: "limited";
+        readonly rate: RateName;
+        readonly retryAfter: number;
+        readonly foldable?: string | null;
+      }
     | ({ readonly status: "degraded" | "refused" } & Shortage)
   );
 
 /** Calls that go to the database in one statement. */
 const MOST_AT_ONCE = 64;
-const MOST_WAITING = 4_096;
+/** Of one group, and of all. */
+const MOST_OF_GROUP = 1_024;
+const MOST_WAITING = 8_192;
 /** A hold lasts for longer than any request may take with its models. */
 const HOLD_SECONDS = 120;
 
@@ -72,36 +81,41 @@ interface Waiting {
 /**
  * Takes holds for the requests of this process, as many as wait in one statement, and one statement at a
  * time: so a budget that everybody's calls count against is written a few hundred times a second at most,
- * however many calls there are. Of several keys that wait each gets its turn.
+ * however many calls there are. Of several tenants that wait each gets its turn.
  */
 export class HoldLane {
   readonly #database: Database;
+  readonly #groupOf: (keyHash: Uint8Array) => string | undefined;
   readonly #waiting = new Map<string, Waiting[]>();
   #count = 0;
-  #ended: { id: string; keyHash: string; isMade: boolean }[] = [];
+  #ended: { id: string; keyHash: string }[] = [];
   #running: Promise<void> | undefined;
 
-  constructor(database: Database) {
+  /** @param groupOf the tenant that a key belongs to, where it is known (src/load/share-groups.ts) */
+  constructor(database: Database, groupOf: (keyHash: Uint8Array) => string | undefined = () => undefined) {
     this.#database = database;
+    this.#groupOf = groupOf;
   }
 
-  /** @throws AppError `unavailable` when too many wait */
+  /** @throws AppError `rate-limited` behind too much of the same, `unavailable` behind others */
   hold(request: HoldRequest): Promise<HoldAnswer> {
+    const group = this.#groupOf(request.caller.keyHash) ?? nameOf(request.caller.keyHash);
+    const line = this.#waiting.get(group) ?? [];
+    if (line.length >= MOST_OF_GROUP)
+      throw new AppError("rate-limited", "too many requests of this tenant wait for their budgets", { retryAfter: 1 });
     if (this.#count >= MOST_WAITING)
       throw new AppError("unavailable", "too many requests wait for their budgets", { retryAfter: 1 });
     this.#count++;
     return new Promise((resolve, reject) => {
-      const key = nameOf(request.caller.keyHash);
-      const line = this.#waiting.get(key) ?? [];
       line.push({ request, resolve, reject });
-      this.#waiting.set(key, line);
+      this.#waiting.set(group, line);
       this.#run();
     });
   }
 
   /** Gives a hold back: no trace is going to settle it. */
   end(id: string, { keyHash }: Pick<Caller, "keyHash">): void {
-    this.#ended.push({ id, keyHash: Buffer.from(keyHash).toString("hex"), isMade: false });
+    this.#ended.push({ id, keyHash: hexOf(keyHash) });
     this.#run();
   }
 
@@ -124,30 +138,52 @@ export class HoldLane {
     const batch = this.#next();
     if (batch.length === 0) return;
     try {
-      const calls = JSON.stringify(batch.map(({ request }) => callOf(request)));
-      const [row] = await retried(5, () =>
-        inTransaction(this.#database.app, (app) =>
-          app.query("SELECT scopefloor.hold_calls($1::jsonb, $2) AS answers", [calls, HOLD_SECONDS]),
-        ),
-      );
-      const answers = row?.answers as HoldAnswer[];
-      for (const [i, { resolve, reject }] of batch.entries()) {
-        const answer = answers[i];
-        if (answer === undefined) reject(new Error("scopefloor.hold_calls left out a call"));
-        else resolve(answer);
-      }
+      await this.#answer(batch);
     } catch (error) {
-      for (const { reject } of batch) reject(error);
+      if (batch.length === 1) return batch[0]?.reject(error);
+      // One of them may be to blame: the others get their answers.
+      for (const one of batch) await this.#answer([one]).catch(one.reject);
     }
   }
 
-  /** One of each key in turn, until the batch is full. */
+  async #answer(batch: readonly Waiting[]): Promise<void> {
+    const answers = await this.#ask(batch);
+    const short = answers.flatMap((answer) => ("foldable" in answer && answer.foldable ? [answer.foldable] : []));
+    if (short.length === 0) return resolveEach(batch, answers);
+    // What was settled meanwhile is moved on, while nothing is locked, and may make room.
+    await this.#call("SELECT scopefloor.fold_calls($1::uuid[])", [`{${[...new Set(short)].join(",")}}`]);
+    const isShort = (i: number) => {
+      const answer = answers[i];
+      // One that was degraded has its hold, of the request alone.
+      return answer !== undefined && "foldable" in answer && Boolean(answer.foldable) && answer.status !== "degraded";
+    };
+    const again = batch.filter((_, i) => isShort(i));
+    resolveEach(
+      batch.filter((_, i) => !isShort(i)),
+      answers.filter((_, i) => !isShort(i)),
+    );
+    if (again.length > 0) resolveEach(again, await this.#ask(again));
+  }
+
+  async #ask(batch: readonly Waiting[]): Promise<HoldAnswer[]> {
+    const calls = JSON.stringify(batch.map(({ request }) => callOf(request)));
+    const [row] = await this.#call("SELECT scopefloor.hold_calls($1::jsonb, $2) AS answers", [calls, HOLD_SECONDS]);
+    const answers = row?.answers as HoldAnswer[];
+    if (answers.length !== batch.length) throw new Error("scopefloor.hold_calls left out a call");
+    return answers;
+  }
+
+  #call(text: string, params: readonly unknown[]) {
+    return retried(5, () => inTransaction(this.#database.app, (app) => app.query(text, params)));
+  }
+
+  /** One of each group in turn, until the batch is full. */
   #next(): Waiting[] {
     const batch: Waiting[] = [];
     while (batch.length < MOST_AT_ONCE && this.#waiting.size > 0) {
-      for (const [key, line] of this.#waiting) {
+      for (const [group, line] of this.#waiting) {
         const first = line.shift();
-        if (line.length === 0) this.#waiting.delete(key);
+        if (line.length === 0) this.#waiting.delete(group);
         if (first !== undefined) batch.push(first);
         if (batch.length === MOST_AT_ONCE) break;
       }
@@ -158,17 +194,20 @@ export class HoldLane {
 
   /** Where it fails they expire. */
   async #end(ended: readonly unknown[]): Promise<void> {
-    await inTransaction(this.#database.app, (app) =>
-      app.query("SELECT scopefloor.end_holds($1::jsonb)", [JSON.stringify(ended)]),
-    ).catch(() => undefined);
+    await this.#call("SELECT scopefloor.end_holds($1::jsonb)", [JSON.stringify(ended)]).catch(() => undefined);
   }
 }
 
+const resolveEach = (batch: readonly Waiting[], answers: readonly HoldAnswer[]) => {
+  for (const [i, { resolve }] of batch.entries()) resolve(answers[i] as HoldAnswer);
+};
+
+const hexOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("hex");
 const nameOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("base64");
 
 const callOf = ({ caller, inputTokens, embeddingTokens, ...request }: HoldRequest) => ({
   ...request,
-  keyHash: Buffer.from(caller.keyHash).toString("hex"),
+  keyHash: hexOf(caller.keyHash),
   onBehalfOf: caller.onBehalfOf ?? null,
   input: inputTokens,
   output: 0,
@@ -178,31 +217,41 @@ const callOf = ({ caller, inputTokens, embeddingTokens, ...request }: HoldReques
 /** A day, for a budget that never begins anew. */
 const NEVER_SECONDS = 86_400;
 
-function secondsUntil({ inFlight, resetsAt }: Shortage): number {
-  if (inFlight) return 1;
-  return resetsAt === null ? NEVER_SECONDS : Math.max(1, Math.ceil((Date.parse(resetsAt) - Date.now()) / 1000));
+/** Of a budget that the caller may not know: not even whether it is used up or only held tells how others do. */
+const HIDDEN_SECONDS = 60;
+
+function secondsUntil({ inFlight, resetsAt, budget }: Shortage): number {
+  const untilReset =
+    resetsAt === null ? NEVER_SECONDS : Math.max(1, Math.ceil((Date.parse(resetsAt) - Date.now()) / 1000));
+  if (!budget) return Math.min(HIDDEN_SECONDS, untilReset);
+  return inFlight ? 1 : untilReset;
 }
 
 const LEFT = { tokens: "tokens", cost: "money", requests: "requests" } as const;
 const PERIOD = { hour: "hourly ", day: "daily ", week: "weekly ", month: "monthly ", total: "" } as const;
 
-/** What was reached, in words that tell of a budget only what the caller may know. */
-export function shortageText(shortage: Shortage): string {
-  const { limit, inFlight, resetsAt, budget } = shortage;
+/** What was reached, in words that name nobody: it stays on traces, which outlive names. */
+export function shortageText({ limit, resetsAt }: Shortage, whose = "a budget"): string {
   if (limit === "tokensPerMinute") return "the model's call is more tokens than a limit allows in a minute";
-  const whose =
-    budget === undefined || budget === null
-      ? "a budget above this key's calls"
-      : `the ${PERIOD[budget.period]}budget ${budget.name === "" ? "" : `${JSON.stringify(budget.name)} `}of ${canonicalPath(scopeFromDatabase(budget.scope))}`;
   if (limit === "price") return `${whose} limits the cost, and the model has no price`;
-  if (inFlight) return `${whose} has no room for that beside the calls under way`;
   const until = resetsAt === null ? "it does not reset" : `it resets at ${resetsAt}`;
   return `${whose} has not enough ${LEFT[limit]} left; ${until}`;
 }
 
+/** The same for a caller, who may know the budget or not. */
+function shortageDetail(shortage: Shortage): string {
+  const { budget, inFlight, limit } = shortage;
+  if (!budget) return shortageText(shortage, "a budget above this key's calls");
+  const name = budget.name === "" ? "" : `${JSON.stringify(budget.name)} `;
+  const whose = `the ${PERIOD[budget.period]}budget ${name}of ${canonicalPath(scopeFromDatabase(budget.scope))}`;
+  return inFlight && limit !== "price"
+    ? `${whose} has no room for that beside the calls under way`
+    : shortageText(shortage, whose);
+}
+
 /** 429 `budget-exceeded`. */
 export const budgetExceeded = (shortage: Shortage): AppError =>
-  new AppError("budget-exceeded", shortageText(shortage), {
+  new AppError("budget-exceeded", shortageDetail(shortage), {
     retryAfter: secondsUntil(shortage),
     more: {
       limit: shortage.limit,

@@ -1,5 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
+import { type Database, inTransaction } from "../db/connect/lease.ts";
+import type { TokenSource } from "../models/embedder.ts";
 import type { HoldAnswer } from "./hold-lane.ts";
 import type { ModelCall } from "./model-call.ts";
 
@@ -15,6 +17,7 @@ export class WaitsForBudget extends Error {
   }
 }
 
+const SHORTEST_WAIT_SECONDS = 5;
 /** A raise shows within so long. */
 const LONGEST_WAIT_SECONDS = 120;
 
@@ -30,8 +33,28 @@ export async function holdForJob(tx: ScopedTransaction, call: ModelCall, seconds
   const { operation, provider, model, isRemote: isSent, inputTokens: input, embeddingTokens: embedding } = call;
   const asked = { id, operation, provider, model, isSent, mayDegrade: false, requests: 0, input, output: 0, embedding };
   const answer = await tx.call<HoldAnswer>("hold_for_job", json(asked), seconds);
+  if (answer.status === "limited") throw new WaitsForBudget(answer.retryAfter);
   if (answer.status !== "refused") return id;
   const untilReset =
     answer.resetsAt === null ? Number.POSITIVE_INFINITY : (Date.parse(answer.resetsAt) - Date.now()) / 1000;
-  throw new WaitsForBudget(answer.inFlight ? 1 : Math.max(1, Math.min(untilReset, LONGEST_WAIT_SECONDS)));
+  throw new WaitsForBudget(
+    answer.inFlight
+      ? SHORTEST_WAIT_SECONDS
+      : Math.max(SHORTEST_WAIT_SECONDS, Math.min(untilReset, LONGEST_WAIT_SECONDS)),
+  );
+}
+
+/** Gives a hold back whose call was not made, in the transaction of its job. */
+export const endJobHold = (tx: ScopedTransaction, id: string) => tx.call<void>("end_job_hold", id);
+
+/** Records what a call used whose job was gone when it came back. */
+export async function recordLostCall(
+  database: Database,
+  id: string,
+  tokens: number,
+  source: TokenSource,
+): Promise<void> {
+  await inTransaction(database.worker, (worker) =>
+    worker.query("SELECT scopefloor.record_lost_call($1, $2, $3)", [id, tokens, source]),
+  );
 }

@@ -14,6 +14,12 @@ export const LIMITS = [
   "keys",
   "scopes",
 ] as const;
+/** Those of a minute, which a key may have by itself. */
+export const RATES = [
+  "requestsPerMinute",
+  "tokensPerMinute",
+  "concurrentRequests",
+] as const satisfies readonly (typeof LIMITS)[number][];
 export type LimitName = (typeof LIMITS)[number];
 export type NewLimits = { readonly [name in LimitName]?: number | undefined };
 
@@ -47,7 +53,6 @@ export async function listLimits(
   pageSize: number,
   page: number,
 ): Promise<{ limits: Limits[]; total: number }> {
-  await tx.call("fold_own_holds");
   return tx.call("list_limits", pageSize, page * pageSize);
 }
 
@@ -58,7 +63,7 @@ export async function dropLimits(tx: ScopedTransaction, key: string | undefined)
   recordTrace(tx, { kind: "decision", operation: "limit_delete" });
 }
 
-/** SQLSTATE of a transaction that would have kept more than a limit allows (src/db/sql/3_metering/5_limits.sql). */
+/** SQLSTATE of a transaction that would have kept more than a limit allows (src/db/sql/3_metering/8_kept.sql). */
 export const QUOTA_SQLSTATE = "SF507";
 
 const KEPT: Readonly<Record<string, string>> = {

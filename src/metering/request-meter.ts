@@ -65,6 +65,8 @@ export class RequestMeter implements Meter {
   /** Holds that no trace has settled yet. */
   readonly #open = new Set<string>();
   readonly #spent: Spent[] = [];
+  /** Whether a transaction was committed whose trace tells of the calls that were made before. */
+  #isTold = false;
   /** Calls in this process that were made without a hold. */
   #unheld: Spent | undefined;
 
@@ -143,20 +145,19 @@ export class RequestMeter implements Meter {
     if (answer.status === "degraded") throw new OverBudget();
   }
 
-  /** A transaction was committed whose trace has the request's hold. */
-  settled(id: string): void {
-    this.#open.delete(id);
+  /** A transaction was committed that has written these traces: they tell of the calls that were made before. */
+  told(traceIds: readonly string[]): void {
+    if (traceIds.length > 0) this.#isTold = true;
+    for (const id of traceIds) this.#open.delete(id);
   }
 
   /** The request is over: calls that no trace tells of get one, and holds of calls that were not made are given back. */
-  async end(isAnswered: boolean): Promise<void> {
+  async end(): Promise<void> {
     const untold = new Map<string, Spent>();
-    if (!isAnswered) {
-      for (const spent of this.#spent) {
-        if (!spent.isRemote) continue;
-        const id = spent.traceId ?? `${spent.provider}:${spent.model}`;
-        untold.set(id, plus(untold.get(id), spent));
-      }
+    for (const spent of this.#spent) {
+      if (!spent.isRemote || (spent.traceId === undefined ? this.#isTold : !this.#open.has(spent.traceId))) continue;
+      const id = spent.traceId ?? `${spent.provider}:${spent.model}`;
+      untold.set(id, plus(untold.get(id), spent));
     }
     for (const [id, spent] of untold) {
       this.#open.delete(id); // should it not be recorded, what was held is charged

@@ -1,5 +1,8 @@
 import { ModelUnavailable, retryAfterOf } from "./unavailable.ts";
 
+/** More than any call uses: a provider that says so has not counted. */
+const MOST_TOKENS = 100_000_000;
+
 /** The largest answer that is read: 2,048 vectors of 4,096 numbers are about 100 MB of JSON. */
 const MOST_BYTES = 128 * 1024 * 1024;
 
@@ -83,5 +86,7 @@ function tokensIn(answer: unknown): number | undefined {
     prompt_eval_count?: unknown;
   } | null;
   const tokens = said?.usage?.prompt_tokens ?? said?.usage?.total_tokens ?? said?.prompt_eval_count;
-  return typeof tokens === "number" && Number.isSafeInteger(tokens) && tokens >= 0 ? tokens : undefined;
+  return typeof tokens === "number" && Number.isInteger(tokens) && tokens >= 0 && tokens <= MOST_TOKENS
+    ? tokens
+    : undefined;
 }

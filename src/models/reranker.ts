@@ -23,6 +23,9 @@ const ANSWER_LIMIT = 1_000_000;
 /** Texts of one request: what Text Embeddings Inference takes by default. A text's score does not depend on the others. */
 const TEXTS_PER_CALL = 32;
 
+/** More than any call uses: an endpoint that says so has not counted. */
+const MOST_TOKENS = 100_000_000;
+
 type Shape = "documents" | "texts";
 
 const score = z.object({ index: z.int().min(0), relevance_score: z.number().optional(), score: z.number().optional() });
@@ -30,7 +33,7 @@ const answer = z.union([
   z.array(score),
   z.object({
     results: z.array(score),
-    usage: z.object({ total_tokens: z.int().min(0).optional() }).optional(),
+    usage: z.object({ total_tokens: z.int().min(0).max(MOST_TOKENS).optional().catch(undefined) }).optional(),
   }),
 ]);
 
@@ -58,7 +61,12 @@ export class Reranker {
       const batches = [];
       for (let at = 0; at < texts.length; at += TEXTS_PER_CALL)
         batches.push(this.#ask(query, texts.slice(at, at + TEXTS_PER_CALL)));
-      const answers = await Promise.all(batches);
+      const settled = await Promise.allSettled(batches);
+      const failed = settled.find((one) => one.status === "rejected");
+      // Where one is refused, the others were ranked, and are paid.
+      if (failed !== undefined && settled.length > 1) throw partlyMade(failed.reason);
+      if (failed !== undefined) throw failed.reason;
+      const answers = settled.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
       const scores = answers.flatMap((given) => given.scores);
       if (scores.every((given) => given === undefined)) throw unavailable("it gave no scores");
       const tokens = answers.reduce<number | undefined>(
@@ -118,6 +126,15 @@ export class Reranker {
     });
   }
 }
+
+/** The same failure, of a call of which a part was made. */
+const partlyMade = (error: unknown): unknown =>
+  error instanceof ModelUnavailable && error.isRefusal
+    ? new ModelUnavailable(error.message.replace(/^the reranker is not available: /, ""), {
+        model: "reranker",
+        cause: error,
+      })
+    : error;
 
 /** Undefined: there is more than that, which is not read. */
 async function readAtMost(response: Response, bytes: number): Promise<string | undefined> {

@@ -134,7 +134,11 @@ class Recall {
     const cached = await answerFromCache(tx);
     if (cached !== undefined) {
       this.#deps.onCache(true);
-      return conclude(tx, this.#asked, cached, this.#about, { savedTokens: cached.savedTokens });
+      // Another may have stored the answer while a model worked for this one.
+      const { vectors = NO_VECTORS } = have;
+      const bought = vectors.spent?.isRemote ? spending(vectors) : {};
+      const saved = { savedTokens: cached.savedTokens, ...bought };
+      return conclude(tx, this.#asked, cached, this.#about, saved, vectors.spentOnOthers);
     }
     const others = have.others ?? (await otherModels(tx, this.#deps.models));
     if (have.vectors === undefined || (have.others === undefined && others.size > 0)) {

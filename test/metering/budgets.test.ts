@@ -34,7 +34,7 @@ describe("budgets with the built-in model", () => {
       query: "which harbour opens at dawn, and which of them is the one that never closes",
     });
     expect(body.hits).toHaveLength(4);
-    expect(body.trace.tierReason).toContain("the daily budget of org/stored has not enough tokens left; it resets at");
+    expect(body.trace.tierReason).toContain("a budget has not enough tokens left; it resets at");
     const traces = await service.database.sql(
       "SELECT operation, status, embedding_tokens::int AS tokens FROM scopefloor.decision_trace WHERE scope->>'org' = 'stored' AND kind <> 'decision' OR operation = 'facts' ORDER BY created_at",
     );
@@ -428,7 +428,7 @@ describe("budgets with a provider", () => {
     const held = (await now(budget.id)).reserved.tokens;
     // As if its time were up.
     await service.database.sql(
-      "UPDATE scopefloor.budget_hold SET expires_at = now() - interval '1 s' WHERE state = 'sent'",
+      "UPDATE scopefloor.budget_hold SET expires_at = now() - interval '2 minutes' WHERE state = 'sent'",
     );
     await settleHolds(service.database);
     expect(await now(budget.id)).toMatchObject({

@@ -61,15 +61,15 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: what was sent and not settled is given back (threat 27)",
     function: "fold_holds",
-    from: "CASE h.state WHEN 'sent' THEN 'charged' ELSE 'released' END",
-    to: "'released'",
+    from: "WHEN due.state IN ('sent', 'charged') THEN due.tokens ELSE 0 END AS spent_tokens",
+    to: "ELSE 0 END AS spent_tokens",
     tests: [BUDGETS],
   },
   {
     name: "metering: a request's failed end leaves its call untold (threat 27)",
     file: "src/http/dispatch.ts",
-    from: "await visit.meter.end(isAnswered);",
-    to: "await visit.meter.end(true);",
+    from: "    await visit.meter.end();\n",
+    to: "",
     tests: [BUDGETS],
   },
   {
@@ -138,16 +138,15 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: what is kept has no bound (threat 27)",
     function: "apply_stored",
-    from: "IF FOUND AND exceeded IS NOT NULL THEN",
+    from: "IF exceeded IS NOT NULL THEN",
     to: "IF false THEN",
     tests: [LIMITS],
   },
   {
-    name: "metering: what is kept is counted when a statement ends, unseen by others (threat 27)",
-    on: "postgres",
+    name: "metering: what is stored is not noted (threat 27)",
     function: "note_stored",
-    from: "INSERT INTO scopefloor.stored_change (tenant_id, scope_id, bytes, documents, sessions) VALUES (of_tenant, at_scope, more_bytes, more_documents, more_sessions);",
-    to: "NULL;",
+    from: "IF limits <> '{}' THEN",
+    to: "IF false THEN",
     tests: [LIMITS],
   },
   {

@@ -66,6 +66,7 @@ export class ScopedTransaction {
 
   readonly #spokenOf: string[] = [];
   #hasTakenHold = false;
+  readonly #traceIds: string[] = [];
 
   constructor(transaction: Transaction, entry: Entry) {
     this.#transaction = transaction;
@@ -85,9 +86,9 @@ export class ScopedTransaction {
     return hold;
   }
 
-  /** Whether a trace of this transaction settles the hold. */
-  get hasTakenHold(): boolean {
-    return this.#hasTakenHold;
+  /** The ids of the traces that this transaction has written. */
+  get traceIds(): readonly string[] {
+    return this.#traceIds;
   }
 
   get spokenOf(): readonly string[] {
@@ -134,6 +135,7 @@ export class ScopedTransaction {
 
   /** Inserts a trace, at the trace scope, in one go with the commit. */
   insertTrace(row: InsertRow<"decision_trace">): void {
+    this.#traceIds.push(row.id as string);
     const query = this.#dialect.sqlToQuery(this.#insertion("decision_trace", [row]));
     this.#transaction.send(query.sql, query.params);
   }

@@ -111,7 +111,7 @@ ALTER TABLE scopefloor.budget_window SET (fillfactor = 30);
 ALTER TABLE scopefloor.limit_rate SET (fillfactor = 30);
 ALTER TABLE scopefloor.limit_store SET (fillfactor = 30);
 
--- What is kept, as limits count it (3_metering/5_limits.sql).
+-- What is kept, as limits count it (3_metering/8_kept.sql).
 CREATE OR REPLACE TRIGGER documents_added AFTER INSERT ON scopefloor.document
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
 CREATE OR REPLACE TRIGGER documents_changed AFTER UPDATE ON scopefloor.document
@@ -122,6 +122,12 @@ CREATE OR REPLACE TRIGGER sessions_added AFTER INSERT ON scopefloor.session
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
 CREATE OR REPLACE TRIGGER sessions_removed AFTER DELETE ON scopefloor.session
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+CREATE OR REPLACE TRIGGER items_added AFTER INSERT ON scopefloor.memory_item
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
 CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();

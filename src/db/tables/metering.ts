@@ -217,6 +217,8 @@ export const storedChange = scopefloor.table(
   {
     ...place(),
     id: uuid("id").notNull().default(sql`gen_random_uuid()`),
+    /** The limits above the scope as its tags were then. */
+    limitIds: uuid("limit_ids").array().notNull(),
     bytes: count("bytes"),
     documents: count("documents"),
     sessions: count("sessions"),
@@ -250,7 +252,7 @@ export const budgetHold = scopefloor.table(
     model: text("model"),
     /**
      * `held`: for a call in this process; `sent`: a provider may have got it, and then it costs what is held, until a
-     * trace says otherwise; `charged` and `released`: it expired, and stays for a day, since its trace may come late.
+     * trace says otherwise; `charged`: such a one has expired, and stays for a day, since its trace may come late.
      */
     state: text("state").notNull(),
     expiresAt: time("expires_at").notNull(),
@@ -261,6 +263,7 @@ export const budgetHold = scopefloor.table(
     index("budget_hold_id").on(t.id),
     index("budget_hold_budgets").using("gin", t.budgetIds),
     index("budget_hold_limits").using("gin", t.limitIds),
+    index("budget_hold_open").on(t.expiresAt),
   ],
 );
 

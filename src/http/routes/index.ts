@@ -1,5 +1,6 @@
 import type { Endpoint } from "../endpoint.ts";
 import { auditReportEndpoints } from "./audit-report.ts";
+import { budgetEndpoints } from "./budgets.ts";
 import { contextEndpoints } from "./contexts.ts";
 import { documentEndpoints } from "./documents.ts";
 import { entityEndpoints } from "./entities.ts";
@@ -9,23 +10,28 @@ import { fsckEndpoints } from "./fsck.ts";
 import { itemEndpoints } from "./items.ts";
 import { keywordEndpoints } from "./keywords.ts";
 import { lifecycleEndpoints } from "./lifecycle.ts";
+import { limitEndpoints } from "./limits.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
-import { meteringEndpoints } from "./metering.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
 import { selfEndpoints } from "./own-keys.ts";
+import { priceEndpoints } from "./prices.ts";
 import { principalEndpoints } from "./principals.ts";
 import { profileEndpoints } from "./profile.ts";
 import { recallEndpoints } from "./recall.ts";
 import { scopeEndpoints } from "./scopes.ts";
 import { sessionEndpoints } from "./sessions.ts";
 import { traceEndpoints } from "./traces.ts";
+import { usageEndpoints } from "./usage.ts";
 
 /** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
 export const endpoints: readonly Endpoint[] = [
   ...contextEndpoints,
   ...auditReportEndpoints,
-  ...meteringEndpoints,
+  ...usageEndpoints,
+  ...budgetEndpoints,
+  ...limitEndpoints,
+  ...priceEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

@@ -2,7 +2,7 @@ import { z } from "zod";
 import type { MemoryVerb } from "../../db/access/entry.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { type ApiKey, grantsOf, KEY_VERBS, mintKey, ownKeys, revokeKey, rotateKey, VERBS } from "../../keys/keys.ts";
-import { listBudgets } from "../../metering/budgets.ts";
+import { bringUpToDate, listBudgets } from "../../metering/budgets.ts";
 import { listLimits } from "../../metering/limits.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
@@ -126,8 +126,9 @@ export const selfEndpoints = [
     operation: "usage",
     summary: "What the key's own floor used this month, and its budgets and limits",
     answer: ownUsageResponse,
-    handle: ({ enter }) =>
-      enter({}, async (tx) => {
+    handle: async ({ enter, peek }) => {
+      await peek({}, bringUpToDate);
+      return enter({}, async (tx) => {
         const now = new Date();
         const month = (offset: number) =>
           new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + offset, 1)).toISOString();
@@ -135,7 +136,8 @@ export const selfEndpoints = [
         const { budgets } = await listBudgets(tx, MOST_RULES, 0);
         const { limits } = await listLimits(tx, MOST_RULES, 0);
         return { scope: tx.entry.floor, period: "month", from: month(0), ...used, budgets, limits, resetsAt: month(1) };
-      }),
+      });
+    },
   }),
   endpoint({
     ...self,

@@ -147,6 +147,11 @@ const wholeNumber = (least: number, most: number) =>
     .transform(Number)
     .pipe(z.int().min(least).max(most));
 
+/** A number that JSON clients read exactly. */
+export const amount = z.int().min(0).max(Number.MAX_SAFE_INTEGER);
+/** An amount of money; of a price, for a million tokens, a call or a gigabyte. */
+export const usd = z.number().min(0).max(1_000_000_000);
+
 export const limitAndOffset = {
   limit: wholeNumber(1, 500).default(100),
   offset: wholeNumber(0, 999_999_999).default(0),

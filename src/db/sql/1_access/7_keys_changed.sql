@@ -78,6 +78,10 @@ BEGIN
     RETURN jsonb_build_object('status', 'unprocessable', 'detail', 'keepChildren names a key that is no child of this one');
   END IF;
   -- This one first: who mints from it waits, and finds another secret.
+  -- One that had ended comes back, and is one more.
+  IF found.expires_at <= clock_timestamp() AND coalesce(expires, found.expires_at) > clock_timestamp() THEN
+    PERFORM scopefloor.check_room('keys', found.floor);
+  END IF;
   UPDATE scopefloor.api_key k
   SET secret_hash = sha256(key_hash),
       previous_hash = CASE WHEN grace_seconds > 0 THEN k.secret_hash END,

@@ -108,9 +108,9 @@ BEGIN
   IF b.id IS NOT NULL AND NOT b.set_by @> (t->'floor') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set this budget');
   END IF;
-  IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id) >= most_at_scope
-      OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id LIMIT most_of_tenant) n) >= most_of_tenant) THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
+  IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most_at_scope
+      OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor' LIMIT most_of_tenant) n) >= most_of_tenant) THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('of one level a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
   END IF;
   counted_before := b.timezone;
   INSERT INTO scopefloor.budget AS o (tenant_id, scope_id, id, name, period, timezone, token_limit, cost_limit, request_limit, mode, alert_at,
@@ -139,7 +139,7 @@ BEGIN
   INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts, used_tokens, used_cost)
   SELECT b.tenant_id, b.scope_id, b.id, period_starts, coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint, coalesce(sum(u.cost_usd), 0)
   FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u
-  ON CONFLICT DO NOTHING;
+  ON CONFLICT (scope_id, budget_id, starts, tenant_id) DO UPDATE SET used_tokens = EXCLUDED.used_tokens, used_cost = EXCLUDED.used_cost;
 END $$;
 
 -- The budgets of the ticket's target and below, by page, or one by its id: {total, budgets}.

@@ -221,13 +221,13 @@ BEGIN
   END IF;
   RETURN QUERY
   SELECT s.tags, 'calls', u.operation, nullif(u.provider, ''), nullif(u.model, ''), sum(u.calls)::bigint, sum(u.input_tokens)::bigint, sum(u.cached_input_tokens)::bigint,
-         sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 6)
+         sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 9)
   FROM scopefloor.usage_lines(ids, since, until) u JOIN scopefloor.scope s ON s.id = u.scope_id
   GROUP BY s.tags, u.operation, u.provider, u.model
   UNION ALL
   SELECT s.tags, 'storage', NULL, NULL, NULL, 0, 0, 0, 0, 0,
          round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 6),
-         count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 6)
+         count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 9)
   FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id
   WHERE k.day >= (since AT TIME ZONE 'UTC')::date AND k.day < (until AT TIME ZONE 'UTC')::date AND (ids IS NULL OR k.scope_id = ANY (ids))
   GROUP BY s.tags

@@ -1,0 +1,48 @@
+/** `scopefloor usage`, `bill`, `budget`, `limit` and `price`: the metering routes on the command line. */
+import { CommanderError } from "commander";
+import { CONNECTION_HELP, Misused, Refused, serviceOf } from "../http-client.ts";
+import { tableOf } from "../table.ts";
+import { budgetCommand } from "./budget.ts";
+import type { Desk } from "./desk.ts";
+import { limitCommand } from "./limit.ts";
+import { priceCommand } from "./price.ts";
+import { billCommand, usageCommand } from "./usage.ts";
+
+const COMMANDS = {
+  usage: usageCommand,
+  bill: billCommand,
+  budget: budgetCommand,
+  limit: limitCommand,
+  price: priceCommand,
+} as const;
+
+/** One of the commands, as `cli.ts` runs it. */
+export const meteringCommand =
+  (name: keyof typeof COMMANDS) =>
+  async (args: readonly string[], environment: NodeJS.ProcessEnv): Promise<number> => {
+    let asJson = false;
+    const write = (text: string) => process.stdout.write(text);
+    const desk: Desk = {
+      service: () => serviceOf(environment),
+      print: (answer, header, rows) => write(asJson ? `${JSON.stringify(answer, null, 2)}\n` : tableOf(header, rows)),
+      write: (text) => void write(text),
+    };
+    const command = COMMANDS[name](desk);
+    for (const one of [command, ...command.commands]) one.option("--json", "as JSON").exitOverride();
+    command
+      .name(`scopefloor ${name}`)
+      .addHelpText("after", CONNECTION_HELP)
+      .hook("preAction", (_, action) => {
+        asJson = action.optsWithGlobals().json === true;
+      });
+    try {
+      await command.parseAsync([...args], { from: "user" });
+      return 0;
+    } catch (error) {
+      // Commander has said what was wrong.
+      if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+      if (!(error instanceof Refused || error instanceof Misused)) throw error;
+      process.stderr.write(`scopefloor ${name}: ${error.message}\n`);
+      return error instanceof Misused ? 2 : 1;
+    }
+  };
