@@ -130,6 +130,7 @@ async function holdsPerSecond(): Promise<Record<string, unknown>> {
         model: "m",
         inputTokens: 0,
         embeddingTokens: 20,
+        isOwn: false,
         isSent: true,
         mayDegrade: true,
       });
@@ -137,7 +138,7 @@ async function holdsPerSecond(): Promise<Record<string, unknown>> {
     };
     const rows: [string, number, number][] = [];
     for (const [name, prepare] of [
-      ["one for everybody", () => set({ period: "month", tokenLimit: 1e12 })],
+      ["one for everybody", () => set({ scope: {}, period: "month", tokenLimit: 1e12 })],
       [
         "and one for each org",
         () => Promise.all(keys.map((_, i) => set({ scope: `org/org-${i}`, period: "month", tokenLimit: 1e12 }))),
@@ -227,9 +228,9 @@ async function overspending(rounds: number, calls: number): Promise<Record<strin
       const limits = [calls * TOKENS_A_CALL * 0.5, calls * TOKENS_A_CALL * 0.4, calls * TOKENS_A_CALL * 0.15];
       const name = `round ${n}`;
       const ids = [];
-      for (const [i, scope] of [undefined, "org/acme", "org/acme/user/a"].entries()) {
+      for (const [i, scope] of [{}, "org/acme", "org/acme/user/a"].entries()) {
         const { id } = await set({
-          ...(scope === undefined ? {} : { scope }),
+          scope,
           name,
           period: "total",
           tokenLimit: limits[i],

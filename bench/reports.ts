@@ -140,9 +140,9 @@ async function addTraces({ sql }: BenchStore, n: number): Promise<void> {
   await sql`SET session_replication_role = origin`;
   await sql`DELETE FROM scopefloor.usage_hour`;
   await sql`
-    INSERT INTO scopefloor.usage_hour (tenant_id, scope_id, hour, api_key_id, operation, provider, model, tier, status, calls, embedding_tokens, cost_usd, duration_ms)
+    INSERT INTO scopefloor.usage_hour (tenant_id, scope_id, hour, api_key_id, operation, provider, model, tier, status, calls, embedding_tokens, cost_usd, duration_ms, last_at)
     SELECT d.tenant_id, d.scope_id, date_trunc('hour', d.created_at, 'UTC'), d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
-           count(*), sum(d.embedding_tokens), coalesce(sum(d.cost_usd), 0), sum(d.duration_ms)
+           count(*), sum(d.embedding_tokens), coalesce(sum(d.cost_usd), 0), sum(d.duration_ms), max(d.created_at)
     FROM scopefloor.decision_trace d GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9`;
   await sql`DELETE FROM scopefloor.usage_day`;
   await sql`

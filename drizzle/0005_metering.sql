@@ -132,16 +132,6 @@ CREATE TABLE "scopefloor"."scope_limit" (
 	CONSTRAINT "scope_limit_of" UNIQUE("scope_id","key_id","tenant_id")
 );
 --> statement-breakpoint
-CREATE TABLE "scopefloor"."storage_day" (
-	"tenant_id" integer NOT NULL,
-	"scope_id" integer NOT NULL,
-	"day" date NOT NULL,
-	"bytes" bigint NOT NULL,
-	"cost_usd" numeric,
-	"passages" integer NOT NULL,
-	CONSTRAINT "storage_day_scope_id_day_tenant_id_pk" PRIMARY KEY("scope_id","day","tenant_id")
-);
---> statement-breakpoint
 CREATE TABLE "scopefloor"."stored_change" (
 	"tenant_id" integer NOT NULL,
 	"scope_id" integer NOT NULL,
@@ -151,6 +141,16 @@ CREATE TABLE "scopefloor"."stored_change" (
 	"documents" bigint DEFAULT 0 NOT NULL,
 	"sessions" bigint DEFAULT 0 NOT NULL,
 	CONSTRAINT "stored_change_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id")
+);
+--> statement-breakpoint
+CREATE TABLE "scopefloor"."storage_day" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"day" date NOT NULL,
+	"bytes" bigint NOT NULL,
+	"cost_usd" numeric,
+	"passages" integer NOT NULL,
+	CONSTRAINT "storage_day_scope_id_day_tenant_id_pk" PRIMARY KEY("scope_id","day","tenant_id")
 );
 --> statement-breakpoint
 CREATE TABLE "scopefloor"."usage_day" (
@@ -192,6 +192,7 @@ CREATE TABLE "scopefloor"."usage_hour" (
 	"cost_usd" numeric DEFAULT '0' NOT NULL,
 	"unpriced" bigint DEFAULT 0 NOT NULL,
 	"duration_ms" numeric DEFAULT '0' NOT NULL,
+	"last_at" timestamp with time zone NOT NULL,
 	CONSTRAINT "usage_hour_scope_id_hour_api_key_id_operation_provider_model_tier_status_tenant_id_pk" PRIMARY KEY("scope_id","hour","api_key_id","operation","provider","model","tier","status","tenant_id")
 );
 --> statement-breakpoint
@@ -1097,11 +1098,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ELSE jsonb_build_object('storagePerGbMonth', p.per_gb_month) END
 $$;
 
--- Sets a price from a time on, or from now; what was written before keeps its cost. NULL for anybody but the operator.
-CREATE OR REPLACE FUNCTION scopefloor.set_price(new_id uuid, of_kind text, of_name text, given jsonb, since timestamptz) RETURNS jsonb
+-- Sets a price from a time on, or from now; what was written before keeps its cost. Of a model, what is left out stays
+-- as it was in effect then. NULL for anybody but the operator.
+CREATE OR REPLACE FUNCTION scopefloor.set_price(new_id uuid, of_kind text, of_name text, given jsonb, given_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.operator_ticket();
+  since timestamptz := coalesce(given_since, transaction_timestamp());
   p scopefloor.price;
 BEGIN
   IF t IS NULL THEN
@@ -1110,10 +1113,12 @@ BEGIN
   IF of_kind NOT IN ('model', 'operation', 'storage') THEN
     RAISE EXCEPTION 'scopefloor: no price is of the kind %', of_kind USING ERRCODE = 'check_violation';
   END IF;
+  SELECT * INTO p FROM scopefloor.price o WHERE o.kind = of_kind AND o.name = of_name AND o.effective_from <= since ORDER BY o.effective_from DESC LIMIT 1;
   INSERT INTO scopefloor.price (id, kind, name, input, cached_input, output, embedding, per_call, per_gb_month, effective_from, api_key_id)
-  VALUES (new_id, of_kind, of_name, (given->>'inputPerMillion')::numeric, (given->>'cachedInputPerMillion')::numeric, (given->>'outputPerMillion')::numeric,
-          (given->>'embeddingPerMillion')::numeric, (given->>'perCall')::numeric, (given->>'storagePerGbMonth')::numeric,
-          coalesce(since, transaction_timestamp()), (t->>'key')::uuid)
+  VALUES (new_id, of_kind, of_name,
+          coalesce((given->>'inputPerMillion')::numeric, p.input), coalesce((given->>'cachedInputPerMillion')::numeric, p.cached_input),
+          coalesce((given->>'outputPerMillion')::numeric, p.output), coalesce((given->>'embeddingPerMillion')::numeric, p.embedding),
+          (given->>'perCall')::numeric, (given->>'storagePerGbMonth')::numeric, since, (t->>'key')::uuid)
   ON CONFLICT (kind, name, effective_from) DO UPDATE SET
     input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, embedding = EXCLUDED.embedding,
     per_call = EXCLUDED.per_call, per_gb_month = EXCLUDED.per_gb_month, api_key_id = EXCLUDED.api_key_id
@@ -1179,8 +1184,8 @@ BEGIN
     WHERE b.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above)));
 END $$;
 
--- Whether a call at these tags has to be held; with a hold, whether that is not enough. (One that has just come
--- need not be in a hold that was taken at the time.)
+-- True where a call at these tags needs a hold and has none, or where its hold lacks a budget or limit that was made
+-- more than ten seconds before the hold.
 CREATE OR REPLACE FUNCTION scopefloor.lacks_hold(tags jsonb, hold uuid, of_key uuid) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1239,9 +1244,10 @@ BEGIN
 END $$;
 
 -- Makes or changes the budget of the ticket's target with this period and name: {status: ok, budget}, or
--- {status: forbidden | quota-exceeded | conflict, detail}. One that a key above has set stays as it is. What was
--- spent in the present period before there was the budget counts.
-CREATE OR REPLACE FUNCTION scopefloor.set_budget(new_id uuid, given jsonb) RETURNS jsonb
+-- {status: forbidden | quota-exceeded | not-found | validation-error, detail}; with `only_id` it changes that one and
+-- makes none. Of one that there is, what is left out stays; where a limit is given, it has the given ones and no
+-- other. One that a key above has set stays as it is. What was traced in the present period before there was the budget counts.
+CREATE OR REPLACE FUNCTION scopefloor.set_budget(new_id uuid, given jsonb, only_id uuid DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   most_at_scope constant int := 20;
@@ -1256,14 +1262,25 @@ BEGIN
   -- Of two who set budgets of one scope, one after the other.
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   SELECT * INTO b FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.period = given->>'period' AND o.name = coalesce(given->>'name', '');
+  IF only_id IS NOT NULL AND b.id IS DISTINCT FROM only_id THEN
+    RETURN '{"status": "not-found", "detail": ""}'; -- deleted meanwhile
+  END IF;
   IF b.id IS NOT NULL AND NOT b.set_by @> (t->'floor') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set this budget');
   END IF;
   IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most_at_scope
       OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor' LIMIT most_of_tenant) n) >= most_of_tenant) THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('of one level a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may set at most %s budgets at a scope and %s in a tenant; delete one first', most_at_scope, most_of_tenant));
   END IF;
   counted_before := b.timezone;
+  given := CASE WHEN b.id IS NULL THEN '{"timezone": "UTC", "mode": "hard", "alertAt": [0.8, 1]}'::jsonb ELSE
+    jsonb_build_object('timezone', b.timezone, 'mode', b.mode, 'alertAt', to_jsonb(b.alert_at), 'temporaryIncrease',
+      CASE WHEN b.more_until IS NOT NULL THEN jsonb_build_object('tokens', b.more_tokens, 'costUsd', b.more_cost, 'until', b.more_until) END)
+    || CASE WHEN given ?| ARRAY['tokenLimit', 'costLimitUsd', 'requestLimit'] THEN '{}'::jsonb
+       ELSE jsonb_build_object('tokenLimit', b.token_limit, 'costLimitUsd', b.cost_limit, 'requestLimit', b.request_limit) END END || given;
+  IF coalesce(given->>'tokenLimit', given->>'costLimitUsd', given->>'requestLimit') IS NULL THEN
+    RETURN '{"status": "validation-error", "detail": "a budget has a tokenLimit, a costLimitUsd or a requestLimit"}';
+  END IF;
   INSERT INTO scopefloor.budget AS o (tenant_id, scope_id, id, name, period, timezone, token_limit, cost_limit, request_limit, mode, alert_at,
                                       more_tokens, more_cost, more_until, set_by, api_key_id)
   VALUES (at_scope.tenant_id, at_scope.id, new_id, coalesce(given->>'name', ''), given->>'period', given->>'timezone',
@@ -1282,15 +1299,25 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'budget', scopefloor.budget_answer(b));
 END $$;
 
--- Makes the row of a period with the tokens and the cost of the calls in it that no hold was made for, since
--- there was no such budget. (Requests are counted from then on.)
+-- Makes the row of a period with the tokens and the cost of what was traced in it so far, but for traces that a hold
+-- of this budget is still to be settled by; and with what was charged without a trace. (Requests are counted from
+-- then on. A call that is under way without a hold of this budget counts in no period of it.)
 CREATE OR REPLACE FUNCTION scopefloor.open_window(b scopefloor.budget, period_starts timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts, used_tokens, used_cost)
-  SELECT b.tenant_id, b.scope_id, b.id, period_starts, coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint, coalesce(sum(u.cost_usd), 0)
-  FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u
-  ON CONFLICT (scope_id, budget_id, starts, tenant_id) DO UPDATE SET used_tokens = EXCLUDED.used_tokens, used_cost = EXCLUDED.used_cost;
+  INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts) VALUES (b.tenant_id, b.scope_id, b.id, period_starts) ON CONFLICT DO NOTHING;
+  -- Locked before anything is summed: what is settled meanwhile is added afterwards.
+  PERFORM 1 FROM scopefloor.budget_window w WHERE w.scope_id = b.scope_id AND w.budget_id = b.id AND w.starts = period_starts FOR UPDATE;
+  WITH traced AS (
+    SELECT coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint AS tokens, coalesce(sum(u.cost_usd), 0) AS cost
+    FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u),
+  unsettled AS (
+    SELECT coalesce(sum(CASE WHEN d.id IS NOT NULL THEN -d.total_tokens WHEN h.state = 'charged' THEN h.tokens ELSE 0 END), 0)::bigint AS tokens,
+           coalesce(sum(CASE WHEN d.id IS NOT NULL THEN -coalesce(d.cost_usd, 0) WHEN h.state = 'charged' THEN h.cost ELSE 0 END), 0) AS cost
+    FROM scopefloor.budget_hold h LEFT JOIN scopefloor.decision_trace d ON d.id = h.id AND d.created_at >= period_starts
+    WHERE h.budget_ids @> ARRAY[b.id] AND h.starts[array_position(h.budget_ids, b.id)] = period_starts)
+  UPDATE scopefloor.budget_window w SET used_tokens = t.tokens + u.tokens, used_cost = t.cost + u.cost
+  FROM traced t, unsettled u WHERE w.scope_id = b.scope_id AND w.budget_id = b.id AND w.starts = period_starts;
 END $$;
 
 -- The budgets of the ticket's target and below, by page, or one by its id: {total, budgets}.
@@ -1344,7 +1371,7 @@ END $$;
 
 -- Holds for calls that wait in one process, in one statement and a transaction of its own. A call is
 --   {id, keyHash (hex), verb, requested, onBehalfOf, operation, calls (1 for a request, 0 for what belongs to one),
---    requests (of these, those that count against budgets), isSent, mayDegrade,
+--    requests (of these, those that count against budgets), isOwn (it has a trace of its own), isSent, mayDegrade,
 --    provider, model, input, output, embedding (tokens, the most that it can use)}
 -- and is for what enter would let it do. Its answer, in the same order:
 --   {status: none}                no budget and no limit stands above it
@@ -1366,6 +1393,7 @@ DECLARE
   named record;
   traced scopefloor.scope;
   at_tags jsonb;
+  h scopefloor.budget_hold;
 BEGIN
   PERFORM scopefloor.check_calls(calls, ttl_seconds);
   FOR call IN SELECT jsonb_array_elements(calls) LOOP
@@ -1388,9 +1416,17 @@ BEGIN
     IF traced.id IS NULL THEN
       SELECT s.* INTO traced FROM scopefloor.scope s WHERE s.id = (caller.k).scope_id;
     END IF;
+    SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = (call->>'id')::uuid FOR UPDATE;
+    IF h.id IS NOT NULL AND (call->>'calls')::int = 1 AND h.api_key_id = (caller.k).id THEN
+      placed := placed || '[{"status": "held"}]'; -- asked once more, since the first answer was lost
+      CONTINUE;
+    ELSIF h.id IS NOT NULL AND (h.api_key_id <> (caller.k).id OR h.state NOT IN ('held', 'sent')) THEN
+      placed := placed || jsonb_build_array(jsonb_build_object('status', 'stranger'));
+      CONTINUE;
+    END IF;
     placed := placed || jsonb_build_array(call || jsonb_build_object(
-      'key', (caller.k).id, 'floor', caller.floor, 'scope', traced.id, 'tenant', traced.tenant_id,
-      'budgets', scopefloor.windows_for((call->>'id')::uuid, (caller.k).id, at_tags),
+      'key', (caller.k).id, 'floor', caller.floor, 'scope', coalesce(h.scope_id, traced.id), 'tenant', coalesce(h.tenant_id, traced.tenant_id),
+      'budgets', scopefloor.windows_for(h, at_tags),
       'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(at_tags, (caller.k).id) l)));
   END LOOP;
   RETURN scopefloor.hold_placed(placed, ttl_seconds);
@@ -1410,13 +1446,10 @@ END $$;
 
 -- The periods that a call counts in: [{id, starts}]. Of a request that has a hold they are the hold's, so that what
 -- is added to it goes where it is.
-CREATE OR REPLACE FUNCTION scopefloor.windows_for(hold uuid, of_key uuid, tags jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.windows_for(h scopefloor.budget_hold, tags jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  h scopefloor.budget_hold;
 BEGIN
-  SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = hold AND o.api_key_id = of_key;
-  IF FOUND THEN
+  IF h.id IS NOT NULL THEN
     RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', h.starts[b.n])), '[]') FROM unnest(h.budget_ids) WITH ORDINALITY b(id, n));
   END IF;
   RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', scopefloor.period_start(b.period, b.timezone, clock_timestamp()))), '[]')
@@ -1449,6 +1482,7 @@ DECLARE
   requests bigint;
   short jsonb;
   is_degraded bool;
+  is_forced bool;
 BEGIN
   IF cardinality(wanted) = 0 AND cardinality(limited) = 0 THEN
     RETURN (SELECT coalesce(jsonb_agg(CASE WHEN c ? 'status' THEN c ELSE '{"status": "none"}' END), '[]') FROM jsonb_array_elements(placed) c);
@@ -1475,19 +1509,23 @@ BEGIN
     tokens := (call->>'input')::bigint + (call->>'output')::bigint + (call->>'embedding')::bigint;
     requests := (call->>'requests')::bigint;
     calls := (call->>'calls')::bigint;
-    call_cost := CASE WHEN requests > 0 THEN scopefloor.cost_of(call->>'operation', NULL, NULL, 0, 0, 0, 0, now_at) ELSE 0 END;
+    -- An operation's own price is the trace's that begins with this; without its model a call of its own is not made.
+    call_cost := CASE WHEN calls = 1 THEN scopefloor.cost_of(call->>'operation', NULL, NULL, 0, 0, 0, 0, now_at) ELSE 0 END;
     cost := CASE WHEN call->>'provider' IS NULL THEN call_cost
-      ELSE scopefloor.cost_of(call->>'operation', call->>'provider', call->>'model', (call->>'input')::bigint, 0, (call->>'output')::bigint, (call->>'embedding')::bigint, now_at) END;
+      ELSE scopefloor.cost_of(CASE WHEN calls = 1 OR (call->>'isOwn')::bool THEN call->>'operation' END, call->>'provider', call->>'model',
+                              (call->>'input')::bigint, 0, (call->>'output')::bigint, (call->>'embedding')::bigint, now_at) END;
     is_degraded := false;
-    over := scopefloor.over_rate(ls, rs, own_rates, calls, tokens);
-    short := scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at);
+    -- To forget costs what it costs, and no budget refuses it.
+    is_forced := coalesce(call->>'verb' = 'memory:forget', false);
+    over := scopefloor.over_rate(ls, rs, own_rates, calls, CASE WHEN is_forced THEN 0 ELSE tokens END);
+    short := CASE WHEN NOT is_forced THEN scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at) END;
     -- A call that is more than a whole minute's may be made without its model.
     IF (over->>'isTooLarge')::bool AND (call->>'mayDegrade')::bool AND scopefloor.over_rate(ls, rs, own_rates, calls, 0) IS NULL THEN
       over := NULL;
       short := coalesce(short, '{"limit": "tokensPerMinute", "inFlight": false}');
     END IF;
     IF over IS NOT NULL THEN
-      answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'retryAfter', over->'retryAfter',
+      answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'isTooLarge', coalesce((over->>'isTooLarge')::bool, false), 'retryAfter', over->'retryAfter',
                                                                  'foldable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
@@ -1511,6 +1549,11 @@ BEGIN
         call || CASE WHEN is_degraded THEN '{"provider": null, "model": null, "isSent": false}' ELSE '{}' END::jsonb, tokens, cost,
         ARRAY(SELECT (bs[i]).id FROM unnest(own) i ORDER BY i), ARRAY(SELECT period_starts[i] FROM unnest(own) i ORDER BY i),
         ARRAY(SELECT (ls[i]).id FROM unnest(own_rates) i), now_second, now_at + make_interval(secs => ttl_seconds));
+    END IF;
+    IF short IS NOT NULL AND short->>'limit' <> 'price' AND NOT (short->>'inFlight')::bool AND NOT coalesce((short->>'isTooLarge')::bool, false) AND short ? 'at'
+       AND (ws[(short->>'at')::int]).alerted < 1 THEN
+      PERFORM scopefloor.tell_thresholds(bs[(short->>'at')::int], ws[(short->>'at')::int], true);
+      ws[(short->>'at')::int].alerted := 1;
     END IF;
     answers := answers || jsonb_build_array(
       jsonb_build_object('status', CASE WHEN is_degraded THEN 'degraded' WHEN short IS NULL THEN 'held' ELSE 'refused' END)
@@ -1536,6 +1579,9 @@ BEGIN
     second = EXCLUDED.second, provider = coalesce(EXCLUDED.provider, o.provider), model = coalesce(EXCLUDED.model, o.model),
     state = CASE WHEN EXCLUDED.state = 'sent' THEN 'sent' ELSE o.state END, expires_at = EXCLUDED.expires_at
   WHERE o.api_key_id = EXCLUDED.api_key_id;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'scopefloor: the hold is another key''s' USING ERRCODE = 'insufficient_privilege';
+  END IF;
 END $$;
 
 -- The rows of these periods, locked in their order; NULL for one whose budget is gone.
@@ -1581,11 +1627,11 @@ BEGIN
     is_raised := coalesce(b.more_until > now_at, false);
     found := CASE
       WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END
-        THEN jsonb_build_object('limit', 'tokens', 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
+        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
       -- What has no price cannot be within one.
       WHEN cost IS NULL AND b.cost_limit IS NOT NULL THEN '{"limit": "price", "inFlight": false}'
       WHEN cost > 0 AND w.used_cost + w.held_cost + cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END
-        THEN jsonb_build_object('limit', 'cost', 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
+        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
       WHEN requests > 0 AND w.used_requests + w.held_requests + requests > b.request_limit
         THEN jsonb_build_object('limit', 'requests', 'inFlight', w.used_requests + requests <= b.request_limit) END;
     IF found IS NOT NULL THEN
@@ -1600,7 +1646,7 @@ CREATE OR REPLACE FUNCTION scopefloor.shortage_answer(b scopefloor.budget, perio
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN CASE WHEN short IS NOT NULL THEN jsonb_build_object(
-    'limit', short->'limit', 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
+    'limit', short->'limit', 'isTooLarge', coalesce((short->>'isTooLarge')::bool, false), 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
     'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'budget', (SELECT scopefloor.budget_answer(b) FROM scopefloor.scope s WHERE s.id = b.scope_id AND s.tags @> floor)) END;
 END $$;
@@ -1621,7 +1667,7 @@ BEGIN
   call := call || jsonb_build_object(
     'key', t->'key', 'floor', t->'floor', 'scope', t->'write', 'tenant', t->'tenant',
     'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(t->'target', (t->>'key')::uuid) l),
-    'budgets', scopefloor.windows_for((call->>'id')::uuid, (t->>'key')::uuid, t->'target'));
+    'budgets', scopefloor.windows_for(NULL, t->'target'));
   answer := scopefloor.hold_placed(jsonb_build_array(call), ttl_seconds)->0;
   IF answer->>'status' = 'none' AND (call->>'isSent')::bool THEN
     PERFORM scopefloor.keep_hold(call, (call->>'input')::bigint + (call->>'embedding')::bigint, 0, '{}', '{}', '{}', 0, clock_timestamp() + make_interval(secs => ttl_seconds));
@@ -1654,6 +1700,19 @@ BEGIN
   END IF;
   UPDATE scopefloor.budget_hold h SET expires_at = '-infinity'
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state = 'held';
+END $$;
+
+-- A job whose work takes long says that its hold is still needed.
+CREATE OR REPLACE FUNCTION scopefloor.extend_job_hold(of_id uuid, ttl_seconds int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL OR ttl_seconds NOT BETWEEN 1 AND 3600 THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  UPDATE scopefloor.budget_hold h SET expires_at = clock_timestamp() + make_interval(secs => ttl_seconds)
+  WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state IN ('held', 'sent');
 END $$;
 
 -- Settles holds: those whose trace is there by what it says, and expired ones by what may have been spent.
@@ -1739,11 +1798,15 @@ BEGIN
   RETURN folded;
 END $$;
 
--- Notes the shares of a budget that were reached and not told of in this period.
-CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window) RETURNS void
+-- Notes the shares of a budget that were reached and not told of in this period. Where it has just refused a call,
+-- that is all of it, whatever is left.
+CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window, has_refused bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  share numeric := greatest(w.used_tokens / nullif(b.token_limit, 0)::numeric, w.used_cost / nullif(b.cost_limit, 0), w.used_requests / nullif(b.request_limit, 0)::numeric);
+  is_raised bool := coalesce(b.more_until > clock_timestamp(), false);
+  share numeric := greatest(w.used_tokens / nullif(b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 0)::numeric,
+                            w.used_cost / nullif(b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
+                            CASE WHEN has_refused THEN 1 END);
 BEGIN
   IF share IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(b.alert_at) a WHERE a > w.alerted AND a <= share) THEN
     RETURN;
@@ -1801,7 +1864,7 @@ BEGIN
           CASE WHEN spent->>'status' = 'ok' THEN 'ok' ELSE 'error' END);
 END $$;
 
--- The same for one rule that a call did not fit in: {budget or limit, as hold_calls has told it}.
+-- Runs fold_holds for the budgets and limits with these ids, as hold_calls has told them.
 CREATE OR REPLACE FUNCTION scopefloor.fold_calls(of_rules uuid[]) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -1812,16 +1875,23 @@ END $$;
 -- the work. Everything but the numbers is the hold's.
 CREATE OR REPLACE FUNCTION scopefloor.record_lost_call(of_id uuid, used_tokens int, source text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  h scopefloor.budget_hold;
 BEGIN
+  SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = of_id AND o.state IN ('sent', 'charged');
+  IF h.id IS NULL THEN
+    RETURN;
+  END IF;
+  -- An erasure that is under way ends first: its scope has a marker then.
+  PERFORM scopefloor.hold_scope((SELECT s.tags - '!erased' FROM scopefloor.scope s WHERE s.id = h.scope_id));
   INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, provider, model, embedding_tokens, token_source, duration_ms, status)
   SELECT h.id, 'model', h.operation, h.tenant_id, h.scope_id, s.tags, k.id, k.principal, h.provider, h.model, used_tokens,
          CASE WHEN source IN ('provider', 'tokenizer') THEN source END, 0, 'error'
-  FROM scopefloor.budget_hold h JOIN scopefloor.scope s ON s.id = h.scope_id JOIN scopefloor.api_key k ON k.id = h.api_key_id
-  WHERE h.id = of_id AND h.state IN ('sent', 'charged');
+  FROM scopefloor.scope s, scopefloor.api_key k WHERE s.id = h.scope_id AND k.id = h.api_key_id;
 END $$;
 
--- The same for the budgets and limits at the ticket's target and below, so that a list of them says how it is now.
--- In a transaction of its own.
+-- Runs fold_holds for the budgets and limits at the ticket's target and below, so that a list of them says how it
+-- is now. In a transaction of its own.
 CREATE OR REPLACE FUNCTION scopefloor.fold_own_holds() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1832,8 +1902,11 @@ BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read', 'self') THEN
     RAISE EXCEPTION 'scopefloor: no ticket for budgets' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  RETURN scopefloor.fold_holds(1000, ARRAY(SELECT b.id FROM scopefloor.budget b WHERE is_all OR b.scope_id = ANY (ids) LIMIT 1000),
-                               ARRAY(SELECT l.id FROM scopefloor.scope_limit l WHERE is_all OR l.scope_id = ANY (ids) LIMIT 1000));
+  IF is_all THEN
+    RETURN scopefloor.fold_holds(1000);
+  END IF;
+  RETURN scopefloor.fold_holds(1000, ARRAY(SELECT b.id FROM scopefloor.budget b WHERE b.scope_id = ANY (ids)),
+                               ARRAY(SELECT l.id FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (ids)));
 END $$;
 
 --> statement-breakpoint
@@ -1846,10 +1919,10 @@ CREATE OR REPLACE FUNCTION scopefloor.add_usage(of_batch bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   INSERT INTO scopefloor.usage_hour AS u (tenant_id, scope_id, hour, api_key_id, operation, provider, model, tier, status,
-    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
+    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms, last_at)
   SELECT d.tenant_id, d.scope_id, date_trunc('hour', d.created_at, 'UTC'), d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
     count(*), sum(d.input_tokens), sum(d.cached_input_tokens), sum(d.output_tokens), sum(d.embedding_tokens), sum(d.saved_tokens),
-    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric)
+    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric), max(d.created_at)
   FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
   WHERE e.batch = of_batch AND e.source = 'trace'
   GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -1857,7 +1930,8 @@ BEGIN
     calls = u.calls + EXCLUDED.calls, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
     cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
     embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
-    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
+    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms,
+    last_at = greatest(u.last_at, EXCLUDED.last_at);
   INSERT INTO scopefloor.usage_day AS u (tenant_id, day, operation, provider, model, tier, status,
     calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
   SELECT d.tenant_id, (d.created_at AT TIME ZONE 'UTC')::date, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
@@ -2005,8 +2079,7 @@ BEGIN
   stored AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null') ELSE 'null' END AS grp, sum(c.bytes)::bigint AS bytes
-    FROM scopefloor.scope_counter c JOIN scopefloor.scope s ON s.id = c.scope_id
-    WHERE divides_storage AND (ids IS NULL OR c.scope_id = ANY (ids)) GROUP BY 1)
+    FROM scopefloor.stored_bytes(CASE WHEN divides_storage THEN ids ELSE '{}' END) c JOIN scopefloor.scope s ON s.id = c.scope_id GROUP BY 1)
   SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0)::bigint, coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
          coalesce(used.e, 0)::bigint, coalesce(used.i + used.o + used.e, 0)::bigint, coalesce(used.cost, 0), coalesce(used.unpriced, 0)::bigint,
          CASE WHEN divides_storage THEN coalesce(stored.bytes, 0) END
@@ -2029,17 +2102,15 @@ BEGIN
   END IF;
   SELECT p.per_gb_month INTO price_now FROM scopefloor.price p WHERE p.kind = 'storage' AND p.effective_from <= clock_timestamp() ORDER BY p.effective_from DESC LIMIT 1;
   INSERT INTO scopefloor.storage_day (tenant_id, scope_id, day, bytes, passages, cost_usd)
-  SELECT k.tenant_id, k.scope_id, today, sum(k.bytes)::bigint, sum(k.passages)::int, round(sum(k.bytes) * price_now * 0.000000001 / days, 12)
-  FROM (SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c
-        UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL) k
-  GROUP BY 1, 2 HAVING sum(k.bytes) > 0
+  SELECT k.tenant_id, k.scope_id, today, k.bytes, k.passages::int, round(k.bytes * price_now * 0.000000001 / days, 12)
+  FROM scopefloor.stored_bytes(NULL) k WHERE k.bytes > 0
   ON CONFLICT DO NOTHING;
   GET DIAGNOSTICS sampled = ROW_COUNT;
   RETURN sampled;
 END $$;
 
 -- The lines of a bill, from a time up to another, by scope: the costs that traces were given when they were
--- written, and those of what was kept. Each line is rounded once. For a tenant that left, by its path's hash.
+-- written, and those of what was kept. Calls that used no tokens and cost nothing are on none. Each line is rounded once. For a tenant that left, by its path's hash.
 CREATE OR REPLACE FUNCTION scopefloor.bill(since timestamptz, until timestamptz, of_left text) RETURNS TABLE (
   scope jsonb, kind text, operation text, provider text, model text, calls bigint, input_tokens bigint, cached_input_tokens bigint, output_tokens bigint,
   embedding_tokens bigint, gb_months numeric, unpriced bigint, cost_usd numeric)
@@ -2064,9 +2135,10 @@ BEGIN
          sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 9)
   FROM scopefloor.usage_lines(ids, since, until) u JOIN scopefloor.scope s ON s.id = u.scope_id
   GROUP BY s.tags, u.operation, u.provider, u.model
+  HAVING sum(u.input_tokens) + sum(u.output_tokens) + sum(u.embedding_tokens) + sum(u.unpriced) > 0 OR sum(u.cost_usd) > 0
   UNION ALL
   SELECT s.tags, 'storage', NULL, NULL, NULL, 0, 0, 0, 0, 0,
-         round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 6),
+         round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 12),
          count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 9)
   FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id
   WHERE k.day >= (since AT TIME ZONE 'UTC')::date AND k.day < (until AT TIME ZONE 'UTC')::date AND (ids IS NULL OR k.scope_id = ANY (ids))
@@ -2298,8 +2370,8 @@ BEGIN
     r := rs[own[n]];
     CONTINUE WHEN NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = l.scope_id AND s.tags @> floor);
     FOR rate IN SELECT * FROM (VALUES
-      ('requests', l.requests_per_minute, l.requests_per_minute - scopefloor.slot_sum(r.requests), scopefloor.seconds_to_room(r.requests, r.second, 0, 0)),
-      ('tokens', l.tokens_per_minute, l.tokens_per_minute - scopefloor.slot_sum(r.tokens), scopefloor.seconds_to_room(r.tokens, r.second, 0, 0)),
+      ('requests', l.requests_per_minute, l.requests_per_minute - scopefloor.slot_sum(r.requests), least(60, scopefloor.seconds_to_room(r.requests, r.second, 0, 0))),
+      ('tokens', l.tokens_per_minute, l.tokens_per_minute - scopefloor.slot_sum(r.tokens), least(60, scopefloor.seconds_to_room(r.tokens, r.second, 0, 0))),
       ('concurrency', l.concurrent_requests, l.concurrent_requests - r.running, 1)) v(name, most, remaining, reset) WHERE v.most IS NOT NULL
     LOOP
       IF NOT told ? rate.name OR rate.remaining < (told->rate.name->>'remaining')::bigint THEN
@@ -2352,15 +2424,27 @@ BEGIN
   RETURN (SELECT count(*) FROM scopefloor.scope s WHERE s.tags @> at_tags AND NOT s.tags ? '!erased');
 END $$;
 
--- What the scopes below these tags keep.
+-- Bytes that each of these scopes (NULL: all) keeps: texts, values and files, as UTF-8.
+CREATE OR REPLACE FUNCTION scopefloor.stored_bytes(ids int[]) RETURNS TABLE (tenant_id int, scope_id int, bytes bigint, passages bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT k.tenant_id, k.scope_id, sum(k.bytes)::bigint, sum(k.passages)::bigint FROM (
+    SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c WHERE ids IS NULL OR c.scope_id = ANY (ids)
+    UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes::bigint, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL AND (ids IS NULL OR d.scope_id = ANY (ids))
+    UNION ALL SELECT i.tenant_id, i.scope_id, octet_length(i.value::text)::bigint, 0 FROM scopefloor.memory_item i WHERE ids IS NULL OR i.scope_id = ANY (ids)) k
+  GROUP BY 1, 2;
+END $$;
+
+-- What the scopes below these tags keep, as limits count it.
 CREATE OR REPLACE FUNCTION scopefloor.kept_below(at_tags jsonb, OUT bytes bigint, OUT documents bigint, OUT sessions bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> at_tags);
 BEGIN
-  SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes)), 0)::bigint, count(*) INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
-  bytes := bytes + coalesce((SELECT sum(octet_length(i.value::text)) FROM scopefloor.memory_item i WHERE i.scope_id = ANY (ids)), 0)::bigint;
-  bytes := bytes + coalesce((SELECT sum(c.bytes) FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids)), 0)::bigint;
+  SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes) - CASE WHEN d.content_hash IS NOT NULL THEN d.size_bytes ELSE 0 END), 0)::bigint, count(*)
+  INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
+  bytes := bytes + coalesce((SELECT sum(k.bytes) FROM scopefloor.stored_bytes(ids) k), 0)::bigint;
   SELECT count(*) INTO sessions FROM scopefloor.session s WHERE s.scope_id = ANY (ids);
 END $$;
 
@@ -2778,7 +2862,8 @@ END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
 -- and replaces the tags of its scopes by an erased marker. The numbers stay, for billing.
--- A scope that is the floor of a live key keeps its tags: that key still names it. So does one that a budget or a limit from above is for.
+-- A scope that is the floor of a live key keeps its tags: that key still names it. So does one that
+-- a budget or a limit is left for.
 -- Gives the counts by table.
 CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -2788,6 +2873,7 @@ DECLARE
   above int[]; -- the scopes whose floors may hold the target
   ids int[];
   gone int[];
+  unruled int[];
   traces int;
   named int;
   answers int;
@@ -2814,10 +2900,15 @@ BEGIN
   DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
   GET DIAGNOSTICS jobs = ROW_COUNT;
   denials := scopefloor.redact_denials(erased, ids);
-  -- Rules that the eraser could take away go with the scope; one from above stays, and so nobody is rid of it.
+  -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
+  -- and so nobody is rid of it.
   IF t->>'principal' = 'management' THEN
-    DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (ids) AND b.set_by @> (t->'floor');
-    DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (ids) AND l.set_by @> (t->'floor');
+    unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
+      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id))
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
+                      AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
+    DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (unruled) AND l.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
@@ -3126,12 +3217,12 @@ FROM scopefloor.scope s JOIN scopefloor.decision_trace d ON d.scope_id = s.id;
 CREATE OR REPLACE VIEW scopefloor.usage_by_hour WITH (security_invoker = true) AS
 SELECT u.hour, s.tags AS scope, u.scope_id, u.tenant_id, u.api_key_id, u.operation, nullif(u.provider, '') AS provider, nullif(u.model, '') AS model,
        nullif(u.tier, '') AS tier, u.status, u.calls, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens,
-       u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens, u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms
+       u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens, u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms, u.last_at
 FROM scopefloor.usage_hour u JOIN scopefloor.scope s ON s.id = u.scope_id
 UNION ALL
 SELECT date_trunc('hour', d.created_at, 'UTC'), s.tags, d.scope_id, d.tenant_id, d.api_key_id, d.operation, d.provider, d.model,
        d.tier, d.status, 1, d.input_tokens, d.cached_input_tokens, d.output_tokens, d.embedding_tokens,
-       d.total_tokens, d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric
+       d.total_tokens, d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric, d.created_at
 FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.scope s ON s.id = e.scope_id
 WHERE e.batch IS NULL AND e.source = 'trace';
 
@@ -3151,7 +3242,7 @@ WHERE e.batch IS NULL AND e.source = 'trace';
 CREATE OR REPLACE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
 SELECT u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
        sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
-       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd, max(u.hour) AS last_used_at
+       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd, max(u.last_at) AS last_used_at
 FROM scopefloor.usage_by_hour u GROUP BY u.scope_id, u.scope;
 
 CREATE OR REPLACE VIEW scopefloor.usage_by_day WITH (security_invoker = true) AS
@@ -3621,7 +3712,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -21,8 +21,10 @@ const COMMANDS: ReadonlyMap<string, Command> = new Map<string, Command>([
 const [name = "", ...args] = process.argv.slice(2);
 const command = COMMANDS.get(name);
 if (command === undefined) {
-  process.stderr.write(`usage: scopefloor <${[...COMMANDS.keys()].join("|")}> [--help]\n`);
-  process.exitCode = 2;
+  const isAsked = ["--help", "-h", "help"].includes(name);
+  const usage = `usage: scopefloor <command> [--help]\ncommands: ${[...COMMANDS.keys()].join(", ")}\n`;
+  (isAsked ? process.stdout : process.stderr).write(usage);
+  process.exitCode = isAsked ? 0 : 2;
 } else {
   process.exitCode = await command(args, process.env).catch((error: unknown) => {
     process.stderr.write(`scopefloor ${name}: ${(error as Error).message}\n`);

@@ -103,7 +103,7 @@ export async function createService(database: Database, options: ServiceOptions)
     intake: new FairQueue(LARGE_BODIES),
     uploads: new FairQueue(UPLOADS),
     quotas: new Quotas(options.quotas ?? DEFAULT_QUOTAS),
-    metering: { database, lane, budgeted: new BudgetedKeys() },
+    metering: { database, lane, budgeted: new BudgetedKeys(), log },
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),

@@ -5,7 +5,7 @@ SCOPEFLOOR_URL       where the service is (http://127.0.0.1:7700)
 SCOPEFLOOR_KEY       a management key, or for what only reads one with the verb usage:read (needed)
 SCOPEFLOOR_CONTEXT   the Context's id (default)
 
-It ends with 0; with 1 where the service refuses, saying why; with 2 where it is called in another way than it takes.`;
+Exit status: 0; 1 if the service refuses or does not answer; 2 if the command line is wrong.`;
 
 /** The service has refused: its status and its own words. */
 export class Refused extends Error {}
@@ -40,7 +40,7 @@ export function serviceOf(environment: NodeJS.ProcessEnv): Service {
     call: async (method, path, { query = {}, body, accept = "application/json" } = {}) => {
       const given = Object.entries(query).filter((entry): entry is [string, string] => entry[1] !== undefined);
       const target = `${base}${path}${given.length === 0 ? "" : `?${new URLSearchParams(given)}`}`;
-      const response = await fetch(target, {
+      const { response, text } = await fetch(target, {
         method,
         headers: {
           authorization: `Bearer ${key}`,
@@ -49,10 +49,11 @@ export function serviceOf(environment: NodeJS.ProcessEnv): Service {
         },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         signal: AbortSignal.timeout(TIMEOUT_MS),
-      }).catch((cause: unknown) => {
-        throw new Refused(`no answer from ${base}: is the service running there?`, { cause });
-      });
-      const text = await response.text();
+      })
+        .then(async (response) => ({ response, text: await response.text() }))
+        .catch((cause: unknown) => {
+          throw new Refused(`no answer from ${base}: is the service running there?`, { cause });
+        });
       const isJson = (response.headers.get("content-type") ?? "").includes("json");
       if (!response.ok) {
         const said = isJson ? (JSON.parse(text) as { detail?: string }).detail : undefined;

@@ -61,11 +61,18 @@ export async function runEndpoint(
     const body =
       visit.replayed !== undefined
         ? undefined
-        : await handle().catch((error: unknown) => {
-            // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
-            if (error instanceof OverBudget) return handle();
-            throw error;
-          });
+        : await handle()
+            .catch((error: unknown) => {
+              // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
+              if (error instanceof OverBudget) return handle();
+              throw error;
+            })
+            .catch((error: unknown) => {
+              if (!(error instanceof OverBudget || error instanceof NeedsHold)) throw error;
+              throw new AppError("unavailable", "the budgets above this call changed while it was made; try again", {
+                retryAfter: 1,
+              });
+            });
     if (visit.replayed !== undefined) ctx.set("Idempotent-Replayed", "true");
     respond(ctx, visit.replayed ?? answerOf(spec, body));
   } catch (error) {
@@ -73,9 +80,12 @@ export async function runEndpoint(
     if (error instanceof AppError && !visit.wasChecked) await visit.check();
     throw error;
   } finally {
-    for (const end of release) await end();
     setRateHeaders(ctx, visit.meter.rates);
-    await visit.meter.end();
+    try {
+      for (const end of release) await end();
+    } finally {
+      await visit.meter.end();
+    }
   }
   deps.touchKey(caller.keyHash);
 }
@@ -138,7 +148,8 @@ class Visit {
   /** Looks for the answer that is stored for this very request, where doing it again might call a provider first. */
   async replayBefore(): Promise<void> {
     const idempotency = this.#idempotency;
-    if (idempotency === undefined || !this.#deps.models.current.isRemote) return;
+    const { models, reranker } = this.#deps;
+    if (idempotency === undefined || !(models.current.isRemote || reranker !== undefined)) return;
     const found = await this.#enter({ verb: "self", mode: "id" }, (tx) =>
       replayStored(tx, this.#spec, idempotency, this.#input),
     );
@@ -179,6 +190,7 @@ class Visit {
   /** Enters, holding what the budgets above ask for; the trace of a committed transaction settles it. */
   async #enterHeld<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     const { meter } = this;
+    if (meter.isTold) return this.#enter(request, work);
     const metered = this.#spec.verb.startsWith("memory:");
     if (metered && meter.holdId === undefined && meter.isExpected) await meter.holdFor(request);
     const held = async () => {

@@ -18,7 +18,7 @@ const titles: Record<ErrorSlug, string> = {
   "budget-exceeded": "Budget exceeded",
   internal: "Internal error",
   unavailable: "Temporarily unavailable",
-  "quota-exceeded": "Storage quota exceeded",
+  "quota-exceeded": "Quota exceeded",
 };
 
 /** PostgreSQL's classes for "not now": connection, a transaction that took too long or may not write, resources, operator intervention, and system errors. */
@@ -91,6 +91,7 @@ export function problems(log: Logger) {
       if (problem.retryAfter !== undefined) ctx.set("Retry-After", String(problem.retryAfter));
       if (problem.status === 401) ctx.set("WWW-Authenticate", 'Bearer realm="scopefloor"');
       ctx.body = JSON.stringify({
+        ...problem.more,
         type: `https://scopefloor.dev/errors/${problem.slug}`,
         title: titles[problem.slug],
         status: problem.status,
@@ -100,7 +101,6 @@ export function problems(log: Logger) {
         instance: ctx.path,
         requestId,
         ...(problem.retryAfter === undefined ? {} : { retryAfter: problem.retryAfter }),
-        ...problem.more,
       });
     }
   };

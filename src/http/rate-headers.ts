@@ -1,5 +1,5 @@
 import type { ParameterizedContext } from "koa";
-import type { RateName, Rates } from "../metering/hold-lane.ts";
+import type { RateName, Rates } from "../metering/refusals.ts";
 
 /** Names of quota units (draft-ietf-httpapi-ratelimit-headers); tokens are no registered unit. */
 const UNITS: { readonly [name in RateName]: string } = {

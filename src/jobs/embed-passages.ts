@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { holdForJob, recordLostCall } from "../metering/job-meter.ts";
+import { holdForJob, LONGEST_WAIT_SECONDS, recordLostCall, WaitsForBudget } from "../metering/job-meter.ts";
 import type { Embedded, Embedder, TokenSource } from "../models/embedder.ts";
 import { embeddingCall } from "../models/models.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
@@ -31,18 +31,24 @@ interface Waiting {
  */
 export async function embedPassages(deps: JobContext, job: TakenJob): Promise<void> {
   const embedder = deps.models.current;
+  // Texts of this size and above are more than a whole budget, and wait for that to be raised.
+  let tooLarge: number | undefined;
   for (let done = 0; done < BATCHES_PER_JOB; done++) {
-    const { batch, traceId } = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    const held = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       // A fact that comes back where another is forgotten has no words yet either.
       await renew(tx, await oldPassages(tx));
-      const waiting = await waitingPassages(tx, embedder.id);
-      if (waiting.length === 0) await finish(tx);
-      return {
-        batch: waiting,
-        traceId: waiting.length === 0 ? undefined : await hold(tx, embedder, waiting, job.attempts),
-      };
+      const waiting = await waitingPassages(tx, embedder.id, tooLarge);
+      if (waiting.length > 0) return holdSome(tx, embedder, waiting, job.attempts);
+      if (tooLarge !== undefined) throw new WaitsForBudget(LONGEST_WAIT_SECONDS, true);
+      await finish(tx);
+      return undefined;
     });
-    if (traceId === undefined) return;
+    if (held === undefined) return;
+    if ("tooLarge" in held) {
+      tooLarge = held.tooLarge;
+      continue;
+    }
+    const { batch, traceId } = held;
     await deps.extend(job);
     // No transaction is open here: a model may take its time.
     const call = {
@@ -65,6 +71,7 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
       return batch.length;
     });
   }
+  if (tooLarge !== undefined) throw new WaitsForBudget(LONGEST_WAIT_SECONDS, true);
   await enterJob(deps.database.worker, job, deps.context, async (tx) => {
     await tx.call("enqueue", uuid(), "embed", null, null);
     await tx.call("finish_job");
@@ -109,6 +116,30 @@ async function tell(
 /** Held for so much longer than a call to the model may take. */
 const HOLD_SECONDS = 900;
 
+/**
+ * Holds what the first of these may use: all of them, or as many as the budgets have room for. Of one that is more
+ * than a whole budget it gives the size, in bytes.
+ *
+ * @throws WaitsForBudget where there is no room for one
+ */
+async function holdSome(
+  tx: ScopedTransaction,
+  embedder: Embedder,
+  waiting: readonly Waiting[],
+  attempts: number,
+): Promise<{ readonly batch: readonly Waiting[]; readonly traceId: string } | { readonly tooLarge: number }> {
+  for (let batch = waiting; ; batch = batch.slice(0, Math.ceil(batch.length / 2))) {
+    try {
+      return { batch, traceId: await hold(tx, embedder, batch, attempts) };
+    } catch (error) {
+      if (!(error instanceof WaitsForBudget)) throw error;
+      if (batch.length > 1) continue;
+      if (!error.isTooLarge) throw error;
+      return { tooLarge: Buffer.byteLength(batch[0]?.text ?? "") };
+    }
+  }
+}
+
 /** What a batch may use, with the text that a model is tried with where one of the batch may be to blame. */
 const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly Waiting[], attempts: number) =>
   holdForJob(
@@ -121,10 +152,11 @@ const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly W
     HOLD_SECONDS,
   );
 
-const waitingPassages = (tx: ScopedTransaction, embedderId: number) =>
+const waitingPassages = (tx: ScopedTransaction, embedderId: number, tooLarge: number | undefined) =>
   tx.rows<Waiting>(sql`
     SELECT p.id, p.text FROM ${tx.read("passage", "p")}
     WHERE p.expired_at IS NULL AND p.embedder_id IS DISTINCT FROM ${embedderId}::int
+      AND (${tooLarge ?? null}::int IS NULL OR octet_length(p.text) < ${tooLarge ?? null}::int)
     ORDER BY p.observed_at DESC, p.id LIMIT ${PASSAGES_PER_CALL}`);
 
 /** A text of no one's, to find out whether a model works at all. */

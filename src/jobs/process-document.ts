@@ -9,7 +9,7 @@ import type { MediaType } from "../documents/parsing/media-type.ts";
 import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/store-passages.ts";
-import { endJobHold, holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
+import { endJobHold, extendJobHold, holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
 import { QUOTA_SQLSTATE } from "../metering/limits.ts";
 import { countAll, type Embedder } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
@@ -80,7 +80,10 @@ async function storeParts(
   const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
     enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
       const document = await currentVersion(tx, job);
-      if (document !== undefined) return work(tx, document, renew);
+      if (document !== undefined) {
+        if (held !== undefined) await extendJobHold(tx, held.traceId, HOLD_SECONDS);
+        return work(tx, document, renew);
+      }
       // Deleted, or a newer version was uploaded, whose own job does the work.
       if (held !== undefined) await endJobHold(tx, held.traceId);
       return finish(tx);
@@ -128,7 +131,7 @@ async function storeParts(
 
 const sumOf = (numbers: readonly number[]) => numbers.reduce((sum, n) => sum + n, 0);
 
-/** A document is stored within this, once it is read. */
+/** One transaction takes no longer than this; each extends the hold. */
 const HOLD_SECONDS = 600;
 
 /**

@@ -1,6 +1,6 @@
 import Papa from "papaparse";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
-import { canonicalPath, scopeFromDatabase } from "../scope/scope.ts";
+import { scopeText } from "../scope/scope.ts";
 
 /** A line of a bill: calls of one operation and model at one scope, or what the scope kept. */
 export interface BillLine {
@@ -61,23 +61,28 @@ export async function billOf(tx: ScopedTransaction, month: string, left: string 
   const from = new Date(`${month}-01T00:00:00Z`);
   const to = new Date(Date.UTC(from.getUTCFullYear(), from.getUTCMonth() + 1, 1));
   const rows = await tx.callRows<RawLine>("bill", from.toISOString(), to.toISOString(), left ?? null);
-  const lines = rows.map(
-    (row): BillLine => ({
-      scope: row.scope,
-      kind: row.kind,
-      operation: row.operation,
-      provider: row.provider,
-      model: row.model,
-      calls: Number(row.calls),
-      inputTokens: Number(row.input_tokens),
-      cachedInputTokens: Number(row.cached_input_tokens),
-      outputTokens: Number(row.output_tokens),
-      embeddingTokens: Number(row.embedding_tokens),
-      gbMonths: row.gb_months === null ? null : Number(row.gb_months),
-      unpriced: Number(row.unpriced),
-      costUsd: Number(row.cost_usd),
-    }),
-  );
+  const lines = rows
+    .map(
+      (row): BillLine => ({
+        scope: row.scope,
+        kind: row.kind,
+        operation: row.operation,
+        provider: row.provider,
+        model: row.model,
+        calls: Number(row.calls),
+        inputTokens: Number(row.input_tokens),
+        cachedInputTokens: Number(row.cached_input_tokens),
+        outputTokens: Number(row.output_tokens),
+        embeddingTokens: Number(row.embedding_tokens),
+        gbMonths: row.gb_months === null ? null : Number(row.gb_months),
+        unpriced: Number(row.unpriced),
+        costUsd: Number(row.cost_usd),
+      }),
+    )
+    .map((line) => ({ line, path: scopeText(line.scope) }))
+    // What a user has used stands below the org.
+    .sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0))
+    .map(({ line }) => line);
   return {
     month,
     from: from.toISOString(),
@@ -91,16 +96,23 @@ export async function billOf(tx: ScopedTransaction, month: string, left: string 
 /** A cell that a spreadsheet takes for text, whatever it begins with. */
 const asText = (value: string) => (/^[=+\-@\t\r]/.test(value) ? `'${value}` : value);
 
+/** Without an exponent, which some spreadsheets take for text. */
+const decimal = (amount: number, places: number) => amount.toFixed(places).replace(/\.?0+$/, "");
+
 /** The bill's lines as CSV with a header. */
-export const billAsCsv = ({ lines }: Bill): string =>
+export const billAsCsv = ({ month, lines }: Bill): string =>
   `${Papa.unparse(
     lines.map(({ scope, ...line }) => ({
-      scope: asText(scopePath(scope)),
       ...line,
+      month,
+      scope: asText(scopeText(scope)),
       model: line.model === null ? null : asText(line.model),
+      gbMonths: line.gbMonths === null ? null : decimal(line.gbMonths, 12),
+      costUsd: decimal(line.costUsd, 9),
     })),
     {
       columns: [
+        "month",
         "scope",
         "kind",
         "operation",
@@ -118,9 +130,3 @@ export const billAsCsv = ({ lines }: Bill): string =>
       header: true,
     },
   )}\r\n`;
-
-/** Erased scopes have a marker that is no scope of the grammar. */
-const scopePath = (scope: Record<string, string>): string =>
-  Object.keys(scope).some((dimension) => dimension.startsWith("!"))
-    ? JSON.stringify(scope)
-    : canonicalPath(scopeFromDatabase(scope));

@@ -16,8 +16,9 @@ interface Amounts<T> {
 export interface NewBudget {
   readonly name?: string | undefined;
   readonly period: Period;
-  /** IANA name; absent: UTC. */
+  /** IANA name. What is absent here and below stays as it is; of a new budget: UTC, hard, 80 % and 100 %, none. */
   readonly timezone?: string | undefined;
+  /** Where one limit is given, there are no others than the given ones. */
   readonly tokenLimit?: number | undefined;
   readonly costLimitUsd?: number | undefined;
   readonly requestLimit?: number | undefined;
@@ -54,25 +55,28 @@ export interface Budget {
   readonly updatedAt: string;
 }
 
-const DEFAULT_ALERTS = [0.8, 1];
 const INVALID_PARAMETER = "22023";
 
-/** Makes the budget of the transaction's scope with this period and name, or changes it. */
-export async function setBudget(tx: ScopedTransaction, budget: NewBudget): Promise<Budget> {
-  const given = {
-    ...budget,
-    timezone: budget.timezone ?? "UTC",
-    mode: budget.mode ?? "hard",
-    alertAt: budget.alertAt ?? DEFAULT_ALERTS,
-  };
+/**
+ * Makes the budget of the transaction's scope with this period and name, or changes it.
+ *
+ * @param onlyId changes the one with this id, and makes none
+ */
+export async function setBudget(tx: ScopedTransaction, budget: NewBudget, onlyId?: string): Promise<Budget> {
   const answer = await tx
-    .call<{ status: "ok"; budget: Budget } | { status: ErrorSlug; detail: string }>("set_budget", uuid(), json(given))
+    .call<{ status: "ok"; budget: Budget } | { status: ErrorSlug; detail: string }>(
+      "set_budget",
+      uuid(),
+      json(budget),
+      onlyId ?? null,
+    )
     .catch((cause: unknown) => {
       // Node may know a time zone that the database does not.
       if ((cause as { code?: unknown }).code === INVALID_PARAMETER)
-        throw invalid(`timezone: the database knows no ${given.timezone}`);
+        throw invalid(`timezone: the database knows no ${budget.timezone}`);
       throw cause;
     });
+  if (answer.status === "not-found") throw notFound();
   if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
   recordTrace(tx, { kind: "decision", operation: "budget_set" });
   return (answer as { budget: Budget }).budget;

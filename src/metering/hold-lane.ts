@@ -1,8 +1,7 @@
 import type { Caller } from "../db/access/entry.ts";
 import { type Database, inTransaction, retried } from "../db/connect/lease.ts";
 import { AppError } from "../errors.ts";
-import { canonicalPath, scopeFromDatabase } from "../scope/scope.ts";
-import type { Budget } from "./budgets.ts";
+import type { RateName, Rates, Shortage } from "./refusals.ts";
 
 /** What is to be held for a request or for one of its calls (`scopefloor.hold_calls`). */
 export interface HoldRequest {
@@ -17,6 +16,8 @@ export interface HoldRequest {
   readonly calls: number;
   /** The same, but 0 for a request that counts against no budget. */
   readonly requests: number;
+  /** The call has a trace of its own. */
+  readonly isOwn: boolean;
   readonly provider: string | null;
   readonly model: string | null;
   readonly inputTokens: number;
@@ -24,29 +25,6 @@ export interface HoldRequest {
   readonly isSent: boolean;
   readonly mayDegrade: boolean;
 }
-
-/** Which budget has no room. */
-export interface Shortage {
-  readonly limit: "tokens" | "cost" | "requests" | "price" | "tokensPerMinute";
-  /** Only what is held for calls under way is in the way. */
-  readonly inFlight: boolean;
-  readonly resetsAt: string | null;
-  /** The budget, where moving on what was settled may make room. */
-  readonly foldable?: string | null;
-  /** Absent for a caller whose floor does not hold the budget's scope. */
-  readonly budget?: Budget | null;
-}
-
-/** What is left of a limit that the caller may know of. */
-export interface Rate {
-  readonly limit: number;
-  readonly remaining: number;
-  /** Seconds until all of it is there again. */
-  readonly reset: number;
-}
-
-export type RateName = "requests" | "tokens" | "concurrency";
-export type Rates = { readonly [name in RateName]?: Rate };
 
 interface WithRates {
   readonly rates?: Rates;
@@ -58,7 +36,10 @@ export type HoldAnswer = WithRates &
     | {
         readonly status: "limited";
         readonly rate: RateName;
+        /** Seconds. */
         readonly retryAfter: number;
+        /** It is more than a whole minute may have. */
+        readonly isTooLarge: boolean;
         readonly foldable?: string | null;
       }
     | ({ readonly status: "degraded" | "refused" } & Shortage)
@@ -137,32 +118,38 @@ export class HoldLane {
     if (this.#ended.length > 0) await this.#end(this.#ended.splice(0, MOST_AT_ONCE));
     const batch = this.#next();
     if (batch.length === 0) return;
+    const open = new Set(batch);
     try {
-      await this.#answer(batch);
+      await this.#answer(open);
     } catch (error) {
-      if (batch.length === 1) return batch[0]?.reject(error);
+      const [only] = open;
+      if (open.size === 1) return only?.reject(error);
       // One of them may be to blame: the others get their answers.
-      for (const one of batch) await this.#answer([one]).catch(one.reject);
+      for (const one of open) await this.#answer(new Set([one])).catch(one.reject);
     }
   }
 
-  async #answer(batch: readonly Waiting[]): Promise<void> {
-    const answers = await this.#ask(batch);
-    const short = answers.flatMap((answer) => ("foldable" in answer && answer.foldable ? [answer.foldable] : []));
-    if (short.length === 0) return resolveEach(batch, answers);
+  /** Answers what waits, and takes what is answered out of the set. */
+  async #answer(open: Set<Waiting>): Promise<void> {
+    const short = await this.#answerOnce(open, (answer) => !mayHaveRoom(answer));
+    if (short.size === 0) return;
     // What was settled meanwhile is moved on, while nothing is locked, and may make room.
-    await this.#call("SELECT scopefloor.fold_calls($1::uuid[])", [`{${[...new Set(short)].join(",")}}`]);
-    const isShort = (i: number) => {
-      const answer = answers[i];
-      // One that was degraded has its hold, of the request alone.
-      return answer !== undefined && "foldable" in answer && Boolean(answer.foldable) && answer.status !== "degraded";
-    };
-    const again = batch.filter((_, i) => isShort(i));
-    resolveEach(
-      batch.filter((_, i) => !isShort(i)),
-      answers.filter((_, i) => !isShort(i)),
-    );
-    if (again.length > 0) resolveEach(again, await this.#ask(again));
+    await this.#call("SELECT scopefloor.fold_calls($1::uuid[])", [`{${[...short].join(",")}}`]);
+    await this.#answerOnce(open, () => true);
+  }
+
+  /** @returns the budgets and limits where moving on what was settled may make room */
+  async #answerOnce(open: Set<Waiting>, isLast: (answer: HoldAnswer) => boolean): Promise<Set<string>> {
+    const asked = [...open];
+    const short = new Set<string>();
+    for (const [i, answer] of (await this.#ask(asked)).entries()) {
+      const one = asked[i] as Waiting;
+      if ("foldable" in answer && answer.foldable) short.add(answer.foldable);
+      if (!isLast(answer)) continue;
+      one.resolve(answer);
+      open.delete(one);
+    }
+    return short;
   }
 
   async #ask(batch: readonly Waiting[]): Promise<HoldAnswer[]> {
@@ -198,9 +185,9 @@ export class HoldLane {
   }
 }
 
-const resolveEach = (batch: readonly Waiting[], answers: readonly HoldAnswer[]) => {
-  for (const [i, { resolve }] of batch.entries()) resolve(answers[i] as HoldAnswer);
-};
+/** Whether it is worth asking once more; one that is degraded has its hold, of the request alone. */
+const mayHaveRoom = (answer: HoldAnswer) =>
+  (answer.status === "refused" || answer.status === "limited") && Boolean(answer.foldable);
 
 const hexOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("hex");
 const nameOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("base64");
@@ -213,66 +200,3 @@ const callOf = ({ caller, inputTokens, embeddingTokens, ...request }: HoldReques
   output: 0,
   embedding: embeddingTokens,
 });
-
-/** A day, for a budget that never begins anew. */
-const NEVER_SECONDS = 86_400;
-
-/** Of a budget that the caller may not know: not even whether it is used up or only held tells how others do. */
-const HIDDEN_SECONDS = 60;
-
-function secondsUntil({ inFlight, resetsAt, budget }: Shortage): number {
-  const untilReset =
-    resetsAt === null ? NEVER_SECONDS : Math.max(1, Math.ceil((Date.parse(resetsAt) - Date.now()) / 1000));
-  if (!budget) return Math.min(HIDDEN_SECONDS, untilReset);
-  return inFlight ? 1 : untilReset;
-}
-
-const LEFT = { tokens: "tokens", cost: "money", requests: "requests" } as const;
-const PERIOD = { hour: "hourly ", day: "daily ", week: "weekly ", month: "monthly ", total: "" } as const;
-
-/** What was reached, in words that name nobody: it stays on traces, which outlive names. */
-export function shortageText({ limit, resetsAt }: Shortage, whose = "a budget"): string {
-  if (limit === "tokensPerMinute") return "the model's call is more tokens than a limit allows in a minute";
-  if (limit === "price") return `${whose} limits the cost, and the model has no price`;
-  const until = resetsAt === null ? "it does not reset" : `it resets at ${resetsAt}`;
-  return `${whose} has not enough ${LEFT[limit]} left; ${until}`;
-}
-
-/** The same for a caller, who may know the budget or not. */
-function shortageDetail(shortage: Shortage): string {
-  const { budget, inFlight, limit } = shortage;
-  if (!budget) return shortageText(shortage, "a budget above this key's calls");
-  const name = budget.name === "" ? "" : `${JSON.stringify(budget.name)} `;
-  const whose = `the ${PERIOD[budget.period]}budget ${name}of ${canonicalPath(scopeFromDatabase(budget.scope))}`;
-  return inFlight && limit !== "price"
-    ? `${whose} has no room for that beside the calls under way`
-    : shortageText(shortage, whose);
-}
-
-/** 429 `budget-exceeded`. */
-export const budgetExceeded = (shortage: Shortage): AppError =>
-  new AppError("budget-exceeded", shortageDetail(shortage), {
-    retryAfter: secondsUntil(shortage),
-    more: {
-      limit: shortage.limit,
-      resetsAt: shortage.resetsAt,
-      ...(shortage.budget === undefined || shortage.budget === null ? {} : { budget: shortage.budget }),
-    },
-  });
-
-const RATE_WORDS = {
-  requests: "too many requests in a minute",
-  tokens: "too many tokens in a minute",
-  concurrency: "too many requests at once",
-} as const;
-
-/** 429 `rate-limited`, of a limit that was set for a scope or a key. */
-export const rateLimited = ({ rate, retryAfter }: { readonly rate: RateName; readonly retryAfter: number }): AppError =>
-  new AppError(
-    "rate-limited",
-    `${RATE_WORDS[rate]}: a limit that this key is under is reached; try again in ${retryAfter} s`,
-    {
-      retryAfter,
-      more: { "violated-policies": [rate] },
-    },
-  );

@@ -3,6 +3,49 @@ import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
 
+/** What may have a price for each call of it, as traces name it: what reads or writes memory, and calls to models. */
+export const PRICED_OPERATIONS = [
+  "audit",
+  "chunks",
+  "context",
+  "document_delete",
+  "document_raw",
+  "documents",
+  "documents_query",
+  "embed",
+  "entities",
+  "entity_delete",
+  "extract",
+  "facts",
+  "facts_batch",
+  "forget",
+  "forget_scope",
+  "fsck",
+  "history",
+  "inspect",
+  "item",
+  "item_delete",
+  "item_put",
+  "items",
+  "keywords",
+  "keywords_search",
+  "lifecycle_expire",
+  "profile",
+  "query",
+  "recompute_links",
+  "rerank",
+  "scope",
+  "scope_delete",
+  "scopes",
+  "session",
+  "session_close",
+  "sessions",
+  "state",
+  "traces",
+  "turns",
+  "upload",
+] as const;
+
 /** A price in USD, from a time on. One of model, operation and storage. */
 export interface Price {
   readonly id: string;
@@ -13,7 +56,6 @@ export interface Price {
   readonly cachedInputPerMillion?: number;
   readonly outputPerMillion?: number;
   readonly embeddingPerMillion?: number;
-  /** As traces name it. */
   readonly operation?: string;
   readonly perCall?: number;
   /** For 10⁹ bytes kept for a month. */
@@ -22,6 +64,7 @@ export interface Price {
   readonly createdAt: string;
 }
 
+/** Of a model, what is left out stays as it was. */
 export type NewPrice = Omit<Price, "id" | "createdAt" | "effectiveFrom"> & {
   readonly effectiveFrom?: string | undefined;
 };

@@ -1,17 +1,12 @@
+import type { Logger } from "pino";
 import { v7 as uuid } from "uuid";
 import { requestedOf } from "../db/access/enter.ts";
 import type { AccessRequest, Caller } from "../db/access/entry.ts";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
-import {
-  budgetExceeded,
-  type HoldAnswer,
-  type HoldLane,
-  type HoldRequest,
-  type Rates,
-  rateLimited,
-  shortageText,
-} from "./hold-lane.ts";
+import { failureOf } from "../log.ts";
+import type { HoldAnswer, HoldLane, HoldRequest } from "./hold-lane.ts";
 import type { Meter, ModelCall, Permit, Spent } from "./model-call.ts";
+import { budgetExceeded, type Rates, rateLimited, shortageText } from "./refusals.ts";
 
 /** Keys whose requests were under a budget a moment ago: theirs are held before they enter. */
 export class BudgetedKeys {
@@ -34,6 +29,7 @@ export interface RequestMeterDeps {
   readonly database: Database;
   readonly lane: HoldLane;
   readonly budgeted: BudgetedKeys;
+  readonly log: Logger;
 }
 
 /** A model was called that the budgets have no room for: the request is done again without it. */
@@ -42,7 +38,7 @@ export class OverBudget extends Error {}
 /** What a request wants to be held for it, but for where. */
 type Wanted = Pick<
   HoldRequest,
-  "calls" | "provider" | "model" | "inputTokens" | "embeddingTokens" | "isSent" | "mayDegrade"
+  "calls" | "operation" | "isOwn" | "provider" | "model" | "inputTokens" | "embeddingTokens" | "isSent" | "mayDegrade"
 >;
 
 const NO_MODEL = { provider: null, model: null, inputTokens: 0, embeddingTokens: 0, isSent: false, mayDegrade: false };
@@ -95,6 +91,8 @@ export class RequestMeter implements Meter {
     const id = isOwn ? uuid() : (this.holdId ?? uuid());
     const answer = await this.#hold(id, {
       calls: isOwn || this.holdId !== undefined ? 0 : 1,
+      operation: isOwn ? call.operation : this.#caller.operation,
+      isOwn,
       provider: call.provider,
       model: call.model,
       inputTokens: call.inputTokens,
@@ -130,6 +128,8 @@ export class RequestMeter implements Meter {
     const answer = await this.#hold(id, {
       ...NO_MODEL,
       calls: 1,
+      operation: this.#caller.operation,
+      isOwn: false,
       ...(unheld === undefined
         ? {}
         : {
@@ -143,6 +143,11 @@ export class RequestMeter implements Meter {
     refuse(answer);
     if (answer.status === "held" || answer.status === "degraded") this.holdId = id;
     if (answer.status === "degraded") throw new OverBudget();
+  }
+
+  /** Whether the request is told of, and what it goes on with needs no hold. */
+  get isTold(): boolean {
+    return this.#isTold;
   }
 
   /** A transaction was committed that has written these traces: they tell of the calls that were made before. */
@@ -161,7 +166,9 @@ export class RequestMeter implements Meter {
     }
     for (const [id, spent] of untold) {
       this.#open.delete(id); // should it not be recorded, what was held is charged
-      await this.#record(spent.traceId ?? uuid(), spent).catch(() => undefined);
+      await this.#record(spent.traceId ?? uuid(), spent).catch((error: unknown) =>
+        this.#deps.log.error(failureOf(error), "a call to a model could not be recorded"),
+      );
     }
     for (const id of this.#open) this.#deps.lane.end(id, this.#caller);
   }
@@ -176,7 +183,6 @@ export class RequestMeter implements Meter {
       caller: this.#caller,
       verb: this.#verb,
       requested: requestedOf(this.#request),
-      operation: this.#caller.operation,
     });
     if (answer.status !== "stranger") budgeted.note(this.#caller, answer.status !== "none");
     if (answer.status === "held" || answer.status === "degraded") this.#open.add(id);

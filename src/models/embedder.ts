@@ -3,7 +3,7 @@ import type { EmbeddingsInterface } from "@langchain/core/embeddings";
 import { observe } from "./observed-fetch.ts";
 import type { EmbeddingsFor } from "./providers.ts";
 import { countTokens } from "./tokens.ts";
-import { ModelUnavailable } from "./unavailable.ts";
+import { codeOf, ModelUnavailable, wasUnreached } from "./unavailable.ts";
 import { checkVectors, type VectorText } from "./vectors.ts";
 
 export type { VectorText };
@@ -161,15 +161,6 @@ function* inBatches(texts: readonly string[]): Generator<string[]> {
   if (batch.length > 0) yield batch;
 }
 
-/** Nobody has got what was sent. */
-const UNREACHED: ReadonlySet<string> = new Set([
-  "ECONNREFUSED",
-  "ENOTFOUND",
-  "EAI_AGAIN",
-  "EHOSTUNREACH",
-  "ENETUNREACH",
-]);
-
 /** Clients wrap what the observed `fetch` threw; what they threw themselves may quote the text, so only its name is kept. */
 export function asUnavailable(error: unknown): ModelUnavailable {
   for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
@@ -180,14 +171,6 @@ export function asUnavailable(error: unknown): ModelUnavailable {
   const code = codeOf(error);
   return new ModelUnavailable(code === undefined ? "the call failed" : `the call failed (${code})`, {
     cause: error,
-    isRefusal: code !== undefined && UNREACHED.has(code),
+    isRefusal: wasUnreached(error),
   });
-}
-
-function codeOf(error: unknown): string | undefined {
-  for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
-    const { code } = cause as { code?: unknown };
-    if (typeof code === "string" && /^[A-Z_]{3,40}$/.test(code)) return code;
-  }
-  return error instanceof Error && /^\w{3,40}$/.test(error.name) && error.name !== "Error" ? error.name : undefined;
 }

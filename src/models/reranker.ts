@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { ModelUnavailable } from "./unavailable.ts";
+import { ModelUnavailable, wasUnreached } from "./unavailable.ts";
 
 export interface RerankerSettings {
   /** The endpoint itself, such as `http://127.0.0.1:8080/rerank`. */
@@ -79,7 +79,7 @@ export class Reranker {
       if (error instanceof ModelUnavailable) throw error;
       this.#pausedUntil = performance.now() + PAUSE_MS;
       const reason = (error as Error).name === "TimeoutError" ? "did not answer in time" : "could not be reached";
-      throw unavailable(`it ${reason}`, error, reason === "could not be reached");
+      throw unavailable(`it ${reason}`, error, wasUnreached(error));
     }
   }
 

@@ -33,3 +33,24 @@ export function retryAfterOf(header: string | null): number | undefined {
   const ms = /^\d{1,6}$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isNaN(ms) ? undefined : Math.min(Math.max(ms, 0), 3_600_000);
 }
+
+/** What an error is called by those who threw it: its code, or its name. */
+export function codeOf(error: unknown): string | undefined {
+  for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
+    const { code } = cause as { code?: unknown };
+    if (typeof code === "string" && /^[A-Z_]{3,40}$/.test(code)) return code;
+  }
+  return error instanceof Error && /^\w{3,40}$/.test(error.name) && error.name !== "Error" ? error.name : undefined;
+}
+
+/** Nobody has got what was sent. */
+const UNREACHED: ReadonlySet<string> = new Set([
+  "ECONNREFUSED",
+  "ENOTFOUND",
+  "EAI_AGAIN",
+  "EHOSTUNREACH",
+  "ENETUNREACH",
+]);
+
+/** Whether a call failed before anything was sent. */
+export const wasUnreached = (error: unknown): boolean => UNREACHED.has(codeOf(error) ?? "");

@@ -85,13 +85,19 @@ export function canonicalPath(scope: Scope): string {
   return tags.length === 0 ? "{}" : tags.flat().join("/");
 }
 
+/** The same for tags as answers have them; of an erased scope the marker that stands for it, which no path spells. */
+export const scopeText = (tags: Readonly<Record<string, string>>): string =>
+  Object.keys(tags).some((dimension) => dimension.startsWith("!"))
+    ? JSON.stringify(tags)
+    : canonicalPath(scopeFromDatabase(tags));
+
 /** The answer's `scopes`: one clause of one path. */
 export function scopePaths(scope: Scope): string[][] {
   return [Object.keys(scope).length === 0 ? [] : [canonicalPath(scope)]];
 }
 
 /** Puts tags that come out of the database into canonical order. They passed the grammar there. */
-export function scopeFromDatabase(tags: Record<string, string>): Scope {
+export function scopeFromDatabase(tags: Readonly<Record<string, string>>): Scope {
   return inOrder(Object.entries(tags));
 }
 

@@ -20,6 +20,7 @@ export interface TraceFields
         | "provider"
         | "model"
         | "inputTokens"
+        | "cachedInputTokens"
         | "outputTokens"
         | "embeddingTokens"
         | "tokenSource"

@@ -7,6 +7,7 @@ import { LOCAL_MODELS, type ModelSettings } from "../../src/models/models.ts";
 export type Behaviour =
   | "ok"
   | "no usage"
+  | "absurd usage"
   | "429"
   | "500"
   | "400"
@@ -78,12 +79,11 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     );
     if (request.url === "/api/embed")
       return json(200, { model, embeddings: spoilt, prompt_eval_count: 7 * texts.length });
+    const tokens = now === "absurd usage" ? 3_000_000_000 : 1000 * texts.length;
     json(200, {
       data: spoilt.map((embedding, index) => ({ object: "embedding", index, embedding })),
       model,
-      ...(now === "no usage"
-        ? {}
-        : { usage: { prompt_tokens: 1000 * texts.length, total_tokens: 1000 * texts.length } }),
+      ...(now === "no usage" ? {} : { usage: { prompt_tokens: tokens, total_tokens: tokens } }),
     });
   };
   const server = createServer((request, response) => {

@@ -1,4 +1,5 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { hashSecret } from "../../src/keys/secret.ts";
 import type { Budget } from "../../src/metering/budgets.ts";
 import { settleHolds } from "../../src/metering/settling.ts";
 import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
@@ -34,7 +35,7 @@ describe("budgets with the built-in model", () => {
       query: "which harbour opens at dawn, and which of them is the one that never closes",
     });
     expect(body.hits).toHaveLength(4);
-    expect(body.trace.tierReason).toContain("a budget has not enough tokens left; it resets at");
+    expect(body.trace.tierReason).toContain("a budget does not have enough tokens left; it resets at");
     const traces = await service.database.sql(
       "SELECT operation, status, embedding_tokens::int AS tokens FROM scopefloor.decision_trace WHERE scope->>'org' = 'stored' AND kind <> 'decision' OR operation = 'facts' ORDER BY created_at",
     );
@@ -102,10 +103,100 @@ describe("budgets with the built-in model", () => {
     expect((await now(budget.id)).used.requests).toBe(1);
   });
 
+  test("what a change leaves out stays, and the other limits go where one is given", async () => {
+    const rule = { scope: "org/changed", period: "month" };
+    const until = new Date(Date.now() + 60_000).toISOString();
+    const kept = { mode: "soft", timezone: "Europe/Berlin", alertAt: [0.5] };
+    const { id } = await set({ ...rule, ...kept, costLimitUsd: 25, tokenLimit: 10 });
+    const raised = await set({ ...rule, temporaryIncrease: { costUsd: 5, until } });
+    const increase = { tokens: 0, costUsd: 5, until };
+    expect(raised).toMatchObject({ ...kept, costLimitUsd: 25, tokenLimit: 10, temporaryIncrease: increase });
+    const { status, body } = await service.operator.call("PUT", `/contexts/default/budgets/${id}`, {
+      costLimitUsd: 30,
+    });
+    expect(status).toBe(200);
+    expect(body).toMatchObject({ ...kept, id, costLimitUsd: 30, tokenLimit: null, temporaryIncrease: increase });
+    expect(await set({ ...rule, temporaryIncrease: { tokens: 0, until }, mode: "hard" })).toMatchObject({
+      mode: "hard",
+      costLimitUsd: 30,
+      temporaryIncrease: { tokens: 0, costUsd: 0, until },
+    });
+    const gone = await service.operator.call("PUT", `/contexts/default/budgets/${id.replace(/.$/, "0")}`, {
+      costLimitUsd: 30,
+    });
+    expect(gone.status).toBe(404);
+  });
+
+  test("one that has refused a call lists the share 1, whatever is left", async () => {
+    const agent = await service.mint("agent", { org: "refuses" });
+    const { id } = await set({ scope: "org/refuses", period: "day", tokenLimit: 10 });
+    for (let i = 0; i < 3; i++) await agent.remember("seven words that this one has here");
+    const { used, alerts } = await now(id);
+    expect(used.tokens).toBe(7);
+    expect(alerts.map(({ threshold }) => threshold)).toEqual([1, 0.8]);
+  });
+
+  test("a call costs its price once, whatever it calls; forgetting costs, and no budget refuses it", async () => {
+    const agent = await service.mint("agent", { org: "by-the-call" });
+    for (const operation of ["query", "forget"])
+      await service.operator.call("PUT", "/contexts/default/prices", { operation, perCall: 1 });
+    const { id } = await set({ scope: "org/by-the-call", period: "day", costLimitUsd: 2 });
+    const ask = async () => (await agent.post("/query", { query: "anything at all" })).status;
+    expect([await ask(), await ask(), await ask()]).toEqual([200, 200, 429]);
+    expect((await agent.post("/forget", { query: "anything at all" })).status).toBe(200);
+    expect((await now(id)).used.costUsd).toBe(3);
+    for (const operation of ["query", "forget"])
+      await service.operator.del(`/contexts/default/prices?operation=${operation}`);
+  });
+
+  test("a hold that is asked for twice is one, and another key's is nobody else's", async () => {
+    const [one, two] = [await service.mint("agent", { org: "twice" }), await service.mint("agent", { org: "twice" })];
+    const { id } = await set({ scope: "org/twice", period: "day", tokenLimit: 1_000 });
+    const hold = async (by: Client, calls: number) => {
+      const call = {
+        id: "01900000-0000-7000-8000-00000000000b",
+        keyHash: Buffer.from(hashSecret(by.key)).toString("hex"),
+        verb: "memory:write",
+        requested: { mode: "write", clauses: null },
+        operation: "facts",
+        ...{ calls, requests: calls, isOwn: false, isSent: true, mayDegrade: false },
+        ...{ provider: "openai", model: "m", input: 0, output: 0, embedding: 10 },
+      };
+      const [row] = await service.database.sql("SELECT scopefloor.hold_calls($1::jsonb, 60) AS answers", [
+        JSON.stringify([call]),
+      ]);
+      return (row?.answers as { status: string }[] | undefined)?.[0]?.status;
+    };
+    expect([await hold(one, 1), await hold(one, 1), await hold(two, 1), await hold(two, 0)]).toEqual([
+      "held",
+      "held",
+      "stranger",
+      "stranger",
+    ]);
+    expect((await now(id)).reserved).toMatchObject({ tokens: 10, requests: 1 });
+    // A call within the request adds to it.
+    expect(await hold(one, 0)).toBe("held");
+    expect((await now(id)).reserved).toMatchObject({ tokens: 20, requests: 1 });
+  });
+
+  test("what is erased keeps its budgets while a key is under them", async () => {
+    const owner = await service.mint("management", { org: "kept" });
+    const user = await service.mint("agent", { org: "kept", user: "u" });
+    await user.remember("seven words that this one has here");
+    await set({ scope: "org/kept", period: "day", tokenLimit: 1_000 });
+    const count = async () =>
+      (await service.operator.get<{ total: number }>("/contexts/default/budgets?scope=org%2Fkept")).body.total;
+    const erase = () => service.operator.post("/scopes/forget", { path: "org/kept" });
+    expect((await service.operator.del(`/contexts/default/keys/${owner.id}`)).status).toBe(204);
+    expect([(await erase()).status, await count()]).toEqual([200, 1]);
+    expect((await service.operator.del(`/contexts/default/keys/${user.id}`)).status).toBe(204);
+    expect([(await erase()).status, await count()]).toEqual([200, 0]);
+  });
+
   test("every level above a call counts it, the lattice's too", async () => {
     const agent = await service.mint("agent", { org: "levels" });
     const scopes = [
-      "{}",
+      {},
       "org/levels",
       "org/levels/team/a",
       "org/levels/user/u",
@@ -113,8 +204,7 @@ describe("budgets with the built-in model", () => {
       "org/levels/team/b",
     ];
     const budgets = [];
-    for (const scope of scopes)
-      budgets.push(await set({ ...(scope === "{}" ? {} : { scope }), period: "month", tokenLimit: 1_000_000 }));
+    for (const scope of scopes) budgets.push(await set({ scope, period: "month", tokenLimit: 1_000_000 }));
     await agent.remember("seven words that this one has here", { scopes: "team/a/user/u" });
     await agent.recall("seven words", { lens: "user/u" });
     const used = [];
@@ -176,6 +266,10 @@ describe("budgets with the built-in model", () => {
   test("bad ones are 400 and say why", async () => {
     for (const [body, why] of [
       [{ period: "day" }, "a tokenLimit"],
+      [{ period: "day", tokenLimit: 1, scope: undefined }, "scope is missing"],
+      [{ period: "day", tokenLimit: 1, alertAt: [80] }, "0.8 is 80 %"],
+      [{ period: "day", tokenLimit: 1, temporaryIncrease: { until: "2999-01-01T00:00:00Z" } }, "tokens or costUsd"],
+      [{ period: "day", tokenLimit: 1, temporaryIncrease: { tokens: 1, until: "2020-01-01T00:00:00Z" } }, "future"],
       [{ period: "fortnight", tokenLimit: 1 }, "period"],
       [{ period: "day", tokenLimit: 1, timezone: "Mars/Olympus" }, "IANA"],
       [{ period: "day", tokenLimit: 1, timezone: "+01:00" }, "IANA"],
@@ -184,7 +278,7 @@ describe("budgets with the built-in model", () => {
       [{ period: "day", tokenLimit: 1, alertAt: [0] }, "alertAt"],
       [{ period: "day", tokenLimit: 1, temporaryIncrease: { tokens: 1, until: "soon" } }, "until"],
     ] as const) {
-      const answer = await service.operator.call("PUT", "/contexts/default/budgets", body);
+      const answer = await service.operator.call("PUT", "/contexts/default/budgets", { scope: {}, ...body });
       expect(answer.status, answer.text).toBe(400);
       expect(answer.text).toContain(why);
     }
@@ -213,7 +307,7 @@ describe("whose budget it is", () => {
   test("a tenant sees and sets those of its own scopes, and cannot touch what a key above has set (threat 50)", async () => {
     const above = await set({ scope: "org/acme", period: "day", requestLimit: 5 });
     await set({ scope: "org/other", period: "day", requestLimit: 5 });
-    await set({ period: "day", requestLimit: 1_000 });
+    await set({ scope: {}, period: "day", requestLimit: 1_000 });
     const own = await set({ scope: "user/bob", period: "day", requestLimit: 2 }, owner);
     const seen = await owner.get<{ budgets: Budget[] }>("/contexts/default/budgets");
     expect(seen.body.budgets.map(({ scope }) => scope)).toEqual([{ org: "acme" }, { org: "acme", user: "bob" }]);
@@ -256,7 +350,9 @@ describe("whose budget it is", () => {
     const refused = await below.post("/query", { query: "anything" });
     expect(refused.status).toBe(429);
     expect(refused.body).not.toHaveProperty("budget");
-    expect(refused.body.detail).toMatch(/^a budget above this key's calls has not enough requests left; it resets at /);
+    expect(refused.body.detail).toMatch(
+      /^a budget above this key's calls does not have enough requests left; it resets at /,
+    );
     expect(refused.text).not.toMatch(/acme|"used"|remaining/);
     expect((await below.get<{ budgets: object[] }>("/usage")).body.budgets).toEqual([]);
     expect((await sibling.get<{ budgets: object[] }>("/usage")).body.budgets).toEqual([]);
@@ -337,7 +433,7 @@ describe("budgets with a provider", () => {
     // A call takes 1,000 tokens, a cent, as the provider says, and may by its bytes take 1,200.
     const long = "and what else there is to say ".repeat(39);
     const budgets = [
-      await set({ period: "month", name: "all", tokenLimit: 60_000 }),
+      await set({ scope: {}, period: "month", name: "all", tokenLimit: 60_000 }),
       await set({ scope: "org/parallel", period: "day", costLimitUsd: 0.5 }),
       await set({ scope: "org/parallel/user/a", period: "day", tokenLimit: 21_000 }),
     ];
@@ -441,6 +537,24 @@ describe("budgets with a provider", () => {
     await expect.poll(async () => (await now(budget.id)).used.tokens).toBe(1_000);
   });
 
+  test("a file that is read slowly is one request, to its end", async () => {
+    const agent = await service.mint("agent", { org: "slowly" });
+    const file = Buffer.alloc(24 * 1024 * 1024, "some words\n");
+    const { id } = (await agent.upload(file, "large.txt")).body;
+    await service.operator.call("PUT", "/contexts/default/limits", { scope: "org/slowly", requestsPerMinute: 1 });
+    await set({ scope: "org/slowly", period: "day", requestLimit: 1 });
+    const answer = await fetch(`${service.url}/default/documents/${id}/raw`, {
+      headers: { authorization: `Bearer ${agent.key}` },
+    });
+    let size = 0;
+    for await (const part of answer.body ?? []) {
+      if (size === 0) await settleHolds(service.database);
+      size += part.byteLength;
+    }
+    expect(size).toBe(file.byteLength);
+    await service.operator.del("/contexts/default/limits?scope=org%2Fslowly");
+  });
+
   test("a stranger's text is sent to no provider", async () => {
     const answer = await fetch(`${service.url}/default/facts`, {
       method: "POST",
@@ -459,7 +573,7 @@ describe("budgets with a provider", () => {
     const writing = Promise.all(Array.from({ length: 30 }, (_, i) => agent.post("/facts", { text: `changing ${i}` })));
     for (let i = 0; i < 5; i++) {
       const { id } = await set({ scope: "org/changing", period: "day", tokenLimit: 1_000_000 });
-      await set({ period: "month", name: "top", tokenLimit: 1_000_000 + i });
+      await set({ scope: {}, period: "month", name: "top", tokenLimit: 1_000_000 + i });
       await set({ scope: "org/changing", period: "day", tokenLimit: 2_000_000 });
       if (i < 4) expect((await service.operator.del(`/contexts/default/budgets/${id}`)).status).toBe(204);
     }

@@ -60,6 +60,7 @@ test("prices, budgets, limits, usage and a bill, for people and as JSON", async 
   expect(budgets?.[2]?.slice(1)).toEqual([
     "org/acme",
     "month",
+    "Europe/Berlin",
     "hard",
     "tokens",
     "1000",
@@ -67,7 +68,7 @@ test("prices, budgets, limits, usage and a bill, for people and as JSON", async 
     "0",
     expect.any(String),
   ]);
-  expect(budgets?.[3]?.slice(1, 8)).toEqual(["org/acme", "month", "hard", "USD", "25", "0.5", "0"]);
+  expect(budgets?.[3]?.slice(1, 9)).toEqual(["org/acme", "month", "Europe/Berlin", "hard", "USD", "25", "0.5", "0"]);
   expect(limits?.[2]).toEqual(["org/acme", "requestsPerMinute", "600", "2"]);
   expect(prices?.[2]).toContain("query");
   expect(usage?.[0]?.[0]).toBe("org");
@@ -81,7 +82,7 @@ test("prices, budgets, limits, usage and a bill, for people and as JSON", async 
 });
 
 test("what is refused ends with 1 and says why; what is called wrongly with 2", async () => {
-  const refused = await run("budget set --scope org/acme --period month", {});
+  const refused = await run("budget set --scope org/acme --period day", {});
   expect(refused).toMatchObject({ code: 1, out: "" });
   expect(refused.error).toContain("400 a budget has a tokenLimit");
   expect((await run("usage", { SCOPEFLOOR_KEY: "sf_mgmt_wrong" })).code).toBe(1);
@@ -92,7 +93,14 @@ test("what is refused ends with 1 and says why; what is called wrongly with 2", 
     2,
     "scopefloor usage: SCOPEFLOOR_KEY is not set: it takes a management key\n",
   ]);
-  for (const args of ["budget set", "budget set --period month --tokens many", "usage --what", "price sell"])
+  for (const args of [
+    "budget set",
+    "limit set --scope org/acme",
+    "budget set --period day --raise-cost 1",
+    "budget set --period month --tokens many",
+    "usage --what",
+    "price sell",
+  ])
     expect((await run(args)).code, args).toBe(2);
   const help = await run("budget --help");
   expect([help.code, help.out]).toEqual([0, expect.stringContaining("SCOPEFLOOR_URL")]);

@@ -42,10 +42,10 @@ describe("rates", () => {
     await set({ scope: "org/rates", requestsPerMinute: 20 });
     const first = await agent.post("/query", { query: "anything" });
     expect(first.headers.get("ratelimit-policy")).toBe('"requests";q=20;w=60');
-    expect(first.headers.get("ratelimit")).toMatch(/^"requests";r=19;t=(60|61)$/);
+    expect(first.headers.get("ratelimit")).toMatch(/^"requests";r=19;t=60$/);
     expect(first.headers.get("x-ratelimit-limit-requests")).toBe("20");
     expect(first.headers.get("x-ratelimit-remaining-requests")).toBe("19");
-    expect(first.headers.get("x-ratelimit-reset-requests")).toMatch(/^1m[01]s$/);
+    expect(first.headers.get("x-ratelimit-reset-requests")).toMatch(/^1m0s$/);
     const beside = other.client(agent.key);
     const answers = await Promise.all(
       Array.from({ length: 40 }, (_, i) => (i % 2 === 0 ? agent : beside).post("/query", { query: `number ${i}` })),

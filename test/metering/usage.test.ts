@@ -1,7 +1,9 @@
 import { createHash } from "node:crypto";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { endpoints } from "../../src/http/routes/index.ts";
 import { sealAudit } from "../../src/jobs/housekeeping.ts";
 import type { Bill } from "../../src/metering/bill.ts";
+import { PRICED_OPERATIONS } from "../../src/metering/prices.ts";
 import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -76,6 +78,21 @@ describe("prices", () => {
       expect((await service.operator.del(`/contexts/default/prices?id=${id}`)).status).toBe(204);
     expect(await cost()).toEqual([null, 0.00002, 0.00013, 0.00113, 0.00113]);
     expect((await service.operator.del("/contexts/default/prices?model=scripted")).status).toBe(404);
+  });
+
+  test("of a model, what is left out stays; only what there is has a price by the call", async () => {
+    const model = "kept:model";
+    await price({ model, embeddingPerMillion: 1, inputPerMillion: 2 });
+    const next = await price({ model, inputPerMillion: 3 });
+    expect(next.body).toMatchObject({ embeddingPerMillion: 1, inputPerMillion: 3 });
+    expect((await service.operator.del(`/contexts/default/prices?model=${model}`)).status).toBe(204);
+    const misspelt = await price({ operation: "qurey", perCall: 1 });
+    expect([misspelt.status, misspelt.text]).toEqual([400, expect.stringContaining("profile, query,")]);
+    const ofMemory = endpoints.filter(
+      ({ verb, metered, operation }) => verb.startsWith("memory:") && metered && operation !== "not_built",
+    );
+    expect(ofMemory.length).toBeGreaterThan(20);
+    for (const { operation } of ofMemory) expect(PRICED_OPERATIONS).toContain(operation);
   });
 
   test("are the operator's to set, and a tenant's administrator reads them", async () => {
@@ -217,10 +234,12 @@ describe("a bill", () => {
     expect(csv.headers.get("content-type")).toBe("text/csv; charset=utf-8");
     const [header, ...lines] = csv.text.trim().split("\r\n");
     expect(header).toBe(
-      "scope,kind,operation,provider,model,calls,inputTokens,cachedInputTokens,outputTokens,embeddingTokens,gbMonths,unpriced,costUsd",
+      "month,scope,kind,operation,provider,model,calls,inputTokens,cachedInputTokens,outputTokens,embeddingTokens,gbMonths,unpriced,costUsd",
     );
     expect(lines).toHaveLength(bill.lines.length);
-    expect(lines.some((line) => line.startsWith("org/acme/team/b/user/u,calls,facts,openai,scripted,"))).toBe(true);
+    expect(lines.some((line) => line.startsWith(`${month},org/acme/team/b/user/u,calls,facts,openai,scripted,`))).toBe(
+      true,
+    );
     for (const bad of ["", "month=2026-13", "month=2026-11&scopeHash=x"])
       expect((await service.operator.get(`/contexts/default/usage/bill?${bad}`)).status).toBe(400);
   });

@@ -1,53 +1,70 @@
 import { Command } from "commander";
 import type { Budget } from "../../metering/budgets.ts";
+import { scopeText } from "../../scope/scope.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { type Desk, eachNumber, given, number, pathOf } from "./desk.ts";
+import { allPages, type Desk, eachNumber, given, number, scopeOf } from "./desk.ts";
 
-const BUDGET_HEADER = ["id", "scope", "name", "period", "mode", "of", "limit", "used", "reserved", "resets at"];
+const BUDGET_HEADER = [
+  "id",
+  "scope",
+  "name",
+  "period",
+  "zone",
+  "mode",
+  "of",
+  "limit",
+  "raised",
+  "used",
+  "reserved",
+  "resets at",
+];
 
-const budgetRows = ({ id, scope, name, period, mode, used, reserved, resetsAt, ...budget }: Budget): Cell[][] =>
-  (
+function budgetRows(budget: Budget): Cell[][] {
+  const { id, scope, name, period, timezone, mode, used, reserved, resetsAt, temporaryIncrease } = budget;
+  const raise =
+    temporaryIncrease !== null && Date.parse(temporaryIncrease.until) > Date.now() ? temporaryIncrease : null;
+  return (
     [
-      ["tokens", budget.tokenLimit, used.tokens, reserved.tokens],
-      ["USD", budget.costLimitUsd, used.costUsd, reserved.costUsd],
-      ["requests", budget.requestLimit, used.requests, reserved.requests],
+      ["tokens", budget.tokenLimit, raise?.tokens, used.tokens, reserved.tokens],
+      ["USD", budget.costLimitUsd, raise?.costUsd, used.costUsd, reserved.costUsd],
+      ["requests", budget.requestLimit, undefined, used.requests, reserved.requests],
     ] as const
   )
     .filter(([, limit]) => limit !== null)
-    .map((row) => [id, pathOf(scope), name, period, mode, ...row, resetsAt]);
+    .map((row) => [id, scopeText(scope), name, period, timezone, mode, ...row, resetsAt]);
+}
 
-export function budgetCommand({ service, print }: Desk): Command {
+export function budgetCommand({ service, print, write }: Desk): Command {
   const command = new Command("budget").description("what may be spent at a scope, and all below it, in a period");
   command
     .command("list", { isDefault: true })
     .option("--scope <path>", "absent: the key's own floor")
-    .option("--page <n>", "from 0", number)
-    .action(async ({ scope, page }) => {
-      const query = { scope, page: String(page ?? 0), pageSize: "100" };
-      const answer = await service().call<{ budgets: Budget[] }>("GET", "/budgets", { query });
-      print(answer, BUDGET_HEADER, answer.budgets.flatMap(budgetRows));
+    .action(async ({ scope }) => {
+      const budgets = await allPages<"budgets", Budget>(service(), "budgets", scope);
+      print({ budgets, total: budgets.length }, BUDGET_HEADER, budgets.flatMap(budgetRows));
     });
   command
     .command("set")
-    .description("make the budget of a scope with this period and name, or change it")
-    .option("--scope <path>", "absent: the key's own floor")
+    .description("make the budget of a scope with this period and name, or change what is given of it")
+    .option("--scope <path>", "{}: everybody; absent: the key's own floor", scopeOf)
     .requiredOption("--period <period>", "hour, day, week, month or total")
     .option("--name <name>", "to have several of one period")
     .option("--tokens <n>", "most tokens", number)
     .option("--cost <usd>", "most USD", number)
     .option("--requests <n>", "most requests", number)
-    .option("--timezone <zone>", "IANA name, where days and months begin (UTC)")
-    .option("--mode <mode>", "hard: what does not fit is refused; soft: it is counted and told (hard)")
-    .option("--alert <share>", "of a limit to tell of, once a period; may be repeated (0.8 and 1)", eachNumber)
+    .option("--timezone <zone>", "IANA name, where days and months begin (of a new one: UTC)")
+    .option("--mode <mode>", "hard: what does not fit is refused; soft: it is counted (of a new one: hard)")
+    .option("--alert <share>", "of a limit, such as 0.8, that is listed in `alerts`; may be repeated", eachNumber)
     .option("--raise-tokens <n>", "more tokens until --until", number)
     .option("--raise-cost <usd>", "more USD until --until", number)
     .option("--until <time>", "RFC 3339")
     .action(async (options) => {
       const { scope, period, name, tokens, cost, requests, timezone, mode, alert, raiseTokens, raiseCost, until } =
         options;
-      if ((until === undefined) !== (raiseTokens === undefined && raiseCost === undefined))
-        throw new Misused("--until goes with --raise-tokens or --raise-cost");
+      const isRaise = raiseTokens !== undefined || raiseCost !== undefined;
+      if (isRaise && until === undefined) throw new Misused("--raise-tokens and --raise-cost need --until");
+      if (!isRaise && until !== undefined) throw new Misused("--until needs --raise-tokens or --raise-cost");
       const body = given({
         scope,
         period,
@@ -65,6 +82,7 @@ export function budgetCommand({ service, print }: Desk): Command {
     });
   command.command("delete <id>").action(async (id: string) => {
     await service().call("DELETE", `/budgets/${encodeURIComponent(id)}`);
+    write("deleted\n");
   });
   return command;
 }

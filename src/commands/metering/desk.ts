@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from "commander";
-import { canonicalPath, scopeFromDatabase } from "../../scope/scope.ts";
+import { scopeText } from "../../scope/scope.ts";
 import type { Service } from "../http-client.ts";
 import type { Cell } from "../table.ts";
 
@@ -14,20 +14,42 @@ export interface Desk {
 
 export const number = (text: string): number => {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("it takes a number");
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError("must be a number");
   return value;
 };
 export const eachNumber = (text: string, before: readonly number[] = []) => [...before, number(text)];
 
-export const pathOf = (scope: Readonly<Record<string, string>>): string =>
-  Object.keys(scope).some((dimension) => dimension.startsWith("!"))
-    ? JSON.stringify(scope)
-    : canonicalPath(scopeFromDatabase(scope));
+/** A path as it is, or tags as JSON, such as {} for everybody. */
+export const scopeOf = (text: string): unknown => {
+  if (!text.startsWith("{")) return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new InvalidArgumentError("must be a path, such as org/acme, or {}");
+  }
+};
+/** All of a list that the service gives by page. */
+export async function allPages<N extends string, T>(
+  service: Service,
+  name: N,
+  scope: string | undefined,
+): Promise<T[]> {
+  const all: T[] = [];
+  for (let page = 0; ; page++) {
+    const query = { scope, page: String(page), pageSize: "100" };
+    const answer = await service.call<{ readonly [name in N]: readonly T[] } & { total: number }>("GET", `/${name}`, {
+      query,
+    });
+    all.push(...answer[name]);
+    if (answer[name].length === 0 || all.length >= answer.total) return all;
+  }
+}
+
 export const groupOf = (group: unknown): Cell =>
   group === null || group === undefined
     ? "-"
     : typeof group === "object"
-      ? pathOf(group as Record<string, string>)
+      ? scopeText(group as Record<string, string>)
       : String(group);
 export const given = (values: object) =>
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));

@@ -1,13 +1,15 @@
 import { Command } from "commander";
 import { LIMITS, type Limits } from "../../metering/limits.ts";
+import { scopeText } from "../../scope/scope.ts";
+import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { type Desk, given, number, pathOf } from "./desk.ts";
+import { allPages, type Desk, given, number, scopeOf } from "./desk.ts";
 
 const LIMIT_HEADER = ["scope", "key", "of", "limit", "used"];
 
 const limitRows = (limits: Limits): Cell[][] =>
   LIMITS.filter((name) => limits[name] !== null).map((name) => [
-    pathOf(limits.scope),
+    scopeText(limits.scope),
     limits.key,
     name,
     limits[name],
@@ -16,24 +18,24 @@ const limitRows = (limits: Limits): Cell[][] =>
 
 const flagOf = (name: string) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} <n>`;
 
-export function limitCommand({ service, print }: Desk): Command {
+export function limitCommand({ service, print, write }: Desk): Command {
   const command = new Command("limit").description("what a scope or a key may do a minute, and what a scope may keep");
   command
     .command("list", { isDefault: true })
     .option("--scope <path>", "absent: the key's own floor")
-    .option("--page <n>", "from 0", number)
-    .action(async ({ scope, page }) => {
-      const query = { scope, page: String(page ?? 0), pageSize: "100" };
-      const answer = await service().call<{ limits: Limits[] }>("GET", "/limits", { query });
-      print(answer, LIMIT_HEADER, answer.limits.flatMap(limitRows));
+    .action(async ({ scope }) => {
+      const limits = await allPages<"limits", Limits>(service(), "limits", scope);
+      print({ limits, total: limits.length }, LIMIT_HEADER, limits.flatMap(limitRows));
     });
   const set = command
     .command("set")
     .description("set all limits of a scope or a key: one that is left out is none")
-    .option("--scope <path>", "absent: the key's own floor")
+    .option("--scope <path>", "{}: everybody; absent: the key's own floor", scopeOf)
     .option("--key <id>", "instead of a scope");
   for (const name of LIMITS) set.option(flagOf(name), "", number);
   set.action(async (body) => {
+    if (LIMITS.every((name) => body[name] === undefined))
+      throw new Misused(`say what to limit: ${LIMITS.map((name) => flagOf(name).replace(" <n>", "")).join(", ")}`);
     const limits = await service().call<Limits>("PUT", "/limits", { body: given(body) });
     print(limits, LIMIT_HEADER, limitRows(limits));
   });
@@ -43,6 +45,7 @@ export function limitCommand({ service, print }: Desk): Command {
     .option("--key <id>", "instead of a scope")
     .action(async ({ scope, key }) => {
       await service().call("DELETE", "/limits", { query: { scope, key } });
+      write("deleted\n");
     });
   return command;
 }

@@ -3,11 +3,20 @@ import type { Price } from "../../metering/prices.ts";
 import type { Cell } from "../table.ts";
 import { type Desk, given, number } from "./desk.ts";
 
-const PRICE_HEADER = ["id", "for", "input", "cached input", "output", "embedding", "call", "GB month", "from"];
+const PRICE_HEADER = ["id", "for", "input", "cached input", "output", "embedding", "call", "GB month", "from", "state"];
 
-const priceRow = (price: Price): Cell[] => [
+const subjectOf = ({ model, operation }: Price) => model ?? operation ?? "storage";
+
+/** Whether a price is in effect, was before another, or is to come. The list has the newest of a name first. */
+function stateOf(price: Price, all: readonly Price[]): string {
+  if (Date.parse(price.effectiveFrom) > Date.now()) return "to come";
+  const newest = all.find((one) => subjectOf(one) === subjectOf(price) && Date.parse(one.effectiveFrom) <= Date.now());
+  return newest === undefined || newest.id === price.id ? "in effect" : "past";
+}
+
+const priceRow = (price: Price, _: number, all: readonly Price[]): Cell[] => [
   price.id,
-  price.model ?? price.operation ?? "storage",
+  subjectOf(price),
   price.inputPerMillion,
   price.cachedInputPerMillion,
   price.outputPerMillion,
@@ -15,9 +24,10 @@ const priceRow = (price: Price): Cell[] => [
   price.perCall,
   price.storagePerGbMonth,
   price.effectiveFrom,
+  stateOf(price, all),
 ];
 
-export function priceCommand({ service, print }: Desk): Command {
+export function priceCommand({ service, print, write }: Desk): Command {
   const command = new Command("price").description(
     "what models, operations and storage cost, in USD; tokens by the million",
   );
@@ -27,7 +37,7 @@ export function priceCommand({ service, print }: Desk): Command {
   });
   command
     .command("set")
-    .description("set a price from now, or from a time on")
+    .description("set a price from now, or from a time on; of a model, what is left out stays as it is")
     .option("--model <name>", "provider:model, or the model's name")
     .option("--input <usd>", "a million tokens", number)
     .option("--cached-input <usd>", "a million tokens that the provider had in its cache", number)
@@ -50,10 +60,11 @@ export function priceCommand({ service, print }: Desk): Command {
         effectiveFrom: from,
       });
       const price = await service().call<Price>("PUT", "/prices", { body });
-      print(price, PRICE_HEADER, [priceRow(price)]);
+      print(price, PRICE_HEADER, [price].map(priceRow));
     });
   command.command("delete <id>").action(async (id: string) => {
     await service().call("DELETE", "/prices", { query: { id } });
+    write("deleted\n");
   });
   return command;
 }

@@ -1,15 +1,16 @@
 import { Command } from "commander";
 import type { Bill } from "../../metering/bill.ts";
+import { scopeText } from "../../scope/scope.ts";
 import type { UsageRow } from "../../traces/usage.ts";
-import { type Desk, groupOf, pathOf } from "./desk.ts";
+import { type Desk, groupOf } from "./desk.ts";
 
 const thisMonth = () => new Date().toISOString().slice(0, 7);
 
 export function usageCommand({ service, print }: Desk): Command {
   return new Command("usage")
-    .description("calls, tokens, cost and storage of a scope and all below it")
+    .description("calls, tokens and cost of a scope and all below it, and the bytes that it keeps now")
     .option("--scope <path>", "such as org/acme; absent: the key's own floor")
-    .option("--from <time>", "RFC 3339")
+    .option("--from <time>", "RFC 3339; absent: from the beginning")
     .option("--to <time>", "RFC 3339")
     .option("--by <group>", "scope, org, key, model, operation, day, or dimension:<name>")
     .action(async ({ scope, from, to, by }) => {
@@ -36,7 +37,7 @@ export function usageCommand({ service, print }: Desk): Command {
 
 export function billCommand({ service, print, write }: Desk): Command {
   return new Command("bill")
-    .description("what the calls and the storage of a month cost, by scope")
+    .description("what the calls and the storage of a month (UTC) cost, by scope")
     .option("--month <month>", "such as 2026-11", thisMonth())
     .option("--scope <path>", "absent: the key's own floor")
     .option("--scope-hash <sha256>", "of a tenant that was erased: the hash of its path")
@@ -50,7 +51,7 @@ export function billCommand({ service, print, write }: Desk): Command {
         ["scope", "for", "model", "calls", "tokens", "GB months", "unpriced", "USD"],
         [
           ...bill.lines.map((line) => [
-            pathOf(line.scope),
+            scopeText(line.scope),
             line.operation ?? line.kind,
             line.model,
             line.calls,

@@ -1,5 +1,5 @@
 import { sql } from "drizzle-orm";
-import { customType, integer, pgSchema, timestamp, uuid } from "drizzle-orm/pg-core";
+import { bigint, customType, integer, numeric, pgSchema, timestamp, uuid } from "drizzle-orm/pg-core";
 import { NIL } from "uuid";
 
 export const scopefloor = pgSchema("scopefloor");
@@ -13,6 +13,10 @@ export const halfvec = customType<{ data: string }>({ dataType: () => "halfvec" 
 export const signs = customType<{ data: string }>({ dataType: () => "bit varying" });
 
 export const time = (name: string) => timestamp(name, { withTimezone: true, mode: "string" });
+
+/** Numeric(…) without a scale: amounts are exact. */
+export const usd = (name: string) => numeric(name);
+export const count = (name: string) => bigint(name, { mode: "number" }).notNull().default(0);
 
 /** What a word of the row is looked up by: a trigger sets it, whatever is inserted (scopefloor.set_lookup). */
 export const lookupHash = (name: string) =>

@@ -1,9 +1,8 @@
 import { z } from "zod";
-import { invalid } from "../../errors.ts";
 import { bringUpToDate, dropBudget, getBudget, listBudgets, PERIODS, setBudget } from "../../metering/budgets.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
-import { subtreeOf } from "../wire/access.ts";
+import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
 import { amount, fields, pageAndSize, querySelector, time, usd, uuidText, writeSelector } from "../wire/fields.ts";
 import { budgetShape } from "../wire/metering-shapes.ts";
 import { object, pageShape } from "../wire/shapes.ts";
@@ -29,16 +28,22 @@ const budgetFields = {
   tokenLimit: amount.optional(),
   costLimitUsd: usd.optional(),
   requestLimit: amount.optional(),
-  timezone: timezone.optional(),
-  mode: z.enum(["hard", "soft"]).optional(),
-  alertAt: z.array(z.number().gt(0).max(100)).max(10).optional(),
-  temporaryIncrease: fields({ tokens: amount.optional(), costUsd: usd.optional(), until: time }).optional(),
+  timezone: timezone.optional().describe("Where days, weeks and months begin; of a new budget: UTC"),
+  mode: z
+    .enum(["hard", "soft"])
+    .optional()
+    .describe("hard: what does not fit is not done; soft: it is counted. Of a new budget: hard"),
+  alertAt: z
+    .array(z.number().gt(0).max(10, "must be shares of a limit: 0.8 is 80 %"))
+    .max(10)
+    .optional()
+    .describe("Shares of a limit that are listed in `alerts` once they are reached; of a new budget: 0.8 and 1"),
+  temporaryIncrease: fields({ tokens: amount.optional(), costUsd: usd.optional(), until: time })
+    .refine(({ tokens, costUsd }) => tokens !== undefined || costUsd !== undefined, "must have tokens or costUsd")
+    .refine(({ until }) => Date.parse(until) > Date.now(), "must end in the future")
+    .optional()
+    .describe("What the limits are raised by until a time; by 0: no more"),
 };
-
-function refuseBoundless(budget: { tokenLimit?: unknown; costLimitUsd?: unknown; requestLimit?: unknown }): void {
-  if (budget.tokenLimit === undefined && budget.costLimitUsd === undefined && budget.requestLimit === undefined)
-    throw invalid("a budget has a tokenLimit, a costLimitUsd or a requestLimit");
-}
 
 const reads = { verb: "usage:read" } as const;
 const manages = { verb: "manage" } as const;
@@ -66,9 +71,12 @@ export const budgetEndpoints = [
     summary: "Set the budget of a scope with this period and name",
     answer: budgetShape,
     body: fields({ scope: writeSelector, name: ruleName.optional(), period, ...budgetFields }),
-    handle: async ({ enter, body: { scope, ...budget } }) => {
-      refuseBoundless(budget);
-      return enter(subtreeOf(scope), (tx) => setBudget(tx, budget));
+    handle: async ({ enter, peek, body: { scope, ...budget } }) => {
+      await peek(subtreeOf(scope), bringUpToDate);
+      return enter(subtreeOf(scope), (tx) => {
+        refuseUnnamed(tx, scope);
+        return setBudget(tx, budget);
+      });
     },
   }),
   endpoint({
@@ -79,7 +87,11 @@ export const budgetEndpoints = [
     summary: "Take away the budget of a scope with this period and name",
     status: 204,
     query: fields({ scope: querySelector, period, name: ruleName.optional() }),
-    handle: ({ enter, query }) => enter(subtreeOf(query.scope), (tx) => dropBudget(tx, query)),
+    handle: ({ enter, query }) =>
+      enter(subtreeOf(query.scope), (tx) => {
+        refuseUnnamed(tx, query.scope);
+        return dropBudget(tx, query);
+      }),
   }),
   endpoint({
     ...reads,
@@ -104,10 +116,10 @@ export const budgetEndpoints = [
     params: id,
     body: fields(budgetFields),
     handle: async ({ enter, peek, params, body }) => {
-      refuseBoundless(body);
-      const { scope, period: of, name, timezone: zone } = await peek({}, (tx) => getBudget(tx, params.id));
+      await peek({}, bringUpToDate);
+      const { scope, period: of, name } = await peek({}, (tx) => getBudget(tx, params.id));
       return enter(subtreeOf([{ tags: scopeFromDatabase(scope), subtree: false }]), (tx) =>
-        setBudget(tx, { timezone: zone, ...body, period: of, ...(name === "" ? {} : { name }) }),
+        setBudget(tx, { ...body, period: of, name }, params.id),
       );
     },
   }),

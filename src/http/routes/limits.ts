@@ -3,7 +3,7 @@ import { invalid } from "../../errors.ts";
 import { bringUpToDate } from "../../metering/budgets.ts";
 import { dropLimits, LIMITS, listLimits, RATES, setLimits } from "../../metering/limits.ts";
 import { endpoint } from "../endpoint.ts";
-import { subtreeOf } from "../wire/access.ts";
+import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
 import { amount, fields, pageAndSize, querySelector, uuidText, writeSelector } from "../wire/fields.ts";
 import { eachLimit, limitShape } from "../wire/metering-shapes.ts";
 import { object, pageShape } from "../wire/shapes.ts";
@@ -40,7 +40,10 @@ export const limitEndpoints = [
         throw invalid(`${kept.join(", ")}: what is kept is limited by scope; a key has ${RATES.join(", ")}`);
       if (Object.values(limits).every((most) => most === undefined))
         throw invalid(`say what to limit: ${LIMITS.join(", ")}`);
-      return enter(subtreeOf(scope), (tx) => setLimits(tx, key, limits));
+      return enter(subtreeOf(scope), (tx) => {
+        if (key === undefined) refuseUnnamed(tx, scope);
+        return setLimits(tx, key, limits);
+      });
     },
   }),
   endpoint({
@@ -53,7 +56,10 @@ export const limitEndpoints = [
     query: fields({ scope: querySelector, key: uuidText.optional() }),
     handle: async ({ enter, query: { scope, key } }) => {
       if (scope !== undefined && key !== undefined) throw invalid("give scope or key, not both");
-      return enter(subtreeOf(scope), (tx) => dropLimits(tx, key));
+      return enter(subtreeOf(scope), (tx) => {
+        if (key === undefined) refuseUnnamed(tx, scope);
+        return dropLimits(tx, key);
+      });
     },
   }),
 ];

@@ -1,11 +1,12 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
-import { dropPrice, listPrices, setPrice } from "../../metering/prices.ts";
+import { dropPrice, listPrices, PRICED_OPERATIONS, setPrice } from "../../metering/prices.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, time, usd, uuidText } from "../wire/fields.ts";
 import { priceShape } from "../wire/metering-shapes.ts";
 import { object } from "../wire/shapes.ts";
 
+/** Of a model, what is left out stays as it is. */
 const newPrice = fields({
   model: z
     .string()
@@ -16,9 +17,9 @@ const newPrice = fields({
   outputPerMillion: usd.optional(),
   embeddingPerMillion: usd.optional(),
   operation: z
-    .string()
-    .regex(/^[a-z_]{1,40}$/, "must be an operation as traces name it, such as query")
-    .optional(),
+    .enum(PRICED_OPERATIONS, `must be one of ${PRICED_OPERATIONS.join(", ")}`)
+    .optional()
+    .describe("As traces name it"),
   perCall: usd.optional(),
   storagePerGbMonth: usd.optional(),
   effectiveFrom: time.optional(),

@@ -1,5 +1,6 @@
 import type { z } from "zod";
-import { unprocessable } from "../../errors.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import { invalid, unprocessable } from "../../errors.ts";
 import type { Selector } from "../../scope/selector.ts";
 import { type querySelector, type scopeView, viewOf } from "./fields.ts";
 
@@ -10,6 +11,12 @@ export function subtreeOf(selector: Selector | undefined) {
     throw unprocessable(`this takes exactly one scope, the selector has ${selector.length} clauses`);
   }
   return { mode: "select", selector, view: "subtree" } as const;
+}
+
+/** A rule for everybody is never one whose scope was forgotten. */
+export function refuseUnnamed(tx: ScopedTransaction, selector: Selector | undefined): void {
+  if (selector === undefined && Object.keys(tx.entry.floor).length === 0)
+    throw invalid("scope is missing; {} is everybody");
 }
 
 /** A list without a selector is the floor's subtree; with one, or a view, what those say. */

@@ -72,11 +72,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ELSE jsonb_build_object('storagePerGbMonth', p.per_gb_month) END
 $$;
 
--- Sets a price from a time on, or from now; what was written before keeps its cost. NULL for anybody but the operator.
-CREATE OR REPLACE FUNCTION scopefloor.set_price(new_id uuid, of_kind text, of_name text, given jsonb, since timestamptz) RETURNS jsonb
+-- Sets a price from a time on, or from now; what was written before keeps its cost. Of a model, what is left out stays
+-- as it was in effect then. NULL for anybody but the operator.
+CREATE OR REPLACE FUNCTION scopefloor.set_price(new_id uuid, of_kind text, of_name text, given jsonb, given_since timestamptz) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.operator_ticket();
+  since timestamptz := coalesce(given_since, transaction_timestamp());
   p scopefloor.price;
 BEGIN
   IF t IS NULL THEN
@@ -85,10 +87,12 @@ BEGIN
   IF of_kind NOT IN ('model', 'operation', 'storage') THEN
     RAISE EXCEPTION 'scopefloor: no price is of the kind %', of_kind USING ERRCODE = 'check_violation';
   END IF;
+  SELECT * INTO p FROM scopefloor.price o WHERE o.kind = of_kind AND o.name = of_name AND o.effective_from <= since ORDER BY o.effective_from DESC LIMIT 1;
   INSERT INTO scopefloor.price (id, kind, name, input, cached_input, output, embedding, per_call, per_gb_month, effective_from, api_key_id)
-  VALUES (new_id, of_kind, of_name, (given->>'inputPerMillion')::numeric, (given->>'cachedInputPerMillion')::numeric, (given->>'outputPerMillion')::numeric,
-          (given->>'embeddingPerMillion')::numeric, (given->>'perCall')::numeric, (given->>'storagePerGbMonth')::numeric,
-          coalesce(since, transaction_timestamp()), (t->>'key')::uuid)
+  VALUES (new_id, of_kind, of_name,
+          coalesce((given->>'inputPerMillion')::numeric, p.input), coalesce((given->>'cachedInputPerMillion')::numeric, p.cached_input),
+          coalesce((given->>'outputPerMillion')::numeric, p.output), coalesce((given->>'embeddingPerMillion')::numeric, p.embedding),
+          (given->>'perCall')::numeric, (given->>'storagePerGbMonth')::numeric, since, (t->>'key')::uuid)
   ON CONFLICT (kind, name, effective_from) DO UPDATE SET
     input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, embedding = EXCLUDED.embedding,
     per_call = EXCLUDED.per_call, per_gb_month = EXCLUDED.per_gb_month, api_key_id = EXCLUDED.api_key_id

@@ -28,8 +28,8 @@ BEGIN
     WHERE b.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above)));
 END $$;
 
--- Whether a call at these tags has to be held; with a hold, whether that is not enough. (One that has just come
--- need not be in a hold that was taken at the time.)
+-- True where a call at these tags needs a hold and has none, or where its hold lacks a budget or limit that was made
+-- more than ten seconds before the hold.
 CREATE OR REPLACE FUNCTION scopefloor.lacks_hold(tags jsonb, hold uuid, of_key uuid) RETURNS bool
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -88,9 +88,10 @@ BEGIN
 END $$;
 
 -- Makes or changes the budget of the ticket's target with this period and name: {status: ok, budget}, or
--- {status: forbidden | quota-exceeded | conflict, detail}. One that a key above has set stays as it is. What was
--- spent in the present period before there was the budget counts.
-CREATE OR REPLACE FUNCTION scopefloor.set_budget(new_id uuid, given jsonb) RETURNS jsonb
+-- {status: forbidden | quota-exceeded | not-found | validation-error, detail}; with `only_id` it changes that one and
+-- makes none. Of one that there is, what is left out stays; where a limit is given, it has the given ones and no
+-- other. One that a key above has set stays as it is. What was traced in the present period before there was the budget counts.
+CREATE OR REPLACE FUNCTION scopefloor.set_budget(new_id uuid, given jsonb, only_id uuid DEFAULT NULL) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   most_at_scope constant int := 20;
@@ -105,14 +106,25 @@ BEGIN
   -- Of two who set budgets of one scope, one after the other.
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   SELECT * INTO b FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.period = given->>'period' AND o.name = coalesce(given->>'name', '');
+  IF only_id IS NOT NULL AND b.id IS DISTINCT FROM only_id THEN
+    RETURN '{"status": "not-found", "detail": ""}'; -- deleted meanwhile
+  END IF;
   IF b.id IS NOT NULL AND NOT b.set_by @> (t->'floor') THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', 'a key above this one has set this budget');
   END IF;
   IF b.id IS NULL AND ((SELECT count(*) FROM scopefloor.budget o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most_at_scope
       OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.budget o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor' LIMIT most_of_tenant) n) >= most_of_tenant) THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('of one level a scope has at most %s budgets, a tenant %s', most_at_scope, most_of_tenant));
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may set at most %s budgets at a scope and %s in a tenant; delete one first', most_at_scope, most_of_tenant));
   END IF;
   counted_before := b.timezone;
+  given := CASE WHEN b.id IS NULL THEN '{"timezone": "UTC", "mode": "hard", "alertAt": [0.8, 1]}'::jsonb ELSE
+    jsonb_build_object('timezone', b.timezone, 'mode', b.mode, 'alertAt', to_jsonb(b.alert_at), 'temporaryIncrease',
+      CASE WHEN b.more_until IS NOT NULL THEN jsonb_build_object('tokens', b.more_tokens, 'costUsd', b.more_cost, 'until', b.more_until) END)
+    || CASE WHEN given ?| ARRAY['tokenLimit', 'costLimitUsd', 'requestLimit'] THEN '{}'::jsonb
+       ELSE jsonb_build_object('tokenLimit', b.token_limit, 'costLimitUsd', b.cost_limit, 'requestLimit', b.request_limit) END END || given;
+  IF coalesce(given->>'tokenLimit', given->>'costLimitUsd', given->>'requestLimit') IS NULL THEN
+    RETURN '{"status": "validation-error", "detail": "a budget has a tokenLimit, a costLimitUsd or a requestLimit"}';
+  END IF;
   INSERT INTO scopefloor.budget AS o (tenant_id, scope_id, id, name, period, timezone, token_limit, cost_limit, request_limit, mode, alert_at,
                                       more_tokens, more_cost, more_until, set_by, api_key_id)
   VALUES (at_scope.tenant_id, at_scope.id, new_id, coalesce(given->>'name', ''), given->>'period', given->>'timezone',
@@ -131,15 +143,25 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'budget', scopefloor.budget_answer(b));
 END $$;
 
--- Makes the row of a period with the tokens and the cost of the calls in it that no hold was made for, since
--- there was no such budget. (Requests are counted from then on.)
+-- Makes the row of a period with the tokens and the cost of what was traced in it so far, but for traces that a hold
+-- of this budget is still to be settled by; and with what was charged without a trace. (Requests are counted from
+-- then on. A call that is under way without a hold of this budget counts in no period of it.)
 CREATE OR REPLACE FUNCTION scopefloor.open_window(b scopefloor.budget, period_starts timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts, used_tokens, used_cost)
-  SELECT b.tenant_id, b.scope_id, b.id, period_starts, coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint, coalesce(sum(u.cost_usd), 0)
-  FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u
-  ON CONFLICT (scope_id, budget_id, starts, tenant_id) DO UPDATE SET used_tokens = EXCLUDED.used_tokens, used_cost = EXCLUDED.used_cost;
+  INSERT INTO scopefloor.budget_window (tenant_id, scope_id, budget_id, starts) VALUES (b.tenant_id, b.scope_id, b.id, period_starts) ON CONFLICT DO NOTHING;
+  -- Locked before anything is summed: what is settled meanwhile is added afterwards.
+  PERFORM 1 FROM scopefloor.budget_window w WHERE w.scope_id = b.scope_id AND w.budget_id = b.id AND w.starts = period_starts FOR UPDATE;
+  WITH traced AS (
+    SELECT coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0)::bigint AS tokens, coalesce(sum(u.cost_usd), 0) AS cost
+    FROM scopefloor.usage_lines(scopefloor.billed_scopes((SELECT s.tags FROM scopefloor.scope s WHERE s.id = b.scope_id)), period_starts, NULL) u),
+  unsettled AS (
+    SELECT coalesce(sum(CASE WHEN d.id IS NOT NULL THEN -d.total_tokens WHEN h.state = 'charged' THEN h.tokens ELSE 0 END), 0)::bigint AS tokens,
+           coalesce(sum(CASE WHEN d.id IS NOT NULL THEN -coalesce(d.cost_usd, 0) WHEN h.state = 'charged' THEN h.cost ELSE 0 END), 0) AS cost
+    FROM scopefloor.budget_hold h LEFT JOIN scopefloor.decision_trace d ON d.id = h.id AND d.created_at >= period_starts
+    WHERE h.budget_ids @> ARRAY[b.id] AND h.starts[array_position(h.budget_ids, b.id)] = period_starts)
+  UPDATE scopefloor.budget_window w SET used_tokens = t.tokens + u.tokens, used_cost = t.cost + u.cost
+  FROM traced t, unsettled u WHERE w.scope_id = b.scope_id AND w.budget_id = b.id AND w.starts = period_starts;
 END $$;
 
 -- The budgets of the ticket's target and below, by page, or one by its id: {total, budgets}.

@@ -7,7 +7,7 @@
 
 -- Holds for calls that wait in one process, in one statement and a transaction of its own. A call is
 --   {id, keyHash (hex), verb, requested, onBehalfOf, operation, calls (1 for a request, 0 for what belongs to one),
---    requests (of these, those that count against budgets), isSent, mayDegrade,
+--    requests (of these, those that count against budgets), isOwn (it has a trace of its own), isSent, mayDegrade,
 --    provider, model, input, output, embedding (tokens, the most that it can use)}
 -- and is for what enter would let it do. Its answer, in the same order:
 --   {status: none}                no budget and no limit stands above it
@@ -29,6 +29,7 @@ DECLARE
   named record;
   traced scopefloor.scope;
   at_tags jsonb;
+  h scopefloor.budget_hold;
 BEGIN
   PERFORM scopefloor.check_calls(calls, ttl_seconds);
   FOR call IN SELECT jsonb_array_elements(calls) LOOP
@@ -51,9 +52,17 @@ BEGIN
     IF traced.id IS NULL THEN
       SELECT s.* INTO traced FROM scopefloor.scope s WHERE s.id = (caller.k).scope_id;
     END IF;
+    SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = (call->>'id')::uuid FOR UPDATE;
+    IF h.id IS NOT NULL AND (call->>'calls')::int = 1 AND h.api_key_id = (caller.k).id THEN
+      placed := placed || '[{"status": "held"}]'; -- asked once more, since the first answer was lost
+      CONTINUE;
+    ELSIF h.id IS NOT NULL AND (h.api_key_id <> (caller.k).id OR h.state NOT IN ('held', 'sent')) THEN
+      placed := placed || jsonb_build_array(jsonb_build_object('status', 'stranger'));
+      CONTINUE;
+    END IF;
     placed := placed || jsonb_build_array(call || jsonb_build_object(
-      'key', (caller.k).id, 'floor', caller.floor, 'scope', traced.id, 'tenant', traced.tenant_id,
-      'budgets', scopefloor.windows_for((call->>'id')::uuid, (caller.k).id, at_tags),
+      'key', (caller.k).id, 'floor', caller.floor, 'scope', coalesce(h.scope_id, traced.id), 'tenant', coalesce(h.tenant_id, traced.tenant_id),
+      'budgets', scopefloor.windows_for(h, at_tags),
       'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(at_tags, (caller.k).id) l)));
   END LOOP;
   RETURN scopefloor.hold_placed(placed, ttl_seconds);
@@ -73,13 +82,10 @@ END $$;
 
 -- The periods that a call counts in: [{id, starts}]. Of a request that has a hold they are the hold's, so that what
 -- is added to it goes where it is.
-CREATE OR REPLACE FUNCTION scopefloor.windows_for(hold uuid, of_key uuid, tags jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.windows_for(h scopefloor.budget_hold, tags jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  h scopefloor.budget_hold;
 BEGIN
-  SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = hold AND o.api_key_id = of_key;
-  IF FOUND THEN
+  IF h.id IS NOT NULL THEN
     RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', h.starts[b.n])), '[]') FROM unnest(h.budget_ids) WITH ORDINALITY b(id, n));
   END IF;
   RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'starts', scopefloor.period_start(b.period, b.timezone, clock_timestamp()))), '[]')
@@ -112,6 +118,7 @@ DECLARE
   requests bigint;
   short jsonb;
   is_degraded bool;
+  is_forced bool;
 BEGIN
   IF cardinality(wanted) = 0 AND cardinality(limited) = 0 THEN
     RETURN (SELECT coalesce(jsonb_agg(CASE WHEN c ? 'status' THEN c ELSE '{"status": "none"}' END), '[]') FROM jsonb_array_elements(placed) c);
@@ -138,19 +145,23 @@ BEGIN
     tokens := (call->>'input')::bigint + (call->>'output')::bigint + (call->>'embedding')::bigint;
     requests := (call->>'requests')::bigint;
     calls := (call->>'calls')::bigint;
-    call_cost := CASE WHEN requests > 0 THEN scopefloor.cost_of(call->>'operation', NULL, NULL, 0, 0, 0, 0, now_at) ELSE 0 END;
+    -- An operation's own price is the trace's that begins with this; without its model a call of its own is not made.
+    call_cost := CASE WHEN calls = 1 THEN scopefloor.cost_of(call->>'operation', NULL, NULL, 0, 0, 0, 0, now_at) ELSE 0 END;
     cost := CASE WHEN call->>'provider' IS NULL THEN call_cost
-      ELSE scopefloor.cost_of(call->>'operation', call->>'provider', call->>'model', (call->>'input')::bigint, 0, (call->>'output')::bigint, (call->>'embedding')::bigint, now_at) END;
+      ELSE scopefloor.cost_of(CASE WHEN calls = 1 OR (call->>'isOwn')::bool THEN call->>'operation' END, call->>'provider', call->>'model',
+                              (call->>'input')::bigint, 0, (call->>'output')::bigint, (call->>'embedding')::bigint, now_at) END;
     is_degraded := false;
-    over := scopefloor.over_rate(ls, rs, own_rates, calls, tokens);
-    short := scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at);
+    -- To forget costs what it costs, and no budget refuses it.
+    is_forced := coalesce(call->>'verb' = 'memory:forget', false);
+    over := scopefloor.over_rate(ls, rs, own_rates, calls, CASE WHEN is_forced THEN 0 ELSE tokens END);
+    short := CASE WHEN NOT is_forced THEN scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at) END;
     -- A call that is more than a whole minute's may be made without its model.
     IF (over->>'isTooLarge')::bool AND (call->>'mayDegrade')::bool AND scopefloor.over_rate(ls, rs, own_rates, calls, 0) IS NULL THEN
       over := NULL;
       short := coalesce(short, '{"limit": "tokensPerMinute", "inFlight": false}');
     END IF;
     IF over IS NOT NULL THEN
-      answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'retryAfter', over->'retryAfter',
+      answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'isTooLarge', coalesce((over->>'isTooLarge')::bool, false), 'retryAfter', over->'retryAfter',
                                                                  'foldable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
@@ -174,6 +185,11 @@ BEGIN
         call || CASE WHEN is_degraded THEN '{"provider": null, "model": null, "isSent": false}' ELSE '{}' END::jsonb, tokens, cost,
         ARRAY(SELECT (bs[i]).id FROM unnest(own) i ORDER BY i), ARRAY(SELECT period_starts[i] FROM unnest(own) i ORDER BY i),
         ARRAY(SELECT (ls[i]).id FROM unnest(own_rates) i), now_second, now_at + make_interval(secs => ttl_seconds));
+    END IF;
+    IF short IS NOT NULL AND short->>'limit' <> 'price' AND NOT (short->>'inFlight')::bool AND NOT coalesce((short->>'isTooLarge')::bool, false) AND short ? 'at'
+       AND (ws[(short->>'at')::int]).alerted < 1 THEN
+      PERFORM scopefloor.tell_thresholds(bs[(short->>'at')::int], ws[(short->>'at')::int], true);
+      ws[(short->>'at')::int].alerted := 1;
     END IF;
     answers := answers || jsonb_build_array(
       jsonb_build_object('status', CASE WHEN is_degraded THEN 'degraded' WHEN short IS NULL THEN 'held' ELSE 'refused' END)
@@ -199,6 +215,9 @@ BEGIN
     second = EXCLUDED.second, provider = coalesce(EXCLUDED.provider, o.provider), model = coalesce(EXCLUDED.model, o.model),
     state = CASE WHEN EXCLUDED.state = 'sent' THEN 'sent' ELSE o.state END, expires_at = EXCLUDED.expires_at
   WHERE o.api_key_id = EXCLUDED.api_key_id;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'scopefloor: the hold is another key''s' USING ERRCODE = 'insufficient_privilege';
+  END IF;
 END $$;
 
 -- The rows of these periods, locked in their order; NULL for one whose budget is gone.
@@ -244,11 +263,11 @@ BEGIN
     is_raised := coalesce(b.more_until > now_at, false);
     found := CASE
       WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END
-        THEN jsonb_build_object('limit', 'tokens', 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
+        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
       -- What has no price cannot be within one.
       WHEN cost IS NULL AND b.cost_limit IS NOT NULL THEN '{"limit": "price", "inFlight": false}'
       WHEN cost > 0 AND w.used_cost + w.held_cost + cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END
-        THEN jsonb_build_object('limit', 'cost', 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
+        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
       WHEN requests > 0 AND w.used_requests + w.held_requests + requests > b.request_limit
         THEN jsonb_build_object('limit', 'requests', 'inFlight', w.used_requests + requests <= b.request_limit) END;
     IF found IS NOT NULL THEN
@@ -263,7 +282,7 @@ CREATE OR REPLACE FUNCTION scopefloor.shortage_answer(b scopefloor.budget, perio
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN CASE WHEN short IS NOT NULL THEN jsonb_build_object(
-    'limit', short->'limit', 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
+    'limit', short->'limit', 'isTooLarge', coalesce((short->>'isTooLarge')::bool, false), 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
     'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'budget', (SELECT scopefloor.budget_answer(b) FROM scopefloor.scope s WHERE s.id = b.scope_id AND s.tags @> floor)) END;
 END $$;
@@ -284,7 +303,7 @@ BEGIN
   call := call || jsonb_build_object(
     'key', t->'key', 'floor', t->'floor', 'scope', t->'write', 'tenant', t->'tenant',
     'limits', (SELECT coalesce(jsonb_agg(l.id), '[]') FROM scopefloor.rates_above(t->'target', (t->>'key')::uuid) l),
-    'budgets', scopefloor.windows_for((call->>'id')::uuid, (t->>'key')::uuid, t->'target'));
+    'budgets', scopefloor.windows_for(NULL, t->'target'));
   answer := scopefloor.hold_placed(jsonb_build_array(call), ttl_seconds)->0;
   IF answer->>'status' = 'none' AND (call->>'isSent')::bool THEN
     PERFORM scopefloor.keep_hold(call, (call->>'input')::bigint + (call->>'embedding')::bigint, 0, '{}', '{}', '{}', 0, clock_timestamp() + make_interval(secs => ttl_seconds));

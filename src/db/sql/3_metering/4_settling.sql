@@ -23,6 +23,19 @@ BEGIN
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state = 'held';
 END $$;
 
+-- A job whose work takes long says that its hold is still needed.
+CREATE OR REPLACE FUNCTION scopefloor.extend_job_hold(of_id uuid, ttl_seconds int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL OR ttl_seconds NOT BETWEEN 1 AND 3600 THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  UPDATE scopefloor.budget_hold h SET expires_at = clock_timestamp() + make_interval(secs => ttl_seconds)
+  WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state IN ('held', 'sent');
+END $$;
+
 -- Settles holds: those whose trace is there by what it says, and expired ones by what may have been spent.
 -- Gives how many it went through, at most so many; of these budgets and limits alone, or of all.
 CREATE OR REPLACE FUNCTION scopefloor.fold_holds(most int, of_budgets uuid[] DEFAULT NULL, of_limits uuid[] DEFAULT '{}') RETURNS int
@@ -106,11 +119,15 @@ BEGIN
   RETURN folded;
 END $$;
 
--- Notes the shares of a budget that were reached and not told of in this period.
-CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window) RETURNS void
+-- Notes the shares of a budget that were reached and not told of in this period. Where it has just refused a call,
+-- that is all of it, whatever is left.
+CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window, has_refused bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  share numeric := greatest(w.used_tokens / nullif(b.token_limit, 0)::numeric, w.used_cost / nullif(b.cost_limit, 0), w.used_requests / nullif(b.request_limit, 0)::numeric);
+  is_raised bool := coalesce(b.more_until > clock_timestamp(), false);
+  share numeric := greatest(w.used_tokens / nullif(b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 0)::numeric,
+                            w.used_cost / nullif(b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
+                            CASE WHEN has_refused THEN 1 END);
 BEGIN
   IF share IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(b.alert_at) a WHERE a > w.alerted AND a <= share) THEN
     RETURN;
@@ -168,7 +185,7 @@ BEGIN
           CASE WHEN spent->>'status' = 'ok' THEN 'ok' ELSE 'error' END);
 END $$;
 
--- The same for one rule that a call did not fit in: {budget or limit, as hold_calls has told it}.
+-- Runs fold_holds for the budgets and limits with these ids, as hold_calls has told them.
 CREATE OR REPLACE FUNCTION scopefloor.fold_calls(of_rules uuid[]) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -179,16 +196,23 @@ END $$;
 -- the work. Everything but the numbers is the hold's.
 CREATE OR REPLACE FUNCTION scopefloor.record_lost_call(of_id uuid, used_tokens int, source text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  h scopefloor.budget_hold;
 BEGIN
+  SELECT * INTO h FROM scopefloor.budget_hold o WHERE o.id = of_id AND o.state IN ('sent', 'charged');
+  IF h.id IS NULL THEN
+    RETURN;
+  END IF;
+  -- An erasure that is under way ends first: its scope has a marker then.
+  PERFORM scopefloor.hold_scope((SELECT s.tags - '!erased' FROM scopefloor.scope s WHERE s.id = h.scope_id));
   INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, provider, model, embedding_tokens, token_source, duration_ms, status)
   SELECT h.id, 'model', h.operation, h.tenant_id, h.scope_id, s.tags, k.id, k.principal, h.provider, h.model, used_tokens,
          CASE WHEN source IN ('provider', 'tokenizer') THEN source END, 0, 'error'
-  FROM scopefloor.budget_hold h JOIN scopefloor.scope s ON s.id = h.scope_id JOIN scopefloor.api_key k ON k.id = h.api_key_id
-  WHERE h.id = of_id AND h.state IN ('sent', 'charged');
+  FROM scopefloor.scope s, scopefloor.api_key k WHERE s.id = h.scope_id AND k.id = h.api_key_id;
 END $$;
 
--- The same for the budgets and limits at the ticket's target and below, so that a list of them says how it is now.
--- In a transaction of its own.
+-- Runs fold_holds for the budgets and limits at the ticket's target and below, so that a list of them says how it
+-- is now. In a transaction of its own.
 CREATE OR REPLACE FUNCTION scopefloor.fold_own_holds() RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -199,6 +223,9 @@ BEGIN
   IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read', 'self') THEN
     RAISE EXCEPTION 'scopefloor: no ticket for budgets' USING ERRCODE = 'insufficient_privilege';
   END IF;
-  RETURN scopefloor.fold_holds(1000, ARRAY(SELECT b.id FROM scopefloor.budget b WHERE is_all OR b.scope_id = ANY (ids) LIMIT 1000),
-                               ARRAY(SELECT l.id FROM scopefloor.scope_limit l WHERE is_all OR l.scope_id = ANY (ids) LIMIT 1000));
+  IF is_all THEN
+    RETURN scopefloor.fold_holds(1000);
+  END IF;
+  RETURN scopefloor.fold_holds(1000, ARRAY(SELECT b.id FROM scopefloor.budget b WHERE b.scope_id = ANY (ids)),
+                               ARRAY(SELECT l.id FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (ids)));
 END $$;

@@ -6,10 +6,10 @@ CREATE OR REPLACE FUNCTION scopefloor.add_usage(of_batch bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   INSERT INTO scopefloor.usage_hour AS u (tenant_id, scope_id, hour, api_key_id, operation, provider, model, tier, status,
-    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
+    calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms, last_at)
   SELECT d.tenant_id, d.scope_id, date_trunc('hour', d.created_at, 'UTC'), d.api_key_id, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
     count(*), sum(d.input_tokens), sum(d.cached_input_tokens), sum(d.output_tokens), sum(d.embedding_tokens), sum(d.saved_tokens),
-    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric)
+    coalesce(sum(d.cost_usd), 0), count(*) FILTER (WHERE d.cost_usd IS NULL), sum(d.duration_ms::numeric), max(d.created_at)
   FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id
   WHERE e.batch = of_batch AND e.source = 'trace'
   GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -17,7 +17,8 @@ BEGIN
     calls = u.calls + EXCLUDED.calls, input_tokens = u.input_tokens + EXCLUDED.input_tokens,
     cached_input_tokens = u.cached_input_tokens + EXCLUDED.cached_input_tokens, output_tokens = u.output_tokens + EXCLUDED.output_tokens,
     embedding_tokens = u.embedding_tokens + EXCLUDED.embedding_tokens, saved_tokens = u.saved_tokens + EXCLUDED.saved_tokens,
-    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms;
+    cost_usd = u.cost_usd + EXCLUDED.cost_usd, unpriced = u.unpriced + EXCLUDED.unpriced, duration_ms = u.duration_ms + EXCLUDED.duration_ms,
+    last_at = greatest(u.last_at, EXCLUDED.last_at);
   INSERT INTO scopefloor.usage_day AS u (tenant_id, day, operation, provider, model, tier, status,
     calls, input_tokens, cached_input_tokens, output_tokens, embedding_tokens, saved_tokens, cost_usd, unpriced, duration_ms)
   SELECT d.tenant_id, (d.created_at AT TIME ZONE 'UTC')::date, d.operation, coalesce(d.provider, ''), coalesce(d.model, ''), coalesce(d.tier, ''), d.status,
@@ -165,8 +166,7 @@ BEGIN
   stored AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null') ELSE 'null' END AS grp, sum(c.bytes)::bigint AS bytes
-    FROM scopefloor.scope_counter c JOIN scopefloor.scope s ON s.id = c.scope_id
-    WHERE divides_storage AND (ids IS NULL OR c.scope_id = ANY (ids)) GROUP BY 1)
+    FROM scopefloor.stored_bytes(CASE WHEN divides_storage THEN ids ELSE '{}' END) c JOIN scopefloor.scope s ON s.id = c.scope_id GROUP BY 1)
   SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0)::bigint, coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
          coalesce(used.e, 0)::bigint, coalesce(used.i + used.o + used.e, 0)::bigint, coalesce(used.cost, 0), coalesce(used.unpriced, 0)::bigint,
          CASE WHEN divides_storage THEN coalesce(stored.bytes, 0) END
@@ -189,17 +189,15 @@ BEGIN
   END IF;
   SELECT p.per_gb_month INTO price_now FROM scopefloor.price p WHERE p.kind = 'storage' AND p.effective_from <= clock_timestamp() ORDER BY p.effective_from DESC LIMIT 1;
   INSERT INTO scopefloor.storage_day (tenant_id, scope_id, day, bytes, passages, cost_usd)
-  SELECT k.tenant_id, k.scope_id, today, sum(k.bytes)::bigint, sum(k.passages)::int, round(sum(k.bytes) * price_now * 0.000000001 / days, 12)
-  FROM (SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c
-        UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL) k
-  GROUP BY 1, 2 HAVING sum(k.bytes) > 0
+  SELECT k.tenant_id, k.scope_id, today, k.bytes, k.passages::int, round(k.bytes * price_now * 0.000000001 / days, 12)
+  FROM scopefloor.stored_bytes(NULL) k WHERE k.bytes > 0
   ON CONFLICT DO NOTHING;
   GET DIAGNOSTICS sampled = ROW_COUNT;
   RETURN sampled;
 END $$;
 
 -- The lines of a bill, from a time up to another, by scope: the costs that traces were given when they were
--- written, and those of what was kept. Each line is rounded once. For a tenant that left, by its path's hash.
+-- written, and those of what was kept. Calls that used no tokens and cost nothing are on none. Each line is rounded once. For a tenant that left, by its path's hash.
 CREATE OR REPLACE FUNCTION scopefloor.bill(since timestamptz, until timestamptz, of_left text) RETURNS TABLE (
   scope jsonb, kind text, operation text, provider text, model text, calls bigint, input_tokens bigint, cached_input_tokens bigint, output_tokens bigint,
   embedding_tokens bigint, gb_months numeric, unpriced bigint, cost_usd numeric)
@@ -224,9 +222,10 @@ BEGIN
          sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 9)
   FROM scopefloor.usage_lines(ids, since, until) u JOIN scopefloor.scope s ON s.id = u.scope_id
   GROUP BY s.tags, u.operation, u.provider, u.model
+  HAVING sum(u.input_tokens) + sum(u.output_tokens) + sum(u.embedding_tokens) + sum(u.unpriced) > 0 OR sum(u.cost_usd) > 0
   UNION ALL
   SELECT s.tags, 'storage', NULL, NULL, NULL, 0, 0, 0, 0, 0,
-         round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 6),
+         round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 12),
          count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 9)
   FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id
   WHERE k.day >= (since AT TIME ZONE 'UTC')::date AND k.day < (until AT TIME ZONE 'UTC')::date AND (ids IS NULL OR k.scope_id = ANY (ids))

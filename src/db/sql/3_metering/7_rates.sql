@@ -96,8 +96,8 @@ BEGIN
     r := rs[own[n]];
     CONTINUE WHEN NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = l.scope_id AND s.tags @> floor);
     FOR rate IN SELECT * FROM (VALUES
-      ('requests', l.requests_per_minute, l.requests_per_minute - scopefloor.slot_sum(r.requests), scopefloor.seconds_to_room(r.requests, r.second, 0, 0)),
-      ('tokens', l.tokens_per_minute, l.tokens_per_minute - scopefloor.slot_sum(r.tokens), scopefloor.seconds_to_room(r.tokens, r.second, 0, 0)),
+      ('requests', l.requests_per_minute, l.requests_per_minute - scopefloor.slot_sum(r.requests), least(60, scopefloor.seconds_to_room(r.requests, r.second, 0, 0))),
+      ('tokens', l.tokens_per_minute, l.tokens_per_minute - scopefloor.slot_sum(r.tokens), least(60, scopefloor.seconds_to_room(r.tokens, r.second, 0, 0))),
       ('concurrency', l.concurrent_requests, l.concurrent_requests - r.running, 1)) v(name, most, remaining, reset) WHERE v.most IS NOT NULL
     LOOP
       IF NOT told ? rate.name OR rate.remaining < (told->rate.name->>'remaining')::bigint THEN

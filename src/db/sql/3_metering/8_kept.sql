@@ -15,15 +15,27 @@ BEGIN
   RETURN (SELECT count(*) FROM scopefloor.scope s WHERE s.tags @> at_tags AND NOT s.tags ? '!erased');
 END $$;
 
--- What the scopes below these tags keep.
+-- Bytes that each of these scopes (NULL: all) keeps: texts, values and files, as UTF-8.
+CREATE OR REPLACE FUNCTION scopefloor.stored_bytes(ids int[]) RETURNS TABLE (tenant_id int, scope_id int, bytes bigint, passages bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT k.tenant_id, k.scope_id, sum(k.bytes)::bigint, sum(k.passages)::bigint FROM (
+    SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c WHERE ids IS NULL OR c.scope_id = ANY (ids)
+    UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes::bigint, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL AND (ids IS NULL OR d.scope_id = ANY (ids))
+    UNION ALL SELECT i.tenant_id, i.scope_id, octet_length(i.value::text)::bigint, 0 FROM scopefloor.memory_item i WHERE ids IS NULL OR i.scope_id = ANY (ids)) k
+  GROUP BY 1, 2;
+END $$;
+
+-- What the scopes below these tags keep, as limits count it.
 CREATE OR REPLACE FUNCTION scopefloor.kept_below(at_tags jsonb, OUT bytes bigint, OUT documents bigint, OUT sessions bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> at_tags);
 BEGIN
-  SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes)), 0)::bigint, count(*) INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
-  bytes := bytes + coalesce((SELECT sum(octet_length(i.value::text)) FROM scopefloor.memory_item i WHERE i.scope_id = ANY (ids)), 0)::bigint;
-  bytes := bytes + coalesce((SELECT sum(c.bytes) FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids)), 0)::bigint;
+  SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes) - CASE WHEN d.content_hash IS NOT NULL THEN d.size_bytes ELSE 0 END), 0)::bigint, count(*)
+  INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
+  bytes := bytes + coalesce((SELECT sum(k.bytes) FROM scopefloor.stored_bytes(ids) k), 0)::bigint;
   SELECT count(*) INTO sessions FROM scopefloor.session s WHERE s.scope_id = ANY (ids);
 END $$;
 

@@ -44,7 +44,8 @@ END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
 -- and replaces the tags of its scopes by an erased marker. The numbers stay, for billing.
--- A scope that is the floor of a live key keeps its tags: that key still names it. So does one that a budget or a limit from above is for.
+-- A scope that is the floor of a live key keeps its tags: that key still names it. So does one that
+-- a budget or a limit is left for.
 -- Gives the counts by table.
 CREATE OR REPLACE FUNCTION scopefloor.retire_scopes() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
@@ -54,6 +55,7 @@ DECLARE
   above int[]; -- the scopes whose floors may hold the target
   ids int[];
   gone int[];
+  unruled int[];
   traces int;
   named int;
   answers int;
@@ -80,10 +82,15 @@ BEGIN
   DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
   GET DIAGNOSTICS jobs = ROW_COUNT;
   denials := scopefloor.redact_denials(erased, ids);
-  -- Rules that the eraser could take away go with the scope; one from above stays, and so nobody is rid of it.
+  -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
+  -- and so nobody is rid of it.
   IF t->>'principal' = 'management' THEN
-    DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (ids) AND b.set_by @> (t->'floor');
-    DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (ids) AND l.set_by @> (t->'floor');
+    unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
+      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id))
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
+                      AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
+    DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (unruled) AND l.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)

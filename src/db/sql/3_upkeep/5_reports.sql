@@ -13,12 +13,12 @@ FROM scopefloor.scope s JOIN scopefloor.decision_trace d ON d.scope_id = s.id;
 CREATE OR REPLACE VIEW scopefloor.usage_by_hour WITH (security_invoker = true) AS
 SELECT u.hour, s.tags AS scope, u.scope_id, u.tenant_id, u.api_key_id, u.operation, nullif(u.provider, '') AS provider, nullif(u.model, '') AS model,
        nullif(u.tier, '') AS tier, u.status, u.calls, u.input_tokens, u.cached_input_tokens, u.output_tokens, u.embedding_tokens,
-       u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens, u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms
+       u.input_tokens + u.output_tokens + u.embedding_tokens AS total_tokens, u.saved_tokens, u.cost_usd, u.unpriced, u.duration_ms, u.last_at
 FROM scopefloor.usage_hour u JOIN scopefloor.scope s ON s.id = u.scope_id
 UNION ALL
 SELECT date_trunc('hour', d.created_at, 'UTC'), s.tags, d.scope_id, d.tenant_id, d.api_key_id, d.operation, d.provider, d.model,
        d.tier, d.status, 1, d.input_tokens, d.cached_input_tokens, d.output_tokens, d.embedding_tokens,
-       d.total_tokens, d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric
+       d.total_tokens, d.saved_tokens, coalesce(d.cost_usd, 0), (d.cost_usd IS NULL)::int, d.duration_ms::numeric, d.created_at
 FROM scopefloor.audit_entry e JOIN scopefloor.decision_trace d ON d.scope_id = e.scope_id AND d.id = e.id JOIN scopefloor.scope s ON s.id = e.scope_id
 WHERE e.batch IS NULL AND e.source = 'trace';
 
@@ -38,7 +38,7 @@ WHERE e.batch IS NULL AND e.source = 'trace';
 CREATE OR REPLACE VIEW scopefloor.usage_by_scope WITH (security_invoker = true) AS
 SELECT u.scope_id, u.scope, sum(u.calls)::bigint AS calls,
        sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens, sum(u.embedding_tokens)::bigint AS embedding_tokens,
-       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd, max(u.hour) AS last_used_at
+       sum(u.total_tokens)::bigint AS total_tokens, sum(u.cost_usd) AS cost_usd, max(u.last_at) AS last_used_at
 FROM scopefloor.usage_by_hour u GROUP BY u.scope_id, u.scope;
 
 CREATE OR REPLACE VIEW scopefloor.usage_by_day WITH (security_invoker = true) AS
