@@ -10,7 +10,7 @@ import type postgres from "postgres";
 import type { KeyHash } from "../src/db/access/entry.ts";
 import { openPostgres } from "../src/db/connect/open.ts";
 import { hashSecret } from "../src/keys/secret.ts";
-import { HoldLane } from "../src/metering/hold-lane.ts";
+import { HoldBatcher } from "../src/metering/hold-batcher.ts";
 import { load, quantile, round, table } from "./measure.ts";
 import { numberOption } from "./options.ts";
 import { type BenchService, benchDatabase, clientOf, mintAgent, startBuilt, temporaryFolder } from "./service.ts";
@@ -104,7 +104,7 @@ async function hotPath(): Promise<Record<string, unknown>> {
   }
 }
 
-/** Two lanes, as two processes have them, over one budget of everybody. */
+/** Two batchers, as two processes have them, over one budget of everybody. */
 async function holdsPerSecond(): Promise<Record<string, unknown>> {
   const database = await benchDatabase();
   const folder = await temporaryFolder();
@@ -116,9 +116,9 @@ async function holdsPerSecond(): Promise<Record<string, unknown>> {
       Array.from({ length: 64 }, (_, i) => mintAgent(service, `agent ${i}`, { org: `org-${i}` })),
     );
     const { set } = budgetsOf(service);
-    const lanes = pools.map((pool) => new HoldLane(pool));
+    const batchers = pools.map((pool) => new HoldBatcher(pool));
     const hold = async (i: number) => {
-      const answer = await lanes[i % 2]?.hold({
+      const answer = await batchers[i % 2]?.hold({
         id: crypto.randomUUID(),
         caller: { keyHash: hashSecret(keys[i % 64] ?? "") as KeyHash, onBehalfOf: undefined },
         verb: "memory:write",
@@ -261,7 +261,7 @@ async function overspending(rounds: number, calls: number): Promise<Record<strin
       };
       await load(calls, 200, work);
       if (killing) second = await start(1, first.managementKey);
-      // The dead process's holds expire, as they would in two minutes.
+      // The dead process's holds expire, as they would in three minutes.
       await new Promise((resolve) => setTimeout(resolve, 1_500));
       await sql`UPDATE scopefloor.budget_hold SET expires_at = '-infinity' WHERE state IN ('held', 'sent')`;
       await sql`SELECT scopefloor.fold_holds(100000)`;

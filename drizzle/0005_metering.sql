@@ -1379,9 +1379,9 @@ END $$;
 --   {status: degraded, …}         it may be made without the model: that much is held, and why not more
 --   {status: refused, …}          what was reached: {limit: tokens | cost | requests | price, budget?, resetsAt?, inFlight}
 --   {status: limited, …}          which rate was reached: {rate: requests | tokens | concurrency, retryAfter}
---   {status: stranger}            enter refuses it and says why
+--   {status: not-admitted}       enter refuses it and says why
 -- `budget` is there for a caller whose floor holds the budget's scope; `rates` of each says what is left of those
--- that the caller may know. `foldable` is there where what is held is in the way, with the rule's id: once
+-- that the caller may know. `settleable` is there where what is held is in the way, with the rule's id: once
 -- what was settled is moved on (fold_calls), in a transaction of its own, there may be room.
 CREATE OR REPLACE FUNCTION scopefloor.hold_calls(calls jsonb, ttl_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1400,7 +1400,7 @@ BEGIN
     caller := scopefloor.authenticate(decode(call->>'keyHash', 'hex'), call->>'onBehalfOf');
     IF caller.refusal IS NOT NULL
        OR scopefloor.permit((caller.k).principal, (caller.other).principal, caller.verbs, caller.content, call->>'verb', call->'requested'->>'mode') IS NOT NULL THEN
-      placed := placed || jsonb_build_array(jsonb_build_object('status', 'stranger'));
+      placed := placed || jsonb_build_array(jsonb_build_object('status', 'not-admitted'));
       CONTINUE;
     END IF;
     place := scopefloor.resolve_place(caller.k, caller.floor, CASE WHEN call->'requested'->>'mode' = 'write' THEN call->'requested' ELSE '{}' END);
@@ -1408,7 +1408,7 @@ BEGIN
       named := scopefloor.resolve_clauses(caller.floor, call->'requested', call->'requested'->>'mode', 'strict', place.fixed);
     END IF;
     IF place.refusal IS NOT NULL OR named.refusal IS NOT NULL THEN
-      placed := placed || jsonb_build_array(jsonb_build_object('status', 'stranger'));
+      placed := placed || jsonb_build_array(jsonb_build_object('status', 'not-admitted'));
       CONTINUE;
     END IF;
     at_tags := CASE WHEN call->'requested'->>'mode' = 'erase' THEN caller.floor ELSE coalesce(named.shared, caller.floor) END;
@@ -1421,7 +1421,7 @@ BEGIN
       placed := placed || '[{"status": "held"}]'; -- asked once more, since the first answer was lost
       CONTINUE;
     ELSIF h.id IS NOT NULL AND (h.api_key_id <> (caller.k).id OR h.state NOT IN ('held', 'sent')) THEN
-      placed := placed || jsonb_build_array(jsonb_build_object('status', 'stranger'));
+      placed := placed || jsonb_build_array(jsonb_build_object('status', 'not-admitted'));
       CONTINUE;
     END IF;
     placed := placed || jsonb_build_array(call || jsonb_build_object(
@@ -1526,7 +1526,7 @@ BEGIN
     END IF;
     IF over IS NOT NULL THEN
       answers := answers || jsonb_build_array(jsonb_build_object('status', 'limited', 'rate', over->'rate', 'isTooLarge', coalesce((over->>'isTooLarge')::bool, false), 'retryAfter', over->'retryAfter',
-                                                                 'foldable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
+                                                                 'settleable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
     IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) IS NULL THEN
@@ -1646,7 +1646,7 @@ CREATE OR REPLACE FUNCTION scopefloor.shortage_answer(b scopefloor.budget, perio
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN CASE WHEN short IS NOT NULL THEN jsonb_build_object(
-    'limit', short->'limit', 'isTooLarge', coalesce((short->>'isTooLarge')::bool, false), 'inFlight', (short->>'inFlight')::bool, 'foldable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
+    'limit', short->'limit', 'isTooLarge', coalesce((short->>'isTooLarge')::bool, false), 'inFlight', (short->>'inFlight')::bool, 'settleable', CASE WHEN (short->>'inFlight')::bool THEN b.id END,
     'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'budget', (SELECT scopefloor.budget_answer(b) FROM scopefloor.scope s WHERE s.id = b.scope_id AND s.tags @> floor)) END;
 END $$;

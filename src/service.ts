@@ -13,7 +13,7 @@ import { FairQueue } from "./load/fair-queue.ts";
 import { type QuotaLimits, type QuotaOptions, Quotas } from "./load/quotas.ts";
 import { ShareGroups } from "./load/share-groups.ts";
 import { type ProxySettings, Strangers } from "./load/strangers.ts";
-import { HoldLane } from "./metering/hold-lane.ts";
+import { HoldBatcher } from "./metering/hold-batcher.ts";
 import { BudgetedKeys } from "./metering/request-meter.ts";
 import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
@@ -88,7 +88,7 @@ export async function createService(database: Database, options: ServiceOptions)
   const { context, log } = options;
   const touches = new KeyTouches(database.app);
   const shareGroups = new ShareGroups();
-  const lane = new HoldLane(database, (keyHash) => shareGroups.of(keyHash));
+  const holds = new HoldBatcher(database, (keyHash) => shareGroups.of(keyHash));
   const models = await Models.open(modelRegistry(database), options.models ?? LOCAL_MODELS, log);
   const warnings = await databaseWarnings(database);
   for (const warning of warnings) log.warn(warning);
@@ -103,7 +103,7 @@ export async function createService(database: Database, options: ServiceOptions)
     intake: new FairQueue(LARGE_BODIES),
     uploads: new FairQueue(UPLOADS),
     quotas: new Quotas(options.quotas ?? DEFAULT_QUOTAS),
-    metering: { database, lane, budgeted: new BudgetedKeys(), log },
+    metering: { database, holds, budgeted: new BudgetedKeys(), log },
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
@@ -122,7 +122,7 @@ export async function createService(database: Database, options: ServiceOptions)
       serving = false;
     },
     settled: async () => {
-      await Promise.all([touches.settled(), lane.settled(), worker?.stop()]);
+      await Promise.all([touches.settled(), holds.settled(), worker?.stop()]);
     },
   };
 }

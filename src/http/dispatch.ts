@@ -184,7 +184,7 @@ class Visit {
   }
 
   meterFor(access: Partial<Omit<AccessRequest, "verb">>): Meter {
-    return this.meter.for({ mode: this.#spec.mode, ...access, verb: this.#spec.verb });
+    return this.meter.setAccess({ mode: this.#spec.mode, ...access, verb: this.#spec.verb });
   }
 
   /** Enters, holding what the budgets above ask for; the trace of a committed transaction settles it. */

@@ -68,7 +68,7 @@ export interface Endpoint {
   readonly readsOnly: (body: unknown) => boolean;
   readonly retold: Retold | undefined;
   /** Whether a request counts against budgets: what leaves a trace of memory that was read or written. */
-  readonly metered: boolean;
+  readonly countsAgainstBudgets: boolean;
   readonly params: z.ZodType | undefined;
   readonly query: z.ZodType;
   readonly body: z.ZodType | undefined;
@@ -91,7 +91,7 @@ export interface EndpointSpec<P, Q, B, U extends boolean>
   };
   readonly upload?: U;
   /** Default: what reads or writes memory does; deleting never fails for lack of budget. */
-  readonly metered?: boolean;
+  readonly countsAgainstBudgets?: boolean;
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
@@ -108,7 +108,7 @@ export function endpoint<P, Q, B, U extends boolean = false>(spec: EndpointSpec<
     secret: false,
     summary: spec.operation.replaceAll("_", " "),
     answer: undefined,
-    metered: (spec.verb === "memory:read" || spec.verb === "memory:write") && spec.mode !== "delete",
+    countsAgainstBudgets: (spec.verb === "memory:read" || spec.verb === "memory:write") && spec.mode !== "delete",
     ...spec,
     upload: spec.upload ?? false,
     readsOnly: (spec.readsOnly as Endpoint["readsOnly"] | undefined) ?? (() => spec.verb === "memory:read"),

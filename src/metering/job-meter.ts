@@ -2,7 +2,7 @@ import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import type { TokenSource } from "../models/embedder.ts";
-import type { HoldAnswer } from "./hold-lane.ts";
+import type { HoldAnswer } from "./hold-batcher.ts";
 import type { ModelCall } from "./model-call.ts";
 
 /** A budget has no room for what a job's model would use: the job waits. */

@@ -11,7 +11,7 @@ export interface Shortage {
   readonly isTooLarge: boolean;
   readonly resetsAt: string | null;
   /** The budget, where moving on what was settled may make room. */
-  readonly foldable?: string | null;
+  readonly settleable?: string | null;
   /** Absent for a caller whose floor does not hold the budget's scope. */
   readonly budget?: Budget | null;
 }

@@ -4,7 +4,7 @@ import { requestedOf } from "../db/access/enter.ts";
 import type { AccessRequest, Caller } from "../db/access/entry.ts";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { failureOf } from "../log.ts";
-import type { HoldAnswer, HoldLane, HoldRequest } from "./hold-lane.ts";
+import type { HoldAnswer, HoldBatcher, HoldRequest } from "./hold-batcher.ts";
 import type { Meter, ModelCall, Permit, Spent } from "./model-call.ts";
 import { budgetExceeded, type Rates, rateLimited, shortageText } from "./refusals.ts";
 
@@ -27,7 +27,7 @@ export class BudgetedKeys {
 
 export interface RequestMeterDeps {
   readonly database: Database;
-  readonly lane: HoldLane;
+  readonly holds: HoldBatcher;
   readonly budgeted: BudgetedKeys;
   readonly log: Logger;
 }
@@ -66,15 +66,19 @@ export class RequestMeter implements Meter {
   /** Calls in this process that were made without a hold. */
   #unheld: Spent | undefined;
 
-  constructor(deps: RequestMeterDeps, caller: Caller, spec: { verb: AccessRequest["verb"]; metered: boolean }) {
+  constructor(
+    deps: RequestMeterDeps,
+    caller: Caller,
+    spec: { verb: AccessRequest["verb"]; countsAgainstBudgets: boolean },
+  ) {
     this.#deps = deps;
     this.#caller = caller;
     this.#verb = spec.verb;
-    this.#isBudgeted = spec.metered;
+    this.#isBudgeted = spec.countsAgainstBudgets;
   }
 
   /** The meter of calls that are made for what enter is asked for with this. */
-  for(request: AccessRequest): this {
+  setAccess(request: AccessRequest): this {
     this.#request = request;
     return this;
   }
@@ -102,7 +106,7 @@ export class RequestMeter implements Meter {
     });
     if (answer.status === "none") return { isGiven: true };
     // Enter says what is wrong with the request; until then no model is called for it.
-    if (answer.status === "stranger") return { isGiven: false, reason: "the request is refused" };
+    if (answer.status === "not-admitted") return { isGiven: false, reason: "the request is refused" };
     refuse(answer);
     if (!isOwn) this.holdId = id;
     if (answer.status === "degraded")
@@ -170,13 +174,13 @@ export class RequestMeter implements Meter {
         this.#deps.log.error(failureOf(error), "a call to a model could not be recorded"),
       );
     }
-    for (const id of this.#open) this.#deps.lane.end(id, this.#caller);
+    for (const id of this.#open) this.#deps.holds.end(id, this.#caller);
   }
 
   async #hold(id: string, wanted: Wanted): Promise<HoldAnswer> {
-    const { lane, budgeted } = this.#deps;
+    const { holds, budgeted } = this.#deps;
     if (this.#request === undefined) throw new Error("a hold is for no request");
-    const answer = await lane.hold({
+    const answer = await holds.hold({
       ...wanted,
       requests: this.#isBudgeted ? wanted.calls : 0,
       id,
@@ -184,7 +188,7 @@ export class RequestMeter implements Meter {
       verb: this.#verb,
       requested: requestedOf(this.#request),
     });
-    if (answer.status !== "stranger") budgeted.note(this.#caller, answer.status !== "none");
+    if (answer.status !== "not-admitted") budgeted.note(this.#caller, answer.status !== "none");
     if (answer.status === "held" || answer.status === "degraded") this.#open.add(id);
     if (answer.rates !== undefined) this.rates = answer.rates;
     return answer;

@@ -170,8 +170,8 @@ describe("budgets with the built-in model", () => {
     expect([await hold(one, 1), await hold(one, 1), await hold(two, 1), await hold(two, 0)]).toEqual([
       "held",
       "held",
-      "stranger",
-      "stranger",
+      "not-admitted",
+      "not-admitted",
     ]);
     expect((await now(id)).reserved).toMatchObject({ tokens: 10, requests: 1 });
     // A call within the request adds to it.

@@ -89,7 +89,8 @@ describe("prices", () => {
     const misspelt = await price({ operation: "qurey", perCall: 1 });
     expect([misspelt.status, misspelt.text]).toEqual([400, expect.stringContaining("profile, query,")]);
     const ofMemory = endpoints.filter(
-      ({ verb, metered, operation }) => verb.startsWith("memory:") && metered && operation !== "not_built",
+      ({ verb, countsAgainstBudgets, operation }) =>
+        verb.startsWith("memory:") && countsAgainstBudgets && operation !== "not_built",
     );
     expect(ofMemory.length).toBeGreaterThan(20);
     for (const { operation } of ofMemory) expect(PRICED_OPERATIONS).toContain(operation);

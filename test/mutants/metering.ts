@@ -89,8 +89,8 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: an erasure takes every rule of the scope along (threat 50)",
     function: "retire_scopes",
-    from: "WHERE b.scope_id = ANY (ids) AND b.set_by @> (t->'floor')",
-    to: "WHERE b.scope_id = ANY (ids)",
+    from: "WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor')",
+    to: "WHERE b.scope_id = ANY (unruled)",
     tests: [BUDGETS],
   },
   {

@@ -1137,9 +1137,9 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "usage that reads everybody's counters (threat 39)",
     on: "postgres",
-    function: "usage",
-    from: "AND (ids IS NULL OR c.scope_id = ANY (ids)) GROUP BY 1)",
-    to: "GROUP BY 1)",
+    function: "stored_bytes",
+    from: "FROM scopefloor.scope_counter c WHERE ids IS NULL OR c.scope_id = ANY (ids)",
+    to: "FROM scopefloor.scope_counter c",
     tests: ["test/isolation/cost.test.ts"],
   },
   {

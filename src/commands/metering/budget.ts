@@ -3,7 +3,7 @@ import type { Budget } from "../../metering/budgets.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type Desk, eachNumber, given, number, scopeOf } from "./desk.ts";
+import { allPages, type CommandContext, eachNumber, given, number, scopeOf } from "./command-context.ts";
 
 const BUDGET_HEADER = [
   "id",
@@ -35,7 +35,7 @@ function budgetRows(budget: Budget): Cell[][] {
     .map((row) => [id, scopeText(scope), name, period, timezone, mode, ...row, resetsAt]);
 }
 
-export function budgetCommand({ service, print, write }: Desk): Command {
+export function budgetCommand({ service, print, tell }: CommandContext): Command {
   const command = new Command("budget").description("what may be spent at a scope, and all below it, in a period");
   command
     .command("list", { isDefault: true })
@@ -82,7 +82,7 @@ export function budgetCommand({ service, print, write }: Desk): Command {
     });
   command.command("delete <id>").action(async (id: string) => {
     await service().call("DELETE", `/budgets/${encodeURIComponent(id)}`);
-    write("deleted\n");
+    tell("deleted\n");
   });
   return command;
 }

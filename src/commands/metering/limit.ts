@@ -3,7 +3,7 @@ import { LIMITS, type Limits } from "../../metering/limits.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type Desk, given, number, scopeOf } from "./desk.ts";
+import { allPages, type CommandContext, given, number, scopeOf } from "./command-context.ts";
 
 const LIMIT_HEADER = ["scope", "key", "of", "limit", "used"];
 
@@ -18,7 +18,7 @@ const limitRows = (limits: Limits): Cell[][] =>
 
 const flagOf = (name: string) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} <n>`;
 
-export function limitCommand({ service, print, write }: Desk): Command {
+export function limitCommand({ service, print, tell }: CommandContext): Command {
   const command = new Command("limit").description("what a scope or a key may do a minute, and what a scope may keep");
   command
     .command("list", { isDefault: true })
@@ -45,7 +45,7 @@ export function limitCommand({ service, print, write }: Desk): Command {
     .option("--key <id>", "instead of a scope")
     .action(async ({ scope, key }) => {
       await service().call("DELETE", "/limits", { query: { scope, key } });
-      write("deleted\n");
+      tell("deleted\n");
     });
   return command;
 }

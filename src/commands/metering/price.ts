@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import type { Price } from "../../metering/prices.ts";
 import type { Cell } from "../table.ts";
-import { type Desk, given, number } from "./desk.ts";
+import { type CommandContext, given, number } from "./command-context.ts";
 
 const PRICE_HEADER = ["id", "for", "input", "cached input", "output", "embedding", "call", "GB month", "from", "state"];
 
@@ -27,7 +27,7 @@ const priceRow = (price: Price, _: number, all: readonly Price[]): Cell[] => [
   stateOf(price, all),
 ];
 
-export function priceCommand({ service, print, write }: Desk): Command {
+export function priceCommand({ service, print, tell }: CommandContext): Command {
   const command = new Command("price").description(
     "what models, operations and storage cost, in USD; tokens by the million",
   );
@@ -64,7 +64,7 @@ export function priceCommand({ service, print, write }: Desk): Command {
     });
   command.command("delete <id>").action(async (id: string) => {
     await service().call("DELETE", "/prices", { query: { id } });
-    write("deleted\n");
+    tell("deleted\n");
   });
   return command;
 }

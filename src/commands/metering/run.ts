@@ -3,7 +3,7 @@ import { CommanderError } from "commander";
 import { CONNECTION_HELP, Misused, Refused, serviceOf } from "../http-client.ts";
 import { tableOf } from "../table.ts";
 import { budgetCommand } from "./budget.ts";
-import type { Desk } from "./desk.ts";
+import type { CommandContext } from "./command-context.ts";
 import { limitCommand } from "./limit.ts";
 import { priceCommand } from "./price.ts";
 import { billCommand, usageCommand } from "./usage.ts";
@@ -22,12 +22,13 @@ export const meteringCommand =
   async (args: readonly string[], environment: NodeJS.ProcessEnv): Promise<number> => {
     let asJson = false;
     const write = (text: string) => process.stdout.write(text);
-    const desk: Desk = {
+    const context: CommandContext = {
       service: () => serviceOf(environment),
       print: (answer, header, rows) => write(asJson ? `${JSON.stringify(answer, null, 2)}\n` : tableOf(header, rows)),
       write: (text) => void write(text),
+      tell: (text) => void (asJson || write(text)),
     };
-    const command = COMMANDS[name](desk);
+    const command = COMMANDS[name](context);
     for (const one of [command, ...command.commands]) one.option("--json", "as JSON").exitOverride();
     command
       .name(`scopefloor ${name}`)

@@ -2,11 +2,11 @@ import { Command } from "commander";
 import type { Bill } from "../../metering/bill.ts";
 import { scopeText } from "../../scope/scope.ts";
 import type { UsageRow } from "../../traces/usage.ts";
-import { type Desk, groupOf } from "./desk.ts";
+import { type CommandContext, groupOf } from "./command-context.ts";
 
 const thisMonth = () => new Date().toISOString().slice(0, 7);
 
-export function usageCommand({ service, print }: Desk): Command {
+export function usageCommand({ service, print }: CommandContext): Command {
   return new Command("usage")
     .description("calls, tokens and cost of a scope and all below it, and the bytes that it keeps now")
     .option("--scope <path>", "such as org/acme; absent: the key's own floor")
@@ -35,7 +35,7 @@ export function usageCommand({ service, print }: Desk): Command {
     });
 }
 
-export function billCommand({ service, print, write }: Desk): Command {
+export function billCommand({ service, print, write }: CommandContext): Command {
   return new Command("bill")
     .description("what the calls and the storage of a month (UTC) cost, by scope")
     .option("--month <month>", "such as 2026-11", thisMonth())

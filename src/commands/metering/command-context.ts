@@ -6,10 +6,12 @@ import type { Cell } from "../table.ts";
 type Print = (json: unknown, header: readonly string[], rows: readonly (readonly Cell[])[]) => void;
 
 /** What a subcommand works with. */
-export interface Desk {
+export interface CommandContext {
   readonly service: () => Service;
   readonly print: Print;
   readonly write: (text: string) => void;
+  /** For people: nothing where JSON is asked for. */
+  readonly tell: (text: string) => void;
 }
 
 export const number = (text: string): number => {

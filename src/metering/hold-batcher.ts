@@ -32,7 +32,7 @@ interface WithRates {
 
 export type HoldAnswer = WithRates &
   (
-    | { readonly status: "none" | "held" | "stranger" }
+    | { readonly status: "none" | "held" | "not-admitted" }
     | {
         readonly status: "limited";
         readonly rate: RateName;
@@ -40,7 +40,7 @@ export type HoldAnswer = WithRates &
         readonly retryAfter: number;
         /** It is more than a whole minute may have. */
         readonly isTooLarge: boolean;
-        readonly foldable?: string | null;
+        readonly settleable?: string | null;
       }
     | ({ readonly status: "degraded" | "refused" } & Shortage)
   );
@@ -64,7 +64,7 @@ interface Waiting {
  * time: so a budget that everybody's calls count against is written a few hundred times a second at most,
  * however many calls there are. Of several tenants that wait each gets its turn.
  */
-export class HoldLane {
+export class HoldBatcher {
   readonly #database: Database;
   readonly #groupOf: (keyHash: Uint8Array) => string | undefined;
   readonly #waiting = new Map<string, Waiting[]>();
@@ -144,7 +144,7 @@ export class HoldLane {
     const short = new Set<string>();
     for (const [i, answer] of (await this.#ask(asked)).entries()) {
       const one = asked[i] as Waiting;
-      if ("foldable" in answer && answer.foldable) short.add(answer.foldable);
+      if ("settleable" in answer && answer.settleable) short.add(answer.settleable);
       if (!isLast(answer)) continue;
       one.resolve(answer);
       open.delete(one);
@@ -187,7 +187,7 @@ export class HoldLane {
 
 /** Whether it is worth asking once more; one that is degraded has its hold, of the request alone. */
 const mayHaveRoom = (answer: HoldAnswer) =>
-  (answer.status === "refused" || answer.status === "limited") && Boolean(answer.foldable);
+  (answer.status === "refused" || answer.status === "limited") && Boolean(answer.settleable);
 
 const hexOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("hex");
 const nameOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("base64");
