@@ -166,7 +166,8 @@ BEGIN
   stored AS (
     SELECT CASE WHEN grouped_by = 'scope' THEN s.tags WHEN grouped_by = 'org' THEN coalesce(s.tags->'org', 'null')
                 WHEN dimension IS NOT NULL THEN coalesce(s.tags->dimension, 'null') ELSE 'null' END AS grp, sum(c.bytes)::bigint AS bytes
-    FROM scopefloor.stored_bytes(CASE WHEN divides_storage THEN ids ELSE '{}' END) c JOIN scopefloor.scope s ON s.id = c.scope_id GROUP BY 1)
+    FROM scopefloor.stored_bytes(CASE WHEN divides_storage THEN ids ELSE '{}' END) c
+    JOIN LATERAL (SELECT o.tags FROM scopefloor.scope o WHERE o.id = c.scope_id LIMIT 1) s ON true GROUP BY 1)
   SELECT coalesce(used.grp, stored.grp), coalesce(used.calls, 0)::bigint, coalesce(used.i, 0)::bigint, coalesce(used.o, 0)::bigint,
          coalesce(used.e, 0)::bigint, coalesce(used.i + used.o + used.e, 0)::bigint, coalesce(used.cost, 0), coalesce(used.unpriced, 0)::bigint,
          CASE WHEN divides_storage THEN coalesce(stored.bytes, 0) END
@@ -220,14 +221,14 @@ BEGIN
   RETURN QUERY
   SELECT s.tags, 'calls', u.operation, nullif(u.provider, ''), nullif(u.model, ''), sum(u.calls)::bigint, sum(u.input_tokens)::bigint, sum(u.cached_input_tokens)::bigint,
          sum(u.output_tokens)::bigint, sum(u.embedding_tokens)::bigint, NULL::numeric, sum(u.unpriced)::bigint, round(sum(u.cost_usd), 9)
-  FROM scopefloor.usage_lines(ids, since, until) u JOIN scopefloor.scope s ON s.id = u.scope_id
+  FROM scopefloor.usage_lines(ids, since, until) u JOIN LATERAL (SELECT o.tags FROM scopefloor.scope o WHERE o.id = u.scope_id LIMIT 1) s ON true
   GROUP BY s.tags, u.operation, u.provider, u.model
   HAVING sum(u.input_tokens) + sum(u.output_tokens) + sum(u.embedding_tokens) + sum(u.unpriced) > 0 OR sum(u.cost_usd) > 0
   UNION ALL
   SELECT s.tags, 'storage', NULL, NULL, NULL, 0, 0, 0, 0, 0,
          round(sum(k.bytes * 0.000000001 / extract(day FROM date_trunc('month', k.day) + interval '1 month - 1 day')), 12),
          count(*) FILTER (WHERE k.cost_usd IS NULL), round(coalesce(sum(k.cost_usd), 0), 9)
-  FROM scopefloor.storage_day k JOIN scopefloor.scope s ON s.id = k.scope_id
+  FROM scopefloor.storage_day k JOIN LATERAL (SELECT o.tags FROM scopefloor.scope o WHERE o.id = k.scope_id LIMIT 1) s ON true
   WHERE k.day >= (since AT TIME ZONE 'UTC')::date AND k.day < (until AT TIME ZONE 'UTC')::date AND (ids IS NULL OR k.scope_id = ANY (ids))
   GROUP BY s.tags
   ORDER BY 1, 2, 3, 4, 5;
