@@ -90,8 +90,7 @@ export function problems(log: Logger) {
       ctx.type = "application/problem+json";
       if (problem.retryAfter !== undefined) ctx.set("Retry-After", String(problem.retryAfter));
       if (problem.status === 401) ctx.set("WWW-Authenticate", 'Bearer realm="scopefloor"');
-      ctx.body = JSON.stringify({
-        ...problem.more,
+      const usual = {
         type: `https://scopefloor.dev/errors/${problem.slug}`,
         title: titles[problem.slug],
         status: problem.status,
@@ -101,7 +100,8 @@ export function problems(log: Logger) {
         instance: ctx.path,
         requestId,
         ...(problem.retryAfter === undefined ? {} : { retryAfter: problem.retryAfter }),
-      });
+      };
+      ctx.body = JSON.stringify({ ...usual, ...problem.more, ...usual });
     }
   };
 }

@@ -190,7 +190,7 @@ export class RequestMeter implements Meter {
     });
     if (answer.status !== "not-admitted") budgeted.note(this.#caller, answer.status !== "none");
     if (answer.status === "held" || answer.status === "degraded") this.#open.add(id);
-    if (answer.rates !== undefined) this.rates = answer.rates;
+    if (answer.rates !== undefined) this.rates = answer.status === "limited" ? whenItFits(answer) : answer.rates;
     return answer;
   }
 
@@ -212,6 +212,14 @@ export class RequestMeter implements Meter {
 function refuse(answer: HoldAnswer): asserts answer is Exclude<HoldAnswer, { status: "refused" | "limited" }> {
   if (answer.status === "refused") throw budgetExceeded(answer);
   if (answer.status === "limited") throw rateLimited(answer);
+}
+
+/** Of the limit that is reached, the reset is when this call fits: no client is told to try again before it. */
+function whenItFits({ rate, rates = {}, retryAfter }: Extract<HoldAnswer, { status: "limited" }>): Rates {
+  const reached = rates[rate];
+  return reached === undefined
+    ? rates
+    : { ...rates, [rate]: { ...reached, reset: Math.min(reached.reset, retryAfter) } };
 }
 
 const plus = (one: Spent | undefined, other: Spent): Spent =>

@@ -105,6 +105,8 @@ describe("rates", () => {
       answers.push(await agent.post("/facts", { text: `the harbour number ${i} opens at dawn` }));
     expect(statuses(answers)).toEqual({ ok: 3, limited: 2 });
     expect(answers[4]?.body).toMatchObject({ "violated-policies": ["tokens"] });
+    const [, reset] = /"tokens";r=\d+;t=(\d+)/.exec(answers[4]?.headers.get("ratelimit") ?? "") ?? [];
+    expect(Number(answers[4]?.headers.get("retry-after"))).toBeGreaterThanOrEqual(Number(reset));
     // More than any minute has room for: stored, and found by its words.
     await service.database.sql("UPDATE scopefloor.limit_rate SET second = second - 61");
     const long = await agent.post("/facts", { text: "many words ".repeat(60) });
@@ -116,6 +118,16 @@ describe("rates", () => {
     await set({ scope: "org/once", concurrentRequests: 2 });
     const answers = await Promise.all(Array.from({ length: 8 }, () => agent.post("/query", { query: "x" })));
     expect(statuses(answers).ok).toBeGreaterThanOrEqual(2);
+    await settleHolds(service.database);
+    // As if so many went on.
+    const running = (n: number) => service.database.sql("UPDATE scopefloor.limit_rate SET running = $1", [n]);
+    const ask = async () => (await agent.post("/query", { query: "x" })).status;
+    await running(2);
+    expect(await ask()).toBe(429);
+    await running(1);
+    expect(await ask()).toBe(200);
+    await settleHolds(service.database);
+    await running(0);
     for (const { status, body } of answers)
       if (status === 429) expect(body).toMatchObject({ "violated-policies": ["concurrency"], retryAfter: 1 });
     for (let i = 0; i < 5; i++) expect((await agent.post("/query", { query: "one after the other" })).status).toBe(200);
