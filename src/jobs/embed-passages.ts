@@ -39,11 +39,13 @@ export async function embedPassages(deps: JobContext, job: TakenJob): Promise<vo
       await renew(tx, await oldPassages(tx));
       const waiting = await waitingPassages(tx, embedder.id, tooLarge);
       if (waiting.length > 0) return holdSome(tx, embedder, waiting, job.attempts);
-      if (tooLarge !== undefined) throw new WaitsForBudget(LONGEST_WAIT_SECONDS, true);
+      if (tooLarge !== undefined) return new WaitsForBudget(LONGEST_WAIT_SECONDS, true);
       await finish(tx);
       return undefined;
     });
     if (held === undefined) return;
+    // Now that what was brought up is kept.
+    if (held instanceof WaitsForBudget) throw held;
     if ("tooLarge" in held) {
       tooLarge = held.tooLarge;
       continue;
@@ -118,23 +120,23 @@ const HOLD_SECONDS = 900;
 
 /**
  * Holds what the first of these may use: all of them, or as many as the budgets have room for. Of one that is more
- * than a whole budget it gives the size, in bytes.
- *
- * @throws WaitsForBudget where there is no room for one
+ * than a whole budget it gives the size, in bytes; where there is no room for one, how long to wait.
  */
 async function holdSome(
   tx: ScopedTransaction,
   embedder: Embedder,
   waiting: readonly Waiting[],
   attempts: number,
-): Promise<{ readonly batch: readonly Waiting[]; readonly traceId: string } | { readonly tooLarge: number }> {
+): Promise<
+  { readonly batch: readonly Waiting[]; readonly traceId: string } | { readonly tooLarge: number } | WaitsForBudget
+> {
   for (let batch = waiting; ; batch = batch.slice(0, Math.ceil(batch.length / 2))) {
     try {
       return { batch, traceId: await hold(tx, embedder, batch, attempts) };
     } catch (error) {
       if (!(error instanceof WaitsForBudget)) throw error;
       if (batch.length > 1) continue;
-      if (!error.isTooLarge) throw error;
+      if (!error.isTooLarge) return error;
       return { tooLarge: Buffer.byteLength(batch[0]?.text ?? "") };
     }
   }
