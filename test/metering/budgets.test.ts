@@ -150,7 +150,12 @@ describe("budgets with the built-in model", () => {
 
   test("a hold that is asked for twice is one, and another key's is nobody else's", async () => {
     const [one, two] = [await service.mint("agent", { org: "twice" }), await service.mint("agent", { org: "twice" })];
-    const { id } = await set({ scope: "org/twice", period: "day", tokenLimit: 1_000 });
+    const { id } = await set({ scope: "org/twice", period: "day", tokenLimit: 1_000, costLimitUsd: 5 });
+    const prices = [
+      { operation: "facts", perCall: 1 },
+      { model: "m", embeddingPerMillion: 0 },
+    ];
+    for (const price of prices) await service.operator.call("PUT", "/contexts/default/prices", price);
     const hold = async (by: Client, calls: number) => {
       const call = {
         id: "01900000-0000-7000-8000-00000000000b",
@@ -172,10 +177,12 @@ describe("budgets with the built-in model", () => {
       "not-admitted",
       "not-admitted",
     ]);
-    expect((await now(id)).reserved).toMatchObject({ tokens: 10, requests: 1 });
+    expect((await now(id)).reserved).toEqual({ tokens: 10, requests: 1, costUsd: 1 });
     // A call within the request adds to it.
     expect(await hold(one, 0)).toBe("held");
-    expect((await now(id)).reserved).toMatchObject({ tokens: 20, requests: 1 });
+    expect((await now(id)).reserved).toEqual({ tokens: 20, requests: 1, costUsd: 1 });
+    await service.operator.del("/contexts/default/prices?operation=facts");
+    await service.operator.del("/contexts/default/prices?model=m");
   });
 
   test("what is erased keeps its budgets while a key is under them", async () => {

@@ -234,8 +234,8 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: the price of an operation is held again for each call within it (threat 27)",
     function: "hold_placed",
-    from: "CASE WHEN calls = 1 THEN scopefloor.cost_of(call->>'operation', NULL",
-    to: "CASE WHEN true THEN scopefloor.cost_of(call->>'operation', NULL",
+    from: "WHEN calls = 1 OR (call->>'isOwn')::bool THEN call->>'operation' END",
+    to: "WHEN true THEN call->>'operation' END",
     tests: [BUDGETS],
   },
   {
