@@ -62,13 +62,13 @@ async function hotPath(): Promise<Record<string, unknown>> {
     await load(1_600, WIDTH, say);
     await load(400, WIDTH, ask);
     const { set, clear } = budgetsOf(service);
-    const much = { period: "month", tokenLimit: 1_000_000_000 };
+    const much = { scope: {}, period: "month", tokenLimit: 1_000_000_000 };
     const cases: readonly (readonly [string, () => Promise<unknown>])[] = [
       ["no budget", async () => undefined],
-      ["another tenant's", () => set({ scope: "org/elsewhere", ...much })],
-      ["one for each org", () => Promise.all(keys.map((_, i) => set({ scope: `org/org-${i}`, ...much })))],
+      ["another tenant's", () => set({ ...much, scope: "org/elsewhere" })],
+      ["one for each org", () => Promise.all(keys.map((_, i) => set({ ...much, scope: `org/org-${i}` })))],
       ["one for everybody", () => set(much)],
-      ["both", () => Promise.all([set(much), ...keys.map((_, i) => set({ scope: `org/org-${i}`, ...much }))])],
+      ["both", () => Promise.all([set(much), ...keys.map((_, i) => set({ ...much, scope: `org/org-${i}` }))])],
     ];
     const times = new Map<string, { say: number[]; ask: number[] }>(
       cases.map(([name]) => [name, { say: [], ask: [] }]),
