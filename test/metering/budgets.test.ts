@@ -543,6 +543,21 @@ describe("budgets with a provider", () => {
     await expect.poll(async () => (await now(budget.id)).used.tokens).toBe(1_000);
   });
 
+  test("forgetting spends no more on models than a budget has", async () => {
+    await price(1);
+    const agent = await service.mint("agent", { org: "forgets" });
+    await set({ scope: "org/forgets", period: "day", tokenLimit: 1_500 });
+    for (let i = 0; i < 2; i++) await agent.remember(`the harbour number ${i}`);
+    await settleHolds(service.database);
+    const before = provider.calls.length;
+    for (let i = 0; i < 4; i++) {
+      const answer = await agent.post<{ forgotten: number }>("/forget", { query: "harbour number 1", dryRun: true });
+      expect(answer.status, answer.text).toBe(200);
+    }
+    expect(provider.calls.length).toBe(before);
+    expect((await agent.post("/forget", { query: "harbour number 1" })).status).toBe(200);
+  });
+
   test("a file that is read slowly is one request, to its end", async () => {
     const agent = await service.mint("agent", { org: "slowly" });
     const file = Buffer.alloc(24 * 1024 * 1024, "some words\n");

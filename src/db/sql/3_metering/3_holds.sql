@@ -151,12 +151,13 @@ BEGIN
       ELSE scopefloor.cost_of(CASE WHEN calls = 1 OR (call->>'isOwn')::bool THEN call->>'operation' END, call->>'provider', call->>'model',
                               (call->>'input')::bigint, 0, (call->>'output')::bigint, (call->>'embedding')::bigint, now_at) END;
     is_degraded := false;
-    -- To forget costs what it costs, and no budget refuses it.
+    -- To forget costs its price whatever is left; its model is called within the budgets as any other.
     is_forced := coalesce(call->>'verb' = 'memory:forget', false);
-    over := scopefloor.over_rate(ls, rs, own_rates, calls, CASE WHEN is_forced THEN 0 ELSE tokens END);
-    short := CASE WHEN NOT is_forced THEN scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at) END;
+    over := scopefloor.over_rate(ls, rs, own_rates, calls, tokens);
+    short := CASE WHEN NOT (is_forced AND call->>'provider' IS NULL) THEN scopefloor.short_of(bs, ws, own, tokens, cost, requests, now_at) END;
     -- A call that is more than a whole minute's may be made without its model.
-    IF (over->>'isTooLarge')::bool AND (call->>'mayDegrade')::bool AND scopefloor.over_rate(ls, rs, own_rates, calls, 0) IS NULL THEN
+    IF ((over->>'isTooLarge')::bool OR (is_forced AND over->>'rate' = 'tokens')) AND (call->>'mayDegrade')::bool
+       AND scopefloor.over_rate(ls, rs, own_rates, calls, 0) IS NULL THEN
       over := NULL;
       short := coalesce(short, '{"limit": "tokensPerMinute", "inFlight": false}');
     END IF;
@@ -165,7 +166,7 @@ BEGIN
                                                                  'settleable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
-    IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) IS NULL THEN
+    IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND (is_forced OR scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) IS NULL) THEN
       is_degraded := true;
       tokens := 0;
       cost := call_cost;
