@@ -131,29 +131,32 @@ export class HoldBatcher {
 
   /** Answers what waits, and takes what is answered out of the set. */
   async #answer(open: Set<Waiting>): Promise<void> {
-    const short = await this.#answerOnce(open, (answer) => !mayHaveRoom(answer));
+    const short = await this.#answerOnce(open, false);
     if (short.size === 0) return;
     // What was settled meanwhile is moved on, while nothing is locked, and may make room.
     await this.#call("SELECT scopefloor.fold_calls($1::uuid[])", [`{${[...short].join(",")}}`]);
-    await this.#answerOnce(open, () => true);
+    await this.#answerOnce(open, true);
   }
 
   /** @returns the budgets and limits where moving on what was settled may make room */
-  async #answerOnce(open: Set<Waiting>, isLast: (answer: HoldAnswer) => boolean): Promise<Set<string>> {
+  async #answerOnce(open: Set<Waiting>, isLast: boolean): Promise<Set<string>> {
     const asked = [...open];
     const short = new Set<string>();
-    for (const [i, answer] of (await this.#ask(asked)).entries()) {
+    for (const [i, answer] of (await this.#ask(asked, isLast)).entries()) {
       const one = asked[i] as Waiting;
-      if ("settleable" in answer && answer.settleable) short.add(answer.settleable);
-      if (!isLast(answer)) continue;
+      const settleable = isLast ? undefined : settleableOf(answer);
+      if (settleable !== undefined) {
+        short.add(settleable);
+        continue;
+      }
       one.resolve(answer);
       open.delete(one);
     }
     return short;
   }
 
-  async #ask(batch: readonly Waiting[]): Promise<HoldAnswer[]> {
-    const calls = JSON.stringify(batch.map(({ request }) => callOf(request)));
+  async #ask(batch: readonly Waiting[], isLast: boolean): Promise<HoldAnswer[]> {
+    const calls = JSON.stringify(batch.map(({ request }) => ({ ...callOf(request), isLast })));
     const [row] = await this.#call("SELECT scopefloor.hold_calls($1::jsonb, $2) AS answers", [calls, HOLD_SECONDS]);
     const answers = row?.answers as HoldAnswer[];
     if (answers.length !== batch.length) throw new Error("scopefloor.hold_calls left out a call");
@@ -185,9 +188,9 @@ export class HoldBatcher {
   }
 }
 
-/** Whether it is worth asking once more; one that is degraded has its hold, of the request alone. */
-const mayHaveRoom = (answer: HoldAnswer) =>
-  (answer.status === "refused" || answer.status === "limited") && Boolean(answer.settleable);
+/** Where it is worth asking once more, the budget or limit to settle before. */
+const settleableOf = (answer: HoldAnswer): string | undefined =>
+  answer.status === "refused" || answer.status === "limited" ? (answer.settleable ?? undefined) : undefined;
 
 const hexOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("hex");
 const nameOf = (keyHash: Uint8Array) => Buffer.from(keyHash).toString("base64");

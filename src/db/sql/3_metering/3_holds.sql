@@ -7,7 +7,8 @@
 
 -- Holds for calls that wait in one process, in one statement and a transaction of its own. A call is
 --   {id, keyHash (hex), verb, requested, onBehalfOf, operation, calls (1 for a request, 0 for what belongs to one),
---    requests (of these, those that count against budgets), isOwn (it has a trace of its own), isSent, mayDegrade,
+--    requests (of these, those that count against budgets), isOwn (it has a trace of its own), isSent, mayDegrade, isLast (it
+--    was asked for before, and is refused or degraded for good),
 --    provider, model, input, output, embedding (tokens, the most that it can use)}
 -- and is for what enter would let it do. Its answer, in the same order:
 --   {status: none}                no budget and no limit stands above it
@@ -117,6 +118,7 @@ DECLARE
   tokens bigint;
   requests bigint;
   short jsonb;
+  bare jsonb;         -- the same without its model
   is_degraded bool;
   is_forced bool;
 BEGIN
@@ -166,10 +168,16 @@ BEGIN
                                                                  'settleable', CASE WHEN over->>'rate' <> 'requests' THEN (ls[(over->>'at')::int]).id END, 'rates', scopefloor.told_rates(ls, rs, own_rates, call->'floor')));
       CONTINUE;
     END IF;
-    IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND (is_forced OR scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) IS NULL) THEN
-      is_degraded := true;
-      tokens := 0;
-      cost := call_cost;
+    -- Where only holds are in the way, what was settled is moved on first.
+    IF short IS NOT NULL AND (call->>'mayDegrade')::bool AND (coalesce((call->>'isLast')::bool, false) OR NOT (short->>'inFlight')::bool) THEN
+      bare := CASE WHEN NOT is_forced THEN scopefloor.short_of(bs, ws, own, 0, call_cost, requests, now_at) END;
+      IF bare IS NULL THEN
+        is_degraded := true;
+        tokens := 0;
+        cost := call_cost;
+      ELSE
+        short := bare;
+      END IF;
     END IF;
     IF short IS NULL OR is_degraded THEN
       FOR n IN 1..cardinality(own) LOOP
