@@ -560,7 +560,7 @@ describe("budgets with a provider", () => {
 
   test("a file that is read slowly is one request, to its end", async () => {
     const agent = await service.mint("agent", { org: "slowly" });
-    const file = Buffer.alloc(24 * 1024 * 1024, "some words\n");
+    const file = Buffer.alloc(12 * 1024 * 1024, "some words\n");
     const { id } = (await agent.upload(file, "large.txt")).body;
     await service.operator.call("PUT", "/contexts/default/limits", { scope: "org/slowly", requestsPerMinute: 1 });
     await set({ scope: "org/slowly", period: "day", requestLimit: 1 });
