@@ -122,7 +122,8 @@ async function setRules(service: TestService, scope: object, rules: number): Pro
     const { status, text } = await service.operator.call("PUT", `/contexts/default/${path}`, { scope, ...body });
     if (status !== 200) throw new Error(text);
   };
-  if (rules === 1) await put("budgets", { period: "total", tokenLimit: 60, requestLimit: 12 });
+  // No tokens at all: with some, when a job finds room for a text of its batch is a matter of time.
+  if (rules === 1) await put("budgets", { period: "total", tokenLimit: 0, requestLimit: 12 });
   else await put("limits", { storageBytes: 200, sessions: 5, scopes: 2 });
 }
 
