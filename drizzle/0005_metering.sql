@@ -379,6 +379,130 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/1_access/2_tickets.sql
+-- Tickets: what a transaction has entered for, in a setting of that transaction, signed with
+-- HMAC-SHA-256 (RFC 2104). The pads are kept instead of the secret.
+
+-- A new secret to sign with. Two are valid at a time: transactions that are open now keep theirs.
+CREATE OR REPLACE FUNCTION scopefloor.rotate_ticket_secret() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  secret bytea := ''::bytea;
+  inner_pad bytea;
+  outer_pad bytea;
+BEGIN
+  FOR i IN 1..4 LOOP
+    secret := secret || sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+  END LOOP;
+  secret := substring(secret FROM 1 FOR 64); -- exactly one SHA-256 block: needs no padding
+  inner_pad := secret;
+  outer_pad := secret;
+  FOR i IN 0..63 LOOP
+    inner_pad := set_byte(inner_pad, i, get_byte(secret, i) # 54);
+    outer_pad := set_byte(outer_pad, i, get_byte(secret, i) # 92);
+  END LOOP;
+  INSERT INTO scopefloor.ticket_secret (inner_pad, outer_pad) VALUES (inner_pad, outer_pad);
+  DELETE FROM scopefloor.ticket_secret t
+  WHERE t.id NOT IN (SELECT s.id FROM scopefloor.ticket_secret s ORDER BY s.id DESC LIMIT 2);
+END $$;
+
+-- For the functions that enter: who could call this could forge.
+CREATE OR REPLACE FUNCTION scopefloor.sign_ticket(payload jsonb) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s scopefloor.ticket_secret;
+BEGIN
+  SELECT * INTO STRICT s FROM scopefloor.ticket_secret ORDER BY id DESC LIMIT 1;
+  RETURN s.id || '.'
+    || encode(sha256(s.outer_pad || sha256(s.inner_pad || convert_to(payload::text, 'UTF8'))), 'hex')
+    || '.' || payload::text;
+END $$;
+
+-- The verified ticket of this transaction. NULL: there is none, so no rows. A ticket that is
+-- malformed, forged, of another transaction or expired raises: a silent zero once let a DELETE
+-- of nothing commit as a success.
+CREATE OR REPLACE FUNCTION scopefloor.ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  raw text := current_setting('scopefloor.ticket', true);
+  body text;
+  payload jsonb;
+  s scopefloor.ticket_secret;
+BEGIN
+  -- A custom setting is '' rather than NULL once a transaction that set it has ended.
+  IF raw IS NULL OR raw = '' THEN
+    RETURN NULL;
+  END IF;
+  IF raw !~ '^[0-9]{1,9}\.[0-9a-f]{64}\.\{' THEN
+    RAISE EXCEPTION 'scopefloor: malformed ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  SELECT * INTO s FROM scopefloor.ticket_secret WHERE id = split_part(raw, '.', 1)::int;
+  body := substring(raw FROM position('{' IN raw));
+  IF s.id IS NULL OR split_part(raw, '.', 2)
+     <> encode(sha256(s.outer_pad || sha256(s.inner_pad || convert_to(body, 'UTF8'))), 'hex') THEN
+    RAISE EXCEPTION 'scopefloor: forged ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  payload := body::jsonb;
+  IF (payload->>'pid')::int <> pg_backend_pid()
+     OR (payload->>'began')::numeric <> extract(epoch FROM transaction_timestamp()) THEN
+    RAISE EXCEPTION 'scopefloor: ticket of another transaction' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF (payload->>'until')::numeric < extract(epoch FROM clock_timestamp()) THEN
+    RAISE EXCEPTION 'scopefloor: expired ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN payload;
+END $$;
+
+-- The ticket of a call that manages keys: 'manage' for the management routes, 'self' for a key's own.
+CREATE OR REPLACE FUNCTION scopefloor.key_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'self') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for keys' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- The management ticket of a key that may do all there is in its floor: what changes the Context, or makes
+-- work for everybody in the floor, is no matter for one that has less. NULL otherwise.
+CREATE OR REPLACE FUNCTION scopefloor.full_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+BEGIN
+  IF t->>'verb' = 'manage' AND (t->>'content')::bool AND t->'verbs' @> '["memory:read", "memory:write", "memory:forget"]' THEN
+    RETURN t;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- The ticket of a job's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.job_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- The ticket of a transaction that writes.
+CREATE OR REPLACE FUNCTION scopefloor.write_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'write' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: no write ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+--> statement-breakpoint
 -- src/db/sql/1_access/6_enter.sql
 -- The only way to a ticket, and what is recorded of those who get none.
 
@@ -1023,6 +1147,341 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/2_memory/5_word_index.sql
+-- The index of words: passages keep their terms as keyed hashes (src/lexical/packed-terms.ts). Those of a scope up
+-- to some number are packed into segments by the worker; the rest is its tail, read row by row. Beside this file
+-- only src/lexical knows the bytes.
+--
+-- The key of a block is the lowest bits of its terms' hashes; of a term with blocks of its own its hash + 2^48; and -1
+-- where the passages' numbers are listed. Packed terms are hashes of 6 bytes, then a byte for each: 7 a term.
+--
+-- Two locks of a scope, each for the transaction, besides its tags' (1_access/4_locks.sql) and after them:
+--   7702  the tail: whoever adds to it shares it; a segment is made of it by its holder alone. Numbers are given
+--         before they can be seen: without it one would come to lie below the segment's last and be lost.
+--   7703  the segments: held alone by whoever takes a passage out of them, or puts several together.
+
+-- The key under which the terms of a scope are hashed, from its tenant's secret. (Without SET, so that it is inlined.)
+CREATE OR REPLACE FUNCTION scopefloor.term_key(tenants_secret bytea, of_scope int) RETURNS bytea
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT pg_catalog.substring(pg_catalog.sha256(pg_catalog.sha256(tenants_secret OPERATOR(pg_catalog.||) pg_catalog.int4send(of_scope))
+                                                OPERATOR(pg_catalog.||) pg_catalog.convert_to('terms', 'UTF8')), 1, 16)
+$$;
+
+-- A number of six bytes.
+CREATE OR REPLACE FUNCTION scopefloor.number_of(six bytea) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT ('x' OPERATOR(pg_catalog.||) pg_catalog.encode(six, 'hex'))::bit(48)::bigint
+$$;
+
+-- What whoever asks, or writes, has to know of the words of its scopes:
+--   {keys: {scope: base64}, languages: {codes: passages}, passages, words, segments, tail: passages that are in no segment, at most}
+-- The keys of the scopes that hold anything, and of the one that is written to.
+CREATE OR REPLACE FUNCTION scopefloor.lexical_state() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+  ids int[];
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('memory:read', 'memory:write', 'memory:forget') OR NOT (t->>'content')::bool THEN
+    RETURN NULL;
+  END IF;
+  ids := scopefloor.ids_in(t->'read') || (t->>'write')::int || CASE WHEN (t->>'general')::bool THEN ARRAY[0] ELSE '{}'::int[] END;
+  IF t->>'mode' = 'write' THEN
+    RETURN jsonb_build_object('keys', (
+      SELECT jsonb_build_object(s.id, encode(scopefloor.term_key(o.secret, s.id), 'base64'))
+      FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = (t->>'write')::int),
+      'languages', '{}'::jsonb, 'passages', 0, 'words', 0, 'segments', 0, 'tail', 0);
+  END IF;
+  IF t->'read' ? 'trees' AND jsonb_array_length(t->'read'->'trees') > 0 THEN
+    ids := ids || ARRAY(SELECT s.id FROM jsonb_array_elements(t->'read'->'trees') tree JOIN scopefloor.scope s ON s.tags @> tree);
+  END IF;
+  RETURN (
+    WITH standing AS MATERIALIZED (
+      SELECT c.tenant_id, c.scope_id, c.languages, sum(c.passages) AS passages, sum(c.lexemes) AS words FROM scopefloor.scope_counter c
+      WHERE c.scope_id = ANY (ids) GROUP BY 1, 2, 3 HAVING sum(c.passages) > 0),
+    size AS MATERIALIZED (
+      SELECT coalesce(sum(s.passages), 0) AS passages, coalesce(sum(s.words), 0) AS words FROM standing s),
+    packed AS MATERIALIZED (
+      SELECT count(*) AS segments, coalesce(sum(g.passages), 0) AS passages FROM scopefloor.segment g WHERE g.scope_id = ANY (ids))
+    SELECT jsonb_build_object(
+      'keys', coalesce((SELECT jsonb_object_agg(k.scope_id, encode(scopefloor.term_key(o.secret, k.scope_id), 'base64'))
+                        FROM (SELECT s.tenant_id, s.scope_id FROM standing s UNION SELECT w.tenant_id, w.id FROM scopefloor.scope w WHERE w.id = (t->>'write')::int) k JOIN scopefloor.tenant o ON o.id = k.tenant_id), '{}'),
+      'languages', coalesce((SELECT jsonb_object_agg(l.languages, l.passages) FROM (SELECT s.languages, sum(s.passages) AS passages FROM standing s GROUP BY 1) l), '{}'),
+      'passages', size.passages, 'words', size.words, 'segments', packed.segments, 'tail', size.passages - packed.passages)
+    FROM size, packed);
+END $$;
+
+-- Trigger: whoever adds to the tail of the ticket's scope shares its lock, before the first number is given.
+CREATE OR REPLACE FUNCTION scopefloor.join_tail() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  -- (Facts that come back where something is forgotten: settle_facts has taken the lock of their scope.)
+  IF t->>'write' IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock_shared(7702, (t->>'write')::int);
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Holds the tail of a job's scope alone, unless others are at it for longer. For the rest of the transaction no
+-- lock is waited for longer either: who has deleted a passage of the tail may be waiting for this one.
+CREATE OR REPLACE FUNCTION scopefloor.hold_tail() RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.job_ticket();
+BEGIN
+  PERFORM set_config('lock_timeout', '200ms', true);
+  PERFORM pg_advisory_xact_lock(7702, (t->>'write')::int);
+  RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+  RETURN false;
+END $$;
+
+-- Holds the segments of a job's scope, for whoever puts several together.
+CREATE OR REPLACE FUNCTION scopefloor.hold_segments() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.job_ticket();
+BEGIN
+  PERFORM pg_advisory_xact_lock(7703, (t->>'write')::int);
+END $$;
+
+-- Trigger: orders a segment where a tail has become long. Looked at once in some 32 passages.
+CREATE OR REPLACE FUNCTION scopefloor.watch_tail() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  least constant int := 384; -- half as much again as the least that is packed (src/jobs/index-passages.ts)
+  at_scope int;
+  last bigint;
+BEGIN
+  FOR at_scope IN SELECT a.scope_id FROM added a GROUP BY a.scope_id HAVING count(*) > 32 * random() LOOP
+    SELECT coalesce(max(g.last_seq), 0) INTO last FROM scopefloor.segment g WHERE g.scope_id = at_scope;
+    IF (SELECT count(*) FROM (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.seq > last LIMIT least) few) = least
+       AND scopefloor.ticket() IS NOT NULL THEN
+      PERFORM scopefloor.order_job(at_scope, gen_random_uuid(), 'index');
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+-- An entry of a block is a term's hash (6 bytes), the number n of its passages (2), then their places in the
+-- segment (2 each), how often each has it (1 each) and their lengths in words (2 each). The same entry without these places.
+CREATE OR REPLACE FUNCTION scopefloor.without_postings(data bytea, hash bytea, gone int[]) RETURNS bytea
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at int := 0; -- all bytes are counted from 0
+  step int;
+  n int;
+  i int;
+BEGIN
+  -- The same bytes may stand elsewhere by chance: an entry has the first of the places where its places are.
+  LOOP
+    step := position(hash IN substring(data FROM at + 1));
+    IF step = 0 THEN
+      RETURN data;
+    END IF;
+    at := at + step - 1;
+    n := CASE WHEN at + 8 <= octet_length(data) THEN get_byte(data, at + 6) * 256 + get_byte(data, at + 7) ELSE 0 END;
+    EXIT WHEN n > 0 AND at + 8 + 5 * n <= octet_length(data) AND scopefloor.place_in(substring(data FROM at + 9 FOR 2 * n), gone[1]) IS NOT NULL;
+    at := at + 1;
+  END LOOP;
+  FOR k IN 1..cardinality(gone) LOOP
+    i := scopefloor.place_in(substring(data FROM at + 9 FOR 2 * n), gone[k]);
+    CONTINUE WHEN i IS NULL;
+    data := substring(data FROM 1 FOR at + 6) || set_byte(set_byte('\x0000'::bytea, 0, (n - 1) / 256), 1, (n - 1) % 256)
+      || substring(data FROM at + 9 FOR 2 * i) || substring(data FROM at + 11 + 2 * i FOR 2 * (n - i - 1))
+      || substring(data FROM at + 9 + 2 * n FOR i) || substring(data FROM at + 10 + 2 * n + i FOR n - i - 1)
+      || substring(data FROM at + 9 + 3 * n FOR 2 * i) || substring(data FROM at + 11 + 3 * n + 2 * i);
+    n := n - 1;
+  END LOOP;
+  IF n = 0 THEN
+    data := substring(data FROM 1 FOR at) || substring(data FROM at + 9);
+  END IF;
+  RETURN data;
+END $$;
+
+-- Where a number of two bytes stands in a list of such, from 0 on; null: nowhere.
+CREATE OR REPLACE FUNCTION scopefloor.place_in(numbers bytea, wanted int) RETURNS int
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  needle bytea := set_byte(set_byte('\x0000'::bytea, 0, wanted / 256), 1, wanted % 256);
+  at int := 0;
+  step int;
+BEGIN
+  LOOP
+    step := position(needle IN substring(numbers FROM at + 1));
+    IF step = 0 THEN
+      RETURN NULL;
+    END IF;
+    at := at + step;
+    IF at % 2 = 1 THEN
+      RETURN (at - 1) / 2;
+    END IF;
+  END LOOP;
+END $$;
+
+-- Takes passages out of a segment: their numbers with the terms that each was found by.
+CREATE OR REPLACE FUNCTION scopefloor.take_out(g scopefloor.segment, gone bigint[], terms bytea[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  seqs bytea := (SELECT string_agg(b.data, ''::bytea ORDER BY b.first) FROM scopefloor.posting_block b WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = -1);
+  places int[] := '{}';
+  low int;
+  high int;
+  middle int;
+  taken int := 0;
+  posted record;
+  block_key bigint;
+  block_first int;
+  old_data bytea;
+  new_data bytea;
+BEGIN
+  FOR i IN 1..cardinality(gone) LOOP
+    low := 0;
+    high := octet_length(seqs) / 6 - 1;
+    WHILE low < high LOOP
+      middle := (low + high) / 2;
+      IF scopefloor.number_of(substring(seqs FROM 6 * middle + 1 FOR 6)) < gone[i] THEN
+        low := middle + 1;
+      ELSE
+        high := middle;
+      END IF;
+    END LOOP;
+    IF scopefloor.number_of(substring(seqs FROM 6 * low + 1 FOR 6)) = gone[i] THEN
+      places := places || low;
+      taken := taken + 1;
+    ELSE
+      places := places || NULL::int;
+    END IF;
+  END LOOP;
+  IF taken >= g.passages THEN
+    DELETE FROM scopefloor.posting_block b WHERE b.scope_id = g.scope_id AND b.segment_id = g.id;
+    DELETE FROM scopefloor.segment s WHERE s.scope_id = g.scope_id AND s.id = g.id;
+    RETURN;
+  END IF;
+  FOR posted IN
+    WITH rows AS MATERIALIZED (
+      SELECT u.place, u.terms FROM unnest(places, terms) u(place, terms) WHERE u.place IS NOT NULL AND u.terms IS NOT NULL),
+    posting AS MATERIALIZED (
+      SELECT r.place, substring(r.terms FROM 6 * i + 1 FOR 6) AS hash FROM rows r, generate_series(0, octet_length(r.terms) / 7 - 1) i),
+    term AS MATERIALIZED (
+      SELECT p.hash, p.place, scopefloor.number_of(p.hash) AS number FROM posting p),
+    -- A frequent term has blocks of its own.
+    own AS MATERIALIZED (
+      SELECT DISTINCT b.key FROM (SELECT DISTINCT number + 281474976710656 AS key FROM term) k
+      JOIN scopefloor.posting_block b ON b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = k.key)
+    SELECT b.key, b.first, e.hash, array_agg(e.place ORDER BY e.place) AS places
+    FROM (SELECT t.hash, t.place, CASE WHEN o.key IS NULL THEN t.number & ((1::bigint << g.bits) - 1) ELSE o.key END AS key
+          FROM term t LEFT JOIN own o ON o.key = t.number + 281474976710656) e,
+      LATERAL (SELECT b.key, b.first FROM scopefloor.posting_block b
+               WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = e.key AND b.first <= e.place ORDER BY b.first DESC LIMIT 1) b
+    GROUP BY b.key, b.first, e.hash ORDER BY 1, 2
+  LOOP
+    IF block_key IS DISTINCT FROM posted.key OR block_first IS DISTINCT FROM posted.first THEN
+      PERFORM scopefloor.put_block(g, block_key, block_first, new_data);
+      block_key := posted.key;
+      block_first := posted.first;
+      SELECT b.data || ''::bytea INTO new_data -- its own copy: not read from the row each time
+      FROM scopefloor.posting_block b
+      WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = block_key AND b.first = block_first;
+    END IF;
+    new_data := scopefloor.without_postings(new_data, posted.hash, posted.places);
+  END LOOP;
+  PERFORM scopefloor.put_block(g, block_key, block_first, new_data);
+  UPDATE scopefloor.segment s SET passages = s.passages - taken, edits = s.edits + 1 WHERE s.scope_id = g.scope_id AND s.id = g.id;
+END $$;
+
+-- A block as it is now, which is none where nothing is left in it.
+CREATE OR REPLACE FUNCTION scopefloor.put_block(g scopefloor.segment, of_key bigint, of_first int, new_data bytea) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF of_key IS NULL THEN
+    RETURN;
+  ELSIF octet_length(new_data) = 0 THEN
+    DELETE FROM scopefloor.posting_block b WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = of_key AND b.first = of_first;
+  ELSE
+    UPDATE scopefloor.posting_block b SET data = new_data WHERE b.scope_id = g.scope_id AND b.segment_id = g.id AND b.key = of_key AND b.first = of_first;
+  END IF;
+END $$;
+
+-- Trigger: what is deleted, expired or analysed anew leaves the segments in the same transaction, whoever does it.
+CREATE OR REPLACE FUNCTION scopefloor.unindex_passages() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at_scope int;
+  g scopefloor.segment;
+  gone_scopes int[];
+  gone_seqs bigint[];
+  gone_terms bytea[];
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+    SELECT array_agg(r.scope_id), array_agg(r.seq), array_agg(r.terms) INTO gone_scopes, gone_seqs, gone_terms
+    FROM removed r WHERE r.expired_at IS NULL AND EXISTS (SELECT 1 FROM scopefloor.segment s WHERE s.scope_id = r.scope_id);
+  ELSE
+    SELECT array_agg(r.scope_id), array_agg(r.seq), array_agg(r.terms) INTO gone_scopes, gone_seqs, gone_terms
+    FROM removed r JOIN added a ON a.scope_id = r.scope_id AND a.id = r.id
+    WHERE r.expired_at IS NULL AND (a.expired_at IS NOT NULL OR a.seq <> r.seq) AND EXISTS (SELECT 1 FROM scopefloor.segment s WHERE s.scope_id = r.scope_id);
+  END IF;
+  FOR at_scope IN SELECT DISTINCT s FROM unnest(gone_scopes) s ORDER BY s LOOP
+    PERFORM pg_advisory_xact_lock(7703, at_scope);
+    -- After the wait: what another has put together meanwhile is seen.
+    FOR g IN SELECT s.* FROM scopefloor.segment s WHERE s.scope_id = at_scope ORDER BY s.id LOOP
+      PERFORM scopefloor.take_out(g, array_agg(r.seq), array_agg(r.terms))
+      FROM unnest(gone_scopes, gone_seqs, gone_terms) r(scope_id, seq, terms)
+      WHERE r.scope_id = at_scope AND r.seq BETWEEN g.first_seq AND g.last_seq HAVING count(*) > 0;
+    END LOOP;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/2_memory/9_facts_respelled.sql
+-- Names and keys of facts that are there already, brought to the spelling of the service's present version
+-- (7_facts.sql says how facts are kept).
+
+-- Gives entities and keys at a job's scope the forms of their names that the service has now:
+-- [{id, identity, folded}] and [{key, normalKey}]. What becomes one is put together with its history.
+CREATE OR REPLACE FUNCTION scopefloor.respell_facts(entities jsonb, keys jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.job_ticket();
+  at_scope int := (t->>'write')::int;
+  secret bytea;
+  named record;
+  survivor uuid;
+  touched uuid[] := '{}';
+  key record;
+BEGIN
+  secret := scopefloor.word_secret((t->>'tenant')::int, at_scope);
+  PERFORM 1 FROM scopefloor.entity e WHERE e.scope_id = at_scope ORDER BY e.identity FOR NO KEY UPDATE;
+  FOR named IN SELECT e.id, e.identity, e.folded FROM jsonb_to_recordset(entities) AS e(id uuid, identity text, folded text) ORDER BY e.id LOOP
+    SELECT e.id INTO survivor FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.name_hash = scopefloor.word_hash(secret, named.identity) AND e.id <> named.id;
+    IF survivor IS NOT NULL THEN
+      UPDATE scopefloor.attribute a SET entity_id = survivor WHERE a.scope_id = at_scope AND a.entity_id = named.id;
+      UPDATE scopefloor.relation r SET entity_id = survivor WHERE r.scope_id = at_scope AND r.entity_id = named.id;
+      UPDATE scopefloor.relation r SET target_id = survivor WHERE r.scope_id = at_scope AND r.target_id = named.id;
+      DELETE FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.id = named.id;
+    END IF;
+    UPDATE scopefloor.entity e SET identity = named.identity, folded = named.folded WHERE e.scope_id = at_scope AND e.id = coalesce(survivor, named.id);
+    touched := touched || survivor || ARRAY(SELECT r.entity_id FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.target_id = survivor);
+  END LOOP;
+  WITH respelled AS (
+    UPDATE scopefloor.attribute a SET normal_key = k."normalKey" FROM jsonb_to_recordset(keys) AS k(key text, "normalKey" text)
+    WHERE a.scope_id = at_scope AND a.key = k.key AND a.normal_key <> k."normalKey" RETURNING a.entity_id),
+  renamed AS (
+    UPDATE scopefloor.relation r SET normal_key = k."normalKey" FROM jsonb_to_recordset(keys) AS k(key text, "normalKey" text)
+    WHERE r.scope_id = at_scope AND r.key = k.key AND r.normal_key <> k."normalKey" RETURNING r.entity_id)
+  SELECT touched || coalesce(array_agg(x.entity_id), '{}') INTO touched FROM (SELECT * FROM respelled UNION SELECT * FROM renamed) x;
+  FOR key IN
+    SELECT DISTINCT 'attribute' AS kind, a.entity_id, a.key_hash FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.entity_id = ANY (touched)
+    UNION SELECT DISTINCT 'relation', r.entity_id, r.key_hash FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.entity_id = ANY (touched)
+  LOOP
+    PERFORM scopefloor.settle_facts(at_scope, key.kind, key.entity_id, key.key_hash, NULL, NULL, NULL, NULL, '[]', NULL);
+  END LOOP;
+END $$;
+
+--> statement-breakpoint
 -- src/db/sql/3_metering/1_prices.sql
 -- Prices, and what a trace costs: it is priced when it is written, by what was in effect then.
 
@@ -1211,7 +1670,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   now_at timestamptz := clock_timestamp();
   period_starts timestamptz := scopefloor.period_start(b.period, b.timezone, now_at);
-  is_raised bool := b.more_until > now_at;
+  most_tokens bigint := b.token_limit + CASE WHEN b.more_until > now_at THEN b.more_tokens ELSE 0 END;
+  most_cost numeric := b.cost_limit + CASE WHEN b.more_until > now_at THEN b.more_cost ELSE 0 END;
   w scopefloor.budget_window;
 BEGIN
   SELECT * INTO w FROM scopefloor.budget_window o WHERE o.scope_id = b.scope_id AND o.budget_id = b.id AND o.starts = period_starts;
@@ -1222,8 +1682,8 @@ BEGIN
     'used', jsonb_build_object('tokens', coalesce(w.used_tokens, 0), 'costUsd', coalesce(w.used_cost, 0), 'requests', coalesce(w.used_requests, 0)),
     'reserved', jsonb_build_object('tokens', coalesce(w.held_tokens, 0), 'costUsd', coalesce(w.held_cost, 0), 'requests', coalesce(w.held_requests, 0)),
     'remaining', jsonb_build_object(
-      'tokens', CASE WHEN b.token_limit IS NOT NULL THEN greatest(0, b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END - coalesce(w.used_tokens + w.held_tokens, 0)) END,
-      'costUsd', CASE WHEN b.cost_limit IS NOT NULL THEN greatest(0, b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END - coalesce(w.used_cost + w.held_cost, 0)) END,
+      'tokens', CASE WHEN b.token_limit IS NOT NULL THEN greatest(0, most_tokens - coalesce(w.used_tokens + w.held_tokens, 0)) END,
+      'costUsd', CASE WHEN b.cost_limit IS NOT NULL THEN greatest(0, most_cost - coalesce(w.used_cost + w.held_cost, 0)) END,
       'requests', CASE WHEN b.request_limit IS NOT NULL THEN greatest(0, b.request_limit - coalesce(w.used_requests + w.held_requests, 0)) END),
     'periodStart', scopefloor.rfc3339(period_starts), 'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('threshold', e.threshold, 'periodStart', scopefloor.rfc3339(e.starts), 'at', scopefloor.rfc3339(e.created_at)) ORDER BY e.created_at DESC, e.threshold DESC), '[]')
@@ -1627,20 +2087,22 @@ DECLARE
   b scopefloor.budget;
   w scopefloor.budget_window;
   found jsonb;
-  is_raised bool;
+  most_tokens bigint; -- with a raise that is on
+  most_cost numeric;
 BEGIN
   FOR n IN 1..cardinality(own) LOOP
     b := bs[own[n]];
     w := ws[own[n]];
     CONTINUE WHEN b.mode <> 'hard';
-    is_raised := coalesce(b.more_until > now_at, false);
+    most_tokens := b.token_limit + CASE WHEN b.more_until > now_at THEN b.more_tokens ELSE 0 END;
+    most_cost := b.cost_limit + CASE WHEN b.more_until > now_at THEN b.more_cost ELSE 0 END;
     found := CASE
-      WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END
-        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
+      WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > most_tokens
+        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > most_tokens, 'inFlight', w.used_tokens + tokens <= most_tokens)
       -- What has no price cannot be within one.
       WHEN cost IS NULL AND b.cost_limit IS NOT NULL THEN '{"limit": "price", "inFlight": false}'
-      WHEN cost > 0 AND w.used_cost + w.held_cost + cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END
-        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
+      WHEN cost > 0 AND w.used_cost + w.held_cost + cost > most_cost
+        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > most_cost, 'inFlight', w.used_cost + cost <= most_cost)
       WHEN requests > 0 AND w.used_requests + w.held_requests + requests > b.request_limit
         THEN jsonb_build_object('limit', 'requests', 'inFlight', w.used_requests + requests <= b.request_limit) END;
     IF found IS NOT NULL THEN
@@ -1665,12 +2127,9 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_for_job(call jsonb, ttl_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
   answer jsonb;
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   call := call || jsonb_build_object('calls', 0, 'requests', 0);
   PERFORM scopefloor.check_calls(jsonb_build_array(call), ttl_seconds);
   call := call || jsonb_build_object(
@@ -1702,11 +2161,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.end_job_hold(of_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   UPDATE scopefloor.budget_hold h SET expires_at = '-infinity'
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state = 'held';
 END $$;
@@ -1715,10 +2171,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.extend_job_hold(of_id uuid, ttl_seconds int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL OR ttl_seconds NOT BETWEEN 1 AND 3600 THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  IF ttl_seconds NOT BETWEEN 1 AND 3600 THEN
+    RAISE EXCEPTION 'scopefloor: no hold lasts for % s', ttl_seconds USING ERRCODE = 'insufficient_privilege';
   END IF;
   UPDATE scopefloor.budget_hold h SET expires_at = clock_timestamp() + make_interval(secs => ttl_seconds)
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state IN ('held', 'sent');
@@ -1812,9 +2268,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window, has_refused bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  is_raised bool := coalesce(b.more_until > clock_timestamp(), false);
-  share numeric := greatest(w.used_tokens / nullif(b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 0)::numeric,
-                            w.used_cost / nullif(b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
+  most_tokens bigint := b.token_limit + CASE WHEN b.more_until > clock_timestamp() THEN b.more_tokens ELSE 0 END;
+  most_cost numeric := b.cost_limit + CASE WHEN b.more_until > clock_timestamp() THEN b.more_cost ELSE 0 END;
+  share numeric := greatest(w.used_tokens / nullif(most_tokens, 0)::numeric,
+                            w.used_cost / nullif(most_cost, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
                             CASE WHEN has_refused THEN 1 END);
 BEGIN
   IF share IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(b.alert_at) a WHERE a > w.alerted AND a <= share) THEN
@@ -2761,11 +3218,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.finish_job() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   DELETE FROM scopefloor.job WHERE scope_id = (t->>'write')::int AND id = (t->>'job')::uuid;
 END $$;
 
@@ -3722,7 +4176,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -79,6 +79,7 @@ export const DEFINERS = {
   insertable: ["app", "worker"],
   insertable_tenant: ["app", "worker"],
   issue_ticket: [],
+  job_ticket: [],
   join_tail: [],
   journal_lines: ["owner"],
   keep_hold: [],

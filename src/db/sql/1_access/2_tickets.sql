@@ -96,6 +96,18 @@ BEGIN
   RETURN NULL;
 END $$;
 
+-- The ticket of a job's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.job_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
 -- The ticket of a transaction that writes.
 CREATE OR REPLACE FUNCTION scopefloor.write_ticket() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -79,11 +79,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_tail() RETURNS bool
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   PERFORM set_config('lock_timeout', '200ms', true);
   PERFORM pg_advisory_xact_lock(7702, (t->>'write')::int);
   RETURN true;
@@ -95,11 +92,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_segments() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   PERFORM pg_advisory_xact_lock(7703, (t->>'write')::int);
 END $$;
 

@@ -6,7 +6,7 @@
 CREATE OR REPLACE FUNCTION scopefloor.respell_facts(entities jsonb, keys jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
   at_scope int := (t->>'write')::int;
   secret bytea;
   named record;
@@ -14,9 +14,6 @@ DECLARE
   touched uuid[] := '{}';
   key record;
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   secret := scopefloor.word_secret((t->>'tenant')::int, at_scope);
   PERFORM 1 FROM scopefloor.entity e WHERE e.scope_id = at_scope ORDER BY e.identity FOR NO KEY UPDATE;
   FOR named IN SELECT e.id, e.identity, e.folded FROM jsonb_to_recordset(entities) AS e(id uuid, identity text, folded text) ORDER BY e.id LOOP

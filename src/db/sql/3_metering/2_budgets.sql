@@ -55,7 +55,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   now_at timestamptz := clock_timestamp();
   period_starts timestamptz := scopefloor.period_start(b.period, b.timezone, now_at);
-  is_raised bool := b.more_until > now_at;
+  most_tokens bigint := b.token_limit + CASE WHEN b.more_until > now_at THEN b.more_tokens ELSE 0 END;
+  most_cost numeric := b.cost_limit + CASE WHEN b.more_until > now_at THEN b.more_cost ELSE 0 END;
   w scopefloor.budget_window;
 BEGIN
   SELECT * INTO w FROM scopefloor.budget_window o WHERE o.scope_id = b.scope_id AND o.budget_id = b.id AND o.starts = period_starts;
@@ -66,8 +67,8 @@ BEGIN
     'used', jsonb_build_object('tokens', coalesce(w.used_tokens, 0), 'costUsd', coalesce(w.used_cost, 0), 'requests', coalesce(w.used_requests, 0)),
     'reserved', jsonb_build_object('tokens', coalesce(w.held_tokens, 0), 'costUsd', coalesce(w.held_cost, 0), 'requests', coalesce(w.held_requests, 0)),
     'remaining', jsonb_build_object(
-      'tokens', CASE WHEN b.token_limit IS NOT NULL THEN greatest(0, b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END - coalesce(w.used_tokens + w.held_tokens, 0)) END,
-      'costUsd', CASE WHEN b.cost_limit IS NOT NULL THEN greatest(0, b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END - coalesce(w.used_cost + w.held_cost, 0)) END,
+      'tokens', CASE WHEN b.token_limit IS NOT NULL THEN greatest(0, most_tokens - coalesce(w.used_tokens + w.held_tokens, 0)) END,
+      'costUsd', CASE WHEN b.cost_limit IS NOT NULL THEN greatest(0, most_cost - coalesce(w.used_cost + w.held_cost, 0)) END,
       'requests', CASE WHEN b.request_limit IS NOT NULL THEN greatest(0, b.request_limit - coalesce(w.used_requests + w.held_requests, 0)) END),
     'periodStart', scopefloor.rfc3339(period_starts), 'resetsAt', scopefloor.rfc3339(scopefloor.period_end(b.period, b.timezone, period_starts)),
     'alerts', (SELECT coalesce(jsonb_agg(jsonb_build_object('threshold', e.threshold, 'periodStart', scopefloor.rfc3339(e.starts), 'at', scopefloor.rfc3339(e.created_at)) ORDER BY e.created_at DESC, e.threshold DESC), '[]')

@@ -263,20 +263,22 @@ DECLARE
   b scopefloor.budget;
   w scopefloor.budget_window;
   found jsonb;
-  is_raised bool;
+  most_tokens bigint; -- with a raise that is on
+  most_cost numeric;
 BEGIN
   FOR n IN 1..cardinality(own) LOOP
     b := bs[own[n]];
     w := ws[own[n]];
     CONTINUE WHEN b.mode <> 'hard';
-    is_raised := coalesce(b.more_until > now_at, false);
+    most_tokens := b.token_limit + CASE WHEN b.more_until > now_at THEN b.more_tokens ELSE 0 END;
+    most_cost := b.cost_limit + CASE WHEN b.more_until > now_at THEN b.more_cost ELSE 0 END;
     found := CASE
-      WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END
-        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 'inFlight', w.used_tokens + tokens <= b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END)
+      WHEN tokens > 0 AND w.used_tokens + w.held_tokens + tokens > most_tokens
+        THEN jsonb_build_object('limit', 'tokens', 'isTooLarge', tokens > most_tokens, 'inFlight', w.used_tokens + tokens <= most_tokens)
       -- What has no price cannot be within one.
       WHEN cost IS NULL AND b.cost_limit IS NOT NULL THEN '{"limit": "price", "inFlight": false}'
-      WHEN cost > 0 AND w.used_cost + w.held_cost + cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END
-        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 'inFlight', w.used_cost + cost <= b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END)
+      WHEN cost > 0 AND w.used_cost + w.held_cost + cost > most_cost
+        THEN jsonb_build_object('limit', 'cost', 'isTooLarge', cost > most_cost, 'inFlight', w.used_cost + cost <= most_cost)
       WHEN requests > 0 AND w.used_requests + w.held_requests + requests > b.request_limit
         THEN jsonb_build_object('limit', 'requests', 'inFlight', w.used_requests + requests <= b.request_limit) END;
     IF found IS NOT NULL THEN
@@ -301,12 +303,9 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_for_job(call jsonb, ttl_seconds int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
   answer jsonb;
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   call := call || jsonb_build_object('calls', 0, 'requests', 0);
   PERFORM scopefloor.check_calls(jsonb_build_array(call), ttl_seconds);
   call := call || jsonb_build_object(

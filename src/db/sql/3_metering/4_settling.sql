@@ -14,11 +14,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.end_job_hold(of_id uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   UPDATE scopefloor.budget_hold h SET expires_at = '-infinity'
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state = 'held';
 END $$;
@@ -27,10 +24,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.extend_job_hold(of_id uuid, ttl_seconds int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.job_ticket();
 BEGIN
-  IF t IS NULL OR t->>'job' IS NULL OR ttl_seconds NOT BETWEEN 1 AND 3600 THEN
-    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  IF ttl_seconds NOT BETWEEN 1 AND 3600 THEN
+    RAISE EXCEPTION 'scopefloor: no hold lasts for % s', ttl_seconds USING ERRCODE = 'insufficient_privilege';
   END IF;
   UPDATE scopefloor.budget_hold h SET expires_at = clock_timestamp() + make_interval(secs => ttl_seconds)
   WHERE h.scope_id = (t->>'write')::int AND h.id = of_id AND h.api_key_id = (t->>'key')::uuid AND h.state IN ('held', 'sent');
@@ -124,9 +121,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.tell_thresholds(b scopefloor.budget, w scopefloor.budget_window, has_refused bool DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  is_raised bool := coalesce(b.more_until > clock_timestamp(), false);
-  share numeric := greatest(w.used_tokens / nullif(b.token_limit + CASE WHEN is_raised THEN b.more_tokens ELSE 0 END, 0)::numeric,
-                            w.used_cost / nullif(b.cost_limit + CASE WHEN is_raised THEN b.more_cost ELSE 0 END, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
+  most_tokens bigint := b.token_limit + CASE WHEN b.more_until > clock_timestamp() THEN b.more_tokens ELSE 0 END;
+  most_cost numeric := b.cost_limit + CASE WHEN b.more_until > clock_timestamp() THEN b.more_cost ELSE 0 END;
+  share numeric := greatest(w.used_tokens / nullif(most_tokens, 0)::numeric,
+                            w.used_cost / nullif(most_cost, 0), w.used_requests / nullif(b.request_limit, 0)::numeric,
                             CASE WHEN has_refused THEN 1 END);
 BEGIN
   IF share IS NULL OR NOT EXISTS (SELECT 1 FROM unnest(b.alert_at) a WHERE a > w.alerted AND a <= share) THEN
