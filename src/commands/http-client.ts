@@ -19,6 +19,7 @@ export interface Service {
     path: string,
     options?: {
       readonly query?: Readonly<Record<string, string | undefined>>;
+      /** What is undefined in it is left out. */
       readonly body?: object;
       readonly accept?: string;
     },

@@ -11,7 +11,7 @@ import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { storePassages } from "../memory/store-passages.ts";
 import { endJobHold, extendJobHold, holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
 import { QUOTA_SQLSTATE } from "../metering/limits.ts";
-import { countAll, type Embedder } from "../models/embedder.ts";
+import { countAll, type Embedder, sum } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import type { JobContext } from "./job-context.ts";
 
@@ -54,7 +54,7 @@ async function storeVersion(deps: JobContext, job: TakenJob, hasReadyVersion: bo
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
-  const held = deps.models.current.isRemote ? undefined : await holdInline(deps, job, sumOf(tokens));
+  const held = deps.models.current.isRemote ? undefined : await holdInline(deps, job, sum(tokens));
   try {
     await storeParts(deps, job, hasReadyVersion, parsed, tokens, held);
   } catch (error) {
@@ -128,8 +128,6 @@ async function storeParts(
     await finish(tx);
   });
 }
-
-const sumOf = (numbers: readonly number[]) => numbers.reduce((sum, n) => sum + n, 0);
 
 /** One transaction takes no longer than this; each extends the hold. */
 const HOLD_SECONDS = 600;

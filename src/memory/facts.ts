@@ -4,7 +4,7 @@ import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { Meter } from "../metering/model-call.ts";
 import type { Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
-import { recordTrace, spentNow } from "../traces/record.ts";
+import { recordTrace, spending } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { type StoredTriple, sentenceOf, storeTriples, type Triple } from "./triples.ts";
 import { countedTurns, insertTurns, type NewTurn, type PreparedTurns } from "./turns.ts";
@@ -38,7 +38,7 @@ export async function prepareFact(
     turns: { turns, embedded: part(0, said.length) },
     triples,
     embedded: part(said.length, texts.length),
-    spent: spentNow(now),
+    spent: spending(now),
     labels: about.labels,
     observedAt: about.observedAt,
   };

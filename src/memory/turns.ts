@@ -5,7 +5,7 @@ import { AppError } from "../errors.ts";
 import type { Meter } from "../metering/model-call.ts";
 import { countAll, type Embedded } from "../models/embedder.ts";
 import type { Models } from "../models/models.ts";
-import { recordTrace, spentNow } from "../traces/record.ts";
+import { recordTrace, spending } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { storePassages } from "./store-passages.ts";
 
@@ -29,13 +29,13 @@ export interface PreparedTurns {
   /** Undefined: the model did not answer in time, and the queue sees to it. */
   readonly embedded: Embedded | undefined;
   /** For the trace. */
-  readonly spent: ReturnType<typeof spentNow>;
+  readonly spent: ReturnType<typeof spending>;
 }
 
 export async function prepareTurns(models: Models, meter: Meter, turns: readonly NewTurn[]): Promise<PreparedTurns> {
   const texts = turns.map((turn) => turn.content);
   const [counted, now] = await Promise.all([countedTurns(turns), models.embedNow(meter, texts)]);
-  return { turns: counted, embedded: now.embedded, spent: spentNow(now) };
+  return { turns: counted, embedded: now.embedded, spent: spending(now) };
 }
 
 /** Turns with the tokens of each. */

@@ -50,6 +50,29 @@ export interface Meter {
   note(spent: Spent): void;
 }
 
+/**
+ * Begins a call that a permit was given for. What it gives is told what the call has used, once it is over.
+ *
+ * @param traceId of the permit
+ */
+export function beginCall(
+  meter: Meter,
+  call: Omit<ModelCall, "inputTokens" | "embeddingTokens">,
+  traceId: string | undefined,
+) {
+  const startedAt = performance.now();
+  return (
+    used: Partial<Pick<ModelCall, "inputTokens" | "embeddingTokens">>,
+    tokenSource: TokenSource,
+    status: Spent["status"],
+  ): Spent => {
+    const durationMs = performance.now() - startedAt;
+    const spent = { inputTokens: 0, embeddingTokens: 0, ...call, ...used, tokenSource, status, durationMs, traceId };
+    meter.note(spent);
+    return spent;
+  };
+}
+
 /** For calls of the service itself, that no tenant pays. */
 export const UNMETERED: Meter = { permit: async () => ({ isGiven: true }), note: () => undefined };
 

@@ -129,7 +129,7 @@ export function overLangChain(embeddings: EmbeddingsFor, facts: EmbedderFacts): 
   };
 }
 
-const sum = (numbers: readonly number[]) => numbers.reduce((total, n) => total + n, 0);
+export const sum = (numbers: readonly number[]) => numbers.reduce((total, n) => total + n, 0);
 
 /** Model tokens of each text, by the service's tokenizer. */
 export async function countAll(texts: readonly string[]): Promise<number[]> {

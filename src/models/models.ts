@@ -1,8 +1,8 @@
 import type { Logger } from "pino";
 import type { AppError } from "../errors.ts";
-import { type Meter, type ModelCall, mostTokens, type Spent } from "../metering/model-call.ts";
+import { beginCall, type Meter, type ModelCall, mostTokens, type Spent } from "../metering/model-call.ts";
 import { type Calibration, calibrate } from "./calibrate.ts";
-import { countAll, type Embedded, type Embedder, overLangChain, type VectorText } from "./embedder.ts";
+import { countAll, type Embedded, type Embedder, overLangChain, sum, type VectorText } from "./embedder.ts";
 import { LexicalEmbeddings } from "./lexical-embeddings.ts";
 import { type ModelName, type ProviderSettings, resolveEmbeddings } from "./providers.ts";
 import type { ModelRegistry, RegisteredModel } from "./registry.ts";
@@ -225,7 +225,7 @@ export async function embeddingCall(embedder: Embedder, texts: readonly string[]
     model: embedder.model,
     isRemote: embedder.isRemote,
     inputTokens: 0,
-    embeddingTokens: tokens.reduce((sum, n) => sum + n, 0),
+    embeddingTokens: sum(tokens),
   };
 }
 
@@ -241,29 +241,14 @@ async function embedMetered(
   if (texts.length === 0) return nothing;
   const permit = await meter.permit(() => embeddingCall(embedder, texts), embedder.isRemote, isOwn);
   if (!permit.isGiven) return { ...nothing, failure: permit.reason, overBudget: permit.error };
-  const startedAt = performance.now();
-  const note = (tokens: number, tokenSource: Spent["tokenSource"], status: Spent["status"]): Spent => {
-    const spent = {
-      operation: "embed",
-      provider: embedder.provider,
-      model: embedder.model,
-      isRemote: embedder.isRemote,
-      inputTokens: 0,
-      embeddingTokens: tokens,
-      tokenSource,
-      status,
-      durationMs: performance.now() - startedAt,
-      traceId: permit.traceId,
-    };
-    meter.note(spent);
-    return spent;
-  };
+  const { provider, model, isRemote } = embedder;
+  const note = beginCall(meter, { operation: "embed", provider, model, isRemote }, permit.traceId);
   try {
     const embedded = await embedder.embed(texts, { timeoutMs: REQUEST_MS, as });
-    return { ...nothing, embedded, spent: note(embedded.tokens, embedded.tokenSource, "ok") };
+    return { ...nothing, embedded, spent: note({ embeddingTokens: embedded.tokens }, embedded.tokenSource, "ok") };
   } catch (error) {
     if (!(error instanceof ModelUnavailable)) throw error;
-    return { ...nothing, spent: note(error.tokens, "tokenizer", "error"), failure: error.message };
+    return { ...nothing, spent: note({ embeddingTokens: error.tokens }, "tokenizer", "error"), failure: error.message };
   }
 }
 

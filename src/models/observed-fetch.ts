@@ -1,7 +1,5 @@
+import { MOST_TOKENS } from "./tokens.ts";
 import { ModelUnavailable, retryAfterOf } from "./unavailable.ts";
-
-/** More than any call uses: a provider that says so has not counted. */
-const MOST_TOKENS = 100_000_000;
 
 /** The largest answer that is read: 2,048 vectors of 4,096 numbers are about 100 MB of JSON. */
 const MOST_BYTES = 128 * 1024 * 1024;

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { MOST_TOKENS } from "./tokens.ts";
 import { ModelUnavailable, wasUnreached } from "./unavailable.ts";
 
 export interface RerankerSettings {
@@ -22,9 +23,6 @@ const PAUSE_MS = 2_000;
 const ANSWER_LIMIT = 1_000_000;
 /** Texts of one request: what Text Embeddings Inference takes by default. A text's score does not depend on the others. */
 const TEXTS_PER_CALL = 32;
-
-/** More than any call uses: an endpoint that says so has not counted. */
-const MOST_TOKENS = 100_000_000;
 
 type Shape = "documents" | "texts";
 

@@ -1,5 +1,8 @@
 import { countTokens as count } from "gpt-tokenizer/encoding/o200k_base";
 
+/** More than any call uses: a provider that says so has not counted. */
+export const MOST_TOKENS = 100_000_000;
+
 /** A text that spells a special token is a text like any other. */
 const countO200k = (text: string) => count(text, { disallowedSpecial: new Set() });
 

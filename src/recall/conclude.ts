@@ -1,6 +1,6 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { QueryVectors } from "../models/models.ts";
-import { recordSpent, recordTrace, spentOn, type TraceFields, type TraceSummary } from "../traces/record.ts";
+import { recordSpent, recordTrace, type TraceFields, type TraceSummary } from "../traces/record.ts";
 import type { Hit } from "./answer/hits.ts";
 import type { SearchResult, Tier } from "./ranking/search.ts";
 
@@ -27,12 +27,6 @@ export interface RecallAbout {
   readonly hintsIgnored?: readonly string[];
   readonly sessionId?: string | undefined;
 }
-
-/** What an answer cost, for its trace. */
-export const spending = (prepared: QueryVectors) => ({
-  ...spentOn(prepared.spent),
-  ...(prepared.overBudget !== undefined ? { status: "over_budget" as const } : {}),
-});
 
 /** What a recall came to: the tier and why, what it ran, and what it found, best first. */
 interface Outcome {

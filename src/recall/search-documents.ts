@@ -1,8 +1,9 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
 import type { QueryVectors } from "../models/models.ts";
+import { spending } from "../traces/record.ts";
 import { remarksOn } from "./answer/hits.ts";
-import { conclude, spending } from "./conclude.ts";
+import { conclude } from "./conclude.ts";
 import { canonicalQuestion } from "./question.ts";
 import type { Candidate } from "./ranking/candidate.ts";
 import { NO_FILTER } from "./ranking/filter.ts";

@@ -67,8 +67,8 @@ export const spentOn = (spent: Spent | undefined) =>
         tokenSource: spent.tokenSource,
       };
 
-/** The same for texts that a request stores, and whether a budget had no room for their vectors. */
-export const spentNow = ({ spent, overBudget }: Pick<EmbeddedNow, "spent" | "overBudget">) => ({
+/** The same, and whether a budget had no room for the vectors of a question or of texts that are stored. */
+export const spending = ({ spent, overBudget }: Pick<EmbeddedNow, "spent" | "overBudget">) => ({
   ...spentOn(spent),
   ...(overBudget === undefined ? {} : { status: "over_budget" as const }),
 });

@@ -13,7 +13,7 @@ export interface UsageRow {
   readonly costUsd: number;
   /** Calls of models without a price, which are in no cost. */
   readonly unpricedCalls: number;
-  /** UTF-8 bytes of the stored passages; absent where the group does not divide storage. */
+  /** Bytes of texts, values and files that are kept now, as UTF-8; absent where the group does not divide storage. */
   readonly storedBytes?: number;
 }
 

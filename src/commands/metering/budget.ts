@@ -3,7 +3,7 @@ import type { Budget } from "../../metering/budgets.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type CommandContext, eachNumber, given, number, scopeOf } from "./command-context.ts";
+import { allPages, type CommandContext, eachNumber, number, scopeOf } from "./command-context.ts";
 
 const BUDGET_HEADER = [
   "id",
@@ -65,7 +65,7 @@ export function budgetCommand({ service, print, tell }: CommandContext): Command
       const isRaise = raiseTokens !== undefined || raiseCost !== undefined;
       if (isRaise && until === undefined) throw new Misused("--raise-tokens and --raise-cost need --until");
       if (!isRaise && until !== undefined) throw new Misused("--until needs --raise-tokens or --raise-cost");
-      const body = given({
+      const body = {
         scope,
         period,
         name,
@@ -75,8 +75,8 @@ export function budgetCommand({ service, print, tell }: CommandContext): Command
         timezone,
         mode,
         alertAt: alert,
-        temporaryIncrease: until === undefined ? undefined : given({ tokens: raiseTokens, costUsd: raiseCost, until }),
-      });
+        temporaryIncrease: until === undefined ? undefined : { tokens: raiseTokens, costUsd: raiseCost, until },
+      };
       const budget = await service().call<Budget>("PUT", "/budgets", { body });
       print(budget, BUDGET_HEADER, budgetRows(budget));
     });

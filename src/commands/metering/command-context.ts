@@ -30,6 +30,7 @@ export const scopeOf = (text: string): unknown => {
     throw new InvalidArgumentError("must be a path, such as org/acme, or {}");
   }
 };
+
 /** All of a list that the service gives by page. */
 export async function allPages<N extends string, T>(
   service: Service,
@@ -47,11 +48,10 @@ export async function allPages<N extends string, T>(
   }
 }
 
+/** The value of a group, for people; `-` for what has none. */
 export const groupOf = (group: unknown): Cell =>
   group === null || group === undefined
     ? "-"
     : typeof group === "object"
       ? scopeText(group as Record<string, string>)
       : String(group);
-export const given = (values: object) =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));

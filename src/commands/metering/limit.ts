@@ -3,7 +3,7 @@ import { LIMITS, type Limits } from "../../metering/limits.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type CommandContext, given, number, scopeOf } from "./command-context.ts";
+import { allPages, type CommandContext, number, scopeOf } from "./command-context.ts";
 
 const LIMIT_HEADER = ["scope", "key", "of", "limit", "used"];
 
@@ -36,7 +36,7 @@ export function limitCommand({ service, print, tell }: CommandContext): Command 
   set.action(async (body) => {
     if (LIMITS.every((name) => body[name] === undefined))
       throw new Misused(`say what to limit: ${LIMITS.map((name) => flagOf(name).replace(" <n>", "")).join(", ")}`);
-    const limits = await service().call<Limits>("PUT", "/limits", { body: given(body) });
+    const limits = await service().call<Limits>("PUT", "/limits", { body: body });
     print(limits, LIMIT_HEADER, limitRows(limits));
   });
   command

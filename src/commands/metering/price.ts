@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import type { Price } from "../../metering/prices.ts";
 import type { Cell } from "../table.ts";
-import { type CommandContext, given, number } from "./command-context.ts";
+import { type CommandContext, number } from "./command-context.ts";
 
 const PRICE_HEADER = ["id", "for", "input", "cached input", "output", "embedding", "call", "GB month", "from", "state"];
 
@@ -48,7 +48,7 @@ export function priceCommand({ service, print, tell }: CommandContext): Command 
     .option("--storage <usd>", "a gigabyte (10⁹ bytes) kept for a month", number)
     .option("--from <time>", "RFC 3339")
     .action(async ({ model, input, cachedInput, output, embedding, operation, call, storage, from }) => {
-      const body = given({
+      const body = {
         model,
         inputPerMillion: input,
         cachedInputPerMillion: cachedInput,
@@ -58,7 +58,7 @@ export function priceCommand({ service, print, tell }: CommandContext): Command 
         perCall: call,
         storagePerGbMonth: storage,
         effectiveFrom: from,
-      });
+      };
       const price = await service().call<Price>("PUT", "/prices", { body });
       print(price, PRICE_HEADER, [price].map(priceRow));
     });

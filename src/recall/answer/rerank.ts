@@ -1,4 +1,4 @@
-import { type Meter, mostTokens, type Spent } from "../../metering/model-call.ts";
+import { beginCall, type Meter, mostTokens, type Spent } from "../../metering/model-call.ts";
 import type { Reranker } from "../../models/reranker.ts";
 import { countTokens } from "../../models/tokens.ts";
 import { ModelUnavailable } from "../../models/unavailable.ts";
@@ -33,27 +33,14 @@ export async function rerankHits(
     provider: "rerank",
     model: reranker.settings.model ?? null,
     isRemote: true,
-    embeddingTokens: 0,
   };
   // The query is read with each text.
   const most = hits.reduce((sum, { text }) => sum + mostTokens(text), mostTokens(query) * hits.length);
-  const permit = await meter.permit(() => ({ ...call, inputTokens: most }), true, true);
+  const permit = await meter.permit(() => ({ ...call, inputTokens: most, embeddingTokens: 0 }), true, true);
   if (!permit.isGiven)
     return { candidates: asFound, isRanked: false, note: `not reranked: ${permit.reason}`, spent: undefined };
-  const startedAt = performance.now();
   const counted = () => hits.reduce((sum, hit) => sum + hit.tokens, countTokens(query) * hits.length);
-  const note = (inputTokens: number, tokenSource: Spent["tokenSource"], status: Spent["status"]): Spent => {
-    const spent = {
-      ...call,
-      inputTokens,
-      tokenSource,
-      status,
-      durationMs: performance.now() - startedAt,
-      traceId: permit.traceId,
-    };
-    meter.note(spent);
-    return spent;
-  };
+  const note = beginCall(meter, call, permit.traceId);
   try {
     const { scores, tokens } = await reranker.rerank(
       query,
@@ -68,11 +55,14 @@ export async function rerankHits(
         .map(({ given, place: _, ...candidate }) => ({ ...candidate, score: given ?? lowest })),
       isRanked: true,
       note: `the best ${hits.length} by the reranker`,
-      spent: tokens === undefined ? note(counted(), "tokenizer", "ok") : note(tokens, "provider", "ok"),
+      spent:
+        tokens === undefined
+          ? note({ inputTokens: counted() }, "tokenizer", "ok")
+          : note({ inputTokens: tokens }, "provider", "ok"),
     };
   } catch (error) {
     if (!(error instanceof ModelUnavailable)) throw error;
-    const spent = note(error.isRefusal ? 0 : counted(), "tokenizer", "error");
+    const spent = note({ inputTokens: error.isRefusal ? 0 : counted() }, "tokenizer", "error");
     return { candidates: asFound, isRanked: false, note: `not reranked: ${error.message}`, spent };
   }
 }
