@@ -164,7 +164,11 @@ const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest)
 });
 
 /** What confirms a fact that goes says the same, and goes with it; but of a session its own rows alone. */
-async function confirmationsOf(tx: ScopedTransaction, { sessionId }: ForgetRequest, facts: readonly string[]) {
+export async function confirmationsOf(
+  tx: ScopedTransaction,
+  { sessionId }: Pick<ForgetRequest, "sessionId">,
+  facts: readonly string[],
+) {
   if (facts.length === 0 || sessionId !== undefined) return [];
   const confirming = (table: "attribute" | "relation", what: SQL) => sql`
     SELECT o.id FROM ${tx.read(table, "f")} JOIN ${tx.read(table, "o")}
@@ -215,7 +219,11 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
     };
   }
   const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
-  const turn = await tx.remove("turn", sql`id = ANY (${list(turns)}::uuid[])`);
+  // With what they said before.
+  const turn = await tx.remove(
+    "turn",
+    sql`id = ANY (${list(turns)}::uuid[]) OR corrected_id = ANY (${list(turns)}::uuid[])`,
+  );
   const erased = facts.length === 0 ? {} : await eraseFacts(tx, sql`id = ANY (${list(facts)}::uuid[])`);
   return { passage, turn, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
 }
@@ -246,7 +254,7 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: T
     ).values(),
   ];
   found.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
-  const unranked = await matchUnranked(tx, topic, request.threshold, request.sessionId, MAX_MATCHES);
+  const unranked = await matchUnranked(tx, topic, request, MAX_MATCHES);
   if (found.length + unranked.length >= MAX_MATCHES) {
     throw unprocessable(
       `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,

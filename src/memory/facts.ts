@@ -9,6 +9,9 @@ import { insertSession } from "./sessions.ts";
 import { type StoredTriple, sentenceOf, storeTriples, type Triple } from "./triples.ts";
 import { countedTurns, insertTurns, type NewTurn, type PreparedTurns } from "./turns.ts";
 
+/** A fact's value as JSON, in characters at most. */
+export const FACT_VALUE_LIMIT = 16 * 1024;
+
 /** A fact with its vectors: made before the transaction opens. */
 export interface PreparedFact {
   readonly turns: Pick<PreparedTurns, "turns" | "embedded">;

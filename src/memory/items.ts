@@ -25,6 +25,8 @@ function toItem({ tags, id: _, ...row }: Row): KeyedItem {
 }
 
 const COLUMNS = sql`m.id, m.key, m.value, d.tags, m.created_at AS "createdAt", m.updated_at AS "updatedAt"`;
+/** A condition on an item under the alias m: that it is not over. */
+export const IS_KEPT = sql`(m.expires_at > now()) IS NOT FALSE`;
 const instant = (text: string) => new Date(text).toISOString();
 
 /** Sets the value at the write scope. */
@@ -48,7 +50,7 @@ export async function putItem(tx: ScopedTransaction, key: string, value: unknown
 export async function getItem(tx: ScopedTransaction, key: string): Promise<KeyedItem> {
   const row = await tx.row<Row>(sql`
     SELECT ${COLUMNS} FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
-    WHERE ${tx.isNamed("m", "key_hash", key)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
+    WHERE ${tx.isNamed("m", "key_hash", key)} AND ${IS_KEPT} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (row === undefined) throw notFound();
   recordTrace(tx, { kind: "retrieval", operation: "item", sources: [row.id], returned: 1 });
   return toItem(row);
@@ -62,7 +64,7 @@ export async function listItems(
   const select = sql`
     SELECT * FROM (
       SELECT DISTINCT ON (m.key) ${COLUMNS} FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
-      WHERE starts_with(m.key, ${filter.prefix}) ORDER BY m.key, ${NARROWEST_FIRST}) AS narrowest
+      WHERE starts_with(m.key, ${filter.prefix}) AND ${IS_KEPT} ORDER BY m.key, ${NARROWEST_FIRST}) AS narrowest
     ORDER BY key COLLATE "C" LIMIT ${filter.limit} OFFSET ${filter.offset}`;
   const rows = (await tx.rows<Row>(withinAnswer(select, "value"))).map(uncounted);
   recordTrace(tx, { kind: "retrieval", operation: "items", sources: rows.map(({ id }) => id), returned: rows.length });

@@ -2,6 +2,7 @@ import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { stringifyJson } from "../exact-json.ts";
 import { type Attribute, attributesWhere, NARROWEST_FIRST, type Relation, relationsWhere } from "../memory/entities.ts";
 import { isPresent, type Moment } from "../memory/fact-timeline.ts";
+import { IS_KEPT } from "../memory/items.ts";
 import { sentenceOf } from "../memory/triples.ts";
 import { type Scope, sameScope, scopeFromDatabase } from "../scope/scope.ts";
 import { foldedName, identityOf, normalKey } from "../text/names.ts";
@@ -77,7 +78,7 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
   const item = await tx.row<{ id: string; value: unknown; tags: Record<string, string>; updatedAt: string }>(sql`
     SELECT m.id, m.value, d.tags, m.updated_at AS "updatedAt"
     FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
-    WHERE ${tx.isNamed("m", "key_hash", key)} AND d.tags <@ ${json(tx.entry.effective)} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
+    WHERE ${tx.isNamed("m", "key_hash", key)} AND d.tags <@ ${json(tx.entry.effective)} AND ${IS_KEPT} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (item === undefined) return undefined;
   const text = typeof item.value === "string" ? item.value : stringifyJson(item.value);
   return {

@@ -61,7 +61,7 @@ export const NOTHING: ForgottenItems = ofEachKind([]);
 export const writeReceipt = (
   tx: ScopedTransaction,
   about: {
-    readonly policy: "scope" | "query" | "session" | "query in a session" | "document" | "entity" | "item";
+    readonly policy: "scope" | "query" | "session" | "query in a session" | "document" | "entity" | "item" | "memory";
     readonly action: "expire" | "erase";
     readonly subtree: boolean;
     readonly items?: Partial<ForgottenItems>;

@@ -118,6 +118,7 @@ export const requestedOf = (request: Omit<AccessRequest, "verb">) => ({
   clauses: request.selector ?? null,
   session: request.session ?? null,
   document: request.document ?? null,
+  memory: request.memory ?? null,
   subtree: request.subtree ?? null,
   reopen: request.reopen ?? false,
 });

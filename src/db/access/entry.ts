@@ -43,6 +43,8 @@ export interface AccessRequest {
   readonly session?: string | undefined;
   /** Writing: the document whose next version this is; it decides the scope. */
   readonly document?: string | undefined;
+  /** Writing: the memory that is changed; it decides the scope. */
+  readonly memory?: string | undefined;
   /** Forgetting: what lies below E too. */
   readonly subtree?: boolean | undefined;
   /** Writing: open a deleted scope again. */

@@ -34,6 +34,7 @@ export function checkAgainstFloor(entry: Entry, request: AccessRequest): void {
     (single === undefined ||
       request.session !== undefined ||
       request.document !== undefined ||
+      request.memory !== undefined ||
       (effective !== null && sameScope(effective, single)));
   if (!isExpected) throw new Error("scopefloor.enter resolved a scope outside the key's floor or the request");
 }

@@ -50,10 +50,13 @@ export const turn = scopefloor.table(
     observedAt: time("observed_at").notNull(),
     createdAt: createdAt(),
     expiredAt: time("expired_at"),
+    /** Of a former text: the turn that has said something else since. */
+    correctedId: uuid("corrected_id"),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("turn_id").on(t.id),
+    index("turn_corrected").on(t.scopeId, t.correctedId).where(sql`corrected_id IS NOT NULL`),
     unique("turn_seq").on(t.scopeId, t.sessionId, t.seq, t.tenantId),
     foreignKey({
       columns: [t.scopeId, t.sessionId, t.tenantId],
@@ -126,6 +129,7 @@ export const passage = scopefloor.table(
     index("passage_document").on(t.scopeId, t.documentId, t.position).where(sql`document_id IS NOT NULL`),
     index("passage_session").on(t.scopeId, t.sessionId, t.position).where(sql`session_id IS NOT NULL`),
     index("passage_seq").on(t.scopeId, t.seq),
+    index("passage_expired").on(t.scopeId, t.id).where(sql`expired_at IS NOT NULL`),
     index("passage_starts").on(t.scopeId, t.startsAt).where(sql`starts_at IS NOT NULL`),
     index("passage_ends").on(t.scopeId, t.endsAt).where(sql`ends_at IS NOT NULL AND expired_at IS NULL`),
     // For the worker, which ends what is over in every scope.

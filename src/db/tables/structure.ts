@@ -132,6 +132,13 @@ export const memoryItem = scopefloor.table(
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
     updatedAt: time("updated_at").notNull().default(sql`now()`),
+    /** From then on it is not there any more; null: it stays. */
+    expiresAt: time("expires_at"),
   },
-  (t) => [primaryKey({ columns: [t.scopeId, t.keyHash, t.tenantId] })],
+  (t) => [
+    primaryKey({ columns: [t.scopeId, t.keyHash, t.tenantId] }),
+    index("memory_item_id").on(t.id),
+    // For the worker, which deletes what is over in every scope.
+    index("memory_item_over").on(t.expiresAt).where(sql`expires_at IS NOT NULL`),
+  ],
 );

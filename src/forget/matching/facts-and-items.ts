@@ -24,20 +24,28 @@ interface Row {
 /** Rows that are looked at together. */
 const PAGE = 500;
 
+/** What is looked for, and where. */
+interface Wanted {
+  readonly threshold: number;
+  readonly sessionId: string | undefined;
+  /** For good: what was expired before, or corrected, goes too. */
+  readonly purge: boolean;
+}
+
 /**
- * What a topic is also said in, and what no ranking of the present knows: facts that are over, and keyed
- * items.
+ * What a topic is also said in, and what no ranking of the present knows: facts that are over, keyed items, and
+ * before a purge what was expired.
  */
 export async function matchUnranked(
   tx: ScopedTransaction,
   topic: Topic,
-  threshold: number,
-  sessionId: string | undefined,
+  { threshold, sessionId, purge }: Wanted,
   limit: number,
 ): Promise<Match[]> {
   if (topic.weight === 0) return [];
-  const facts = await rowsSaying<Row>(tx, factsWithoutPassage(tx, sessionId), topic, threshold, limit);
+  const facts = await rowsSaying<Row>(tx, factsWithoutPassage(tx, sessionId, purge), topic, threshold, limit);
   const past = facts.map((row) => match(row, "attribute", row.words));
+  if (purge) past.push(...(await matchExpired(tx, topic, threshold, sessionId, limit)));
   if (sessionId !== undefined) return past;
   const items = await rowsSaying<Row & { key: string; value: unknown }>(
     tx,
@@ -54,6 +62,36 @@ export async function matchUnranked(
       match(row, "item", `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`),
     ),
   ];
+}
+
+/** Turns and chunks that were expired, and former texts of turns. */
+async function matchExpired(
+  tx: ScopedTransaction,
+  topic: Topic,
+  threshold: number,
+  sessionId: string | undefined,
+  limit: number,
+): Promise<Match[]> {
+  const inSession = (alias: string) =>
+    sessionId === undefined ? sql`` : sql` AND ${sql.identifier(alias)}.session_id = ${sessionId}::uuid`;
+  const rows = await rowsSaying<Row & { turnId: string | null; documentId: string | null }>(
+    tx,
+    sql`
+      SELECT p.id, p.turn_id AS "turnId", p.document_id AS "documentId", p.observed_at AS at, d.tags, p.text AS words
+      FROM ${tx.read("passage", "p")} JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id WHERE p.expired_at IS NOT NULL${inSession("p")}
+      UNION ALL
+      SELECT t.id, t.id, NULL, t.observed_at, d.tags, t.content
+      FROM ${tx.read("turn", "t")} JOIN ${tx.read("scope", "d")} ON d.id = t.scope_id WHERE t.corrected_id IS NOT NULL${inSession("t")}`,
+    topic,
+    threshold,
+    limit,
+  );
+  return rows.map(({ turnId, documentId, ...row }) => ({
+    ...match(row, documentId === null ? "memory_chunk" : "chunk", row.words),
+    turnId,
+    documentId,
+    why: "was expired or corrected, and says it",
+  }));
 }
 
 /** Of the rows of a SELECT those whose words say a share of a topic, the most first. */
@@ -81,12 +119,12 @@ async function rowsSaying<Found extends Row>(
   return found.sort((a, b) => b.share - a.share || (a.id < b.id ? -1 : 1)).slice(0, limit);
 }
 
-/** Rows of facts that recall does not rank: those that are over, and of a session also what confirms another's. */
-function factsWithoutPassage(tx: ScopedTransaction, sessionId: string | undefined): SQL {
+/** Rows of facts that recall does not rank: those that are over, of a session also what confirms another's, and where they are wanted those that were expired. */
+function factsWithoutPassage(tx: ScopedTransaction, sessionId: string | undefined, expired = false): SQL {
   const rows = (table: "attribute" | "relation") => sql`
     SELECT f.id, f.valid_from AS at, d.tags, f.sentence AS words
     FROM ${tx.read(table, "f")} JOIN ${tx.read("scope", "d")} ON d.id = f.scope_id
-    WHERE f.expired_at IS NULL AND ${sessionId === undefined ? sql`NOT f.is_confirmation` : sql`f.session_id = ${sessionId}::uuid`}
+    WHERE ${expired ? sql`true` : sql`f.expired_at IS NULL`} AND ${sessionId === undefined ? sql`NOT f.is_confirmation` : sql`f.session_id = ${sessionId}::uuid`}
       AND NOT EXISTS (SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.scope_id = f.scope_id AND p.id = f.id)`;
   return sql`${rows("attribute")} UNION ALL ${rows("relation")}`;
 }

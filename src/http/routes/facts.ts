@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { invalid, unprocessable } from "../../errors.ts";
 import { stringifyJson } from "../../exact-json.ts";
-import { prepareFact, storeFact } from "../../memory/facts.ts";
+import { FACT_VALUE_LIMIT, prepareFact, storeFact } from "../../memory/facts.ts";
 import { ourSession, writtenSession } from "../../memory/session-ids.ts";
 import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
@@ -23,7 +23,6 @@ import { namedEntity, object, uuid } from "../wire/shapes.ts";
 
 const BATCH_LIMIT = 16 * 1024 * 1024;
 const MOST_TRIPLES = 200;
-const VALUE_LIMIT = 16 * 1024;
 const infer = z.enum(["full", "triples", "preview", "none"]);
 
 const named = fields({ type: entityType, name: entityName });
@@ -36,8 +35,8 @@ const triple = fields({
 }).superRefine((item, context) => {
   if ((item.value === undefined) === (item.target === undefined)) {
     context.addIssue({ code: "custom", message: "a triple has either a value or a target" });
-  } else if (stringifyJson(item.value ?? null).length > VALUE_LIMIT) {
-    context.addIssue({ code: "custom", message: `the value is over ${VALUE_LIMIT} characters` });
+  } else if (stringifyJson(item.value ?? null).length > FACT_VALUE_LIMIT) {
+    context.addIssue({ code: "custom", message: `the value is over ${FACT_VALUE_LIMIT} characters` });
   }
 });
 
@@ -147,7 +146,12 @@ const factResponse = object({
   preview: object({ ...extraction(givenTriple), sentences: z.array(z.string()) }).optional(),
 });
 
-const factsResponse = object({ sessionId: uuid, turnIds: z.array(uuid), extractions: z.array(z.never()) });
+const factsResponse = object({
+  sessionId: uuid,
+  turnIds: z.array(uuid),
+  chunkIds: z.array(uuid),
+  extractions: z.array(z.never()),
+});
 
 export const factEndpoints = [
   endpoint({
@@ -235,7 +239,7 @@ export const factEndpoints = [
       );
       return enter(where, async (tx) => {
         const stored = await storeTurns(tx, deps.models, prepared, await writtenSession(tx, body.sessionId));
-        return { sessionId: stored.sessionId, turnIds: stored.turnIds, extractions: [] };
+        return { sessionId: stored.sessionId, turnIds: stored.turnIds, chunkIds: stored.passageIds, extractions: [] };
       });
     },
   }),

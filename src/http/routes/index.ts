@@ -12,6 +12,7 @@ import { keywordEndpoints } from "./keywords.ts";
 import { lifecycleEndpoints } from "./lifecycle.ts";
 import { limitEndpoints } from "./limits.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
+import { memoryEndpoints } from "./memories.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
 import { selfEndpoints } from "./own-keys.ts";
@@ -47,6 +48,7 @@ export const endpoints: readonly Endpoint[] = [
   ...lifecycleEndpoints,
   ...fsckEndpoints,
   ...itemEndpoints,
+  ...memoryEndpoints,
   ...principalEndpoints,
   ...metricsEndpoints,
   ...notBuiltEndpoints,

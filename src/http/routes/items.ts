@@ -1,14 +1,20 @@
 import { z } from "zod";
 import { invalid } from "../../errors.ts";
-import { stringifyJson } from "../../exact-json.ts";
 import { deleteItem, getItem, type KeyedItem, listItems, putItem } from "../../memory/items.ts";
 import { GENERAL } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, itemKey, limitAndOffset, querySelector, queryWriteSelector, writeSelector } from "../wire/fields.ts";
+import {
+  fields,
+  itemKey,
+  jsonValue,
+  limitAndOffset,
+  querySelector,
+  queryWriteSelector,
+  writeSelector,
+} from "../wire/fields.ts";
 import { instant, object, scopePaths, scopeTags } from "../wire/shapes.ts";
 
 const reads = { verb: "memory:read" } as const;
-const ITEM_LIMIT = 64 * 1024;
 const item = z.object({ key: itemKey });
 /** The narrowest visible scope answers, never one from below E. */
 const itemAccess = (selector: z.output<typeof querySelector>) =>
@@ -69,11 +75,9 @@ export const itemEndpoints = [
       }),
     },
     params: item,
-    body: fields({ value: z.unknown(), scopes: writeSelector }),
+    body: fields({ value: jsonValue, scopes: writeSelector }),
     handle: ({ enter, params, body }) => {
       if (body.value === undefined) throw invalid("value: an item needs a value; DELETE takes one away");
-      if (Buffer.byteLength(stringifyJson(body.value)) > ITEM_LIMIT)
-        throw invalid(`value: is over ${ITEM_LIMIT} bytes of JSON`);
       return enter({ selector: body.scopes }, (tx) => putItem(tx, params.key, body.value));
     },
   }),

@@ -1,12 +1,15 @@
 /** The shapes that requests share. The wire is zod: validation and types come from here, once. */
 import { z } from "zod";
 import { AppError, invalid } from "../../errors.ts";
+import { stringifyJson } from "../../exact-json.ts";
 import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 import { hintFor, isSpelled } from "../../scope/spelling.ts";
 import { normalKey } from "../../text/names.ts";
 import { normalForm } from "../../text/normal-form.ts";
+
+const VALUE_BYTES = 64 * 1024;
 
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
@@ -93,6 +96,28 @@ export const labels = z
       ),
   )
   .max(32);
+/** Of a query string: one label, or several as a JSON array. */
+export const queryLabels = z
+  .string()
+  .transform((given, context) => {
+    if (!given.startsWith("[")) return [given];
+    try {
+      return JSON.parse(given) as unknown;
+    } catch {
+      context.addIssue({ code: "custom", message: "must be one label, or several as a JSON array" });
+      return z.NEVER;
+    }
+  })
+  .pipe(labels)
+  .optional()
+  .meta({ description: "Labels that all have to be there: one, or several as a JSON array" });
+/** Of a query string: some of these words, with commas between; absent: all. */
+export const listed = <const Word extends string>(words: readonly Word[]) =>
+  z
+    .string()
+    .transform((text) => text.split(","))
+    .pipe(z.array(z.enum(words)).min(1))
+    .default([...words]);
 export const verbs = z.array(z.enum(VERBS)).min(1);
 export const keyVerbs = z.array(z.enum(KEY_VERBS)).min(1);
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
@@ -137,6 +162,13 @@ export const sessionName = z
         "must show something, and have no control characters",
       ),
   );
+/** Any JSON, of at most 64 KiB. */
+export const jsonValue = z
+  .unknown()
+  .refine(
+    (value) => value === undefined || Buffer.byteLength(stringifyJson(value)) <= VALUE_BYTES,
+    `is over ${VALUE_BYTES} bytes of JSON`,
+  );
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */
@@ -152,8 +184,10 @@ export const amount = z.int().min(0).max(Number.MAX_SAFE_INTEGER);
 /** An amount of money; of a price, for a million tokens, a call or a gigabyte. */
 export const usd = z.number().min(0).max(1_000_000_000);
 
+/** Rows on a page. */
+export const pageLimit = wholeNumber(1, 500).default(100);
 export const limitAndOffset = {
-  limit: wholeNumber(1, 500).default(100),
+  limit: pageLimit,
   offset: wholeNumber(0, 999_999_999).default(0),
 };
 export const pageAndSize = {

@@ -99,8 +99,8 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- The session, or the document, that decides the scope of what is written into it. `fixed` is its row
--- in the dictionary; null where the request names neither.
+-- The session, the document or the memory that decides the scope of what is written into it. `fixed` is its row
+-- in the dictionary; null where the request names none.
 CREATE OR REPLACE FUNCTION scopefloor.resolve_place(k scopefloor.api_key, floor jsonb, requested jsonb, OUT fixed scopefloor.scope, OUT refusal jsonb)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -121,6 +121,19 @@ BEGIN
     WHERE o.id = (requested->>'document')::uuid AND d.tags @> floor AND (o.scope_id <> 0 OR floor = '{}');
     IF NOT FOUND THEN
       refusal := jsonb_build_object('status', 'not-found', 'detail', 'no such document');
+    END IF;
+  ELSIF requested->>'memory' IS NOT NULL THEN
+    SELECT p.scope_id, p.turn_id, s.api_key_id INTO place FROM scopefloor.passage p JOIN scopefloor.scope d ON d.id = p.scope_id
+    LEFT JOIN scopefloor.session s ON s.scope_id = p.scope_id AND s.id = p.session_id
+    WHERE p.id = (requested->>'memory')::uuid AND p.expired_at IS NULL AND d.tags @> floor AND (p.scope_id <> 0 OR floor = '{}');
+    IF NOT FOUND THEN
+      SELECT m.scope_id, NULL::uuid AS turn_id, NULL::uuid AS api_key_id INTO place FROM scopefloor.memory_item m JOIN scopefloor.scope d ON d.id = m.scope_id
+      WHERE m.id = (requested->>'memory')::uuid AND d.tags @> floor AND (m.scope_id <> 0 OR floor = '{}');
+    END IF;
+    IF NOT FOUND THEN
+      refusal := jsonb_build_object('status', 'not-found', 'detail', 'no such memory');
+    ELSIF k.principal = 'agent' AND place.turn_id IS NOT NULL AND place.api_key_id IS DISTINCT FROM k.id THEN
+      refusal := jsonb_build_object('status', 'forbidden', 'detail', 'an agent corrects turns only in sessions that its own key created');
     END IF;
   ELSE
     RETURN;
@@ -159,7 +172,8 @@ BEGIN
     IF fixed.id IS NOT NULL THEN
       IF is_named AND effective <> fixed.tags THEN
         refusal := jsonb_build_object('status', 'unprocessable', 'detail',
-          format('the %s has another scope than the one named', CASE WHEN requested->>'session' IS NULL THEN 'document' ELSE 'session' END));
+          format('the %s has another scope than the one named',
+                 CASE WHEN requested->>'session' IS NOT NULL THEN 'session' WHEN requested->>'document' IS NOT NULL THEN 'document' ELSE 'memory' END));
         RETURN;
       END IF;
       effective := fixed.tags;

@@ -5,7 +5,7 @@
 --
 --   key_hash   SHA-256 of the presented secret
 --   verb       memory:read | memory:write | memory:forget | manage | self
---   requested  {mode, clauses?, session?, document?, subtree?, reopen?, context, ageMs, metered?, hold?}; a clause is
+--   requested  {mode, clauses?, session?, document?, memory?, subtree?, reopen?, context, ageMs, metered?, hold?}; a clause is
 --              {tags, subtree}, ageMs is how long ago the request arrived, metered: it counts against budgets,
 --              which `hold` is for
 --              mode: check   nothing: only whether the key may do this

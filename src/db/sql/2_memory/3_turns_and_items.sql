@@ -56,7 +56,7 @@ DECLARE
 BEGIN
   INSERT INTO scopefloor.memory_item (tenant_id, scope_id, key, id, value, api_key_id)
   VALUES ((t->>'tenant')::int, (t->>'write')::int, of_key, new_id, new_value, (t->>'key')::uuid)
-  ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp()
+  ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = NULL, updated_at = clock_timestamp()
   RETURNING * INTO m;
   RETURN jsonb_build_object('id', m.id, 'createdAt', m.created_at, 'updatedAt', m.updated_at);
 END $$;

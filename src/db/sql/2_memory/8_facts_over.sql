@@ -94,8 +94,8 @@ BEGIN
   END LOOP;
 END $$;
 
--- Closes what is over, `most` rows of each kind at a time: facts, which stay findable for the past, and
--- passages of what was said for a while, which are expired. At these scopes, or everywhere (null). Gives how many.
+-- Closes what is over, `most` rows of each kind at a time: facts, which stay findable for the past,
+-- passages of what was said for a while, which are expired, and keyed items, which are deleted. At these scopes, or everywhere (null). Gives how many.
 CREATE OR REPLACE FUNCTION scopefloor.end_over(ids int[], most int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -137,6 +137,13 @@ BEGIN
       UPDATE scopefloor.passage p SET expired_at = at_now, embedding = NULL, embedder_id = NULL, terms = '' FROM over
       WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind <> 'attribute' RETURNING 1)
     SELECT count(*) INTO taken FROM expired;
+    affected := affected + taken;
+    DELETE FROM scopefloor.memory_item m USING (
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      UNION ALL
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now LIMIT most FOR UPDATE SKIP LOCKED) here) over
+    WHERE m.scope_id = over.scope_id AND m.id = over.id;
+    GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;
     -- What has begun is like any other from now on.
     UPDATE scopefloor.passage p SET starts_at = NULL

@@ -1,0 +1,123 @@
+import { z } from "zod";
+import { forgetMemory } from "../../forget/forget-memory.ts";
+import { checkCorrection, correctMemory, embedCorrection } from "../../memory/correct.ts";
+import { getMemory, listMemories, MEMORY_SOURCES } from "../../memory/memories.ts";
+import { endpoint } from "../endpoint.ts";
+import { listAccess } from "../wire/access.ts";
+import {
+  fields,
+  jsonValue,
+  labels,
+  lens,
+  listed,
+  pageLimit,
+  queryLabels,
+  text,
+  time,
+  uuidText,
+} from "../wire/fields.ts";
+import { instant, integer, object, scopeTags, uuid } from "../wire/shapes.ts";
+
+const memoryShape = {
+  id: uuid.describe("The id that hits have"),
+  source: z.enum(MEMORY_SOURCES),
+  text: z.string(),
+  scope: scopeTags,
+  labels: z.array(z.string()),
+  occurredAt: instant,
+  createdAt: instant,
+  expiresAt: instant.optional(),
+  role: z.string().optional(),
+  sessionId: uuid.optional(),
+  turnId: uuid.optional(),
+  documentId: uuid.optional(),
+  documentTitle: z.string().optional(),
+  key: z.string().optional(),
+  value: z.unknown().optional(),
+};
+const memoryResponse = object({
+  ...memoryShape,
+  history: z
+    .array(object({ text: z.string(), until: instant }))
+    .optional()
+    .describe("What a turn said before it was corrected, newest first"),
+});
+const id = z.object({ id: uuidText });
+
+export const memoryEndpoints = [
+  endpoint({
+    method: "get",
+    path: "/{ctx}/memories",
+    verb: "memory:read",
+    operation: "memories",
+    summary: "Everything that this key can recall, newest first",
+    answer: object({ memories: z.array(object(memoryShape)), nextCursor: z.string().optional() }),
+    query: fields({
+      ...lens,
+      labels: queryLabels,
+      source: listed(MEMORY_SOURCES).describe("One or several of them, with commas between; absent: all"),
+      since: time.optional(),
+      until: time.optional(),
+      limit: pageLimit,
+      cursor: z.string().max(200).optional().describe("`nextCursor` of the page before"),
+    }),
+    handle: ({ enter, query: { source, labels: wanted = [], since, until, limit, cursor, ...where } }) =>
+      enter(listAccess(where), (tx) =>
+        listMemories(tx, { labels: wanted, sources: source, since, until }, limit, cursor),
+      ),
+  }),
+  endpoint({
+    method: "get",
+    path: "/{ctx}/memories/{id}",
+    verb: "memory:read",
+    operation: "memories",
+    summary: "One memory, by the id that hits have",
+    answer: memoryResponse,
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => getMemory(tx, params.id)),
+  }),
+  endpoint({
+    method: "patch",
+    path: "/{ctx}/memories/{id}",
+    verb: "memory:write",
+    mode: "write",
+    operation: "memory_change",
+    summary: "Correct, relabel or expire one memory",
+    answer: memoryResponse,
+    params: id,
+    body: fields({
+      text: text.optional().describe("What a turn, a fact or an item of text says from now on"),
+      value: jsonValue.optional().describe("The value of a fact or of a keyed item"),
+      labels: labels.optional(),
+      expiresAt: z
+        .union([time, z.literal("never")])
+        .optional()
+        .describe("From when on it is not recalled any more; never: it stays"),
+      keepHistory: z.boolean().optional().describe("Keep what it said before, out of recall; otherwise that is gone"),
+    }).refine(
+      ({ keepHistory: _, ...change }) => Object.values(change).some((value) => value !== undefined),
+      "needs text, value, labels or expiresAt",
+    ),
+    handle: async ({ enter, peek, meter, params, body, deps }) => {
+      const where = { memory: params.id };
+      const checked = await peek({ mode: "modify" }, (tx) => checkCorrection(tx, params.id, body));
+      const embedded = await embedCorrection(deps.models, meter(where), checked);
+      return enter(where, (tx) => correctMemory(tx, deps.models, checked, embedded));
+    },
+  }),
+  endpoint({
+    method: "delete",
+    path: "/{ctx}/memories/{id}",
+    verb: "memory:forget",
+    mode: "forget",
+    operation: "memory_delete",
+    summary: "Erase one memory",
+    answer: object({ deleted: integer, receiptId: uuid }),
+    params: id,
+    handle: ({ enter, params }) =>
+      enter({ subtree: true }, async (tx) => ({
+        deleted: 1,
+        receiptId: await forgetMemory(tx, params.id),
+      })),
+  }),
+];
