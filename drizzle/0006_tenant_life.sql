@@ -1,5 +1,28 @@
+CREATE TABLE "scopefloor"."legal_hold" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"id" uuid NOT NULL,
+	"subject" text,
+	"words" text[],
+	"document_id" uuid,
+	"reason" text NOT NULL,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "legal_hold_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id")
+);
+--> statement-breakpoint
+CREATE TABLE "scopefloor"."receipt_key" (
+	"id" text PRIMARY KEY NOT NULL,
+	"jwk" jsonb NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL
+);
+--> statement-breakpoint
 ALTER TABLE "scopefloor"."turn" ADD COLUMN "corrected_id" uuid;--> statement-breakpoint
+ALTER TABLE "scopefloor"."forget_receipt" ADD COLUMN "jws" text;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
+CREATE INDEX "legal_hold_id" ON "scopefloor"."legal_hold" USING btree ("id");--> statement-breakpoint
+CREATE INDEX "legal_hold_tenant" ON "scopefloor"."legal_hold" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "passage_expired" ON "scopefloor"."passage" USING btree ("scope_id","id") WHERE expired_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "turn_corrected" ON "scopefloor"."turn" USING btree ("scope_id","corrected_id") WHERE corrected_id IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
@@ -530,16 +553,13 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.forget_facts(fact_ids uuid[], for_good bool) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
   reached int[];
   key record;
   attributes int := 0;
   relations int := 0;
   taken int;
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   reached := scopefloor.ids_in(t->'modify');
   -- In the order in which whoever writes locks them.
   PERFORM 1 FROM scopefloor.entity e
@@ -580,11 +600,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_entities(ids uuid[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   PERFORM 1 FROM scopefloor.entity e
   WHERE e.id = ANY (ids) AND (e.scope_id = ANY (scopefloor.ids_in(t->'modify')) OR (t->'modify'->>'all')::bool)
   ORDER BY e.scope_id, e.identity FOR UPDATE;
@@ -664,9 +681,9 @@ BEGIN
     SELECT count(*) INTO taken FROM expired;
     affected := affected + taken;
     DELETE FROM scopefloor.memory_item m USING (
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
       UNION ALL
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now LIMIT most FOR UPDATE SKIP LOCKED) here) over
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) LIMIT most FOR UPDATE SKIP LOCKED) here) over
     WHERE m.scope_id = over.scope_id AND m.id = over.id;
     GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;
@@ -818,6 +835,236 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/3_governance/1_holds.sql
+-- Legal holds: what is held is neither forgotten nor changed, by rule or by hand, until the hold is taken away.
+
+-- The holds that reach what stands at these tags: set there or above.
+CREATE OR REPLACE FUNCTION scopefloor.holds_above(of_tags jsonb) RETURNS SETOF scopefloor.legal_hold
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  above jsonb[];
+BEGIN
+  -- Where nobody holds anything, this is all that anybody pays for it.
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+    RETURN;
+  END IF;
+  above := scopefloor.scopes_between('{}', of_tags);
+  RETURN QUERY SELECT h.* FROM scopefloor.legal_hold h
+    WHERE h.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above)));
+END $$;
+
+-- What a row says, whichever table it is of.
+CREATE OR REPLACE FUNCTION scopefloor.said_in(of_row jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT lower(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'))
+$$;
+
+-- Whether a hold reaches a row: all of its scope; one document, with its parts; or what mentions a subject, which is
+-- what has each of its words somewhere.
+CREATE OR REPLACE FUNCTION scopefloor.reaches(h scopefloor.legal_hold, of_table text, of_row jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  said text;
+BEGIN
+  IF h.document_id IS NOT NULL THEN
+    RETURN h.document_id = CASE WHEN of_table = 'document' THEN (of_row->>'id')::uuid ELSE (of_row->>'document_id')::uuid END;
+  ELSIF h.subject IS NULL THEN
+    RETURN true;
+  ELSIF of_table = 'document_content' THEN
+    -- A file says what its parts say.
+    RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = (of_row->>'scope_id')::int AND p.document_id = (of_row->>'document_id')::uuid
+                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(p.text), w) = 0));
+  END IF;
+  said := scopefloor.said_in(of_row);
+  RETURN NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(said, w) = 0);
+END $$;
+
+-- Refuses a transaction for what it took of what is held. No word of the reason: that is management's to see.
+CREATE OR REPLACE FUNCTION scopefloor.raise_held() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RAISE EXCEPTION 'held' USING ERRCODE = 'SF409';
+END $$;
+
+-- Whether the transaction is somebody's who forgets or changes: what the service does by itself (a document's parts
+-- made anew by its own job, what is over that is closed) loses nothing.
+CREATE OR REPLACE FUNCTION scopefloor.may_lose() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(scopefloor.ticket()->>'mode' <> 'job', false)
+$$;
+
+-- Trigger: nothing that is held is deleted.
+CREATE OR REPLACE FUNCTION scopefloor.keep_held() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  at_scope int;
+  h scopefloor.legal_hold;
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) OR NOT scopefloor.may_lose() THEN
+    RETURN NULL;
+  END IF;
+  FOR at_scope IN SELECT DISTINCT r.scope_id FROM removed r LOOP
+    FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = at_scope)) LOOP
+      -- (A fact's passage follows the fact, which is in a table of its own.)
+      IF EXISTS (SELECT 1 FROM (SELECT to_jsonb(r) AS row FROM removed r WHERE r.scope_id = at_scope) o
+                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)) THEN
+        PERFORM scopefloor.raise_held();
+      END IF;
+    END LOOP;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+-- Trigger, where a row really changes in what it says or how long it says it: nothing that is held is changed.
+CREATE OR REPLACE FUNCTION scopefloor.keep_held_as_it_is() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  h scopefloor.legal_hold;
+BEGIN
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold) AND scopefloor.may_lose() THEN
+    FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = OLD.scope_id)) LOOP
+      IF scopefloor.reaches(h, TG_TABLE_NAME, to_jsonb(OLD)) THEN
+        PERFORM scopefloor.raise_held();
+      END IF;
+    END LOOP;
+  END IF;
+  RETURN NEW;
+END $$;
+
+-- Whether a keyed item is held, for the worker, which deletes what is over.
+CREATE OR REPLACE FUNCTION scopefloor.is_held(m scopefloor.memory_item) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = m.scope_id AND scopefloor.reaches(h, 'memory_item', to_jsonb(m)))
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.hold_answer(h scopefloor.legal_hold) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('id', h.id, 'scope', s.tags, 'subject', h.subject, 'documentId', h.document_id, 'reason', h.reason, 'keyId', h.api_key_id,
+                            'createdAt', scopefloor.rfc3339(h.created_at))
+  FROM scopefloor.scope s WHERE s.id = h.scope_id
+$$;
+
+-- Holds the ticket's target: {subject?, words?, documentId?, reason}. {status: ok, hold}, or {status, detail}. One of
+-- the same scope, subject and document gets the new reason. It waits for whoever forgets there, so that what it finds stays.
+CREATE OR REPLACE FUNCTION scopefloor.set_hold(new_id uuid, given jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  most constant int := 1000;
+  t jsonb := scopefloor.rule_ticket();
+  of_document uuid := (given->>'documentId')::uuid;
+  at_scope scopefloor.scope;
+  h scopefloor.legal_hold;
+BEGIN
+  PERFORM scopefloor.hold_scope(t->'target', t->'target', t->'floor');
+  at_scope := scopefloor.ensure_scope(t->'target');
+  PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+  IF of_document IS NOT NULL AND NOT EXISTS (
+      SELECT 1 FROM scopefloor.document o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_document AND s.tags @> at_scope.tags) THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  END IF;
+  SELECT * INTO h FROM scopefloor.legal_hold o WHERE o.scope_id = at_scope.id
+    AND o.subject IS NOT DISTINCT FROM given->>'subject' AND o.document_id IS NOT DISTINCT FROM of_document;
+  IF h.id IS NOT NULL AND NOT h.set_by @> (t->'floor') THEN
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set this hold"}';
+  END IF;
+  IF h.id IS NULL AND (SELECT count(*) FROM scopefloor.legal_hold o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor') >= most THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may set at most %s holds in a tenant', most));
+  END IF;
+  INSERT INTO scopefloor.legal_hold AS o (tenant_id, scope_id, id, subject, words, document_id, reason, set_by, api_key_id)
+  VALUES (at_scope.tenant_id, at_scope.id, coalesce(h.id, new_id), given->>'subject',
+          CASE WHEN given ? 'words' THEN ARRAY(SELECT jsonb_array_elements_text(given->'words')) END, of_document, given->>'reason', t->'floor', (t->>'key')::uuid)
+  ON CONFLICT (scope_id, id, tenant_id) DO UPDATE SET reason = EXCLUDED.reason, set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id
+  RETURNING * INTO h;
+  RETURN jsonb_build_object('status', 'ok', 'hold', scopefloor.hold_answer(h));
+END $$;
+
+-- The holds of the ticket's target and below, by page: {total, holds}.
+CREATE OR REPLACE FUNCTION scopefloor.list_holds(most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  ids int[];
+BEGIN
+  IF NOT (t->'read'->>'all')::bool THEN
+    ids := scopefloor.ids_in(t->'read');
+  END IF;
+  RETURN (WITH found AS MATERIALIZED (SELECT h FROM scopefloor.legal_hold h WHERE ids IS NULL OR h.scope_id = ANY (ids)),
+          shown AS (SELECT f.h FROM found f ORDER BY (f.h).created_at DESC, (f.h).id LIMIT most OFFSET after)
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'holds', coalesce((SELECT jsonb_agg(scopefloor.hold_answer(s.h)) FROM shown s), '[]')));
+END $$;
+
+-- Takes a hold of the ticket's target or below away: how many; -1: a key above has set it.
+CREATE OR REPLACE FUNCTION scopefloor.drop_hold(of_id uuid) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  found scopefloor.legal_hold;
+BEGIN
+  SELECT h.* INTO found FROM scopefloor.legal_hold h JOIN scopefloor.scope s ON s.id = h.scope_id WHERE h.id = of_id AND s.tags @> (t->'target');
+  IF found.id IS NULL THEN
+    RETURN 0;
+  END IF;
+  IF NOT found.set_by @> (t->'floor') THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.legal_hold h WHERE h.scope_id = found.scope_id AND h.id = found.id;
+  RETURN 1;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/2_signed_receipts.sql
+-- Receipts are signed by the service, so that whoever has one can check it without the service. The private keys are
+-- not here.
+
+-- Makes a public key known, a JWK (RFC 7517) under its thumbprint.
+CREATE OR REPLACE FUNCTION scopefloor.register_receipt_key(of_id text, jwk jsonb) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO scopefloor.receipt_key (id, jwk) VALUES (of_id, jwk) ON CONFLICT (id) DO NOTHING
+$$;
+
+-- All that receipts were ever signed with: {keys: [...]}, for anyone.
+CREATE OR REPLACE FUNCTION scopefloor.receipt_keys() RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('keys', coalesce(jsonb_agg(k.jwk ORDER BY k.created_at, k.id), '[]')) FROM scopefloor.receipt_key k
+$$;
+
+-- The ticket of a transaction that forgets.
+CREATE OR REPLACE FUNCTION scopefloor.forget_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- What is signed of a receipt of this transaction: numbers, ids and hashes of names, so that no later erasure touches it.
+CREATE OR REPLACE FUNCTION scopefloor.receipt_statement(of_id uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.forget_ticket();
+BEGIN
+  RETURN (SELECT jsonb_build_object('receipt', r.id, 'scope', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'subtree', r.subtree,
+                                    'action', r.action, 'policy', r.policy, 'counts', r.counts, 'by', r.api_key_id, 'at', scopefloor.rfc3339(r.created_at))
+          FROM scopefloor.forget_receipt r WHERE r.scope_id = (t->'trace'->>'id')::int AND r.id = of_id AND r.created_at = transaction_timestamp() AND r.jws IS NULL);
+END $$;
+
+-- Puts the signature (JWS, RFC 7515) to a receipt of this transaction.
+CREATE OR REPLACE FUNCTION scopefloor.sign_receipt(of_id uuid, signed text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.forget_ticket();
+BEGIN
+  IF length(signed) > 10000 THEN
+    RAISE EXCEPTION 'scopefloor: not a signature' USING ERRCODE = 'check_violation';
+  END IF;
+  UPDATE scopefloor.forget_receipt r SET jws = signed
+  WHERE r.scope_id = (t->'trace'->>'id')::int AND r.id = of_id AND r.created_at = transaction_timestamp() AND r.jws IS NULL;
+END $$;
+
+--> statement-breakpoint
 -- src/db/sql/3_upkeep/2_forget.sql
 -- What a forget needs beyond deleting rows through the builder.
 
@@ -887,6 +1134,11 @@ BEGIN
     RAISE EXCEPTION 'scopefloor: not a ticket for erasing' USING ERRCODE = 'insufficient_privilege';
   END IF;
   ids := scopefloor.ids_in(t->'modify');
+  -- A hold on a whole scope holds its records too.
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
+     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(erased) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
+    PERFORM scopefloor.raise_held();
+  END IF;
   UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
   WHERE scope_id = ANY (ids) AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
   GET DIAGNOSTICS traces = ROW_COUNT;
@@ -916,6 +1168,7 @@ BEGIN
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -953,11 +1206,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.drop_cached_answers() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   -- (An erasure deletes them all: retire_scopes.)
   IF t->>'mode' <> 'erase' THEN
     UPDATE scopefloor.idempotency i SET answer = NULL
@@ -978,13 +1228,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.write_receipt(of_policy text, of_action text, with_subtree bool, given jsonb, taken jsonb) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
   new_id uuid := gen_random_uuid();
   ids jsonb;
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
      OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory')
      OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE n.key !~ '^[a-zA-Z_]{1,40}$'
@@ -1005,6 +1252,199 @@ BEGIN
           with_subtree, of_action, of_policy, given, ids, (t->>'key')::uuid);
   RETURN new_id;
 END $$;
+
+--> statement-breakpoint
+-- src/db/sql/4_tables.sql
+-- What tables need beyond their definitions in src/db/tables: indexes that drizzle cannot say, the
+-- planner's statistics, the rest partition, first rows, triggers.
+
+-- Holds all that a ranking by codes reads, a tenth of the vectors' size.
+CREATE INDEX IF NOT EXISTS passage_code ON scopefloor.passage (scope_id, embedder_id) INCLUDE (id, code, tenant_id) WHERE expired_at IS NULL AND code IS NOT NULL;
+-- Names are unique per parent, so that a name tells nothing about another tenant's keys.
+CREATE UNIQUE INDEX IF NOT EXISTS api_key_name ON scopefloor.api_key (parent_id, name) NULLS NOT DISTINCT WHERE revoked_at IS NULL;
+-- One round of each of these kinds waits for a scope at a time.
+CREATE UNIQUE INDEX IF NOT EXISTS job_round ON scopefloor.job (scope_id, kind, tenant_id) WHERE kind IN ('embed', 'index') AND state = 'queued';
+DROP INDEX IF EXISTS scopefloor.job_embed;
+
+-- Nothing is lost while no partition exists for a month: it goes here, and the worker moves it.
+CREATE TABLE IF NOT EXISTS scopefloor.decision_trace_rest PARTITION OF scopefloor.decision_trace DEFAULT;
+
+-- The planner's statistics would keep samples of forgotten text and of tenants' names. The catalog
+-- audit (src/verify) names every column of text that is not here.
+DO $$
+DECLARE
+  t text;
+  c text;
+BEGIN
+  FOR t, c IN SELECT listed.t, unnest(listed.columns) FROM (VALUES
+    ('tenant', '{root}'::text[]),
+    ('scope', '{tags,display_name,description,tombstoned_by}'),
+    ('api_key', '{name,floor,narrowed_by}'),
+    ('session', '{metadata,name}'),
+    ('turn', '{content}'),
+    ('passage', '{text,labels,embedding,code,section,digest,suspicious,terms,languages}'),
+    ('posting_block', '{data,key}'),
+    ('scope_counter', '{languages}'),
+    ('document', '{title,source,content_hash,labels,error}'),
+    ('document_content', '{bytes}'),
+    ('keyword', '{normalised,phrase}'),
+    ('entity', '{name,type,identity,folded}'),
+    ('attribute', '{key,normal_key,value,sentence,labels,terms,languages}'),
+    ('relation', '{key,normal_key,sentence,labels,terms,languages}'),
+    ('memory_item', '{key,value}'),
+    ('idempotency', '{endpoint,key,answer}'),
+    ('response_cache', '{answer,digest,version,scope_ids}'),
+    ('decision_trace', '{query,error,scope}'),
+    ('access_denied', '{asked,named,floor}'),
+    ('forget_receipt', '{target,items}'),
+    ('budget', '{name,set_by}'),
+    ('scope_limit', '{set_by}'),
+    ('budget_hold', '{operation}'),
+    ('legal_hold', '{subject,words,reason,set_by}'),
+    ('tenant', '{left_digest}'),
+    ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
+  LOOP
+    EXECUTE format('ALTER TABLE scopefloor.%I ALTER %I SET STATISTICS 0', t, c);
+  END LOOP;
+END $$;
+-- Without a sample the planner would take 200 distinct values for the whole table.
+ALTER TABLE scopefloor.keyword ALTER normalised_hash SET (n_distinct = -0.2);
+ALTER TABLE scopefloor.chunk_band ALTER band SET (n_distinct = -0.9);
+-- Files are compressed already, or read once: not worth the time of compressing them again.
+ALTER TABLE scopefloor.document_content ALTER bytes SET STORAGE EXTERNAL;
+-- Hashes cannot be compressed; a block lies in its row.
+ALTER TABLE scopefloor.passage ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.attribute ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.relation ALTER terms SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.posting_block ALTER data SET STORAGE EXTERNAL;
+ALTER TABLE scopefloor.posting_block SET (toast_tuple_target = 8160);
+
+-- General knowledge, and the tenant of what has no `org`.
+INSERT INTO scopefloor.tenant (id, root) VALUES (0, '{}') ON CONFLICT DO NOTHING;
+INSERT INTO scopefloor.scope (id, tenant_id, tags) VALUES (0, 0, '{}') ON CONFLICT DO NOTHING;
+
+-- What words are looked up by follows them (1_access/9_words.sql).
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, type, identity, folded, name_hash, folded_hash ON scopefloor.entity FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF name, name_hash ON scopefloor.session FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, normal_key, key_hash ON scopefloor.attribute FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, normal_key, key_hash ON scopefloor.relation FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF key, key_hash ON scopefloor.memory_item FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF normalised, normalised_hash ON scopefloor.keyword FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+CREATE OR REPLACE TRIGGER set_lookup BEFORE INSERT OR UPDATE OF content_hash, content_key ON scopefloor.document FOR EACH ROW EXECUTE FUNCTION scopefloor.set_lookup();
+
+-- A code follows its vector, whoever writes it.
+CREATE OR REPLACE TRIGGER set_code BEFORE INSERT OR UPDATE OF embedding, embedder_id, code ON scopefloor.passage
+  FOR EACH ROW EXECUTE FUNCTION scopefloor.set_code();
+
+-- Counters are appended by statement triggers, so that no path that adds or removes passages can
+-- forget them. (Updating one dictionary row per write cut throughput to a third and deadlocked.)
+CREATE OR REPLACE TRIGGER passages_added AFTER INSERT ON scopefloor.passage
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+CREATE OR REPLACE TRIGGER passages_removed AFTER DELETE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+CREATE OR REPLACE TRIGGER passages_changed AFTER UPDATE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.count_passages();
+
+-- The index of words follows its passages (2_memory/5_word_index.sql).
+CREATE OR REPLACE TRIGGER hold_tail_inserting BEFORE INSERT ON scopefloor.passage FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.join_tail();
+CREATE OR REPLACE TRIGGER hold_tail_moving BEFORE UPDATE OF seq ON scopefloor.passage FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.join_tail();
+CREATE OR REPLACE TRIGGER passages_tailed AFTER INSERT ON scopefloor.passage
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.watch_tail();
+CREATE OR REPLACE TRIGGER passages_unindexed AFTER DELETE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unindex_passages();
+CREATE OR REPLACE TRIGGER passages_reindexed AFTER UPDATE ON scopefloor.passage
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unindex_passages();
+
+-- What the journal keeps of a key (3_upkeep/3_replay.sql).
+CREATE OR REPLACE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FOR EACH ROW
+  WHEN ((OLD.secret_hash, OLD.verbs, OLD.floor, OLD.content, OLD.expires_at, OLD.revoked_at)
+        IS DISTINCT FROM (NEW.secret_hash, NEW.verbs, NEW.floor, NEW.content, NEW.expires_at, NEW.revoked_at))
+  EXECUTE FUNCTION scopefloor.note_key_change();
+
+-- What a trace costs is the database's to say (3_metering/1_prices.sql).
+CREATE OR REPLACE TRIGGER price_trace BEFORE INSERT ON scopefloor.decision_trace FOR EACH ROW EXECUTE FUNCTION scopefloor.price_trace();
+
+-- What is held stays as it is (3_governance/1_holds.sql).
+DO $$
+DECLARE
+  held record;
+BEGIN
+  FOR held IN SELECT * FROM (VALUES
+    -- table, when it really changes
+    ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
+                 OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
+    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels)'),
+    ('document_content', NULL),
+    ('attribute', 'OLD.value <> NEW.value OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('relation', 'OLD.target_id <> NEW.target_id OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('memory_item', 'OLD.value <> NEW.value OR OLD.expires_at IS DISTINCT FROM NEW.expires_at'),
+    ('session', NULL),
+    ('entity', NULL)) o(at, changes)
+  LOOP
+    EXECUTE format('CREATE OR REPLACE TRIGGER keep_held AFTER DELETE ON scopefloor.%I REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.keep_held()', held.at);
+    IF held.changes IS NOT NULL THEN
+      EXECUTE format('CREATE OR REPLACE TRIGGER keep_held_as_it_is BEFORE UPDATE ON scopefloor.%I FOR EACH ROW WHEN (%s) EXECUTE FUNCTION scopefloor.keep_held_as_it_is()', held.at, held.changes);
+    END IF;
+  END LOOP;
+END $$;
+
+-- Rows that are written again and again keep room beside them.
+ALTER TABLE scopefloor.budget_window SET (fillfactor = 30);
+ALTER TABLE scopefloor.limit_rate SET (fillfactor = 30);
+ALTER TABLE scopefloor.limit_store SET (fillfactor = 30);
+
+-- What is kept, as limits count it (3_metering/8_kept.sql).
+CREATE OR REPLACE TRIGGER documents_added AFTER INSERT ON scopefloor.document
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER documents_changed AFTER UPDATE ON scopefloor.document
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER documents_removed AFTER DELETE ON scopefloor.document
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('document');
+CREATE OR REPLACE TRIGGER sessions_added AFTER INSERT ON scopefloor.session
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+CREATE OR REPLACE TRIGGER sessions_removed AFTER DELETE ON scopefloor.session
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('session');
+CREATE OR REPLACE TRIGGER items_added AFTER INSERT ON scopefloor.memory_item
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
+CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
+  DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();
+
+-- Batches from before there were sums.
+DO $$
+DECLARE
+  n bigint;
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.usage_hour) THEN
+    FOR n IN SELECT b.n FROM scopefloor.audit_batch b ORDER BY b.n LOOP
+      PERFORM scopefloor.add_usage(n);
+    END LOOP;
+  END IF;
+END $$;
+
+-- The audit chain (3_upkeep/4_audit_chain.sql).
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.decision_trace
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('trace');
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.access_denied
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('denial');
+CREATE OR REPLACE TRIGGER note_audit AFTER INSERT ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('receipt');
+CREATE OR REPLACE TRIGGER note_audited_items AFTER INSERT ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_audit('receipt items');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.decision_trace
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('trace');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.access_denied
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('denial');
+CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.forget_receipt
+  REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('receipt');
+
+SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
+SELECT scopefloor.rotate_ticket_secret() WHERE NOT EXISTS (SELECT 1 FROM scopefloor.ticket_secret);
 
 --> statement-breakpoint
 -- src/db/sql/5_policies.sql
@@ -1204,7 +1644,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forget_ticket":[],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_held":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -34,6 +34,7 @@ const environment = z.object({
   SCOPEFLOOR_DEPLOYMENT: z.coerce.number().int().min(0).max(127).optional(),
   SCOPEFLOOR_DATA_DIR: z.string().min(1).default("./data"),
   SCOPEFLOOR_RECEIPTS: z.string().min(1).optional(),
+  SCOPEFLOOR_RECEIPT_KEY: z.string().min(1).optional(),
   SCOPEFLOOR_CONTEXT: z
     .string()
     .regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/, "must be letters, digits, _ and -")
@@ -88,6 +89,8 @@ export interface Config {
   readonly dataDir: string;
   /** A file in which receipts outlive the database (src/forget/replay/journal.ts). Unset: they do not. */
   readonly receiptsFile: string | undefined;
+  /** An Ed25519 private key as PEM, which receipts are signed with. Unset: the one in the data folder. */
+  readonly receiptKey: string | undefined;
   /** The Context's id in URLs. */
   readonly context: string;
   readonly managementKey: string | undefined;
@@ -148,6 +151,7 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     deployment: v.SCOPEFLOOR_DEPLOYMENT,
     dataDir: v.SCOPEFLOOR_DATA_DIR,
     receiptsFile: v.SCOPEFLOOR_RECEIPTS,
+    receiptKey: v.SCOPEFLOOR_RECEIPT_KEY,
     context: v.SCOPEFLOOR_CONTEXT,
     managementKey: v.SCOPEFLOOR_MANAGEMENT_KEY,
     role: v.SCOPEFLOOR_ROLE,

@@ -2,6 +2,7 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import { type Config, readConfig } from "./config.ts";
+import type { Database } from "./db/connect/lease.ts";
 import { longestTransactionMs, openDatabase } from "./db/connect/open.ts";
 import { isLoopback, refuseSuperuser } from "./db/connect/warnings.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
@@ -11,6 +12,7 @@ import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
 import { startSettling } from "./metering/settling.ts";
 import { createService, prepareDatabase } from "./service.ts";
+import { openReceiptKey, ReceiptSigner } from "./traces/receipt-signer.ts";
 
 /** How long a stop waits for requests that are under way. */
 const DRAIN_MS = 25_000;
@@ -49,7 +51,8 @@ async function main(): Promise<void> {
         });
   const settling = config.role === "api" ? undefined : startSettling(database, log);
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
-  const service = await createService(database, { context, log, models, reranker, worker, proxy, quotas });
+  const signer = await receiptSigner(database, config, mayMigrate, log);
+  const service = await createService(database, { context, log, models, reranker, signer, worker, proxy, quotas });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);
 
@@ -75,6 +78,17 @@ async function main(): Promise<void> {
       stop(signal).catch(fail);
     });
   }
+}
+
+/** Signs with a key whose public half the database knows: a process that may not put it there signs with one that is. */
+async function receiptSigner(database: Database, config: Config, mayRegister: boolean, log: Logger) {
+  const signer = await ReceiptSigner.of(
+    await openReceiptKey({ configured: config.receiptKey, dataDir: config.dataDir }),
+  );
+  if (mayRegister) return signer.register(database);
+  if (await signer.isKnown(database)) return signer;
+  log.warn("receipts are not signed here: set SCOPEFLOOR_RECEIPT_KEY to the worker's key, or DATABASE_OWNER_URL");
+  return undefined;
 }
 
 async function listen(server: Server, config: Config): Promise<Server> {

@@ -19,6 +19,7 @@ import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./model
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
 import { readinessOf } from "./readiness.ts";
 import { ANALYSER } from "./text/analysis/analyse.ts";
+import type { ReceiptSigner } from "./traces/receipt-signer.ts";
 
 /** At most 8 bodies of up to 16 MiB are in memory at once. */
 const LARGE_BODIES = { places: 8, waitMs: 30_000, whenFull: "too many large bodies are being read" };
@@ -48,6 +49,8 @@ export interface ServiceOptions {
   readonly models?: ModelSettings;
   /** Absent: answers stand as recall ranks them. */
   readonly reranker?: RerankerSettings | undefined;
+  /** Absent: receipts are not signed. */
+  readonly signer?: ReceiptSigner | undefined;
   /** Absent: {@link DEFAULT_QUOTAS}. */
   readonly quotas?: QuotaOptions | undefined;
   /** Absent: clients connect directly. */
@@ -107,6 +110,7 @@ export async function createService(database: Database, options: ServiceOptions)
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,
     reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
+    signer: options.signer,
     context,
     log,
     metrics: createMetrics(() => queueDepth(database)),

@@ -40,6 +40,8 @@ export const ERASURE = {
     "scope_limit",
     "limit_rate",
     "limit_store",
+    // Holds: what they keep is not erased, and they stay.
+    "legal_hold",
   ],
   /** Numbers only: counts that the deletions above bring to zero, and what was used and held, which is paid. */
   keep: ["scope_counter", "vector_index", "usage_hour", "storage_day", "budget_hold", "stored_change"],

@@ -12,6 +12,7 @@ import type { Models } from "../models/models.ts";
 import type { Reranker } from "../models/reranker.ts";
 import type { Readiness } from "../readiness.ts";
 import type { RecallDeps } from "../recall/recall.ts";
+import type { ReceiptSigner } from "../traces/receipt-signer.ts";
 import type { Metrics } from "./metrics.ts";
 
 /** Everything that the request path needs. Nothing here listens or reads the environment. */
@@ -30,6 +31,8 @@ export interface Deps {
   readonly auditReports: FairQueue;
   readonly models: Models;
   readonly reranker: Reranker | undefined;
+  /** Signs receipts; absent: they have no signature. */
+  readonly signer: ReceiptSigner | undefined;
   /** The Context's id in URLs. */
   readonly context: string;
   readonly log: Logger;

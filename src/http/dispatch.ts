@@ -10,6 +10,7 @@ import { stringifyJson } from "../exact-json.ts";
 import { bearerOf, hashFromHeader } from "../keys/secret.ts";
 import type { Meter } from "../metering/model-call.ts";
 import { OverBudget, RequestMeter } from "../metering/request-meter.ts";
+import { signReceipts } from "../traces/receipt-signer.ts";
 import { onBehalfOf } from "./delegation.ts";
 import type { Deps } from "./deps.ts";
 import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
@@ -216,13 +217,12 @@ class Visit {
   #enter<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     this.wasChecked = true;
     const { database, quotas } = this.#deps;
-    const within =
-      request.mode === "write"
-        ? async (tx: ScopedTransaction) => {
-            await quotas.check(tx);
-            return work(tx);
-          }
-        : work;
+    const within = async (tx: ScopedTransaction) => {
+      if (request.mode === "write") await quotas.check(tx);
+      const done = await work(tx);
+      await signReceipts(tx, this.#deps.signer);
+      return done;
+    };
     return enterScope(database.app, this.#caller, request, within, this.#context);
   }
 }

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import type { Context, Next } from "koa";
 import type { Logger } from "pino";
 import { AppError, type ErrorSlug } from "../errors.ts";
+import { HELD_SQLSTATE, held } from "../governance/holds.ts";
 import { QUOTA_SQLSTATE, quotaExceeded } from "../metering/limits.ts";
 
 const titles: Record<ErrorSlug, string> = {
@@ -29,6 +30,7 @@ const UNAVAILABLE_CODE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|EPIPE|ETIMEDOUT|EH
 export function asAppError(error: unknown): AppError {
   if (error instanceof AppError) return error;
   const code = (error as { code?: unknown } | null)?.code;
+  if (code === HELD_SQLSTATE) return held(error);
   if (code === QUOTA_SQLSTATE) return quotaExceeded((error as Error).message, error);
   if (typeof code === "string" && (UNAVAILABLE_SQLSTATE.test(code) || UNAVAILABLE_CODE.test(code))) {
     return new AppError("unavailable", "the database cannot answer at the moment; try again", {

@@ -16,6 +16,8 @@ export interface Receipt {
   readonly counts: ForgetCounts;
   readonly keyId: string;
   readonly createdAt: string;
+  /** The service's signature (receipt-signer.ts); null: it has none. */
+  readonly jws: string | null;
 }
 
 /**
@@ -58,7 +60,7 @@ export const NOTHING: ForgottenItems = ofEachKind([]);
  *
  * @param about `items` unless the whole scope was erased
  */
-export const writeReceipt = (
+export async function writeReceipt(
   tx: ScopedTransaction,
   about: {
     readonly policy: "scope" | "query" | "session" | "query in a session" | "document" | "entity" | "item" | "memory";
@@ -67,11 +69,21 @@ export const writeReceipt = (
     readonly items?: Partial<ForgottenItems>;
   },
   counts: ForgetCounts,
-): Promise<string> =>
-  tx.call<string>("write_receipt", about.policy, about.action, about.subtree, json(counts), json(about.items ?? {}));
+): Promise<string> {
+  const id = await tx.call<string>(
+    "write_receipt",
+    about.policy,
+    about.action,
+    about.subtree,
+    json(counts),
+    json(about.items ?? {}),
+  );
+  tx.noteReceipt(id);
+  return id;
+}
 
 const COLUMNS = sql`
-  r.id, r.target, r.subtree, r.action, r.policy, r.counts, r.api_key_id AS "keyId", r.created_at AS "createdAt"`;
+  r.id, r.target, r.subtree, r.action, r.policy, r.counts, r.api_key_id AS "keyId", r.created_at AS "createdAt", r.jws`;
 
 /** Newest first. */
 export async function listReceipts(tx: ScopedTransaction, limit: number, offset: number): Promise<Receipt[]> {

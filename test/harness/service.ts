@@ -15,6 +15,7 @@ import { type ModelSettings, registerModel } from "../../src/models/models.ts";
 import type { RerankerSettings } from "../../src/models/reranker.ts";
 import { canonicalPath, scopeFromDatabase } from "../../src/scope/scope.ts";
 import { createService } from "../../src/service.ts";
+import { newReceiptKey, parseReceiptKey, ReceiptSigner } from "../../src/traces/receipt-signer.ts";
 import { checkAnswer } from "./contract.ts";
 import { createTestDatabase, type TestDatabase } from "./database.ts";
 import type { SentStatement } from "./plans.ts";
@@ -114,7 +115,10 @@ async function serve(
   options: ServiceSettings,
 ): Promise<TestService & { end(): Promise<void> }> {
   const proven = proving(database);
+  const signer = await ReceiptSigner.of(parseReceiptKey(newReceiptKey()));
+  await signer.register(database);
   const service = await createService(proven, {
+    signer,
     context: "default",
     log: options.log ?? createLog(process.env.LOG ?? "silent"),
     ...(options.models === undefined ? {} : { models: options.models }),

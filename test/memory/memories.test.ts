@@ -90,7 +90,9 @@ describe("the list of memories", () => {
     await client.remember("a new plan, at Bob's", { labels: ["kind=plan", "state=open"], scopes: "user/bob" });
     await say("city", "Porto");
     expect(await texts("?labels=kind=plan")).toHaveLength(2);
-    expect(await texts(`?labels=${encodeURIComponent('["kind=plan","state=open"]')}`)).toEqual(["a new plan, at Bob's"]);
+    expect(await texts(`?labels=${encodeURIComponent('["kind=plan","state=open"]')}`)).toEqual([
+      "a new plan, at Bob's",
+    ]);
     expect(await texts("?source=attribute,item")).toEqual(["Alice: city: Porto"]);
     expect(await texts("?until=2021-01-01T00:00:00Z")).toEqual(["an old plan"]);
     expect(await texts("?since=2021-01-01T00:00:00Z&source=memory_chunk")).toEqual(["a new plan, at Bob's"]);
@@ -195,7 +197,9 @@ describe("one memory", () => {
     expect(await texts()).toEqual(["soon over"]);
     expect((await client.get("/memory/token")).status).toBe(404);
     expect((await client.get("/memory")).text).not.toContain("token");
-    expect(await client.post("/query", { query: "token" })).toMatchObject({ body: { tier: expect.not.stringMatching("direct") } });
+    expect(await client.post("/query", { query: "token" })).toMatchObject({
+      body: { tier: expect.not.stringMatching("direct") },
+    });
     await service.database.sql("SELECT scopefloor.end_over_anywhere(100)");
     expect(await service.database.sql("SELECT 1 FROM scopefloor.memory_item WHERE id = $1", [item])).toEqual([]);
   });

@@ -65,6 +65,7 @@ export class ScopedTransaction {
   readonly #own = new WeakSet<SQL>();
 
   readonly #spokenOf: string[] = [];
+  readonly #receiptIds: string[] = [];
   #hasTakenHold = false;
   readonly #traceIds: string[] = [];
 
@@ -84,6 +85,15 @@ export class ScopedTransaction {
     if (hold === null || this.#hasTakenHold) return undefined;
     this.#hasTakenHold = true;
     return hold;
+  }
+
+  /** Notes a receipt that this transaction has written: it is signed before the commit. */
+  noteReceipt(id: string): void {
+    this.#receiptIds.push(id);
+  }
+
+  get receiptIds(): readonly string[] {
+    return this.#receiptIds;
   }
 
   /** The ids of the traces that this transaction has written. */

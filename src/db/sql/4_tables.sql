@@ -43,6 +43,7 @@ BEGIN
     ('budget', '{name,set_by}'),
     ('scope_limit', '{set_by}'),
     ('budget_hold', '{operation}'),
+    ('legal_hold', '{subject,words,reason,set_by}'),
     ('tenant', '{left_digest}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP
@@ -105,6 +106,31 @@ CREATE OR REPLACE TRIGGER note_key_change BEFORE UPDATE ON scopefloor.api_key FO
 
 -- What a trace costs is the database's to say (3_metering/1_prices.sql).
 CREATE OR REPLACE TRIGGER price_trace BEFORE INSERT ON scopefloor.decision_trace FOR EACH ROW EXECUTE FUNCTION scopefloor.price_trace();
+
+-- What is held stays as it is (3_governance/1_holds.sql).
+DO $$
+DECLARE
+  held record;
+BEGIN
+  FOR held IN SELECT * FROM (VALUES
+    -- table, when it really changes
+    ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
+                 OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
+    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels)'),
+    ('document_content', NULL),
+    ('attribute', 'OLD.value <> NEW.value OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('relation', 'OLD.target_id <> NEW.target_id OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
+    ('memory_item', 'OLD.value <> NEW.value OR OLD.expires_at IS DISTINCT FROM NEW.expires_at'),
+    ('session', NULL),
+    ('entity', NULL)) o(at, changes)
+  LOOP
+    EXECUTE format('CREATE OR REPLACE TRIGGER keep_held AFTER DELETE ON scopefloor.%I REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.keep_held()', held.at);
+    IF held.changes IS NOT NULL THEN
+      EXECUTE format('CREATE OR REPLACE TRIGGER keep_held_as_it_is BEFORE UPDATE ON scopefloor.%I FOR EACH ROW WHEN (%s) EXECUTE FUNCTION scopefloor.keep_held_as_it_is()', held.at, held.changes);
+    END IF;
+  END LOOP;
+END $$;
 
 -- Rows that are written again and again keep room beside them.
 ALTER TABLE scopefloor.budget_window SET (fillfactor = 30);

@@ -30,6 +30,8 @@ export const forgetReceipt = scopefloor.table(
     items: jsonb("items"),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
+    /** The service's signature over what it says, as a compact JWS; null: it has none. */
+    jws: text("jws"),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),

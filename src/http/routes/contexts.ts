@@ -58,6 +58,10 @@ const receiptResponse = object({
   counts: numbers,
   keyId: uuid,
   createdAt: instant,
+  jws: z
+    .string()
+    .nullable()
+    .describe("Signed by the service, with one of GET /receipt-keys (a compact JWS); null: it has no signature"),
 });
 
 const receiptsResponse = object({ receipts: z.array(receiptResponse), page: integer, pageSize: integer });

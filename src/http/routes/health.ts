@@ -2,6 +2,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import type Router from "@koa/router";
+import { knownKeys } from "../../traces/receipt-signer.ts";
 import type { Deps } from "../deps.ts";
 import type { Endpoint } from "../endpoint.ts";
 import { openApiOf } from "../openapi.ts";
@@ -29,6 +30,9 @@ export function operationRoutes(router: Router, deps: Deps, endpoints: readonly 
     const readiness = await deps.readiness();
     ctx.status = readiness.status === "ok" ? 200 : 503;
     ctx.body = readiness;
+  });
+  router.get("/receipt-keys", async (ctx) => {
+    ctx.body = await knownKeys(deps.database);
   });
   router.get("/openapi.json", (ctx) => {
     ctx.type = "application/json";

@@ -7,6 +7,7 @@ import { entityEndpoints } from "./entities.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
 import { fsckEndpoints } from "./fsck.ts";
+import { holdEndpoints } from "./holds.ts";
 import { itemEndpoints } from "./items.ts";
 import { keywordEndpoints } from "./keywords.ts";
 import { lifecycleEndpoints } from "./lifecycle.ts";
@@ -33,6 +34,7 @@ export const endpoints: readonly Endpoint[] = [
   ...budgetEndpoints,
   ...limitEndpoints,
   ...priceEndpoints,
+  ...holdEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

@@ -5,16 +5,13 @@
 CREATE OR REPLACE FUNCTION scopefloor.forget_facts(fact_ids uuid[], for_good bool) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
   reached int[];
   key record;
   attributes int := 0;
   relations int := 0;
   taken int;
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   reached := scopefloor.ids_in(t->'modify');
   -- In the order in which whoever writes locks them.
   PERFORM 1 FROM scopefloor.entity e
@@ -55,11 +52,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.hold_entities(ids uuid[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   PERFORM 1 FROM scopefloor.entity e
   WHERE e.id = ANY (ids) AND (e.scope_id = ANY (scopefloor.ids_in(t->'modify')) OR (t->'modify'->>'all')::bool)
   ORDER BY e.scope_id, e.identity FOR UPDATE;
@@ -139,9 +133,9 @@ BEGIN
     SELECT count(*) INTO taken FROM expired;
     affected := affected + taken;
     DELETE FROM scopefloor.memory_item m USING (
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
       UNION ALL
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now LIMIT most FOR UPDATE SKIP LOCKED) here) over
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) LIMIT most FOR UPDATE SKIP LOCKED) here) over
     WHERE m.scope_id = over.scope_id AND m.id = over.id;
     GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;

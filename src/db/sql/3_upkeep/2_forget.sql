@@ -66,6 +66,11 @@ BEGIN
     RAISE EXCEPTION 'scopefloor: not a ticket for erasing' USING ERRCODE = 'insufficient_privilege';
   END IF;
   ids := scopefloor.ids_in(t->'modify');
+  -- A hold on a whole scope holds its records too.
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
+     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(erased) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
+    PERFORM scopefloor.raise_held();
+  END IF;
   UPDATE scopefloor.decision_trace SET query = NULL, sources = NULL, error = NULL
   WHERE scope_id = ANY (ids) AND (query IS NOT NULL OR sources IS NOT NULL OR error IS NOT NULL);
   GET DIAGNOSTICS traces = ROW_COUNT;
@@ -95,6 +100,7 @@ BEGIN
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -132,11 +138,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.drop_cached_answers() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   -- (An erasure deletes them all: retire_scopes.)
   IF t->>'mode' <> 'erase' THEN
     UPDATE scopefloor.idempotency i SET answer = NULL
@@ -157,13 +160,10 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.write_receipt(of_policy text, of_action text, with_subtree bool, given jsonb, taken jsonb) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.ticket();
+  t jsonb := scopefloor.forget_ticket();
   new_id uuid := gen_random_uuid();
   ids jsonb;
 BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
   IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
      OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory')
      OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE n.key !~ '^[a-zA-Z_]{1,40}$'

@@ -1,0 +1,71 @@
+import { v7 as uuid } from "uuid";
+import { json, type ScopedTransaction } from "../db/access/scoped.ts";
+import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
+import { normalForm } from "../text/normal-form.ts";
+import { recordTrace } from "../traces/record.ts";
+
+/** A legal hold: what it reaches is neither forgotten nor changed until it is taken away. */
+export interface Hold {
+  readonly id: string;
+  readonly scope: Record<string, string>;
+  /** What mentions this person or thing; null: whatever it is about. */
+  readonly subject: string | null;
+  /** One document with its parts; null: all. */
+  readonly documentId: string | null;
+  readonly reason: string;
+  readonly keyId: string;
+  readonly createdAt: string;
+}
+
+export interface NewHold {
+  readonly subject?: string | undefined;
+  readonly documentId?: string | undefined;
+  readonly reason: string;
+}
+
+/** SQLSTATE of a transaction that would have forgotten or changed what is held (src/db/sql/3_governance/1_holds.sql). */
+export const HELD_SQLSTATE = "SF409";
+
+/** 409, for an error with {@link HELD_SQLSTATE}. Which hold it is, and why, management alone sees. */
+export const held = (cause: unknown): AppError =>
+  new AppError("conflict", "this is under a legal hold: nothing of it is forgotten or changed; nothing was done", {
+    cause,
+  });
+
+/** The words of a subject, in lower case: a text that has all of them mentions it. */
+const wordsOf = (subject: string): string[] => [
+  ...new Set(
+    normalForm(subject)
+      .toLowerCase()
+      .match(/[\p{L}\p{N}\p{M}]+/gu) ?? [],
+  ),
+];
+
+/** Holds the transaction's scope and all below it, or there what is named. */
+export async function setHold(tx: ScopedTransaction, hold: NewHold): Promise<Hold> {
+  const words = hold.subject === undefined ? undefined : wordsOf(hold.subject);
+  if (words?.length === 0) throw invalid("subject: must have a letter or a digit");
+  const answer = await tx.call<{ status: "ok"; hold: Hold } | { status: ErrorSlug; detail: string }>(
+    "set_hold",
+    uuid(),
+    json({ ...hold, ...(words === undefined ? {} : { words }) }),
+  );
+  if (answer.status === "not-found") throw notFound();
+  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  recordTrace(tx, { kind: "decision", operation: "hold_set" });
+  return (answer as { hold: Hold }).hold;
+}
+
+/** Those at the transaction's scope and below, newest first. */
+export const listHolds = (
+  tx: ScopedTransaction,
+  pageSize: number,
+  page: number,
+): Promise<{ holds: Hold[]; total: number }> => tx.call("list_holds", pageSize, page * pageSize);
+
+export async function dropHold(tx: ScopedTransaction, id: string): Promise<void> {
+  const dropped = await tx.call<number>("drop_hold", id);
+  if (dropped === 0) throw notFound();
+  if (dropped < 0) throw new AppError("forbidden", "a key above this one has set this hold");
+  recordTrace(tx, { kind: "decision", operation: "hold_delete" });
+}
