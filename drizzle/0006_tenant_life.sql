@@ -1,3 +1,55 @@
+CREATE TABLE "scopefloor"."erasing" (
+	"run_id" uuid PRIMARY KEY NOT NULL,
+	"hash" bigint NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL
+);
+--> statement-breakpoint
+CREATE TABLE "scopefloor"."forget_run" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"id" uuid NOT NULL,
+	"source" text NOT NULL,
+	"rule_id" uuid NOT NULL,
+	"tick" timestamp with time zone NOT NULL,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"action" text NOT NULL,
+	"subtree" boolean NOT NULL,
+	"dry_run" boolean NOT NULL,
+	"selector" jsonb NOT NULL,
+	"state" text DEFAULT 'queued' NOT NULL,
+	"counts" jsonb DEFAULT '{}'::jsonb NOT NULL,
+	"after_scope" integer DEFAULT -1 NOT NULL,
+	"is_swept" boolean DEFAULT false NOT NULL,
+	"receipt_id" uuid,
+	"error" text,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"started_at" timestamp with time zone,
+	"finished_at" timestamp with time zone,
+	CONSTRAINT "forget_run_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id"),
+	CONSTRAINT "forget_run_once" UNIQUE("scope_id","rule_id","tick","tenant_id")
+);
+--> statement-breakpoint
+CREATE TABLE "scopefloor"."forget_schedule" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"id" uuid NOT NULL,
+	"name" text DEFAULT '' NOT NULL,
+	"subtree" boolean NOT NULL,
+	"cron" text NOT NULL,
+	"timezone" text NOT NULL,
+	"selector" jsonb NOT NULL,
+	"action" text NOT NULL,
+	"dry_run" boolean NOT NULL,
+	"paused" boolean NOT NULL,
+	"next_run" timestamp with time zone,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "forget_schedule_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id")
+);
+--> statement-breakpoint
 CREATE TABLE "scopefloor"."legal_hold" (
 	"tenant_id" integer NOT NULL,
 	"scope_id" integer NOT NULL,
@@ -18,11 +70,37 @@ CREATE TABLE "scopefloor"."receipt_key" (
 	"created_at" timestamp with time zone DEFAULT now() NOT NULL
 );
 --> statement-breakpoint
+CREATE TABLE "scopefloor"."retention_rule" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"id" uuid NOT NULL,
+	"kind" text NOT NULL,
+	"older_than" text NOT NULL,
+	"since" text NOT NULL,
+	"action" text NOT NULL,
+	"is_maximum" boolean NOT NULL,
+	"next_run" timestamp with time zone DEFAULT now() NOT NULL,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "retention_rule_scope_id_id_tenant_id_pk" PRIMARY KEY("scope_id","id","tenant_id"),
+	CONSTRAINT "retention_rule_of" UNIQUE("scope_id","kind","action","is_maximum","tenant_id")
+);
+--> statement-breakpoint
 ALTER TABLE "scopefloor"."turn" ADD COLUMN "corrected_id" uuid;--> statement-breakpoint
+ALTER TABLE "scopefloor"."job" ADD COLUMN "run_id" uuid;--> statement-breakpoint
+ALTER TABLE "scopefloor"."forget_receipt" ADD COLUMN "selector" jsonb;--> statement-breakpoint
 ALTER TABLE "scopefloor"."forget_receipt" ADD COLUMN "jws" text;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
+CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
+CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
+CREATE INDEX "forget_schedule_id" ON "scopefloor"."forget_schedule" USING btree ("id");--> statement-breakpoint
+CREATE INDEX "forget_schedule_due" ON "scopefloor"."forget_schedule" USING btree ("next_run") WHERE NOT paused;--> statement-breakpoint
 CREATE INDEX "legal_hold_id" ON "scopefloor"."legal_hold" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "legal_hold_tenant" ON "scopefloor"."legal_hold" USING btree ("tenant_id");--> statement-breakpoint
+CREATE INDEX "retention_rule_tenant" ON "scopefloor"."retention_rule" USING btree ("tenant_id","kind");--> statement-breakpoint
+CREATE INDEX "retention_rule_due" ON "scopefloor"."retention_rule" USING btree ("next_run");--> statement-breakpoint
 CREATE INDEX "passage_expired" ON "scopefloor"."passage" USING btree ("scope_id","id") WHERE expired_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "turn_corrected" ON "scopefloor"."turn" USING btree ("scope_id","corrected_id") WHERE corrected_id IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
@@ -352,6 +430,11 @@ BEGIN
     -- It arrived before the erasure, and what it says is from before: its trace names neither.
     trace_tags := caller.floor;
     trace_is_blank := true;
+  END IF;
+
+  -- Between two batches of an erasure nothing new comes in (3_governance/4_runs.sql).
+  IF mode IN ('write', 'modify', 'delete') AND scopefloor.is_being_erased(trace_tags) THEN
+    RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope is being erased; nothing is stored there until that is done');
   END IF;
 
   -- What counts against a budget has to be held before (3_metering/3_holds.sql).
@@ -958,6 +1041,11 @@ BEGIN
   PERFORM scopefloor.hold_scope(t->'target', t->'target', t->'floor');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+  -- Too late for what an erasure has begun to take (4_runs.sql).
+  IF EXISTS (SELECT 1 FROM scopefloor.erasing e JOIN scopefloor.forget_run r ON r.id = e.run_id JOIN scopefloor.scope s ON s.id = r.scope_id
+             WHERE s.tags @> at_scope.tags OR at_scope.tags @> s.tags) THEN
+    RETURN '{"status": "conflict", "detail": "an erasure is under way there; what it has begun to take cannot be held"}';
+  END IF;
   IF of_document IS NOT NULL AND NOT EXISTS (
       SELECT 1 FROM scopefloor.document o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_document AND s.tags @> at_scope.tags) THEN
     RETURN '{"status": "not-found", "detail": ""}';
@@ -1065,6 +1153,838 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/3_governance/3_retention.sql
+-- Retention: how long what a scope holds stays. Of the rules for a kind and an action the narrowest above a scope
+-- decides, of several as narrow each; one that is a maximum holds for all below it whatever a narrower one says.
+
+CREATE OR REPLACE FUNCTION scopefloor.retention_answer(r scopefloor.retention_rule) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('id', r.id, 'scope', s.tags, 'kind', r.kind, 'olderThan', r.older_than, 'since', r.since, 'action', r.action, 'maximum', r.is_maximum,
+                            'nextRun', scopefloor.rfc3339(r.next_run), 'createdAt', scopefloor.rfc3339(r.created_at), 'updatedAt', scopefloor.rfc3339(r.updated_at))
+  FROM scopefloor.scope s WHERE s.id = r.scope_id
+$$;
+
+-- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
+-- kind, action and maximum. {status: ok, rules}, or {status, detail} and then none.
+CREATE OR REPLACE FUNCTION scopefloor.set_retention(given jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  at_scope scopefloor.scope;
+  one jsonb;
+  r scopefloor.retention_rule;
+  rules jsonb := '[]';
+BEGIN
+  PERFORM scopefloor.hold_scope(t->'target');
+  at_scope := scopefloor.ensure_scope(t->'target');
+  PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+  FOR one IN SELECT jsonb_array_elements(given) LOOP
+    SELECT * INTO r FROM scopefloor.retention_rule o
+    WHERE o.scope_id = at_scope.id AND o.kind = one->>'kind' AND o.action = one->>'action' AND o.is_maximum = (one->>'maximum')::bool;
+    IF r.id IS NOT NULL AND NOT r.set_by @> (t->'floor') THEN
+      RETURN jsonb_build_object('status', 'forbidden', 'detail', format('a key above this one has set the rule for %s', one->>'kind'));
+    END IF;
+    INSERT INTO scopefloor.retention_rule AS o (tenant_id, scope_id, id, kind, older_than, since, action, is_maximum, set_by, api_key_id)
+    VALUES (at_scope.tenant_id, at_scope.id, (one->>'id')::uuid, one->>'kind', one->>'olderThan', one->>'since', one->>'action', (one->>'maximum')::bool, t->'floor', (t->>'key')::uuid)
+    ON CONFLICT (scope_id, kind, action, is_maximum, tenant_id) DO UPDATE
+    SET older_than = EXCLUDED.older_than, since = EXCLUDED.since, set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id,
+        next_run = clock_timestamp(), updated_at = clock_timestamp()
+    RETURNING * INTO r;
+    rules := rules || jsonb_build_array(scopefloor.retention_answer(r));
+  END LOOP;
+  RETURN jsonb_build_object('status', 'ok', 'rules', rules);
+END $$;
+
+-- The rules of the ticket's target and below, by page: {total, rules}.
+CREATE OR REPLACE FUNCTION scopefloor.list_retention(most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  ids int[];
+BEGIN
+  IF NOT (t->'read'->>'all')::bool THEN
+    ids := scopefloor.ids_in(t->'read');
+  END IF;
+  RETURN (WITH found AS MATERIALIZED (SELECT r FROM scopefloor.retention_rule r WHERE ids IS NULL OR r.scope_id = ANY (ids)),
+          shown AS (SELECT f.r FROM found f ORDER BY (f.r).scope_id, (f.r).kind, (f.r).action, (f.r).is_maximum LIMIT most OFFSET after)
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'rules', coalesce((SELECT jsonb_agg(scopefloor.retention_answer(s.r)) FROM shown s), '[]')));
+END $$;
+
+-- The rules in force at the ticket's target, whichever scope they are of: those that decide there, and maxima.
+CREATE OR REPLACE FUNCTION scopefloor.effective_retention() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  above jsonb[] := scopefloor.scopes_between('{}', t->'target');
+BEGIN
+  RETURN (
+    SELECT coalesce(jsonb_agg(scopefloor.retention_answer(r) ORDER BY r.kind, r.action, r.is_maximum, r.scope_id), '[]')
+    FROM scopefloor.retention_rule r JOIN scopefloor.scope s ON s.id = r.scope_id
+    WHERE s.tags = ANY (above) AND (r.is_maximum OR NOT EXISTS (
+      SELECT 1 FROM scopefloor.retention_rule o JOIN scopefloor.scope x ON x.id = o.scope_id
+      WHERE x.tags = ANY (above) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum AND scopefloor.tag_count(x.tags) > scopefloor.tag_count(s.tags))));
+END $$;
+
+-- Takes rules of the ticket's target away, by kind (null: every one) and action (null: both): how many; -1: a key above has set one.
+CREATE OR REPLACE FUNCTION scopefloor.drop_retention(kinds text[], of_action text) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  ids uuid[];
+  at_scope int;
+BEGIN
+  SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = t->'target';
+  ids := ARRAY(SELECT r.id FROM scopefloor.retention_rule r
+    WHERE r.scope_id = at_scope AND (kinds IS NULL OR r.kind = ANY (kinds)) AND (of_action IS NULL OR r.action = of_action) FOR UPDATE);
+  IF EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids) AND NOT r.set_by @> (t->'floor')) THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids);
+  RETURN cardinality(ids);
+END $$;
+
+-- Of the scopes behind `after`, by their ids, the next ones that a rule decides for, without those that are held as a whole.
+CREATE OR REPLACE FUNCTION scopefloor.governed_scopes(r scopefloor.retention_rule, after int, most int) RETURNS int[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  own jsonb := (SELECT s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id);
+BEGIN
+  RETURN ARRAY(
+    SELECT s.id FROM scopefloor.scope s
+    WHERE s.id > after AND (own = '{}' OR s.tags @> own) AND s.erased_at IS NULL
+      AND (r.is_maximum OR NOT EXISTS (
+        SELECT 1 FROM scopefloor.retention_rule o JOIN scopefloor.scope x ON x.id = o.scope_id
+        WHERE o.tenant_id IN (s.tenant_id, 0) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum
+          AND s.tags @> x.tags AND scopefloor.tag_count(x.tags) > scopefloor.tag_count(own)))
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags) h WHERE h.subject IS NULL AND h.document_id IS NULL)
+    ORDER BY s.id LIMIT most);
+END $$;
+
+-- Orders a run for each rule whose time has come, `most` at a time; gives how many. How often a rule is looked at
+-- follows from its duration: 24 times in it, at most once a minute and at least once a day.
+CREATE OR REPLACE FUNCTION scopefloor.order_retention(most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r scopefloor.retention_rule;
+  ordered int := 0;
+BEGIN
+  FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp() ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
+    UPDATE scopefloor.retention_rule o
+    SET next_run = clock_timestamp() + least(greatest(r.older_than::interval / 24, interval '1 minute'), interval '1 day')
+    WHERE o.scope_id = r.scope_id AND o.id = r.id;
+    -- One that is still at it goes on.
+    CONTINUE WHEN EXISTS (SELECT 1 FROM scopefloor.forget_run x WHERE x.scope_id = r.scope_id AND x.rule_id = r.id AND x.state IN ('queued', 'running'));
+    PERFORM scopefloor.order_run(r.scope_id, 'retention', r.id, r.next_run, r.set_by, r.api_key_id, r.action, true, false,
+      jsonb_build_object('kinds', jsonb_build_array(r.kind), 'since', r.since, 'before', scopefloor.rfc3339(clock_timestamp() - r.older_than::interval)));
+    ordered := ordered + 1;
+  END LOOP;
+  RETURN ordered;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/4_runs.sql
+-- Runs: a forget that takes more than one transaction, done by the worker. Its row says what goes and how far it is,
+-- and changes in the transaction of each batch: whoever takes it up after a crash goes on from there, to one receipt.
+--
+-- A run is one of
+--   retention  what a rule decides for and is old enough, scope by scope
+--   schedule   what a schedule's selector has (kinds, labels, age: scope by scope; a query: at once), or all of its scope
+--   offboard   all of a tenant (7_offboarding.sql)
+
+-- Orders a run at a scope, once for a source and tick; NULL: there is one already.
+CREATE OR REPLACE FUNCTION scopefloor.order_run(at_scope int, of_source text, of_rule uuid, at_tick timestamptz, by_floor jsonb, by_key uuid, of_action text,
+                                                with_subtree bool, is_dry bool, of_selector jsonb) RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  new_id uuid := gen_random_uuid();
+BEGIN
+  INSERT INTO scopefloor.forget_run (tenant_id, scope_id, id, source, rule_id, tick, set_by, api_key_id, action, subtree, dry_run, selector)
+  SELECT s.tenant_id, s.id, new_id, of_source, of_rule, at_tick, by_floor, by_key, of_action, with_subtree, is_dry, of_selector
+  FROM scopefloor.scope s WHERE s.id = at_scope
+  ON CONFLICT (scope_id, rule_id, tick, tenant_id) DO NOTHING;
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, run_id, api_key_id, principal, epoch, share_group)
+  SELECT s.tenant_id, s.id, gen_random_uuid(), 'forget', new_id, by_key, 'management', s.epoch,
+         -- Charged to whom the scope is of: the first tag, whoever set the rule.
+         scopefloor.scope_hash(scopefloor.first_tag(s.tags))
+  FROM scopefloor.scope s WHERE s.id = at_scope;
+  RETURN new_id;
+END $$;
+
+-- Whether a scope is being erased: an erasure of it, or of one above, is between two batches.
+CREATE OR REPLACE FUNCTION scopefloor.is_being_erased(of_tags jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN EXISTS (SELECT 1 FROM scopefloor.erasing)
+    AND EXISTS (SELECT 1 FROM scopefloor.erasing e WHERE e.hash = ANY (ARRAY(SELECT scopefloor.scope_hash(s) FROM unnest(scopefloor.scopes_between('{}', of_tags)) s)));
+END $$;
+
+-- The next step of a run that a job has, in a transaction of its own, with a ticket for that step alone:
+--   mark    all of its scope is to go: a mark keeps new rows out from now on, and nothing older is under way
+--   batch   rows of some scopes, or for a query of all of them
+--   end     nothing is left to look for: the receipt, and for an erasure the scope itself
+--   {status: ok, run: {…}, …} | {status: again}: there is a next step | {status: gone}
+CREATE OR REPLACE FUNCTION scopefloor.enter_run(j scopefloor.job, in_context text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  scopes_at_once constant int := 200;
+  r scopefloor.forget_run;
+  s scopefloor.scope;
+  is_whole bool;
+  step text;
+  here int[];
+  reach jsonb;
+  mode text := 'forget';
+BEGIN
+  SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
+  SELECT * INTO r FROM scopefloor.forget_run o WHERE o.scope_id = j.scope_id AND o.id = j.run_id;
+  is_whole := r.selector = '{}' AND r.action = 'erase' AND NOT r.dry_run;
+  step := CASE WHEN is_whole AND NOT EXISTS (SELECT 1 FROM scopefloor.erasing e WHERE e.run_id = r.id) THEN 'mark' WHEN r.is_swept THEN 'end' ELSE 'batch' END;
+  -- The scope's locks before those of rows, as everybody takes them.
+  IF is_whole AND step <> 'batch' THEN
+    -- Alone, as a forget that is done at once: what began before is over, and lies in what is taken.
+    PERFORM scopefloor.hold_scope(s.tags, s.tags, r.set_by);
+  ELSE
+    PERFORM scopefloor.hold_scope(s.tags);
+  END IF;
+  SELECT * INTO j FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.id = j.id AND o.lease = j.lease AND o.state = 'running' FOR UPDATE;
+  SELECT * INTO r FROM scopefloor.forget_run o WHERE o.scope_id = r.scope_id AND o.id = r.id AND o.state IN ('queued', 'running') FOR UPDATE;
+  SELECT * INTO s FROM scopefloor.scope WHERE id = s.id;
+  IF j.id IS NULL OR r.id IS NULL OR s.erased_at IS NOT NULL THEN
+    DELETE FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.id = j.id;
+    RETURN '{"status": "gone"}';
+  END IF;
+  IF r.state = 'queued' THEN
+    UPDATE scopefloor.forget_run o SET state = 'running', started_at = clock_timestamp() WHERE o.scope_id = r.scope_id AND o.id = r.id RETURNING * INTO r;
+  END IF;
+  IF is_whole THEN
+    mode := 'erase';
+  END IF;
+  IF step = 'mark' THEN
+    IF scopefloor.holds_something(s.tags) THEN
+      PERFORM scopefloor.abandon_run(r.scope_id, r.id, 'held', 'a legal hold is in the way; nothing was erased');
+      DELETE FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.id = j.id;
+      RETURN '{"status": "gone"}';
+    END IF;
+    INSERT INTO scopefloor.erasing (hash, run_id) VALUES (scopefloor.scope_hash(s.tags), r.id) ON CONFLICT DO NOTHING;
+    -- Jobs of what goes find that they are of an earlier time.
+    UPDATE scopefloor.scope o SET epoch = o.epoch + 1 WHERE o.id = s.id OR o.tags @> s.tags;
+    RETURN '{"status": "again"}';
+  ELSIF step = 'end' OR r.selector ? 'query' THEN
+    reach := scopefloor.reach_of(s.tags, CASE WHEN r.subtree THEN '{}' ELSE ARRAY[s.tags] END, CASE WHEN r.subtree THEN ARRAY[s.tags] ELSE '{}' END);
+    -- What is forgotten goes by its scopes alone: the name of a tenant may be another's by now.
+    IF reach->'trees' <> '[]' THEN
+      reach := reach || '{"tenant": null}';
+    END IF;
+  END IF;
+  IF reach IS NULL THEN
+    here := CASE
+      WHEN r.source = 'retention' THEN (SELECT scopefloor.governed_scopes(o, r.after_scope, scopes_at_once) FROM scopefloor.retention_rule o WHERE o.scope_id = r.scope_id AND o.id = r.rule_id)
+      WHEN NOT r.subtree THEN CASE WHEN r.after_scope < s.id THEN ARRAY[s.id] ELSE '{}' END
+      ELSE ARRAY(SELECT o.id FROM scopefloor.scope o WHERE o.id > r.after_scope AND (s.tags = '{}' OR o.tags @> s.tags) ORDER BY o.id LIMIT scopes_at_once) END;
+    -- (A rule that was taken away meanwhile decides for nothing.)
+    here := coalesce(here, '{}');
+    IF here = '{}' THEN
+      UPDATE scopefloor.forget_run o SET is_swept = true WHERE o.scope_id = r.scope_id AND o.id = r.id;
+      RETURN '{"status": "again"}';
+    END IF;
+    reach := jsonb_build_object('ids', here, 'trees', '[]'::jsonb, 'all', false,
+      'tenant', (SELECT CASE WHEN count(DISTINCT o.tenant_id) = 1 THEN min(o.tenant_id) END FROM scopefloor.scope o WHERE o.id = ANY (here)));
+  END IF;
+  PERFORM scopefloor.issue_ticket(jsonb_build_object(
+    'key', r.api_key_id, 'principal', 'management', 'verb', 'memory:forget', 'mode', mode, 'verbs', '["memory:forget", "memory:read"]'::jsonb, 'content', true,
+    'floor', r.set_by, 'on_behalf_of', NULL, 'target', s.tags, 'read', reach, 'general', false, 'modify', reach, 'write', NULL, 'tenant', NULL,
+    'job', j.id, 'run', r.id, 'share_group', j.share_group,
+    'trace', jsonb_build_object('id', s.id, 'tenant', s.tenant_id, 'tags', s.tags)));
+  RETURN jsonb_build_object(
+    'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags, 'mode', mode,
+    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'),
+    'read', jsonb_build_object(
+      'scopes', coalesce((SELECT jsonb_object_agg(o.id, o.tags) FROM scopefloor.scope o WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
+      'trees', reach->'trees', 'tenant', reach->'tenant'),
+    'run', jsonb_build_object('id', r.id, 'step', step, 'isWhole', is_whole, 'source', r.source, 'action', r.action, 'subtree', r.subtree, 'dryRun', r.dry_run,
+                              'selector', r.selector, 'tick', scopefloor.rfc3339(r.tick), 'counts', r.counts));
+END $$;
+
+-- The ticket of a run's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.run_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.job_ticket();
+BEGIN
+  IF t->>'run' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a run' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- Adds what a batch has taken to the run's counts. `through`: the scopes up to it are done; null: there is more in them.
+CREATE OR REPLACE FUNCTION scopefloor.note_run(taken jsonb, through int, is_all bool) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.run_ticket();
+BEGIN
+  UPDATE scopefloor.forget_run r
+  SET counts = (SELECT coalesce(jsonb_object_agg(k, n), '{}') FROM (
+        SELECT k, sum(n) AS n FROM (SELECT key AS k, value::bigint AS n FROM jsonb_each_text(r.counts) UNION ALL SELECT key, value::bigint FROM jsonb_each_text(taken)) u GROUP BY k) c),
+      after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all
+  WHERE r.scope_id = (t->'trace'->>'id')::int AND r.id = (t->>'run')::uuid;
+END $$;
+
+-- Ends a run, with its job: done, held (a legal hold was in the way), or failed. Its mark goes with it.
+CREATE OR REPLACE FUNCTION scopefloor.end_run(of_state text, receipt uuid, why text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.run_ticket();
+  at_scope int := (t->'trace'->>'id')::int;
+BEGIN
+  UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = receipt, error = left(why, 300), finished_at = clock_timestamp(),
+    selector = r.selector - 'query'
+  WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid;
+  DELETE FROM scopefloor.erasing e WHERE e.run_id = (t->>'run')::uuid;
+  DELETE FROM scopefloor.job j WHERE j.scope_id = at_scope AND j.id = (t->>'job')::uuid;
+  -- Rules are looked at often, and most often there is nothing to take.
+  DELETE FROM scopefloor.forget_run r WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid AND r.source = 'retention' AND of_state = 'done' AND receipt IS NULL;
+END $$;
+
+-- The same for a run whose job is given up.
+CREATE OR REPLACE FUNCTION scopefloor.abandon_run(at_scope int, of_run uuid, of_state text, why text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.forget_run r SET state = of_state, error = left(why, 300), finished_at = clock_timestamp(), selector = r.selector - 'query'
+  WHERE r.scope_id = at_scope AND r.id = of_run AND r.state IN ('queued', 'running');
+  DELETE FROM scopefloor.erasing e WHERE e.run_id = of_run;
+END $$;
+
+-- Rows of a kind that a run is to take, `most` of them, at the scopes of the ticket: the passages, facts, items or
+-- documents (of_kind: turns, facts, items, documents) that were observed, created or last used before a time, and have the labels. What
+-- a hold reaches is not among them. with_expired: for good, what was expired before too.
+CREATE OR REPLACE FUNCTION scopefloor.old_rows(of_kind text, since text, before timestamptz, with_labels text[], with_expired bool, most int) RETURNS TABLE (id uuid, turn_id uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  t jsonb := scopefloor.forget_ticket();
+  ids int[] := scopefloor.ids_in(t->'modify');
+  used uuid[] := '{}';
+  any_held bool;
+BEGIN
+  any_held := EXISTS (SELECT 1 FROM scopefloor.legal_hold) AND EXISTS (
+    SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = ANY (ids));
+  IF since = 'lastUsed' THEN
+    used := scopefloor.used_since(ids, before);
+  END IF;
+  IF of_kind = 'turns' THEN
+    RETURN QUERY SELECT p.id, p.turn_id FROM scopefloor.passage p
+      WHERE p.scope_id = ANY (ids) AND p.kind = 'turn' AND CASE since WHEN 'observed' THEN p.observed_at ELSE p.created_at END < before
+        AND (with_expired OR p.expired_at IS NULL) AND p.labels @> with_labels AND NOT p.id = ANY (used)
+        AND NOT (any_held AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))) LIMIT most;
+  ELSIF of_kind = 'facts' THEN
+    RETURN QUERY SELECT f.id, NULL::uuid FROM (
+        SELECT a.id FROM scopefloor.attribute a
+        WHERE a.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN a.valid_from ELSE a.created_at END < before
+          AND (with_expired OR a.expired_at IS NULL) AND a.labels @> with_labels AND NOT a.id = ANY (used)
+          AND NOT (any_held AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
+        UNION ALL
+        SELECT r.id FROM scopefloor.relation r
+        WHERE r.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN r.valid_from ELSE r.created_at END < before
+          AND (with_expired OR r.expired_at IS NULL) AND r.labels @> with_labels AND NOT r.id = ANY (used)
+          AND NOT (any_held AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))) f LIMIT most;
+  ELSIF of_kind = 'items' THEN
+    RETURN QUERY SELECT m.id, NULL::uuid FROM scopefloor.memory_item m
+      WHERE m.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN m.updated_at ELSE m.created_at END < before AND with_labels = '{}' AND NOT m.id = ANY (used)
+        AND NOT (any_held AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m))) LIMIT most;
+  ELSIF of_kind = 'documents' THEN
+    RETURN QUERY SELECT d.id, NULL::uuid FROM scopefloor.document d
+      WHERE d.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN d.observed_at ELSE d.created_at END < before AND d.labels @> with_labels
+        -- Expired: a document none of whose parts is recalled any more.
+        AND (with_expired OR EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.expired_at IS NULL))
+        AND NOT (used <> '{}' AND EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.id = ANY (used)))
+        AND NOT (any_held AND (scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)) OR EXISTS (
+          SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))))) LIMIT most;
+  END IF;
+END $$;
+
+-- Whether a hold is in the way of erasing all of a scope: one of a whole scope there, above or below; or one that reaches a row there.
+CREATE OR REPLACE FUNCTION scopefloor.holds_something(of_tags jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[];
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+    RETURN false;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> of_tags);
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
+     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(of_tags) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
+    RETURN true;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids) AND EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags)));
+  RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = ANY (ids) AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)))
+    OR EXISTS (SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = ANY (ids) AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o)))
+    OR EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = ANY (ids) AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
+    OR EXISTS (SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = ANY (ids) AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))
+    OR EXISTS (SELECT 1 FROM scopefloor.entity e WHERE e.scope_id = ANY (ids) AND scopefloor.is_row_held('entity', e.scope_id, to_jsonb(e)))
+    OR EXISTS (SELECT 1 FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)))
+    OR EXISTS (SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = ANY (ids) AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m)));
+END $$;
+
+-- Whether a hold reaches a row.
+CREATE OR REPLACE FUNCTION scopefloor.is_row_held(of_table text, at_scope int, of_row jsonb) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = at_scope AND scopefloor.reaches(h, of_table, of_row))
+$$;
+
+-- What answers of recall since a time were made of, where these scopes can be seen: by the traces of their tenants and
+-- of those who have no tenant.
+CREATE OR REPLACE FUNCTION scopefloor.used_since(ids int[], from_time timestamptz) RETURNS uuid[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ARRAY(
+    SELECT DISTINCT x.id::uuid
+    FROM scopefloor.decision_trace d, LATERAL jsonb_array_elements_text(CASE jsonb_typeof(d.sources) WHEN 'array' THEN d.sources ELSE '[]' END) x(id)
+    WHERE d.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id IN (SELECT o.tenant_id FROM scopefloor.scope o WHERE o.id = ANY (ids))) || 0)
+      AND d.created_at >= from_time AND d.operation IN ('query', 'context', 'documents_query', 'item', 'entities', 'history'))
+$$;
+
+-- Takes the text out of records of a run's scopes that are older than a time, `most` of them: of traces the query, the
+-- sources and the error; of receipts the ids of what was taken. Numbers stay: bills and the audit chain are made of them.
+CREATE OR REPLACE FUNCTION scopefloor.redact_old(of_kind text, before timestamptz, most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.run_ticket();
+  ids int[] := scopefloor.ids_in(t->'modify');
+  taken int;
+BEGIN
+  IF of_kind = 'traces' THEN
+    UPDATE scopefloor.decision_trace d SET query = NULL, sources = NULL, error = NULL, scope = s.tags, elsewhere = false
+    FROM (SELECT o.scope_id, o.id, o.created_at FROM scopefloor.decision_trace o
+          WHERE o.scope_id = ANY (ids) AND o.created_at < before AND (o.query IS NOT NULL OR o.sources IS NOT NULL OR o.error IS NOT NULL) LIMIT most) old
+    JOIN scopefloor.scope s ON s.id = old.scope_id
+    WHERE d.scope_id = old.scope_id AND d.id = old.id AND d.created_at = old.created_at;
+  ELSE
+    UPDATE scopefloor.forget_receipt r SET items = NULL
+    FROM (SELECT o.scope_id, o.id FROM scopefloor.forget_receipt o WHERE o.scope_id = ANY (ids) AND o.created_at < before AND o.items IS NOT NULL LIMIT most) old
+    WHERE r.scope_id = old.scope_id AND r.id = old.id;
+  END IF;
+  GET DIAGNOSTICS taken = ROW_COUNT;
+  RETURN taken;
+END $$;
+
+-- Whether a run takes a tenant away for good: then its rules go too.
+CREATE OR REPLACE FUNCTION scopefloor.is_offboarded(of_run uuid) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.forget_run r WHERE r.id = of_run AND r.source = 'offboard')
+$$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/5_schedules.sql
+-- Forget schedules. They belong to their scope: a key that made one may be rotated or revoked, and it goes on.
+
+CREATE OR REPLACE FUNCTION scopefloor.run_answer(r scopefloor.forget_run) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('id', r.id, 'tick', scopefloor.rfc3339(r.tick), 'state', r.state, 'dryRun', r.dry_run, 'counts', r.counts, 'receiptId', r.receipt_id, 'error', r.error,
+                            'startedAt', scopefloor.rfc3339(r.started_at), 'finishedAt', scopefloor.rfc3339(r.finished_at))
+$$;
+
+CREATE OR REPLACE FUNCTION scopefloor.schedule_answer(f scopefloor.forget_schedule) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('id', f.id, 'scope', s.tags, 'name', f.name, 'subtree', f.subtree, 'cron', f.cron, 'timezone', f.timezone,
+    'query', f.selector->'query', 'labels', coalesce(f.selector->'labels', '[]'), 'olderThan', f.selector->'olderThan', 'since', f.selector->'since', 'kinds', f.selector->'kinds',
+    'action', f.action, 'dryRun', f.dry_run, 'paused', f.paused, 'nextRun', CASE WHEN NOT f.paused THEN scopefloor.rfc3339(f.next_run) END,
+    'lastRun', (SELECT scopefloor.run_answer(r) FROM scopefloor.forget_run r WHERE r.scope_id = f.scope_id AND r.rule_id = f.id ORDER BY r.tick DESC LIMIT 1),
+    'receipts', (SELECT coalesce(jsonb_agg(x.receipt_id), '[]') FROM (
+       SELECT r.receipt_id FROM scopefloor.forget_run r WHERE r.scope_id = f.scope_id AND r.rule_id = f.id AND r.receipt_id IS NOT NULL ORDER BY r.tick DESC LIMIT 20) x),
+    'createdAt', scopefloor.rfc3339(f.created_at), 'updatedAt', scopefloor.rfc3339(f.updated_at))
+  FROM scopefloor.scope s WHERE s.id = f.scope_id
+$$;
+
+-- Makes a schedule at the ticket's target, or changes the one with this id there or below: what is left out stays.
+-- {status: ok, schedule}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.set_schedule(of_id uuid, is_new bool, given jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  most constant int := 100;
+  t jsonb := scopefloor.rule_ticket();
+  at_scope scopefloor.scope;
+  f scopefloor.forget_schedule;
+BEGIN
+  IF is_new THEN
+    PERFORM scopefloor.hold_scope(t->'target');
+    at_scope := scopefloor.ensure_scope(t->'target');
+    PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+    IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most THEN
+      RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may make at most %s schedules at a scope; delete one first', most));
+    END IF;
+    INSERT INTO scopefloor.forget_schedule (tenant_id, scope_id, id, name, subtree, cron, timezone, selector, action, dry_run, paused, next_run, set_by, api_key_id)
+    VALUES (at_scope.tenant_id, at_scope.id, of_id, coalesce(given->>'name', ''), coalesce((given->>'subtree')::bool, false), given->>'cron', given->>'timezone', given->'selector', given->>'action',
+            coalesce((given->>'dryRun')::bool, false), coalesce((given->>'paused')::bool, false), (given->>'nextRun')::timestamptz, t->'floor', (t->>'key')::uuid)
+    RETURNING * INTO f;
+    RETURN jsonb_build_object('status', 'ok', 'schedule', scopefloor.schedule_answer(f));
+  END IF;
+  SELECT o.* INTO f FROM scopefloor.forget_schedule o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_id AND s.tags @> (t->'target') FOR UPDATE OF o;
+  IF f.id IS NULL THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  ELSIF NOT f.set_by @> (t->'floor') THEN
+    RETURN '{"status": "forbidden", "detail": "a key above this one has made this schedule"}';
+  END IF;
+  UPDATE scopefloor.forget_schedule o
+  SET name = coalesce(given->>'name', o.name), cron = coalesce(given->>'cron', o.cron), timezone = coalesce(given->>'timezone', o.timezone),
+      selector = coalesce(given->'selector', o.selector), action = coalesce(given->>'action', o.action), subtree = coalesce((given->>'subtree')::bool, o.subtree),
+      dry_run = coalesce((given->>'dryRun')::bool, o.dry_run), paused = coalesce((given->>'paused')::bool, o.paused),
+      next_run = coalesce((given->>'nextRun')::timestamptz, o.next_run), set_by = t->'floor', api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp()
+  WHERE o.scope_id = f.scope_id AND o.id = f.id RETURNING * INTO f;
+  RETURN jsonb_build_object('status', 'ok', 'schedule', scopefloor.schedule_answer(f));
+END $$;
+
+-- The schedules of the ticket's target and below, by page, or one by its id: {total, schedules}.
+CREATE OR REPLACE FUNCTION scopefloor.list_schedules(of_id uuid, most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  ids int[];
+BEGIN
+  IF NOT (t->'read'->>'all')::bool THEN
+    ids := scopefloor.ids_in(t->'read');
+  END IF;
+  RETURN (WITH found AS MATERIALIZED (
+            SELECT f FROM scopefloor.forget_schedule f WHERE (ids IS NULL OR f.scope_id = ANY (ids)) AND (of_id IS NULL OR f.id = of_id)),
+          shown AS (SELECT o.f FROM found o ORDER BY (o.f).scope_id, (o.f).created_at, (o.f).id LIMIT most OFFSET after)
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'schedules', coalesce((SELECT jsonb_agg(scopefloor.schedule_answer(s.f)) FROM shown s), '[]')));
+END $$;
+
+-- Takes a schedule of the ticket's target or below away: how many; -1: a key above has made it. A run that is under way goes on.
+CREATE OR REPLACE FUNCTION scopefloor.drop_schedule(of_id uuid) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  found scopefloor.forget_schedule;
+BEGIN
+  SELECT f.* INTO found FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id WHERE f.id = of_id AND s.tags @> (t->'target');
+  IF found.id IS NULL THEN
+    RETURN 0;
+  END IF;
+  IF NOT found.set_by @> (t->'floor') THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = found.scope_id AND f.id = found.id;
+  RETURN 1;
+END $$;
+
+-- Orders a run of a schedule for a tick.
+CREATE OR REPLACE FUNCTION scopefloor.order_schedule(f scopefloor.forget_schedule, at_tick timestamptz) RETURNS uuid
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT scopefloor.order_run(f.scope_id, 'schedule', f.id, at_tick, f.set_by, f.api_key_id, f.action, f.subtree, f.dry_run,
+    -- What comes after the tick is the next one's.
+    CASE WHEN f.selector = '{}' AND f.action = 'erase' AND NOT f.dry_run THEN '{}'::jsonb ELSE (f.selector - 'olderThan') || jsonb_build_object('since', coalesce(f.selector->>'since', 'created'),
+      'before', scopefloor.rfc3339(at_tick - coalesce((f.selector->>'olderThan')::interval, interval '0'))) END)
+$$;
+
+-- A run now, for a key that may change the schedule: {status: ok, run}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.run_schedule_now(of_id uuid) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  f scopefloor.forget_schedule;
+  r scopefloor.forget_run;
+  ordered uuid;
+BEGIN
+  SELECT o.* INTO f FROM scopefloor.forget_schedule o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_id AND s.tags @> (t->'target') FOR UPDATE OF o;
+  IF f.id IS NULL THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  ELSIF NOT f.set_by @> (t->'floor') THEN
+    RETURN '{"status": "forbidden", "detail": "a key above this one has made this schedule"}';
+  ELSIF EXISTS (SELECT 1 FROM scopefloor.forget_run o WHERE o.scope_id = f.scope_id AND o.rule_id = f.id AND o.state IN ('queued', 'running')) THEN
+    RETURN '{"status": "conflict", "detail": "a run of this schedule is under way; wait for it"}';
+  END IF;
+  ordered := scopefloor.order_schedule(f, clock_timestamp());
+  SELECT * INTO r FROM scopefloor.forget_run o WHERE o.scope_id = f.scope_id AND o.id = ordered;
+  RETURN jsonb_build_object('status', 'ok', 'run', scopefloor.run_answer(r));
+END $$;
+
+-- Schedules whose time has come, for the worker, which knows the calendar: [{id, cron, timezone, due}].
+CREATE OR REPLACE FUNCTION scopefloor.due_schedules(most int) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'cron', f.cron, 'timezone', f.timezone, 'due', f.next_run)), '[]')
+  FROM (SELECT * FROM scopefloor.forget_schedule o WHERE NOT o.paused AND o.next_run <= clock_timestamp() ORDER BY o.next_run, o.id LIMIT most) f
+$$;
+
+-- Orders the run of a tick and sets the next one. Of several workers, one; after a downtime, once. False: another was faster.
+-- One whose last run is under way waits for the next tick.
+CREATE OR REPLACE FUNCTION scopefloor.tick_schedule(of_id uuid, due timestamptz, following timestamptz) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  f scopefloor.forget_schedule;
+BEGIN
+  UPDATE scopefloor.forget_schedule o SET next_run = following WHERE o.id = of_id AND o.next_run = due AND NOT o.paused AND due <= clock_timestamp() AND (following > clock_timestamp()) IS NOT FALSE
+  RETURNING * INTO f;
+  IF f.id IS NULL THEN
+    RETURN false;
+  END IF;
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.forget_run o WHERE o.scope_id = f.scope_id AND o.rule_id = f.id AND o.state IN ('queued', 'running')) THEN
+    PERFORM scopefloor.order_schedule(f, due);
+  END IF;
+  RETURN true;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_upkeep/1_queue.sql
+-- The queue: the application adds work, the worker alone takes it.
+--
+-- A job's row is the authority for what its work may reach: the scope, the key that ordered it and
+-- the scope's epoch then, all from the ticket of the transaction that ordered it. So a worker that
+-- was taken over reaches one ordered scope at a time, and cannot name another.
+
+-- The group that a key's work is charged to: the first tag of the topmost floor above it, which somebody
+-- without a floor has minted. So neither the scope that a request names nor a narrower key that a tenant
+-- mints for itself gives it a larger share, or another's.
+CREATE OR REPLACE FUNCTION scopefloor.share_group_of(key_id uuid) RETURNS bigint
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH RECURSIVE above AS (
+    SELECT k.id, k.parent_id, k.floor, 0 AS height FROM scopefloor.api_key k WHERE k.id = key_id
+    UNION ALL
+    SELECT k.id, k.parent_id, k.floor, a.height + 1 FROM scopefloor.api_key k JOIN above a ON k.id = a.parent_id)
+  SELECT scopefloor.scope_hash(scopefloor.first_tag(coalesce((SELECT floor FROM above WHERE floor <> '{}' ORDER BY height DESC LIMIT 1), '{}')))
+$$;
+
+-- The group of the ticket's key, for shares at the connections: the same for all keys below one floor.
+CREATE OR REPLACE FUNCTION scopefloor.own_share_group() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT scopefloor.share_group_of((scopefloor.ticket()->>'key')::uuid)::text
+$$;
+
+-- Orders work at the ticket's write scope, in the transaction of what it is about.
+--   kind: document (extract, split, embed and index a version), embed (vectors for what has none of the model),
+--   index (pack the words of what has come)
+CREATE OR REPLACE FUNCTION scopefloor.enqueue(new_id uuid, of_kind text, of_document uuid, of_version int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'write' IS NULL OR of_kind NOT IN ('document', 'embed', 'index') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket to order work' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  PERFORM scopefloor.order_job((t->>'write')::int, new_id, of_kind, of_document, of_version);
+END $$;
+
+-- The same at any scope, for what follows in the database itself from what the ticket's holder does.
+CREATE OR REPLACE FUNCTION scopefloor.order_job(at_scope int, new_id uuid, of_kind text, of_document uuid DEFAULT NULL, of_version int DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, document_id, version, api_key_id, principal, on_behalf_of, epoch, share_group)
+  SELECT s.tenant_id, s.id, new_id, of_kind, of_document, of_version, (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, s.epoch,
+         coalesce((t->>'share_group')::bigint, scopefloor.share_group_of((t->>'key')::uuid))
+  FROM scopefloor.scope s WHERE s.id = at_scope
+  -- A round that waits stands for this one too. Locked: a worker takes it after this commits,
+  -- and so sees what this is about.
+  ON CONFLICT (scope_id, kind, tenant_id) WHERE kind IN ('embed', 'index') AND state = 'queued' DO UPDATE SET run_after = least(job.run_after, EXCLUDED.run_after);
+END $$;
+
+-- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
+-- Numbers only: {scopes, passages, pending}; NULL for a key that has less than every right.
+CREATE OR REPLACE FUNCTION scopefloor.order_embedding(of_embedder int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.full_ticket();
+  summary jsonb;
+BEGIN
+  IF t IS NULL THEN
+    RETURN NULL;
+  END IF;
+  WITH reached AS MATERIALIZED (
+    SELECT s.tenant_id, s.id, s.epoch FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
+  counted AS MATERIALIZED (
+    SELECT r.tenant_id, r.id, r.epoch, sum(c.passages) AS passages,
+           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM of_embedder), 0) AS pending
+    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id GROUP BY 1, 2, 3),
+  ordered AS (
+    INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
+    SELECT c.tenant_id, c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.share_group_of((t->>'key')::uuid)
+    FROM counted c WHERE c.pending > 0
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.job j WHERE j.scope_id = c.id AND j.kind = 'embed' AND j.state = 'running' AND j.leased_until > clock_timestamp())
+    ON CONFLICT DO NOTHING)
+  SELECT jsonb_build_object('scopes', count(*) FILTER (WHERE pending > 0), 'passages', coalesce(sum(passages), 0), 'pending', coalesce(sum(pending), 0))
+  INTO summary FROM counted;
+  -- What was given up is tried again.
+  DELETE FROM scopefloor.job j USING scopefloor.scope s
+  WHERE j.kind = 'embed' AND j.state = 'dead' AND s.id = j.scope_id AND s.tags @> (t->'target');
+  RETURN summary;
+END $$;
+
+-- Puts a job that was at work back into the queue, or among those that were given up. Of a scope's
+-- rounds of a kind one waits: where another was ordered meanwhile, that one stands for both, and is no
+-- sooner and no fresher.
+CREATE OR REPLACE FUNCTION scopefloor.requeue_job(j scopefloor.job, reason text, due timestamptz, give_up bool) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.job
+  SET state = CASE WHEN give_up THEN 'dead' ELSE 'queued' END, error = coalesce(left(reason, 300), error), lease = NULL, leased_until = NULL,
+      run_after = greatest(run_after, due)
+  WHERE scope_id = j.scope_id AND id = j.id;
+EXCEPTION WHEN unique_violation THEN -- also one whose order was not committed when this began
+  UPDATE scopefloor.job o SET attempts = greatest(o.attempts, j.attempts), error = coalesce(left(reason, 300), o.error), run_after = greatest(o.run_after, due)
+  WHERE o.scope_id = j.scope_id AND o.kind = j.kind AND o.state = 'queued';
+  DELETE FROM scopefloor.job WHERE scope_id = j.scope_id AND id = j.id;
+END $$;
+
+-- Takes the next job for `lease_seconds`: of the share groups with the fewest at work the one that was
+-- served longest ago, at most `per_group` of one group at once, so that one tenant's thousand files do
+-- not keep another's one waiting. NULL: nothing is due.
+CREATE OR REPLACE FUNCTION scopefloor.take_job(per_group int, lease_seconds int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  now_at timestamptz := clock_timestamp();
+  late scopefloor.job;
+  taken scopefloor.job;
+BEGIN
+  -- One at a time: two takers would each count the other out.
+  PERFORM pg_advisory_xact_lock(7700, 3);
+  -- A row that is locked is being worked on, however late it is.
+  FOR late IN SELECT j.* FROM scopefloor.job j WHERE j.state = 'running' AND j.leased_until <= now_at FOR UPDATE SKIP LOCKED LOOP
+    PERFORM scopefloor.requeue_job(late, NULL, now_at, false);
+  END LOOP;
+  WITH RECURSIVE groups AS (
+    (SELECT j.share_group FROM scopefloor.job j WHERE j.state = 'queued' ORDER BY j.share_group LIMIT 1)
+    UNION ALL
+    SELECT (SELECT j.share_group FROM scopefloor.job j WHERE j.state = 'queued' AND j.share_group > g.share_group ORDER BY j.share_group LIMIT 1)
+    FROM groups g WHERE g.share_group IS NOT NULL),
+  busy AS (
+    SELECT j.share_group, count(*) AS n FROM scopefloor.job j WHERE j.state = 'running' GROUP BY 1),
+  next AS (
+    SELECT first.*, coalesce(b.n, 0) AS at_work, w.taken_at
+    FROM groups g
+    CROSS JOIN LATERAL (
+      SELECT j.* FROM scopefloor.job j
+      WHERE j.state = 'queued' AND j.share_group = g.share_group AND j.run_after <= now_at
+        -- Of a scope's rounds of one kind one at a time.
+        AND NOT (j.kind IN ('embed', 'index') AND EXISTS (
+          SELECT 1 FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.kind = j.kind AND o.state = 'running'))
+      ORDER BY j.run_after, j.id LIMIT 1 FOR UPDATE SKIP LOCKED) first
+    LEFT JOIN busy b ON b.share_group = g.share_group
+    LEFT JOIN scopefloor.job_share w ON w.share_group = g.share_group
+    WHERE g.share_group IS NOT NULL AND coalesce(b.n, 0) < per_group
+    ORDER BY at_work, w.taken_at NULLS FIRST, first.run_after, first.id LIMIT 1)
+  UPDATE scopefloor.job j
+  SET state = 'running', attempts = j.attempts + 1, lease = gen_random_uuid(), leased_until = now_at + make_interval(secs => lease_seconds)
+  FROM next n WHERE j.scope_id = n.scope_id AND j.id = n.id
+  RETURNING j.* INTO taken;
+  IF taken.id IS NULL THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO scopefloor.job_share (share_group, taken_at) VALUES (taken.share_group, now_at)
+  ON CONFLICT (share_group) DO UPDATE SET taken_at = EXCLUDED.taken_at;
+  RETURN jsonb_build_object('id', taken.id, 'kind', taken.kind, 'lease', taken.lease, 'attempts', taken.attempts,
+                            'documentId', taken.document_id, 'version', taken.version);
+END $$;
+
+-- Opens a transaction for a taken job and leaves a ticket for its scope, to read and to write there,
+-- as the key that ordered it. The row is locked until the end: of two who hold the same job, one at
+-- a time, and of those the one whose lease is not the row's any more is turned away.
+--   {status: ok, …} | {status: gone}: done by another, its scope erased, or its document deleted
+CREATE OR REPLACE FUNCTION scopefloor.enter_job(job_id uuid, with_lease uuid, in_context text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  j scopefloor.job;
+  s scopefloor.scope;
+  reach jsonb;
+BEGIN
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running';
+  IF j.id IS NULL THEN
+    RETURN '{"status": "gone"}';
+  END IF;
+  IF j.kind = 'forget' THEN
+    RETURN scopefloor.enter_run(j, in_context);
+  END IF;
+  SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
+  PERFORM scopefloor.hold_scope(s.tags);
+  -- An erasure may have held that lock until now. A scope's own locks before the row's: an erasure takes them so.
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running' FOR UPDATE;
+  SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
+  IF j.id IS NULL OR s.id IS NULL OR s.epoch <> j.epoch THEN
+    DELETE FROM scopefloor.job WHERE id = j.id AND scope_id = j.scope_id;
+    RETURN '{"status": "gone"}';
+  END IF;
+  reach := jsonb_build_object('ids', ARRAY[s.id], 'trees', '[]'::jsonb, 'all', false, 'tenant', s.tenant_id);
+  PERFORM scopefloor.issue_ticket(jsonb_build_object(
+    'key', j.api_key_id, 'principal', j.principal, 'verb', 'memory:write', 'mode', 'job', 'verbs', '["memory:write"]'::jsonb, 'content', true,
+    'floor', s.tags, 'on_behalf_of', j.on_behalf_of, 'target', s.tags,
+    'read', reach, 'general', false, 'modify', reach, 'write', s.id, 'tenant', s.tenant_id, 'job', j.id, 'share_group', j.share_group,
+    'trace', jsonb_build_object('id', s.id, 'tenant', s.tenant_id, 'tags', s.tags)));
+  RETURN jsonb_build_object(
+    'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
+    'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags,
+    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'));
+END $$;
+
+-- In the transaction of the job's effect: both are there or neither.
+CREATE OR REPLACE FUNCTION scopefloor.finish_job() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.job_ticket();
+BEGIN
+  DELETE FROM scopefloor.job WHERE scope_id = (t->>'write')::int AND id = (t->>'job')::uuid;
+END $$;
+
+-- Longer work says that it is still there.
+CREATE OR REPLACE FUNCTION scopefloor.extend_job(job_id uuid, with_lease uuid, lease_seconds int) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- While its own transaction holds the row, nobody takes it: there is nothing to extend.
+  UPDATE scopefloor.job o SET leased_until = clock_timestamp() + make_interval(secs => lease_seconds)
+  FROM (SELECT j.scope_id, j.id FROM scopefloor.job j WHERE j.id = job_id AND j.lease = with_lease AND j.state = 'running' FOR UPDATE SKIP LOCKED) mine
+  WHERE o.scope_id = mine.scope_id AND o.id = mine.id;
+  RETURN FOUND;
+END $$;
+
+-- Puts a job back until `delay_seconds` from now, or gives it up; a document whose job is given up has failed.
+-- `was_tried`: whether this was an attempt; one that waits for a budget was none.
+CREATE OR REPLACE FUNCTION scopefloor.postpone_job(job_id uuid, with_lease uuid, reason text, delay_seconds float8, give_up bool, was_tried bool) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  j scopefloor.job;
+BEGIN
+  SELECT * INTO j FROM scopefloor.job WHERE id = job_id AND lease = with_lease AND state = 'running' FOR UPDATE;
+  IF j.id IS NULL THEN
+    RETURN;
+  END IF;
+  IF NOT was_tried THEN
+    UPDATE scopefloor.job SET attempts = j.attempts - 1 WHERE scope_id = j.scope_id AND id = j.id;
+    j.attempts := j.attempts - 1;
+  END IF;
+  PERFORM scopefloor.requeue_job(j, reason, clock_timestamp() + make_interval(secs => delay_seconds), give_up);
+  IF give_up AND j.kind = 'document' THEN
+    UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE scope_id = j.scope_id AND id = j.document_id AND version = j.version;
+  ELSIF give_up AND j.kind = 'forget' THEN
+    PERFORM scopefloor.abandon_run(j.scope_id, j.run_id, 'failed', reason);
+  ELSIF give_up AND j.kind = 'embed' THEN
+    UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE scope_id = j.scope_id AND status = 'embedding' AND ready_version = version;
+  END IF;
+END $$;
+
+-- For a service that is the database's only process: whoever held a job is gone.
+CREATE OR REPLACE FUNCTION scopefloor.recover_jobs() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE scopefloor.job SET leased_until = clock_timestamp() - interval '1 second' WHERE state = 'running'
+$$;
+
+-- Whether the queue can be looked at, and holds work: for readiness, which anyone may ask often.
+CREATE OR REPLACE FUNCTION scopefloor.has_work() RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.job WHERE state = 'queued')
+$$;
+
+-- How many jobs wait, work and were given up, and how long the oldest has been due. Counts over all scopes.
+CREATE OR REPLACE FUNCTION scopefloor.queue_depth() RETURNS TABLE (kind text, state text, jobs bigint, oldest_seconds float8)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT j.kind, j.state, count(*), greatest(0, extract(epoch FROM clock_timestamp() - min(j.run_after)))::float8
+  FROM scopefloor.job j GROUP BY 1, 2 ORDER BY 1, 2
+$$;
+
+--> statement-breakpoint
 -- src/db/sql/3_upkeep/2_forget.sql
 -- What a forget needs beyond deleting rows through the builder.
 
@@ -1155,20 +2075,29 @@ BEGIN
   DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
   GET DIAGNOSTICS jobs = ROW_COUNT;
   denials := scopefloor.redact_denials(erased, ids);
+  -- Runs of what is gone have nothing to do any more.
+  UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the scope was erased meanwhile', finished_at = clock_timestamp(), selector = '{}'
+  WHERE r.scope_id = ANY (ids) AND r.state IN ('queued', 'running') AND r.id IS DISTINCT FROM (t->>'run')::uuid;
+  DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids));
   -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
-  -- and so nobody is rid of it.
-  IF t->>'principal' = 'management' THEN
+  -- and so nobody is rid of it. So does what a schedule erases on and on.
+  IF t->>'principal' = 'management' AND (t->>'run' IS NULL OR scopefloor.is_offboarded((t->>'run')::uuid)) THEN
     unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
-      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id))
+      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
+           OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id))
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
     DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
     DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (unruled) AND l.set_by @> (t->'floor');
+    DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = ANY (unruled) AND r.set_by @> (t->'floor');
+    DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = ANY (unruled) AND f.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -1233,7 +2162,7 @@ DECLARE
   ids jsonb;
 BEGIN
   IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
-     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory')
+     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory', 'selection', 'retention', 'schedule')
      OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE n.key !~ '^[a-zA-Z_]{1,40}$'
                 OR CASE jsonb_typeof(n.value) WHEN 'number' THEN n.value::numeric <> trunc(n.value::numeric) OR n.value::numeric NOT BETWEEN 0 AND 9007199254740991 ELSE true END)
      OR EXISTS (SELECT 1 FROM jsonb_object_keys(taken) kind WHERE kind NOT IN (
@@ -1245,12 +2174,317 @@ BEGIN
     SELECT coalesce(jsonb_object_agg(k.key, (SELECT jsonb_agg((i.value #>> '{}')::uuid) FROM jsonb_array_elements(k.value) i)), '{}') INTO ids
     FROM jsonb_each(taken) k WHERE k.value <> '[]';
   END IF;
-  INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+  INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, selector, api_key_id)
   VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, new_id,
           CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
                           WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
-          with_subtree, of_action, of_policy, given, ids, (t->>'key')::uuid);
+          with_subtree, of_action, of_policy, given, ids,
+          -- What was taken by its age: too much to list, and said in a line.
+          (SELECT r.selector - 'query' FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ? 'query'), (t->>'key')::uuid);
   RETURN new_id;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_upkeep/3_replay.sql
+-- What the journal of receipts asks of the database, and what a replay does (src/forget/replay).
+
+-- What is to be kept outside, since a time (null: all): receipts by which anything went, and keys whose
+-- secret, rights or end were changed. Scopes by their hashes; what was taken by labels, which are words, or by its last use, which a
+-- backup does not know, only by its numbers. (What names an erased scope by its
+-- marker needs no line: the erasure has one.)
+CREATE OR REPLACE FUNCTION scopefloor.journal_lines(since timestamptz) RETURNS TABLE (line jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' AS $$
+  SELECT l.line FROM (
+    SELECT jsonb_build_object('kind', 'receipt', 'id', r.id, 'at', r.created_at,
+             'target', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'scope', scopefloor.scope_digest(s.tags),
+             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', CASE WHEN NOT r.selector ? 'labels' AND r.selector->>'since' IS DISTINCT FROM 'lastUsed' THEN r.selector END, 'by', r.api_key_id, 'jws', r.jws),
+           r.created_at
+    FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id
+    WHERE NOT r.target ? '!erased' AND EXISTS (SELECT 1 FROM jsonb_each(r.counts) n WHERE n.value <> '0')
+    UNION ALL
+    SELECT jsonb_build_object('kind', 'key', 'id', k.id, 'at', coalesce(k.changed_at, k.revoked_at)), coalesce(k.changed_at, k.revoked_at)
+    FROM scopefloor.api_key k WHERE coalesce(k.changed_at, k.revoked_at) IS NOT NULL) l(line, at)
+  WHERE since IS NULL OR l.at >= since ORDER BY l.at
+$$;
+
+-- Of an array of such lines the places (from 0) of those that this database has not seen: a receipt that
+-- is not there, a key that is as it was before the change.
+CREATE OR REPLACE FUNCTION scopefloor.unknown_lines(lines jsonb) RETURNS TABLE (place int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT (l.n - 1)::int FROM jsonb_array_elements(lines) WITH ORDINALITY l(line, n)
+  WHERE CASE l.line->>'kind'
+    WHEN 'key' THEN EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.id = (l.line->>'id')::uuid AND k.revoked_at IS NULL
+                            AND coalesce(k.changed_at, k.created_at) < (l.line->>'at')::timestamptz)
+    ELSE NOT EXISTS (SELECT 1 FROM scopefloor.forget_receipt r WHERE r.id = (l.line->>'id')::uuid) END
+$$;
+
+-- For a process that may not do them again itself, at its start: whether each of the lines is known. Null
+-- inside a tenant's transaction, which has no business with others' receipts and keys.
+CREATE OR REPLACE FUNCTION scopefloor.knows_lines(lines jsonb) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN scopefloor.ticket() IS NULL THEN NOT EXISTS (SELECT 1 FROM scopefloor.unknown_lines(lines)) END
+$$;
+
+-- Every set of tags that stands anywhere, to find by its hash what was erased: the dictionary's, and
+-- those of questions, refused attempts and receipts about scopes that have no row of their own. Without
+-- what cannot be a scope: a refused request may have asked for more tags than one has.
+CREATE OR REPLACE FUNCTION scopefloor.named_scopes() RETURNS TABLE (tags jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT n.tags FROM (
+    SELECT s.tags FROM scopefloor.scope s
+    UNION SELECT d.scope FROM scopefloor.decision_trace d
+    UNION SELECT r.target FROM scopefloor.forget_receipt r WHERE NOT r.target ? '!digest'
+    UNION SELECT a.floor FROM scopefloor.access_denied a
+    UNION SELECT c->'tags' FROM scopefloor.access_denied a, jsonb_array_elements(CASE jsonb_typeof(a.asked) WHEN 'array' THEN a.asked ELSE '[]' END) c
+    UNION SELECT a.floor || (c->'tags') FROM scopefloor.access_denied a, jsonb_array_elements(CASE jsonb_typeof(a.asked) WHEN 'array' THEN a.asked ELSE '[]' END) c) AS n(tags)
+  WHERE CASE jsonb_typeof(n.tags) WHEN 'object' THEN (SELECT count(*) FROM jsonb_object_keys(n.tags) d WHERE d NOT LIKE '!%') <= 8 END
+$$;
+
+-- An operator's key for the time of a replay, below the first one.
+CREATE OR REPLACE FUNCTION scopefloor.begin_replay(key_id uuid, key_hash bytea) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, secret_hash, expires_at)
+  SELECT key_id, 0, 0, k.id, 'replay ' || key_id, 'management', '{}', '{memory:forget,memory:read,memory:write}', '{memory:forget,memory:read,memory:write}', sha256(key_hash), clock_timestamp() + interval '1 hour'
+  FROM scopefloor.api_key k WHERE k.parent_id IS NULL ORDER BY k.created_at LIMIT 1
+$$;
+
+-- Revokes the key of begin_replay.
+CREATE OR REPLACE FUNCTION scopefloor.end_replay(key_id uuid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  UPDATE scopefloor.api_key SET revoked_at = clock_timestamp() WHERE id = key_id AND name = 'replay ' || key_id
+$$;
+
+-- A line of the journal that was done again: its receipt is there again, at the scope where it stood or
+-- else at {}, or its key is revoked.
+CREATE OR REPLACE FUNCTION scopefloor.note_replayed(line jsonb, stood_at jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF line->>'kind' = 'key' THEN
+    UPDATE scopefloor.api_key SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
+    WHERE id = (line->>'id')::uuid AND revoked_at IS NULL;
+  ELSE
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, selector, api_key_id, created_at, jws)
+    SELECT s.tenant_id, s.id, (line->>'id')::uuid, jsonb_build_object('!digest', line->>'target'),
+           (line->>'subtree')::bool, line->>'action', line->>'policy', line->'counts', nullif(line->'items', 'null'), nullif(line->'selector', 'null'), (line->>'by')::uuid,
+           (line->>'at')::timestamptz, line->>'jws'
+    FROM scopefloor.scope s WHERE s.tags = stood_at OR s.id = 0 ORDER BY s.tags = stood_at DESC NULLS LAST LIMIT 1;
+  END IF;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_upkeep/4_audit_chain.sql
+-- The audit chain. Triggers note each trace, refused attempt and receipt with a hash of it; the worker
+-- seals what is new into the next batch, so that no request waits for the chain; and check_audit
+-- finds what was altered, removed or put in by hand. Text and tags go in under a salt that an
+-- erasure deletes: the chain stays whole, and nothing can be guessed from it. A receipt has two
+-- entries, one for itself and one for what it took away.
+
+-- A row's two parts as they are hashed: what never changes, and the text and tags that an erasure takes
+-- away. Columns that come later are not in it: these lists are never changed, a new one would get a
+-- new source.
+CREATE OR REPLACE FUNCTION scopefloor.audit_parts(of_source text, r jsonb, OUT fixed text, OUT open text)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE of_source
+    WHEN 'trace' THEN jsonb_build_array('trace', r->'id', r->'created_at', r->'kind', r->'operation', r->'tenant_id', r->'scope_id', r->'api_key_id',
+      r->'principal', r->'on_behalf_of', r->'session_id', r->'parent_id', r->'tier', r->'tier_reason', r->'candidates', r->'returned',
+      r->'provider', r->'model', r->'input_tokens', r->'output_tokens', r->'embedding_tokens', r->'cost_usd', r->'duration_ms',
+      r->'status', r->'token_source', r->'saved_tokens', r->'plan')
+      -- Came later: where it says nothing, the hash is as it was.
+      || CASE WHEN (r->>'cached_input_tokens')::int <> 0 THEN jsonb_build_array(r->'cached_input_tokens') ELSE '[]' END
+    WHEN 'denial' THEN jsonb_build_array('denial', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'api_key_id', r->'on_behalf_of', r->'route', r->'reason')
+    WHEN 'receipt' THEN jsonb_build_array('receipt', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'subtree', r->'action', r->'policy', r->'counts', r->'api_key_id')
+    WHEN 'receipt items' THEN jsonb_build_array('receipt items', r->'id', r->'scope_id', r->'items')
+  END::text,
+  CASE of_source
+    WHEN 'trace' THEN jsonb_build_array(r->'query', r->'sources', r->'error', r->'scope')
+    WHEN 'denial' THEN jsonb_build_array(r->'asked', r->'floor')
+    WHEN 'receipt' THEN jsonb_build_array(r->'target')
+    WHEN 'receipt items' THEN '[]'
+  END::text
+$$;
+
+-- The salted hash of a row's text.
+CREATE OR REPLACE FUNCTION scopefloor.audit_text_hash(salt bytea, open text) RETURNS bytea
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(salt || convert_to(open, 'UTF8')) $$;
+
+-- The hash of a row: its fixed part and the hash of its text.
+CREATE OR REPLACE FUNCTION scopefloor.audit_leaf(fixed text, text_hash bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT sha256(convert_to(fixed, 'UTF8') || text_hash) $$;
+
+-- The hash of a batch, which holds that of the batch before.
+CREATE OR REPLACE FUNCTION scopefloor.audit_batch_hash(before bytea, n bigint, entries int, digest bytea, sealed_at timestamptz) RETURNS bytea
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT sha256(coalesce(before, '') || convert_to(jsonb_build_array(n, entries, extract(epoch FROM sealed_at))::text, 'UTF8') || digest)
+$$;
+
+-- As rows are hashed, whatever the session's settings: times are in UTC, and numbers whole.
+CREATE OR REPLACE FUNCTION scopefloor.note_audit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' SET extra_float_digits = 1 AS $$
+BEGIN
+  INSERT INTO scopefloor.audit_entry (tenant_id, scope_id, source, id, salt, text_hash, leaf)
+  SELECT h.tenant_id, h.scope_id, TG_ARGV[0], h.id, h.salt, h.text_hash, scopefloor.audit_leaf(h.fixed, h.text_hash)
+  FROM (SELECT s.tenant_id, s.scope_id, s.id, s.salt, p.fixed, scopefloor.audit_text_hash(s.salt, p.open) AS text_hash
+        FROM (SELECT a.tenant_id, a.scope_id, a.id, uuid_send(gen_random_uuid()) AS salt, to_jsonb(a) AS r FROM added a OFFSET 0) s,
+             scopefloor.audit_parts(TG_ARGV[0], s.r) p OFFSET 0) h;
+  RETURN NULL;
+END $$;
+
+-- An erasure through the service takes the salts with the text. Text that goes without a ticket for
+-- it was altered by hand, and check_audit says so.
+CREATE OR REPLACE FUNCTION scopefloor.erase_audited() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t->>'mode' = 'erase' OR t ? 'run' THEN
+    WITH erased AS (
+      UPDATE scopefloor.audit_entry e SET salt = NULL FROM changed c
+      -- (A receipt that is signed is not erased.)
+      WHERE (TG_ARGV[0] <> 'receipt' OR to_jsonb(c)->'target' ? '!erased') AND e.scope_id = c.scope_id AND e.source = TG_ARGV[0] AND e.id = c.id AND e.salt IS NOT NULL
+      RETURNING e.tenant_id, e.scope_id, e.source, e.id, e.leaf)
+    INSERT INTO scopefloor.audit_entry (tenant_id, scope_id, source, id, leaf, text_hash)
+    SELECT d.tenant_id, d.scope_id, d.source || ' erased', d.id, sha256(convert_to(d.source || ' erased', 'UTF8') || d.leaf), '' FROM erased d;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- What a receipt took is erased by retention: its entry stays, and says so by another one.
+CREATE OR REPLACE FUNCTION scopefloor.erase_audited_items() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF scopefloor.ticket() ? 'run' THEN
+    INSERT INTO scopefloor.audit_entry (tenant_id, scope_id, source, id, leaf, text_hash)
+    SELECT e.tenant_id, e.scope_id, 'receipt items erased', e.id, sha256(convert_to('receipt items erased', 'UTF8') || e.leaf), ''
+    FROM changed c JOIN was w ON w.scope_id = c.scope_id AND w.id = c.id JOIN scopefloor.audit_entry e ON e.scope_id = c.scope_id AND e.source = 'receipt items' AND e.id = c.id
+    WHERE w.items IS NOT NULL AND c.items IS NULL;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Seals up to `most` entries into the next batch, and adds their traces to the sums of usage; gives how many.
+CREATE OR REPLACE FUNCTION scopefloor.seal_audit(most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  last scopefloor.audit_batch;
+  sealed int;
+  sum_of_leaves bytea;
+  now_at timestamptz := clock_timestamp();
+BEGIN
+  PERFORM pg_advisory_xact_lock(7700, 6);
+  SELECT * INTO last FROM scopefloor.audit_batch b ORDER BY b.n DESC LIMIT 1;
+  WITH chosen AS (
+    UPDATE scopefloor.audit_entry e SET batch = coalesce(last.n, 0) + 1
+    FROM (SELECT o.scope_id, o.source, o.id FROM scopefloor.audit_entry o WHERE o.batch IS NULL LIMIT most) o
+    WHERE e.scope_id = o.scope_id AND e.source = o.source AND e.id = o.id
+    RETURNING e.source, e.id, e.leaf)
+  SELECT count(*), sha256(string_agg(c.leaf, '' ORDER BY c.source, c.id)) INTO sealed, sum_of_leaves FROM chosen c;
+  IF sealed > 0 THEN
+    INSERT INTO scopefloor.audit_batch (n, entries, digest, hash, sealed_at)
+    VALUES (coalesce(last.n, 0) + 1, sealed, sum_of_leaves,
+            scopefloor.audit_batch_hash(last.hash, coalesce(last.n, 0) + 1, sealed, sum_of_leaves, now_at), now_at);
+    PERFORM scopefloor.add_usage(coalesce(last.n, 0) + 1);
+  END IF;
+  RETURN sealed;
+END $$;
+
+-- Rows that the chain is about, as they stand now.
+CREATE OR REPLACE FUNCTION scopefloor.audited_row(of_source text, of_scope int, of_id uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' SET extra_float_digits = 1 AS $$
+BEGIN
+  RETURN CASE
+    WHEN of_source = 'trace' THEN (SELECT to_jsonb(d) FROM scopefloor.decision_trace d WHERE d.scope_id = of_scope AND d.id = of_id)
+    WHEN of_source = 'denial' THEN (SELECT to_jsonb(a) FROM scopefloor.access_denied a WHERE a.scope_id = of_scope AND a.id = of_id)
+    WHEN of_source IN ('receipt', 'receipt items') THEN (SELECT to_jsonb(r) FROM scopefloor.forget_receipt r WHERE r.scope_id = of_scope AND r.id = of_id)
+  END;
+END $$;
+
+-- Whether nothing stands where text was erased: of tags, what the dictionary has now.
+CREATE OR REPLACE FUNCTION scopefloor.is_blank(of_source text, r jsonb) RETURNS bool
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE of_source
+    WHEN 'trace' THEN (r->>'query') IS NULL AND (r->>'sources') IS NULL AND (r->>'error') IS NULL AND r->'scope' = s.tags
+    WHEN 'denial' THEN (r->>'asked') IS NULL AND r->'floor' = s.tags
+    ELSE r->'target' ? '!erased' END
+  FROM scopefloor.scope s WHERE s.id = (r->>'scope_id')::int
+$$;
+
+-- Checks batches `first` to `upto` (null: the last): the chain of their hashes, and each row.
+--   {last, entries, hash (of `upto`, in hex), problems: [text]}
+CREATE OR REPLACE FUNCTION scopefloor.check_audit(first bigint, upto bigint) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  last scopefloor.audit_batch;
+  until bigint;
+  looked bigint;
+  problems text[];
+BEGIN
+  SELECT * INTO last FROM scopefloor.audit_batch b ORDER BY b.n DESC LIMIT 1;
+  until := least(coalesce(upto, last.n), last.n);
+  problems := ARRAY(
+    SELECT CASE WHEN b.n IS NULL THEN format('batch %s is missing', x.n)
+                WHEN b.hash <> scopefloor.audit_batch_hash(before.hash, b.n, b.entries, b.digest, b.sealed_at) THEN format('batch %s does not follow from the one before', b.n)
+                ELSE format('the entries of batch %s were altered', b.n) END
+    FROM generate_series(first, until) AS x(n)
+    LEFT JOIN scopefloor.audit_batch b ON b.n = x.n LEFT JOIN scopefloor.audit_batch before ON before.n = x.n - 1
+    LEFT JOIN (SELECT e.batch, count(*) AS entries, sha256(string_agg(e.leaf, '' ORDER BY e.source, e.id)) AS digest
+               FROM scopefloor.audit_entry e WHERE e.batch BETWEEN first AND until GROUP BY e.batch) own ON own.batch = x.n
+    WHERE b.n IS NULL OR b.hash <> scopefloor.audit_batch_hash(before.hash, b.n, b.entries, b.digest, b.sealed_at)
+       OR own.entries IS DISTINCT FROM b.entries OR own.digest IS DISTINCT FROM b.digest
+    ORDER BY x.n LIMIT 20);
+  problems := problems || ARRAY(
+    SELECT format('the %s %s %s', found.source, found.id, found.what) FROM (
+      SELECT e.source, e.id, CASE
+        WHEN r.row IS NULL THEN 'was removed'
+        WHEN e.source = 'receipt items' AND jsonb_typeof(r.row->'items') = 'null' AND EXISTS (
+          SELECT 1 FROM scopefloor.audit_entry g WHERE g.scope_id = e.scope_id AND g.source = 'receipt items erased' AND g.id = e.id
+            AND g.leaf = sha256(convert_to('receipt items erased', 'UTF8') || e.leaf)) THEN NULL
+        WHEN e.leaf <> scopefloor.audit_leaf(p.fixed, e.text_hash) THEN 'was altered'
+        WHEN e.salt IS NOT NULL AND e.text_hash <> scopefloor.audit_text_hash(e.salt, p.open) THEN 'had its text altered'
+        WHEN e.salt IS NULL AND NOT EXISTS (
+          SELECT 1 FROM scopefloor.audit_entry g WHERE g.scope_id = e.scope_id AND g.source = e.source || ' erased' AND g.id = e.id
+            AND g.leaf = sha256(convert_to(e.source || ' erased', 'UTF8') || e.leaf)) THEN 'lost its salt without an erasure'
+        WHEN e.salt IS NULL AND scopefloor.is_blank(e.source, r.row) IS NOT TRUE THEN 'was given text after its erasure' END AS what
+      FROM scopefloor.audit_entry e, LATERAL (SELECT scopefloor.audited_row(e.source, e.scope_id, e.id) AS row OFFSET 0) r,
+           LATERAL scopefloor.audit_parts(e.source, r.row) p
+      WHERE e.batch BETWEEN first AND until AND e.source IN ('trace', 'denial', 'receipt', 'receipt items')) found
+    WHERE found.what IS NOT NULL LIMIT 20);
+  SELECT coalesce(sum(b.entries), 0) INTO looked FROM scopefloor.audit_batch b WHERE b.n BETWEEN first AND until;
+  RETURN jsonb_build_object(
+    'last', coalesce(last.n, 0), 'entries', looked,
+    'hash', (SELECT encode(b.hash, 'hex') FROM scopefloor.audit_batch b WHERE b.n = until),
+    'problems', to_jsonb(problems));
+END $$;
+
+-- Rows since a time that the chain knows nothing of, which were put in by hand; and how many entries are
+-- not sealed yet.
+--   {rows, unsealed, problems: [text]}
+CREATE OR REPLACE FUNCTION scopefloor.check_unchained(since timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  WITH audited AS (
+    SELECT 'trace' AS source, d.scope_id, d.id FROM scopefloor.decision_trace d WHERE since IS NULL OR d.created_at >= since
+    UNION ALL SELECT 'denial', a.scope_id, a.id FROM scopefloor.access_denied a WHERE since IS NULL OR a.created_at >= since
+    UNION ALL SELECT 'receipt', f.scope_id, f.id FROM scopefloor.forget_receipt f WHERE since IS NULL OR f.created_at >= since
+    UNION ALL SELECT 'receipt items', f.scope_id, f.id FROM scopefloor.forget_receipt f WHERE since IS NULL OR f.created_at >= since)
+  SELECT jsonb_build_object('rows', (SELECT count(*) FROM audited),
+    'unsealed', (SELECT count(*) FROM scopefloor.audit_entry e WHERE e.batch IS NULL),
+    'problems', coalesce((
+    SELECT jsonb_agg(format('the %s %s is not in the chain', u.source, u.id)) FROM (
+      SELECT a.source, a.id FROM audited a
+      LEFT JOIN scopefloor.audit_entry e ON e.scope_id = a.scope_id AND e.source = a.source AND e.id = a.id
+      WHERE e.id IS NULL LIMIT 20) u), '[]'))
+$$;
+
+-- The same for an operator over HTTP, under a management ticket whose floor is {}: the one, or where
+-- `first` is null the other.
+CREATE OR REPLACE FUNCTION scopefloor.audit_evidence(first bigint, upto bigint, since timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' <> 'manage' OR t->'floor' <> '{}' OR t->>'on_behalf_of' IS NOT NULL THEN
+    RAISE EXCEPTION 'scopefloor: not an operator''s ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN CASE WHEN first IS NULL THEN scopefloor.check_unchained(since) ELSE scopefloor.check_audit(first, upto) END;
 END $$;
 
 --> statement-breakpoint
@@ -1296,11 +2530,14 @@ BEGIN
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
     ('access_denied', '{asked,named,floor}'),
-    ('forget_receipt', '{target,items}'),
+    ('forget_receipt', '{target,items,selector}'),
     ('budget', '{name,set_by}'),
     ('scope_limit', '{set_by}'),
     ('budget_hold', '{operation}'),
     ('legal_hold', '{subject,words,reason,set_by}'),
+    ('retention_rule', '{set_by}'),
+    ('forget_schedule', '{name,selector,set_by}'),
+    ('forget_run', '{selector,set_by}'),
     ('tenant', '{left_digest}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP
@@ -1442,6 +2679,8 @@ CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.access_denied
   REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('denial');
 CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.forget_receipt
   REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('receipt');
+CREATE OR REPLACE TRIGGER erase_audited_items AFTER UPDATE ON scopefloor.forget_receipt
+  REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited_items();
 
 SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
 SELECT scopefloor.rotate_ticket_secret() WHERE NOT EXISTS (SELECT 1 FROM scopefloor.ticket_secret);
@@ -1490,22 +2729,22 @@ BEGIN
 
   FOR p IN SELECT * FROM (VALUES
     -- table, policy, command, roles, rows that are reached, rows that may be the result
-    ('scope', 'read', 'SELECT', app,
+    ('scope', 'read', 'SELECT', service,
      'id = ANY ((SELECT scopefloor.listable())::int[]) OR (SELECT scopefloor.lists_all())'
      || ' OR id = (SELECT scopefloor.insertable())' -- a key that only writes knows the scope it writes to
      || ' OR (id = 0 AND (SELECT scopefloor.caller()) IS NOT NULL)', NULL), -- the row of {} says nothing
     ('scope', 'change', 'UPDATE', app, 'id = (SELECT scopefloor.insertable())', 'id = (SELECT scopefloor.insertable())'),
-    ('scope_counter', 'read', 'SELECT', app, knowledge, NULL),
+    ('scope_counter', 'read', 'SELECT', service, knowledge, NULL),
     ('embedder', 'read', 'SELECT', service, 'true', NULL), -- models, no tenant's data
 
-    ('session', 'read', 'SELECT', app, own, NULL),
+    ('session', 'read', 'SELECT', service, own, NULL),
     ('session', 'write', 'INSERT', app, NULL, by_caller),
     ('session', 'change', 'UPDATE', app, format(own_session, modifiable), format(own_session, modifiable)),
-    ('session', 'remove', 'DELETE', app, format(own_session, forgotten), NULL),
-    ('turn', 'read', 'SELECT', app, own, NULL),
+    ('session', 'remove', 'DELETE', service, format(own_session, forgotten), NULL),
+    ('turn', 'read', 'SELECT', service, own, NULL),
     ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND session_id = (SELECT scopefloor.reserved_session())'),
-    ('turn', 'change', 'UPDATE', app, modifiable, modifiable),
-    ('turn', 'remove', 'DELETE', app, forgotten, NULL),
+    ('turn', 'change', 'UPDATE', service, modifiable, modifiable),
+    ('turn', 'remove', 'DELETE', service, forgotten, NULL),
 
     ('passage', 'read', 'SELECT', service, knowledge, NULL),
     ('passage', 'write', 'INSERT', service, NULL, by_caller || ' AND author = (SELECT scopefloor.caller_principal())'),
@@ -1615,6 +2854,12 @@ GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.segment, scopeflo
   scopefloor.document_link, scopefloor.chunk_band TO scopefloor_worker;
 GRANT SELECT, DELETE ON scopefloor.document, scopefloor.entity, scopefloor.attribute, scopefloor.relation, scopefloor.memory_item
   TO scopefloor_worker;
+-- In a forget that is done in several transactions.
+GRANT SELECT, DELETE ON scopefloor.session, scopefloor.turn TO scopefloor_worker;
+GRANT SELECT ON scopefloor.scope TO scopefloor_worker;
+GRANT UPDATE (expired_at) ON scopefloor.turn, scopefloor.passage TO scopefloor_worker;
+GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_worker;
+GRANT SELECT ON scopefloor.scope_counter TO scopefloor_worker;
 GRANT UPDATE (embedding, embedder_id, digest, suspicious, seq, terms, lexemes, languages, analyser, cues) ON scopefloor.passage TO scopefloor_worker;
 GRANT SELECT ON scopefloor.embedder TO scopefloor_worker;
 GRANT INSERT ON scopefloor.decision_trace TO scopefloor_worker;
@@ -1644,7 +2889,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"erase_audited":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app"],"forget_ticket":[],"forgets":["app"],"full_ticket":[],"handles_any_session":["app"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_held":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"listable":["app"],"lists_all":["app"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retire_scopes":["app"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"sample_storage":["worker"],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"due_schedules":["worker"],"effective_retention":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_held":[],"is_offboarded":[],"is_row_held":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

@@ -8,6 +8,7 @@ import { isLoopback, refuseSuperuser } from "./db/connect/warnings.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
 import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
+import { startSchedules } from "./jobs/schedules.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
 import { startSettling } from "./metering/settling.ts";
@@ -50,6 +51,7 @@ async function main(): Promise<void> {
           journal: receiptsFile === undefined ? undefined : receiptJournal(database, receiptsFile),
         });
   const settling = config.role === "api" ? undefined : startSettling(database, log);
+  const schedules = config.role === "api" ? undefined : startSchedules(database, log);
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
   const signer = await receiptSigner(database, config, mayMigrate, log);
   const service = await createService(database, { context, log, models, reranker, signer, worker, proxy, quotas });
@@ -64,6 +66,7 @@ async function main(): Promise<void> {
     if (server) await close(server);
     await service.settled();
     await settling?.stop();
+    await schedules?.stop();
     await housekeeping?.stop();
     await database.close();
     log.info("stopped");

@@ -98,7 +98,9 @@ export async function createService(database: Database, options: ServiceOptions)
   let serving = true;
   const isServing = () => serving;
   const worker =
-    options.worker === undefined ? undefined : new Worker({ database, models, context, log }, options.worker).start();
+    options.worker === undefined
+      ? undefined
+      : new Worker({ database, models, context, log, signer: options.signer }, options.worker).start();
   const app = createApp({
     database,
     shareGroups,

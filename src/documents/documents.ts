@@ -1,5 +1,5 @@
 import { v7 as uuid } from "uuid";
-import { json, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
+import { json, list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { writeReceipt } from "../traces/receipt.ts";
@@ -189,17 +189,17 @@ export async function getDocument(tx: ScopedTransaction, id: string): Promise<Do
   return progress === undefined ? document : { ...document, progress };
 }
 
-/** Takes a document's chunks out, with their vectors, words and fingerprints. */
-export async function removeChunks(tx: ScopedTransaction, id: string): Promise<void> {
-  const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ${id}::uuid)`;
+/** Takes documents' chunks out, with their vectors, words and fingerprints. */
+export async function removeChunks(tx: ScopedTransaction, ...ids: readonly string[]): Promise<void> {
+  const chunks = sql`passage_id IN (SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ANY (${list(ids)}::uuid[]))`;
   await tx.remove("chunk_band", chunks);
-  await tx.remove("passage", sql`document_id = ${id}::uuid`);
+  await tx.remove("passage", sql`document_id = ANY (${list(ids)}::uuid[])`);
 }
 
 /** Deletes a document with its bytes, chunks, vectors, words, keywords and links. */
 export async function deleteDocument(tx: ScopedTransaction, id: string): Promise<void> {
   await tx.call("drop_cached_answers"); // they may hold its text
-  const deleted = await removeDocument(tx, id);
+  const deleted = await removeDocuments(tx, [id]);
   if (deleted === 0) throw notFound();
   await writeReceipt(
     tx,
@@ -209,10 +209,10 @@ export async function deleteDocument(tx: ScopedTransaction, id: string): Promise
   recordTrace(tx, { kind: "decision", operation: "document_delete", returned: deleted });
 }
 
-/** Gives whether there was one: 1 or 0. */
-export async function removeDocument(tx: ScopedTransaction, id: string): Promise<number> {
-  await removeChunks(tx, id);
-  return tx.remove("document", sql`id = ${id}::uuid`);
+/** Gives how many there were. */
+export async function removeDocuments(tx: ScopedTransaction, ids: readonly string[]): Promise<number> {
+  await removeChunks(tx, ...ids);
+  return tx.remove("document", sql`id = ANY (${list(ids)}::uuid[])`);
 }
 
 export interface Chunk {

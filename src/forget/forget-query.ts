@@ -1,6 +1,6 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { forgetBytes } from "../documents/bytes.ts";
-import { removeDocument } from "../documents/documents.ts";
+import { removeDocuments } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { removeEntities } from "../memory/entities.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
@@ -13,10 +13,13 @@ import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts
 import { recordSpent, recordTrace, spentOn, type TraceFields } from "../traces/record.ts";
 import { matchNames, removeNames } from "./matching/document-names.ts";
 import { factsOfSession, type Match, matchUnranked } from "./matching/facts-and-items.ts";
+import { isNarrow, keepSelected, matchSelected, type Selection } from "./matching/selection.ts";
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
 const MAX_MATCHES = 1_000;
+/** Of what needs no ranking. */
+const MOST_SELECTED = 10_000;
 
 export interface ForgetRequest {
   readonly query: string | undefined;
@@ -29,6 +32,8 @@ export interface ForgetRequest {
   readonly purge: boolean;
   /** The typed confirmation for general knowledge was given. */
   readonly confirmed: boolean;
+  /** What is forgotten by what it is; with a query or a session it narrows that. */
+  readonly selection?: Selection | undefined;
 }
 
 /** What a row must say of a request's words, and how near a model's nearest may be, unless the request says otherwise. */
@@ -88,8 +93,7 @@ export async function forgetMatching(tx: ScopedTransaction, request: ForgetReque
     {
       subtree: tx.entry.view === "subtree",
       action: request.purge ? "erase" : "expire",
-      policy:
-        request.query === undefined ? "session" : request.sessionId === undefined ? "query" : "query in a session",
+      policy: policyOf(request),
       items,
     },
     {
@@ -100,6 +104,15 @@ export async function forgetMatching(tx: ScopedTransaction, request: ForgetReque
   traceForget(tx, prepared, { ...trace, candidates: matches.length, returned: matches.length });
   return { deleted: matches.length, receiptId, ...(await hiddenByView(tx, matches)) };
 }
+
+const policyOf = ({ query, sessionId }: ForgetRequest) =>
+  query !== undefined
+    ? sessionId === undefined
+      ? "query"
+      : "query in a session"
+    : sessionId !== undefined
+      ? "session"
+      : "selection";
 
 function traceForget(tx: ScopedTransaction, { spentOnOthers }: QueryVectors, fields: TraceFields): void {
   const { traceId } = recordTrace(tx, fields);
@@ -121,8 +134,7 @@ export async function forgetItems(
   const document = items.contents.length === 0 ? 0 : await forgetBytes(tx, items.contents);
   const names = await removeNames(tx, items);
   const entity = items.entities.length === 0 ? 0 : (await removeEntities(tx, items.entities)).length;
-  let whole = 0;
-  for (const id of items.documents) whole += await removeDocument(tx, id);
+  const whole = items.documents.length === 0 ? 0 : await removeDocuments(tx, items.documents);
   return { ...counts, ...nonZero({ document: document + whole, names, entity }) };
 }
 
@@ -153,14 +165,16 @@ const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
 const nonZero = (counts: Record<string, number>) => Object.fromEntries(Object.entries(counts).filter(([, n]) => n > 0));
 
 /** The rows that a passage is made from: its turn, or the fact that has the same id. */
-const itemsOf = (matches: readonly Match[], { sessionId, query }: ForgetRequest): ForgottenItems => ({
+const itemsOf = (matches: readonly Match[], { sessionId, query, selection }: ForgetRequest): ForgottenItems => ({
   ...NOTHING,
   passages: matches.map((hit) => hit.id),
   turns: matches.flatMap((hit) => (hit.turnId === null ? [] : [hit.turnId])),
   facts: matches.flatMap((hit) => (hit.source === "attribute" ? [hit.id] : [])),
   items: matches.flatMap((hit) => (hit.source === "item" ? [hit.id] : [])),
   contents: [...new Set(matches.flatMap((hit) => (hit.documentId === null ? [] : [hit.documentId])))],
-  sessions: query === undefined && sessionId !== undefined ? [sessionId] : [],
+  documents: matches.flatMap((hit) => (hit.source === "document" ? [hit.id] : [])),
+  // Of a session that is narrowed only what matches goes.
+  sessions: query === undefined && sessionId !== undefined && !isNarrow(selection ?? {}) ? [sessionId] : [],
 });
 
 /** What confirms a fact that goes says the same, and goes with it; but of a session its own rows alone. */
@@ -229,6 +243,24 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
 }
 
 async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: Topic | undefined): Promise<Match[]> {
+  const { selection } = request;
+  if (request.query === undefined && request.sessionId === undefined) {
+    const selected = await matchSelected(tx, selection ?? {}, request.purge, MOST_SELECTED);
+    if (selected.length > MOST_SELECTED)
+      throw unprocessable(
+        `more than ${MOST_SELECTED} memories match; narrow it, or use a forget schedule, which goes on until all are gone`,
+      );
+    return selected;
+  }
+  const found = await matchesOfWords(tx, request, topic);
+  return selection === undefined || !isNarrow(selection) ? found : keepSelected(tx, found, selection);
+}
+
+async function matchesOfWords(
+  tx: ScopedTransaction,
+  request: ForgetRequest,
+  topic: Topic | undefined,
+): Promise<Match[]> {
   if (request.sessionId !== undefined) {
     const known = await tx.row<{ scopeId: number }>(
       sql`SELECT s.scope_id AS "scopeId" FROM ${tx.read("session", "s")} WHERE s.id = ${request.sessionId}::uuid`,

@@ -42,6 +42,9 @@ export const ERASURE = {
     "limit_store",
     // Holds: what they keep is not erased, and they stay.
     "legal_hold",
+    "retention_rule",
+    "forget_schedule",
+    "forget_run",
   ],
   /** Numbers only: counts that the deletions above bring to zero, and what was used and held, which is paid. */
   keep: ["scope_counter", "vector_index", "usage_hour", "storage_day", "budget_hold", "stored_change"],
@@ -55,10 +58,12 @@ export interface ErasedSubtree {
 /**
  * Erases the scope at E and everything below it. The transaction was entered to `erase`: it holds
  * the target's lock alone, so no write that began before can land after this commits.
+ *
+ * @param before what earlier transactions of the same erasure have taken, by table
  */
-export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree> {
+export async function eraseSubtree(tx: ScopedTransaction, before: ForgetCounts = {}): Promise<ErasedSubtree> {
   const counts: Record<string, number> = {};
-  for (const table of ERASURE.delete) counts[table] = await tx.remove(table, sql`true`);
+  for (const table of ERASURE.delete) counts[table] = (before[table] ?? 0) + (await tx.remove(table, sql`true`));
   await tx.call("drop_cached_answers");
   const retired = await tx.call<ForgetCounts>("retire_scopes");
   counts.idempotency = retired.idempotency ?? 0;
@@ -67,7 +72,7 @@ export async function eraseSubtree(tx: ScopedTransaction): Promise<ErasedSubtree
     { policy: "scope", action: "erase", subtree: true },
     {
       ...counts,
-      traces: retired.traces ?? 0,
+      traces: (before.traces ?? 0) + (retired.traces ?? 0),
       denials: retired.denials ?? 0,
       scopes: retired.scopes ?? 0,
       job: retired.jobs ?? 0,

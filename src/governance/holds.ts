@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
-import { normalForm } from "../text/normal-form.ts";
+import { wordsOfSubject } from "../text/names.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** A legal hold: what it reaches is neither forgotten nor changed until it is taken away. */
@@ -32,18 +32,9 @@ export const held = (cause: unknown): AppError =>
     cause,
   });
 
-/** The words of a subject, in lower case: a text that has all of them mentions it. */
-const wordsOf = (subject: string): string[] => [
-  ...new Set(
-    normalForm(subject)
-      .toLowerCase()
-      .match(/[\p{L}\p{N}\p{M}]+/gu) ?? [],
-  ),
-];
-
 /** Holds the transaction's scope and all below it, or there what is named. */
 export async function setHold(tx: ScopedTransaction, hold: NewHold): Promise<Hold> {
-  const words = hold.subject === undefined ? undefined : wordsOf(hold.subject);
+  const words = hold.subject === undefined ? undefined : wordsOfSubject(hold.subject);
   if (words?.length === 0) throw invalid("subject: must have a letter or a digit");
   const answer = await tx.call<{ status: "ok"; hold: Hold } | { status: ErrorSlug; detail: string }>(
     "set_hold",

@@ -3,6 +3,7 @@ import type { TakenJob } from "../db/access/enter-job.ts";
 import type { Database } from "../db/connect/lease.ts";
 import type { ParserLimits } from "../documents/parsing/parser.ts";
 import type { Models } from "../models/models.ts";
+import type { ReceiptSigner } from "../traces/receipt-signer.ts";
 
 /** What a job works with. */
 export interface JobContext {
@@ -10,6 +11,8 @@ export interface JobContext {
   readonly models: Models;
   readonly context: string;
   readonly log: Logger;
+  /** Signs receipts; absent: they have no signature. */
+  readonly signer?: ReceiptSigner | undefined;
   readonly parser: ParserLimits;
   extend(job: TakenJob): Promise<void>;
 }

@@ -5,6 +5,7 @@ import { WaitsForBudget } from "../metering/job-meter.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { bringUp } from "./bring-up.ts";
 import { embedPassages } from "./embed-passages.ts";
+import { forget } from "./forget.ts";
 import { indexPassages } from "./index-passages.ts";
 import type { JobContext } from "./job-context.ts";
 import { processDocument } from "./process-document.ts";
@@ -25,7 +26,13 @@ export interface WorkerOptions {
   readonly parser: ParserLimits;
 }
 
-const WORK = { document: processDocument, embed: embedPassages, index: indexPassages, bring_up: bringUp } as const;
+const WORK = {
+  document: processDocument,
+  embed: embedPassages,
+  index: indexPassages,
+  bring_up: bringUp,
+  forget,
+} as const;
 
 const WORKER_DEFAULTS: WorkerOptions = {
   concurrency: 2,

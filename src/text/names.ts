@@ -19,3 +19,12 @@ export const wordsOfKey = (key: string): string =>
 
 /** The one spelling of a fact's key: `favorite color`, `favorite-color`, `favoriteColor` and `Favorite_Color` are one. */
 export const normalKey = (key: string): string => wordsOfKey(normalName(key)).toLowerCase().trim().replaceAll(" ", "_");
+
+/** The words of a person's or thing's name, in lower case: what has all of them, in any order, mentions it. */
+export const wordsOfSubject = (subject: string): string[] => [
+  ...new Set(
+    normalForm(subject)
+      .toLowerCase()
+      .match(/[\p{L}\p{N}\p{M}]+/gu) ?? [],
+  ),
+];

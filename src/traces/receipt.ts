@@ -63,7 +63,18 @@ export const NOTHING: ForgottenItems = ofEachKind([]);
 export async function writeReceipt(
   tx: ScopedTransaction,
   about: {
-    readonly policy: "scope" | "query" | "session" | "query in a session" | "document" | "entity" | "item" | "memory";
+    readonly policy:
+      | "scope"
+      | "query"
+      | "session"
+      | "query in a session"
+      | "document"
+      | "entity"
+      | "item"
+      | "memory"
+      | "selection"
+      | "retention"
+      | "schedule";
     readonly action: "expire" | "erase";
     readonly subtree: boolean;
     readonly items?: Partial<ForgottenItems>;

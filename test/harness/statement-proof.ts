@@ -481,14 +481,15 @@ const canonical = (tags: object) => JSON.stringify(Object.entries(tags).sort(([a
 
 function grantedBy(answer: Node): Granted {
   if (answer?.status !== "ok") return NOTHING;
-  // A job has one scope for all that it does.
-  const ofJob = typeof answer.scopeId === "number" ? { id: answer.scopeId, tenant: answer.tenant } : undefined;
+  const place = typeof answer.scopeId === "number" ? { id: answer.scopeId, tenant: answer.tenant } : undefined;
+  // A job has one scope for all that it does; but a run reaches the scopes of its step, and leaves a trace alone.
+  const ofJob = answer.run === undefined ? place : undefined;
   const write: Granted["trace"] | null = answer.write ?? ofJob;
   return {
     scopes: new Set([...Object.keys(answer.read?.scopes ?? {}).map(Number), ...(ofJob ? [ofJob.id] : [])]),
     general: answer.general === true,
     writes: new Map(write ? [[write.id, write.tenant]] : []),
-    trace: answer.trace ?? ofJob,
+    trace: answer.trace ?? place,
     tenant: ofJob?.tenant ?? answer.read?.tenant ?? undefined,
     trees: new Set((answer.read?.trees ?? []).map(canonical)),
   };

@@ -108,6 +108,72 @@ describe.runIf(onPostgres())("a worker that is killed with -9", () => {
   });
 });
 
+describe.runIf(onPostgres())("a worker that is killed with -9 in an erasure", () => {
+  test(
+    "leaves what the next one goes on with, to one receipt, and nothing new comes in meanwhile",
+    faultTimeout,
+    async () => {
+      const service = await startService();
+      let worker: ChildProcess | undefined;
+      try {
+        const settings = JSON.stringify({
+          url: service.database.url,
+          parser: inject("parser"),
+          backoffSeconds: 0.1,
+          attempts: 5 * KILLS + 20,
+        });
+        const start = async () => {
+          const child = spawn(process.execPath, [join(inject("built"), "test/harness/worker-process.js"), settings], {
+            stdio: ["ignore", "pipe", "inherit"],
+          });
+          await new Promise<void>((resolve) => child.stdout.once("data", () => resolve()));
+          return child;
+        };
+        const agent = await service.mint("agent", { org: "erased" });
+        const messages = Array.from({ length: 500 }, (_, n) => ({ role: "user", content: `turn number ${n}` }));
+        const batches = 12;
+        for (let n = 0; n < batches; n++) await agent.post("/facts/batch", { messages, scopes: `user/u${n % 4}` });
+        const at = "/contexts/default/forget-schedules";
+        const schedule = await service.operator.post<{ id: string }>(at, {
+          scope: { org: "erased" },
+          subtree: true,
+          cron: "0 0 1 1 *",
+          action: "erase",
+          confirm: "org/erased",
+        });
+        const { id } = schedule.body;
+        expect((await service.operator.post(`${at}/${id}/run`)).status).toBe(202);
+        const run = async () => (await service.database.sql("SELECT state, counts FROM scopefloor.forget_run"))[0];
+        let interrupted = 0;
+        for (let round = 0; round < 20 && (await run())?.state !== "done"; round++) {
+          worker = await start();
+          await pause(150 + (round % 5) * 120);
+          const killed = new Promise((resolve) => worker?.once("exit", resolve));
+          worker.kill("SIGKILL");
+          await killed;
+          if ((await run())?.state === "running") {
+            interrupted++;
+            // Between two batches.
+            expect((await agent.post("/facts", { text: "late" })).status).toBe(409);
+          }
+        }
+        worker = await start();
+        await until("the erasure is done", async () => (await run())?.state === "done", 60);
+        expect(interrupted).toBeGreaterThan(0);
+        const receipts = await service.database.sql("SELECT counts FROM scopefloor.forget_receipt");
+        expect(receipts).toHaveLength(1);
+        expect(receipts[0]?.counts).toMatchObject({ turn: 500 * batches });
+        for (const table of ["turn", "passage", "session", "erasing", "job"])
+          expect(await service.database.sql(`SELECT 1 FROM scopefloor.${table} LIMIT 1`), table).toEqual([]);
+        expect((await agent.post("/facts", { text: "afterwards" })).status).toBe(200);
+      } finally {
+        worker?.kill("SIGKILL");
+        await service.stop();
+      }
+    },
+  );
+});
+
 describe.skipIf(onPostgres())("the embedded service that is killed with -9", () => {
   test("goes on with its documents after the next start", { ...faultTimeout, tags: ["long"] }, async () => {
     const folder = await mkdtemp(join(tmpdir(), "scopefloor-killed-"));

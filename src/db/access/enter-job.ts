@@ -6,7 +6,7 @@ import { ScopedTransaction } from "./scoped.ts";
 /** A job that this worker has taken. Whose work it is stands in its row, which only the database reads. */
 export interface TakenJob {
   readonly id: string;
-  readonly kind: "document" | "embed" | "index" | "bring_up";
+  readonly kind: "document" | "embed" | "index" | "bring_up" | "forget";
   /** New each time a job is taken: a worker that comes late finds that it is not its job any more. */
   readonly lease: string;
   readonly attempts: number;
@@ -22,8 +22,28 @@ export class JobGone extends Error {
   }
 }
 
+/** What a run is to do next (src/db/sql/3_governance/4_runs.sql). */
+export interface RunStep {
+  readonly id: string;
+  readonly step: "batch" | "end";
+  /** All of its scope goes. */
+  readonly isWhole: boolean;
+  readonly source: "retention" | "schedule" | "offboard";
+  readonly action: "expire" | "erase";
+  readonly subtree: boolean;
+  readonly dryRun: boolean;
+  readonly selector: {
+    readonly query?: string;
+    readonly labels?: readonly string[];
+    readonly kinds?: readonly string[];
+    readonly since?: "observed" | "created" | "lastUsed";
+    readonly before?: string;
+  };
+  readonly counts: Readonly<Record<string, number>>;
+}
+
 type Answer =
-  | { readonly status: "gone" }
+  | { readonly status: "gone" | "again" }
   | {
       readonly status: "ok";
       readonly key: string;
@@ -33,9 +53,17 @@ type Answer =
       readonly tenant: number;
       readonly tags: Record<string, string>;
       readonly settings: Record<string, unknown>;
+      /** Of a run: the scopes of this step, and what it is. */
+      readonly read?: {
+        readonly scopes: Record<string, Record<string, string>>;
+        readonly trees: readonly Record<string, string>[];
+        readonly tenant: number | null;
+      };
+      readonly run?: RunStep;
     };
+type Granted = Extract<Answer, { status: "ok" }>;
 
-const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry => ({
+const entryOf = (answer: Granted, scope: Scope): Entry => ({
   key: { id: answer.key, name: "", principal: answer.principal, content: true, expiresAt: null },
   verbs: ["memory:write"],
   floor: scope,
@@ -52,7 +80,20 @@ const entryOf = (answer: Extract<Answer, { status: "ok" }>, scope: Scope): Entry
   lexical: null,
 });
 
-async function enter(transaction: Transaction, job: TakenJob, context: string): Promise<Entry | undefined> {
+/** A run forgets where the step says, and writes nothing. */
+const runEntryOf = (answer: Granted, scope: Scope, read: NonNullable<Granted["read"]>): Entry => ({
+  ...entryOf(answer, scope),
+  verbs: ["memory:forget", "memory:read"],
+  view: answer.run?.subtree === false ? "strict" : "subtree",
+  read: {
+    scopes: new Map(Object.entries(read.scopes).map(([id, tags]) => [Number(id), scopeFromDatabase(tags)])),
+    trees: read.trees.map(scopeFromDatabase),
+    tenant: read.tenant,
+  },
+  write: null,
+});
+
+async function call(transaction: Transaction, job: TakenJob, context: string): Promise<Answer> {
   const [row] = await transaction.query("SELECT scopefloor.enter_job($1, $2, $3) AS answer", [
     job.id,
     job.lease,
@@ -60,7 +101,36 @@ async function enter(transaction: Transaction, job: TakenJob, context: string): 
   ]);
   const answer = row?.answer as Answer | undefined;
   if (answer === undefined) throw new Error("scopefloor.enter_job answered nothing");
+  return answer;
+}
+
+async function enter(transaction: Transaction, job: TakenJob, context: string): Promise<Entry | undefined> {
+  const answer = await call(transaction, job, context);
   return answer.status === "ok" ? entryOf(answer, scopeFromDatabase(answer.tags)) : undefined;
+}
+
+/**
+ * Does the next step of the run that a job has, in a transaction that reaches what that step is about. `again`: there
+ * is another one.
+ *
+ * @throws JobGone when there is none
+ */
+export async function enterRun(
+  worker: Leases,
+  job: TakenJob,
+  context: string,
+  work: (tx: ScopedTransaction, run: RunStep) => Promise<"again" | "done">,
+): Promise<"again" | "done"> {
+  const outcome = await inTransaction(worker, async (transaction) => {
+    const answer = await call(transaction, job, context);
+    // Committed: what entering has done itself.
+    if (answer.status !== "ok") return answer.status;
+    if (answer.run === undefined || answer.read === undefined) throw new Error("the job has no run");
+    const entry = runEntryOf(answer, scopeFromDatabase(answer.tags), answer.read);
+    return work(new ScopedTransaction(transaction, entry), answer.run);
+  });
+  if (outcome === "gone") throw new JobGone();
+  return outcome;
 }
 
 /**

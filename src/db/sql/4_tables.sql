@@ -39,11 +39,14 @@ BEGIN
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
     ('access_denied', '{asked,named,floor}'),
-    ('forget_receipt', '{target,items}'),
+    ('forget_receipt', '{target,items,selector}'),
     ('budget', '{name,set_by}'),
     ('scope_limit', '{set_by}'),
     ('budget_hold', '{operation}'),
     ('legal_hold', '{subject,words,reason,set_by}'),
+    ('retention_rule', '{set_by}'),
+    ('forget_schedule', '{name,selector,set_by}'),
+    ('forget_run', '{selector,set_by}'),
     ('tenant', '{left_digest}'),
     ('audit_entry', '{leaf,text_hash,salt}')) listed(t, columns)
   LOOP
@@ -185,6 +188,8 @@ CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.access_denied
   REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('denial');
 CREATE OR REPLACE TRIGGER erase_audited AFTER UPDATE ON scopefloor.forget_receipt
   REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited('receipt');
+CREATE OR REPLACE TRIGGER erase_audited_items AFTER UPDATE ON scopefloor.forget_receipt
+  REFERENCING OLD TABLE AS was NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.erase_audited_items();
 
 SELECT scopefloor.ensure_trace_partition(current_date), scopefloor.ensure_trace_partition((current_date + interval '1 month')::date);
 SELECT scopefloor.rotate_ticket_secret() WHERE NOT EXISTS (SELECT 1 FROM scopefloor.ticket_secret);

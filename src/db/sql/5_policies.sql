@@ -40,22 +40,22 @@ BEGIN
 
   FOR p IN SELECT * FROM (VALUES
     -- table, policy, command, roles, rows that are reached, rows that may be the result
-    ('scope', 'read', 'SELECT', app,
+    ('scope', 'read', 'SELECT', service,
      'id = ANY ((SELECT scopefloor.listable())::int[]) OR (SELECT scopefloor.lists_all())'
      || ' OR id = (SELECT scopefloor.insertable())' -- a key that only writes knows the scope it writes to
      || ' OR (id = 0 AND (SELECT scopefloor.caller()) IS NOT NULL)', NULL), -- the row of {} says nothing
     ('scope', 'change', 'UPDATE', app, 'id = (SELECT scopefloor.insertable())', 'id = (SELECT scopefloor.insertable())'),
-    ('scope_counter', 'read', 'SELECT', app, knowledge, NULL),
+    ('scope_counter', 'read', 'SELECT', service, knowledge, NULL),
     ('embedder', 'read', 'SELECT', service, 'true', NULL), -- models, no tenant's data
 
-    ('session', 'read', 'SELECT', app, own, NULL),
+    ('session', 'read', 'SELECT', service, own, NULL),
     ('session', 'write', 'INSERT', app, NULL, by_caller),
     ('session', 'change', 'UPDATE', app, format(own_session, modifiable), format(own_session, modifiable)),
-    ('session', 'remove', 'DELETE', app, format(own_session, forgotten), NULL),
-    ('turn', 'read', 'SELECT', app, own, NULL),
+    ('session', 'remove', 'DELETE', service, format(own_session, forgotten), NULL),
+    ('turn', 'read', 'SELECT', service, own, NULL),
     ('turn', 'write', 'INSERT', app, NULL, by_caller || ' AND session_id = (SELECT scopefloor.reserved_session())'),
-    ('turn', 'change', 'UPDATE', app, modifiable, modifiable),
-    ('turn', 'remove', 'DELETE', app, forgotten, NULL),
+    ('turn', 'change', 'UPDATE', service, modifiable, modifiable),
+    ('turn', 'remove', 'DELETE', service, forgotten, NULL),
 
     ('passage', 'read', 'SELECT', service, knowledge, NULL),
     ('passage', 'write', 'INSERT', service, NULL, by_caller || ' AND author = (SELECT scopefloor.caller_principal())'),

@@ -41,6 +41,12 @@ GRANT SELECT, INSERT, DELETE ON scopefloor.passage, scopefloor.segment, scopeflo
   scopefloor.document_link, scopefloor.chunk_band TO scopefloor_worker;
 GRANT SELECT, DELETE ON scopefloor.document, scopefloor.entity, scopefloor.attribute, scopefloor.relation, scopefloor.memory_item
   TO scopefloor_worker;
+-- In a forget that is done in several transactions.
+GRANT SELECT, DELETE ON scopefloor.session, scopefloor.turn TO scopefloor_worker;
+GRANT SELECT ON scopefloor.scope TO scopefloor_worker;
+GRANT UPDATE (expired_at) ON scopefloor.turn, scopefloor.passage TO scopefloor_worker;
+GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_worker;
+GRANT SELECT ON scopefloor.scope_counter TO scopefloor_worker;
 GRANT UPDATE (embedding, embedder_id, digest, suspicious, seq, terms, lexemes, languages, analyser, cues) ON scopefloor.passage TO scopefloor_worker;
 GRANT SELECT ON scopefloor.embedder TO scopefloor_worker;
 GRANT INSERT ON scopefloor.decision_trace TO scopefloor_worker;

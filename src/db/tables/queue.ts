@@ -14,6 +14,8 @@ export const job = scopefloor.table(
     kind: text("kind").notNull(),
     documentId: uuid("document_id"),
     version: integer("version"),
+    /** Of a forget: its run. */
+    runId: uuid("run_id"),
     apiKeyId: uuid("api_key_id").notNull(),
     principal: text("principal").notNull(),
     onBehalfOf: uuid("on_behalf_of"),

@@ -28,6 +28,8 @@ export const forgetReceipt = scopefloor.table(
     counts: jsonb("counts").notNull(),
     /** Ids of what was taken, so that it can be done again to an older backup; null: the target says it all. */
     items: jsonb("items"),
+    /** What it took by age and kind: {kinds?, labels?, since, before}; null: `items`, or the target, say it. */
+    selector: jsonb("selector"),
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
     /** The service's signature over what it says, as a compact JWS; null: it has none. */

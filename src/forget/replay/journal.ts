@@ -8,7 +8,9 @@ import { appendFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { type Database, inTransaction } from "../../db/connect/lease.ts";
+import { SINCE } from "../../governance/retention.ts";
 import { ofEachKind } from "../../traces/receipt.ts";
+import { OLD_KINDS } from "../forget-old.ts";
 
 // As the database takes them: of no particular version.
 const ids = z.array(z.guid()).default([]);
@@ -27,6 +29,16 @@ const receiptLine = z.object({
   counts: z.record(z.string(), z.number()),
   /** Null: the whole target. */
   items: z.object(ofEachKind(ids)).nullable(),
+  /** What it took by age and kind. */
+  selector: z
+    .object({
+      kinds: z.array(z.enum(OLD_KINDS)).optional(),
+      since: z.enum(SINCE).optional(),
+      before: z.string(),
+    })
+    .nullish(),
+  /** Its signature. */
+  jws: z.string().nullish(),
   /** The key that did it. */
   by: z.uuid(),
 });

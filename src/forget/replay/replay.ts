@@ -8,6 +8,7 @@ import { removeChunks } from "../../documents/documents.ts";
 import { hashSecret, newSecret } from "../../keys/secret.ts";
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { type ForgottenItems, scopeDigest } from "../../traces/receipt.ts";
+import { forgetOld } from "../forget-old.ts";
 import { forgetItems } from "../forget-query.ts";
 import { eraseSubtree } from "../subtree.ts";
 import { type JournalLine, nameOf, type ReceiptLine, readJournal } from "./journal.ts";
@@ -105,10 +106,17 @@ async function openReplay(database: Database) {
   await ownerRows(database, "SELECT scopefloor.begin_replay($1, $2)", [id, keyHash]);
   const caller = { keyHash, onBehalfOf: undefined, route: "start", operation: "replay" };
   return {
-    forget: async ({ items, action, policy }: ReceiptLine, tags: Scope) => {
+    forget: async ({ items, action, policy, subtree, selector: old }: ReceiptLine, tags: Scope) => {
       const selector = [{ tags, subtree: true }];
       const demand = { verb: "memory:forget", selector, subtree: true } as const;
-      if (policy === "scope") await enterScope(database.app, caller, { ...demand, mode: "erase" }, eraseSubtree);
+      if (old !== undefined && old !== null) {
+        const run = { ...old, purge: action === "erase" };
+        const within = { ...demand, subtree, selector: [{ tags, subtree: false }] };
+        for (let isAll = false; !isAll; )
+          ({ isAll } = await enterScope(database.app, caller, { ...within, mode: "forget" }, (tx) =>
+            forgetOld(tx, run),
+          ));
+      } else if (policy === "scope") await enterScope(database.app, caller, { ...demand, mode: "erase" }, eraseSubtree);
       else if (items !== null)
         await enterScope(database.app, caller, { ...demand, mode: "forget" }, async (tx) => {
           for (const id of await otherVersions(tx, items)) await removeChunks(tx, id);

@@ -3,24 +3,20 @@ import { bringUpToDate, dropBudget, getBudget, listBudgets, PERIODS, setBudget }
 import { scopeFromDatabase } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
 import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
-import { amount, fields, pageAndSize, querySelector, time, usd, uuidText, writeSelector } from "../wire/fields.ts";
+import {
+  amount,
+  fields,
+  pageAndSize,
+  querySelector,
+  ruleName,
+  time,
+  timezone,
+  usd,
+  uuidText,
+  writeSelector,
+} from "../wire/fields.ts";
 import { budgetShape } from "../wire/metering-shapes.ts";
 import { object, pageShape } from "../wire/shapes.ts";
-
-const timezone = z
-  .string()
-  .max(64)
-  .refine((name) => {
-    try {
-      return /^[A-Za-z]/.test(name) && new Intl.DateTimeFormat("en", { timeZone: name }) !== undefined;
-    } catch {
-      return false;
-    }
-  }, "must be an IANA time zone, such as Europe/Berlin");
-
-const ruleName = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,63}$/, "must be 1 to 64 letters, digits, spaces, or ._:@-");
 
 const period = z.enum(PERIODS);
 

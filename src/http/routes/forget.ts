@@ -2,13 +2,15 @@ import { z } from "zod";
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { DEFAULT_THRESHOLD, forgetMatching } from "../../forget/forget-query.ts";
+import { isNarrow } from "../../forget/matching/selection.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { NO_VECTORS } from "../../models/models.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
 import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
+import { wordsOfSubject } from "../../text/names.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, queryText, sessionName, writeSelector } from "../wire/fields.ts";
+import { fields, labels, queryText, sessionName, time, uuidText, writeSelector } from "../wire/fields.ts";
 import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 /** General knowledge is everybody's: forgetting there takes its name, typed. */
@@ -49,7 +51,7 @@ export const forgetEndpoints = [
     verb: "memory:forget",
     mode: "forget",
     operation: "forget",
-    summary: "Forget what a query is about, or a session",
+    summary: "Forget what a query is about, a session, or what is named by what it is",
     answer: forgottenResponse,
     readsOnly: (body) => body.dryRun === true,
     body: fields({
@@ -59,14 +61,28 @@ export const forgetEndpoints = [
       purge: z.boolean().optional(),
       scopes: writeSelector,
       threshold: z.number().gt(0).max(1).optional(),
+      labels: labels.optional().describe("What has all of these"),
+      subject: z.string().trim().min(1).max(256).optional().describe("What mentions this person or thing"),
+      documentId: uuidText.optional(),
+      ids: z.array(uuidText).min(1).max(1_000).optional().describe("The ids that hits have"),
+      since: time.optional().describe("What was observed from this time on"),
+      until: time.optional().describe("What was observed up to this time"),
       subtree: z.boolean().optional(),
       confirm,
     }),
     handle: async ({ enter, peek, meter, body, deps }) => {
       const { query, sessionId: named } = body;
-      if (query === undefined && named === undefined) throw invalid("query: say what to forget, or give a sessionId");
-      // A session is named by its id: wherever in the floor it is. Otherwise what the key sees by default.
-      const subtree = body.subtree ?? (named !== undefined && body.scopes === undefined ? true : undefined);
+      const { labels: having, subject, documentId, ids, since, until } = body;
+      const selection = { labels: having, subject, documentId, ids, since, until };
+      if (query === undefined && named === undefined && !isNarrow(selection))
+        throw invalid(
+          "query: say what to forget: a query, sessionId, labels, subject, documentId, ids, since or until",
+        );
+      if (subject !== undefined && wordsOfSubject(subject).length === 0)
+        throw invalid("subject: must have a letter or a digit");
+      // What is named by its id is meant wherever in the floor it is. Otherwise what the key sees by default.
+      const isById = named !== undefined || documentId !== undefined || ids !== undefined;
+      const subtree = body.subtree ?? (isById && body.scopes === undefined ? true : undefined);
       const access = { selector: body.scopes, subtree };
       const sessionId =
         named === undefined || isOurs(named)
@@ -88,6 +104,7 @@ export const forgetEndpoints = [
           dryRun: body.dryRun ?? false,
           confirmed: body.confirm === "{}",
           purge: body.purge ?? false,
+          selection,
         });
       });
     },

@@ -6,6 +6,7 @@ import { documentEndpoints } from "./documents.ts";
 import { entityEndpoints } from "./entities.ts";
 import { factEndpoints } from "./facts.ts";
 import { forgetEndpoints } from "./forget.ts";
+import { forgetScheduleEndpoints } from "./forget-schedules.ts";
 import { fsckEndpoints } from "./fsck.ts";
 import { holdEndpoints } from "./holds.ts";
 import { itemEndpoints } from "./items.ts";
@@ -21,6 +22,7 @@ import { priceEndpoints } from "./prices.ts";
 import { principalEndpoints } from "./principals.ts";
 import { profileEndpoints } from "./profile.ts";
 import { recallEndpoints } from "./recall.ts";
+import { retentionEndpoints } from "./retention.ts";
 import { scopeEndpoints } from "./scopes.ts";
 import { sessionEndpoints } from "./sessions.ts";
 import { traceEndpoints } from "./traces.ts";
@@ -35,6 +37,8 @@ export const endpoints: readonly Endpoint[] = [
   ...limitEndpoints,
   ...priceEndpoints,
   ...holdEndpoints,
+  ...retentionEndpoints,
+  ...forgetScheduleEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

@@ -169,6 +169,34 @@ export const jsonValue = z
     (value) => value === undefined || Buffer.byteLength(stringifyJson(value)) <= VALUE_BYTES,
     `is over ${VALUE_BYTES} bytes of JSON`,
   );
+/** ISO 8601, of a length that a calendar has. */
+export const duration = z
+  .string()
+  .max(64)
+  .regex(
+    /^P(?=\d|T\d)(?:\d{1,4}Y)?(?:\d{1,5}M)?(?:\d{1,5}W)?(?:\d{1,6}D)?(?:T(?=\d)(?:\d{1,7}H)?(?:\d{1,8}M)?(?:\d{1,9}S)?)?$/,
+    "must be an ISO 8601 duration, such as P90D, P6M or PT12H",
+  )
+  .refine((text) => /[1-9]/.test(text), "must be longer than nothing");
+/** true or false in a query string; absent: false. */
+export const flag = z
+  .enum(["true", "false"])
+  .default("false")
+  .transform((text) => text === "true");
+export const timezone = z
+  .string()
+  .max(64)
+  .refine((name) => {
+    try {
+      return /^[A-Za-z]/.test(name) && new Intl.DateTimeFormat("en", { timeZone: name }) !== undefined;
+    } catch {
+      return false;
+    }
+  }, "must be an IANA time zone, such as Europe/Berlin");
+/** By which somebody knows a rule again. */
+export const ruleName = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9 ._:@-]{0,63}$/, "must be 1 to 64 letters, digits, spaces, or ._:@-");
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */

@@ -74,6 +74,11 @@ BEGIN
     trace_is_blank := true;
   END IF;
 
+  -- Between two batches of an erasure nothing new comes in (3_governance/4_runs.sql).
+  IF mode IN ('write', 'modify', 'delete') AND scopefloor.is_being_erased(trace_tags) THEN
+    RETURN jsonb_build_object('status', 'conflict', 'detail', 'the scope is being erased; nothing is stored there until that is done');
+  END IF;
+
   -- What counts against a budget has to be held before (3_metering/3_holds.sql).
   IF (requested->>'metered')::bool AND scopefloor.lacks_hold(trace_tags, (requested->>'hold')::uuid, (caller.k).id) THEN
     RETURN '{"status": "needs-hold"}';

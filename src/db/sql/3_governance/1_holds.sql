@@ -120,6 +120,11 @@ BEGIN
   PERFORM scopefloor.hold_scope(t->'target', t->'target', t->'floor');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+  -- Too late for what an erasure has begun to take (4_runs.sql).
+  IF EXISTS (SELECT 1 FROM scopefloor.erasing e JOIN scopefloor.forget_run r ON r.id = e.run_id JOIN scopefloor.scope s ON s.id = r.scope_id
+             WHERE s.tags @> at_scope.tags OR at_scope.tags @> s.tags) THEN
+    RETURN '{"status": "conflict", "detail": "an erasure is under way there; what it has begun to take cannot be held"}';
+  END IF;
   IF of_document IS NOT NULL AND NOT EXISTS (
       SELECT 1 FROM scopefloor.document o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_document AND s.tags @> at_scope.tags) THEN
     RETURN '{"status": "not-found", "detail": ""}';

@@ -163,6 +163,9 @@ BEGIN
   IF j.id IS NULL THEN
     RETURN '{"status": "gone"}';
   END IF;
+  IF j.kind = 'forget' THEN
+    RETURN scopefloor.enter_run(j, in_context);
+  END IF;
   SELECT * INTO s FROM scopefloor.scope WHERE id = j.scope_id;
   PERFORM scopefloor.hold_scope(s.tags);
   -- An erasure may have held that lock until now. A scope's own locks before the row's: an erasure takes them so.
@@ -223,6 +226,8 @@ BEGIN
   IF give_up AND j.kind = 'document' THEN
     UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE scope_id = j.scope_id AND id = j.document_id AND version = j.version;
+  ELSIF give_up AND j.kind = 'forget' THEN
+    PERFORM scopefloor.abandon_run(j.scope_id, j.run_id, 'failed', reason);
   ELSIF give_up AND j.kind = 'embed' THEN
     UPDATE scopefloor.document SET status = 'failed', error = left(reason, 300), processing_completed_at = clock_timestamp(), updated_at = clock_timestamp()
     WHERE scope_id = j.scope_id AND status = 'embedding' AND ready_version = version;

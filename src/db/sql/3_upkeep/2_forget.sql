@@ -87,20 +87,29 @@ BEGIN
   DELETE FROM scopefloor.job WHERE scope_id = ANY (ids);
   GET DIAGNOSTICS jobs = ROW_COUNT;
   denials := scopefloor.redact_denials(erased, ids);
+  -- Runs of what is gone have nothing to do any more.
+  UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the scope was erased meanwhile', finished_at = clock_timestamp(), selector = '{}'
+  WHERE r.scope_id = ANY (ids) AND r.state IN ('queued', 'running') AND r.id IS DISTINCT FROM (t->>'run')::uuid;
+  DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids));
   -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
-  -- and so nobody is rid of it.
-  IF t->>'principal' = 'management' THEN
+  -- and so nobody is rid of it. So does what a schedule erases on and on.
+  IF t->>'principal' = 'management' AND (t->>'run' IS NULL OR scopefloor.is_offboarded((t->>'run')::uuid)) THEN
     unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
-      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id))
+      AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
+           OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id))
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
     DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
     DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (unruled) AND l.set_by @> (t->'floor');
+    DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = ANY (unruled) AND r.set_by @> (t->'floor');
+    DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = ANY (unruled) AND f.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -165,7 +174,7 @@ DECLARE
   ids jsonb;
 BEGIN
   IF of_action NOT IN ('expire', 'erase') OR (t->>'mode' = 'erase') <> (of_policy = 'scope')
-     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory')
+     OR of_policy NOT IN ('scope', 'query', 'session', 'query in a session', 'document', 'entity', 'item', 'memory', 'selection', 'retention', 'schedule')
      OR EXISTS (SELECT 1 FROM jsonb_each(given) n WHERE n.key !~ '^[a-zA-Z_]{1,40}$'
                 OR CASE jsonb_typeof(n.value) WHEN 'number' THEN n.value::numeric <> trunc(n.value::numeric) OR n.value::numeric NOT BETWEEN 0 AND 9007199254740991 ELSE true END)
      OR EXISTS (SELECT 1 FROM jsonb_object_keys(taken) kind WHERE kind NOT IN (
@@ -177,10 +186,12 @@ BEGIN
     SELECT coalesce(jsonb_object_agg(k.key, (SELECT jsonb_agg((i.value #>> '{}')::uuid) FROM jsonb_array_elements(k.value) i)), '{}') INTO ids
     FROM jsonb_each(taken) k WHERE k.value <> '[]';
   END IF;
-  INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+  INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, selector, api_key_id)
   VALUES ((t->'trace'->>'tenant')::int, (t->'trace'->>'id')::int, new_id,
           CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
                           WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
-          with_subtree, of_action, of_policy, given, ids, (t->>'key')::uuid);
+          with_subtree, of_action, of_policy, given, ids,
+          -- What was taken by its age: too much to list, and said in a line.
+          (SELECT r.selector - 'query' FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ? 'query'), (t->>'key')::uuid);
   RETURN new_id;
 END $$;

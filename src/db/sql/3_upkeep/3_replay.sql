@@ -1,14 +1,15 @@
 -- What the journal of receipts asks of the database, and what a replay does (src/forget/replay).
 
 -- What is to be kept outside, since a time (null: all): receipts by which anything went, and keys whose
--- secret, rights or end were changed. Scopes by their hashes. (What names an erased scope by its
+-- secret, rights or end were changed. Scopes by their hashes; what was taken by labels, which are words, or by its last use, which a
+-- backup does not know, only by its numbers. (What names an erased scope by its
 -- marker needs no line: the erasure has one.)
 CREATE OR REPLACE FUNCTION scopefloor.journal_lines(since timestamptz) RETURNS TABLE (line jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "TimeZone" = 'UTC' AS $$
   SELECT l.line FROM (
     SELECT jsonb_build_object('kind', 'receipt', 'id', r.id, 'at', r.created_at,
              'target', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'scope', scopefloor.scope_digest(s.tags),
-             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'by', r.api_key_id),
+             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', CASE WHEN NOT r.selector ? 'labels' AND r.selector->>'since' IS DISTINCT FROM 'lastUsed' THEN r.selector END, 'by', r.api_key_id, 'jws', r.jws),
            r.created_at
     FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id
     WHERE NOT r.target ? '!erased' AND EXISTS (SELECT 1 FROM jsonb_each(r.counts) n WHERE n.value <> '0')
@@ -74,10 +75,10 @@ BEGIN
     UPDATE scopefloor.api_key SET revoked_at = clock_timestamp(), previous_hash = NULL, previous_until = NULL
     WHERE id = (line->>'id')::uuid AND revoked_at IS NULL;
   ELSE
-    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id, created_at)
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, selector, api_key_id, created_at, jws)
     SELECT s.tenant_id, s.id, (line->>'id')::uuid, jsonb_build_object('!digest', line->>'target'),
-           (line->>'subtree')::bool, line->>'action', line->>'policy', line->'counts', nullif(line->'items', 'null'), (line->>'by')::uuid,
-           (line->>'at')::timestamptz
+           (line->>'subtree')::bool, line->>'action', line->>'policy', line->'counts', nullif(line->'items', 'null'), nullif(line->'selector', 'null'), (line->>'by')::uuid,
+           (line->>'at')::timestamptz, line->>'jws'
     FROM scopefloor.scope s WHERE s.tags = stood_at OR s.id = 0 ORDER BY s.tags = stood_at DESC NULLS LAST LIMIT 1;
   END IF;
 END $$;

@@ -58,14 +58,30 @@ END $$;
 -- it was altered by hand, and check_audit says so.
 CREATE OR REPLACE FUNCTION scopefloor.erase_audited() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
 BEGIN
-  IF scopefloor.ticket()->>'mode' = 'erase' THEN
+  IF t->>'mode' = 'erase' OR t ? 'run' THEN
     WITH erased AS (
       UPDATE scopefloor.audit_entry e SET salt = NULL FROM changed c
-      WHERE e.scope_id = c.scope_id AND e.source = TG_ARGV[0] AND e.id = c.id AND e.salt IS NOT NULL
+      -- (A receipt that is signed is not erased.)
+      WHERE (TG_ARGV[0] <> 'receipt' OR to_jsonb(c)->'target' ? '!erased') AND e.scope_id = c.scope_id AND e.source = TG_ARGV[0] AND e.id = c.id AND e.salt IS NOT NULL
       RETURNING e.tenant_id, e.scope_id, e.source, e.id, e.leaf)
     INSERT INTO scopefloor.audit_entry (tenant_id, scope_id, source, id, leaf, text_hash)
     SELECT d.tenant_id, d.scope_id, d.source || ' erased', d.id, sha256(convert_to(d.source || ' erased', 'UTF8') || d.leaf), '' FROM erased d;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- What a receipt took is erased by retention: its entry stays, and says so by another one.
+CREATE OR REPLACE FUNCTION scopefloor.erase_audited_items() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF scopefloor.ticket() ? 'run' THEN
+    INSERT INTO scopefloor.audit_entry (tenant_id, scope_id, source, id, leaf, text_hash)
+    SELECT e.tenant_id, e.scope_id, 'receipt items erased', e.id, sha256(convert_to('receipt items erased', 'UTF8') || e.leaf), ''
+    FROM changed c JOIN was w ON w.scope_id = c.scope_id AND w.id = c.id JOIN scopefloor.audit_entry e ON e.scope_id = c.scope_id AND e.source = 'receipt items' AND e.id = c.id
+    WHERE w.items IS NOT NULL AND c.items IS NULL;
   END IF;
   RETURN NULL;
 END $$;
@@ -144,6 +160,9 @@ BEGIN
     SELECT format('the %s %s %s', found.source, found.id, found.what) FROM (
       SELECT e.source, e.id, CASE
         WHEN r.row IS NULL THEN 'was removed'
+        WHEN e.source = 'receipt items' AND jsonb_typeof(r.row->'items') = 'null' AND EXISTS (
+          SELECT 1 FROM scopefloor.audit_entry g WHERE g.scope_id = e.scope_id AND g.source = 'receipt items erased' AND g.id = e.id
+            AND g.leaf = sha256(convert_to('receipt items erased', 'UTF8') || e.leaf)) THEN NULL
         WHEN e.leaf <> scopefloor.audit_leaf(p.fixed, e.text_hash) THEN 'was altered'
         WHEN e.salt IS NOT NULL AND e.text_hash <> scopefloor.audit_text_hash(e.salt, p.open) THEN 'had its text altered'
         WHEN e.salt IS NULL AND NOT EXISTS (

@@ -1,0 +1,191 @@
+import { z } from "zod";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
+import { unprocessable } from "../../errors.ts";
+import { OLD_KINDS } from "../../forget/forget-old.ts";
+import { SINCE } from "../../governance/retention.ts";
+import {
+  changeSchedule,
+  dropSchedule,
+  getSchedule,
+  listSchedules,
+  makeSchedule,
+  runNow,
+} from "../../governance/schedules.ts";
+import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
+import { endpoint } from "../endpoint.ts";
+import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
+import {
+  duration,
+  fields,
+  labels,
+  pageAndSize,
+  querySelector,
+  queryText,
+  ruleName,
+  timezone,
+  uuidText,
+  writeSelector,
+} from "../wire/fields.ts";
+import { instant, numbers, object, pageShape, scopeTags, uuid } from "../wire/shapes.ts";
+
+const manages = { verb: "manage" } as const;
+const id = z.object({ id: uuidText });
+
+const runShape = object({
+  id: uuid,
+  tick: instant.describe("The time of the schedule that it is for; what was stored later is the next one's"),
+  state: z.enum(["queued", "running", "done", "held", "failed"]).describe("held: a legal hold was in the way"),
+  dryRun: z.boolean(),
+  counts: numbers,
+  receiptId: uuid.nullable(),
+  error: z.string().nullable(),
+  startedAt: instant.nullable(),
+  finishedAt: instant.nullable(),
+});
+
+const scheduleShape = object({
+  id: uuid,
+  scope: scopeTags,
+  name: z.string(),
+  subtree: z.boolean(),
+  cron: z.string(),
+  timezone: z.string(),
+  query: z.string().nullable(),
+  labels: z.array(z.string()),
+  olderThan: z.string().nullable(),
+  since: z.enum(SINCE).nullable(),
+  kinds: z.array(z.enum(OLD_KINDS)).nullable(),
+  action: z.enum(["expire", "erase"]),
+  dryRun: z.boolean(),
+  paused: z.boolean(),
+  nextRun: instant.nullable(),
+  lastRun: runShape.nullable(),
+  receipts: z.array(uuid).describe("Of the last runs, the newest first"),
+  createdAt: instant,
+  updatedAt: instant,
+});
+
+const scheduleFields = {
+  name: ruleName.optional(),
+  subtree: z.boolean().optional().describe("What is below the scope, too"),
+  query: queryText.optional().describe("What memories are about, by their words"),
+  labels: labels.optional(),
+  olderThan: duration.optional(),
+  since: z.enum(SINCE).optional().describe("What olderThan counts from; absent: created"),
+  kinds: z.array(z.enum(OLD_KINDS)).min(1).optional(),
+  dryRun: z.boolean().optional().describe("Count what would go, and take nothing"),
+  paused: z.boolean().optional(),
+};
+const cron = z.string().min(9).max(200).describe("minute hour day month weekday, such as 0 3 * * 1");
+const action = z.enum(["expire", "erase"]);
+
+/** What takes all of a scope, or touches what everyone shares, is typed out once. */
+function refuseUnconfirmed(
+  tx: ScopedTransaction,
+  body: {
+    query?: unknown;
+    labels?: unknown;
+    olderThan?: unknown;
+    kinds?: unknown;
+    action: string;
+    confirm?: string | undefined;
+  },
+): void {
+  const scope = tx.entry.effective ?? tx.entry.floor;
+  const path = canonicalPath(scope);
+  const takesAll =
+    body.action === "erase" &&
+    [body.query, body.labels, body.olderThan, body.kinds].every((part) => part === undefined);
+  if ((takesAll || sameScope(scope, GENERAL)) && body.confirm !== path)
+    throw unprocessable(
+      `this forgets ${takesAll ? "all of the scope" : "general knowledge, which everyone shares"}, again and again; confirm it with "confirm": "${path}"`,
+    );
+}
+
+export const forgetScheduleEndpoints = [
+  endpoint({
+    ...manages,
+    method: "get",
+    path: "/contexts/{ctx}/forget-schedules",
+    operation: "schedules",
+    summary: "Forget schedules of a subtree, with their last and next runs",
+    answer: object({ schedules: z.array(scheduleShape), ...pageShape }),
+    query: fields({ scope: querySelector, ...pageAndSize }),
+    handle: ({ enter, query: { scope, page, pageSize } }) =>
+      enter(subtreeOf(scope), async (tx) => ({ ...(await listSchedules(tx, pageSize, page)), page, pageSize })),
+  }),
+  endpoint({
+    ...manages,
+    method: "post",
+    path: "/contexts/{ctx}/forget-schedules",
+    operation: "schedule_make",
+    summary: "Forget again and again: by age, kinds, labels, a query, or all of a scope",
+    answer: scheduleShape,
+    status: 201,
+    body: fields({
+      scope: writeSelector,
+      cron,
+      timezone: timezone.optional().describe("IANA name; absent: UTC"),
+      action,
+      confirm: z.string().optional(),
+      ...scheduleFields,
+    }),
+    handle: ({ enter, body: { scope, confirm, timezone: zone = "UTC", ...schedule } }) =>
+      enter(subtreeOf(scope), (tx) => {
+        refuseUnnamed(tx, scope);
+        refuseUnconfirmed(tx, { ...schedule, confirm });
+        return makeSchedule(tx, { ...schedule, timezone: zone });
+      }),
+  }),
+  endpoint({
+    ...manages,
+    method: "get",
+    path: "/contexts/{ctx}/forget-schedules/{id}",
+    operation: "schedules",
+    summary: "One forget schedule",
+    answer: scheduleShape,
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => getSchedule(tx, params.id)),
+  }),
+  endpoint({
+    ...manages,
+    method: "patch",
+    path: "/contexts/{ctx}/forget-schedules/{id}",
+    operation: "schedule_change",
+    summary: "Change, pause or resume a forget schedule; of what it takes all, where one is given",
+    answer: scheduleShape,
+    params: id,
+    body: fields({
+      cron: cron.optional(),
+      timezone: timezone.optional(),
+      action: action.optional(),
+      ...scheduleFields,
+    }),
+    handle: ({ enter, params, body }) => enter({}, (tx) => changeSchedule(tx, params.id, body)),
+  }),
+  endpoint({
+    ...manages,
+    method: "delete",
+    path: "/contexts/{ctx}/forget-schedules/{id}",
+    operation: "schedule_delete",
+    summary: "Take a forget schedule away; a run that is under way goes on",
+    status: 204,
+    params: id,
+    handle: ({ enter, params }) => enter({}, (tx) => dropSchedule(tx, params.id)),
+  }),
+  endpoint({
+    ...manages,
+    method: "post",
+    path: "/contexts/{ctx}/forget-schedules/{id}/run",
+    operation: "schedule_run",
+    summary: "Run a forget schedule now",
+    answer: runShape,
+    status: 202,
+    params: id,
+    handle: async ({ enter, params, deps }) => {
+      const run = await enter({}, (tx) => runNow(tx, params.id));
+      deps.wakeWorker();
+      return run;
+    },
+  }),
+];
