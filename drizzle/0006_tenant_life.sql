@@ -88,10 +88,37 @@ CREATE TABLE "scopefloor"."retention_rule" (
 	CONSTRAINT "retention_rule_of" UNIQUE("scope_id","kind","action","is_maximum","tenant_id")
 );
 --> statement-breakpoint
+CREATE TABLE "scopefloor"."scope_setting" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"name" text NOT NULL,
+	"value" jsonb NOT NULL,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "scope_setting_scope_id_name_tenant_id_pk" PRIMARY KEY("scope_id","name","tenant_id")
+);
+--> statement-breakpoint
+CREATE TABLE "scopefloor"."template" (
+	"name" text NOT NULL,
+	"version" integer NOT NULL,
+	"body" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "template_name_version_pk" PRIMARY KEY("name","version")
+);
+--> statement-breakpoint
 ALTER TABLE "scopefloor"."turn" ADD COLUMN "corrected_id" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."job" ADD COLUMN "run_id" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."forget_receipt" ADD COLUMN "selector" jsonb;--> statement-breakpoint
 ALTER TABLE "scopefloor"."forget_receipt" ADD COLUMN "jws" text;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "name" text;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "template" text;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "template_version" integer;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "is_provisioned" boolean DEFAULT false NOT NULL;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "state" text DEFAULT 'active' NOT NULL;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaves_at" timestamp with time zone;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
 CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
 CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
@@ -101,10 +128,13 @@ CREATE INDEX "legal_hold_id" ON "scopefloor"."legal_hold" USING btree ("id");-->
 CREATE INDEX "legal_hold_tenant" ON "scopefloor"."legal_hold" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "retention_rule_tenant" ON "scopefloor"."retention_rule" USING btree ("tenant_id","kind");--> statement-breakpoint
 CREATE INDEX "retention_rule_due" ON "scopefloor"."retention_rule" USING btree ("next_run");--> statement-breakpoint
+CREATE INDEX "api_key_tenant" ON "scopefloor"."api_key" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "passage_expired" ON "scopefloor"."passage" USING btree ("scope_id","id") WHERE expired_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "turn_corrected" ON "scopefloor"."turn" USING btree ("scope_id","corrected_id") WHERE corrected_id IS NOT NULL;--> statement-breakpoint
+CREATE INDEX "tenant_leaving" ON "scopefloor"."tenant" USING btree ("leaves_at") WHERE state = 'leaving';--> statement-breakpoint
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
-CREATE INDEX "memory_item_over" ON "scopefloor"."memory_item" USING btree ("expires_at") WHERE expires_at IS NOT NULL;
+CREATE INDEX "memory_item_over" ON "scopefloor"."memory_item" USING btree ("expires_at") WHERE expires_at IS NOT NULL;--> statement-breakpoint
+CREATE INDEX "usage_day_tenant" ON "scopefloor"."usage_day" USING btree ("tenant_id","day");
 --> statement-breakpoint
 -- src/db/sql/1_access/5_enter_steps.sql
 -- The steps of scopefloor.enter (6_enter.sql): authenticate, permit, resolve_place, resolve_clauses,
@@ -396,6 +426,9 @@ BEGIN
   refusal := coalesce(caller.refusal,
     scopefloor.permit((caller.k).principal, (caller.other).principal, caller.verbs, caller.content, verb, mode));
   -- Who may come in at all, before the request itself is looked at.
+  IF refusal IS NULL AND scopefloor.is_shut_out(caller.floor, '{}') THEN
+    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended"}';
+  END IF;
   IF refusal IS NOT NULL OR mode = 'check' THEN
     RETURN coalesce(refusal, '{"status": "ok"}');
   END IF;
@@ -415,6 +448,10 @@ BEGIN
   named := scopefloor.resolve_clauses(caller.floor, requested, mode, view, place.fixed);
   IF named.refusal IS NOT NULL THEN
     RETURN named.refusal;
+  END IF;
+
+  IF NOT caller.floor ? 'org' AND named.effective ? 'org' AND scopefloor.is_shut_out(caller.floor, named.effective) THEN
+    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended"}';
   END IF;
 
   -- An erase takes its target's tags out of the dictionary: its own trace stands at the floor.
@@ -498,7 +535,7 @@ BEGIN
       'scopes', coalesce((SELECT jsonb_object_agg(s.id, s.tags) FROM scopefloor.scope s WHERE s.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
+    'settings', scopefloor.settings_at(trace_tags, requested->>'context'),
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
@@ -1252,6 +1289,7 @@ BEGIN
   RETURN ARRAY(
     SELECT s.id FROM scopefloor.scope s
     WHERE s.id > after AND (own = '{}' OR s.tags @> own) AND s.erased_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = s.tenant_id AND x.state <> 'active')
       AND (r.is_maximum OR NOT EXISTS (
         SELECT 1 FROM scopefloor.retention_rule o JOIN scopefloor.scope x ON x.id = o.scope_id
         WHERE o.tenant_id IN (s.tenant_id, 0) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum
@@ -1268,7 +1306,9 @@ DECLARE
   r scopefloor.retention_rule;
   ordered int := 0;
 BEGIN
-  FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp() ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
+  FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp()
+      -- Of one that is suspended nothing is lost.
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
     UPDATE scopefloor.retention_rule o
     SET next_run = clock_timestamp() + least(greatest(r.older_than::interval / 24, interval '1 minute'), interval '1 day')
     WHERE o.scope_id = r.scope_id AND o.id = r.id;
@@ -1332,6 +1372,7 @@ DECLARE
   scopes_at_once constant int := 200;
   r scopefloor.forget_run;
   s scopefloor.scope;
+  traced scopefloor.scope;
   is_whole bool;
   step text;
   here int[];
@@ -1393,14 +1434,20 @@ BEGIN
     reach := jsonb_build_object('ids', here, 'trees', '[]'::jsonb, 'all', false,
       'tenant', (SELECT CASE WHEN count(DISTINCT o.tenant_id) = 1 THEN min(o.tenant_id) END FROM scopefloor.scope o WHERE o.id = ANY (here)));
   END IF;
+  traced := s;
+  IF is_whole THEN
+    -- The tags of what is erased go: its trace and its receipt stand where the order came from.
+    SELECT * INTO traced FROM scopefloor.scope o WHERE o.tags = r.set_by;
+    traced := CASE WHEN traced.id IS NULL THEN (SELECT o FROM scopefloor.scope o WHERE o.id = 0) ELSE traced END;
+  END IF;
   PERFORM scopefloor.issue_ticket(jsonb_build_object(
     'key', r.api_key_id, 'principal', 'management', 'verb', 'memory:forget', 'mode', mode, 'verbs', '["memory:forget", "memory:read"]'::jsonb, 'content', true,
     'floor', r.set_by, 'on_behalf_of', NULL, 'target', s.tags, 'read', reach, 'general', false, 'modify', reach, 'write', NULL, 'tenant', NULL,
-    'job', j.id, 'run', r.id, 'share_group', j.share_group,
-    'trace', jsonb_build_object('id', s.id, 'tenant', s.tenant_id, 'tags', s.tags)));
+    'job', j.id, 'run', r.id, 'run_scope', s.id, 'share_group', j.share_group,
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags)));
   RETURN jsonb_build_object(
-    'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags, 'mode', mode,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'),
+    'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags, 'target', s.tags,
+    'settings', scopefloor.settings_at(s.tags, in_context),
     'read', jsonb_build_object(
       'scopes', coalesce((SELECT jsonb_object_agg(o.id, o.tags) FROM scopefloor.scope o WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
@@ -1430,7 +1477,7 @@ BEGIN
   SET counts = (SELECT coalesce(jsonb_object_agg(k, n), '{}') FROM (
         SELECT k, sum(n) AS n FROM (SELECT key AS k, value::bigint AS n FROM jsonb_each_text(r.counts) UNION ALL SELECT key, value::bigint FROM jsonb_each_text(taken)) u GROUP BY k) c),
       after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all
-  WHERE r.scope_id = (t->'trace'->>'id')::int AND r.id = (t->>'run')::uuid;
+  WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
 END $$;
 
 -- Ends a run, with its job: done, held (a legal hold was in the way), or failed. Its mark goes with it.
@@ -1438,7 +1485,7 @@ CREATE OR REPLACE FUNCTION scopefloor.end_run(of_state text, receipt uuid, why t
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.run_ticket();
-  at_scope int := (t->'trace'->>'id')::int;
+  at_scope int := (t->>'run_scope')::int;
 BEGIN
   UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = receipt, error = left(why, 300), finished_at = clock_timestamp(),
     selector = r.selector - 'query'
@@ -1706,7 +1753,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.due_schedules(most int) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'cron', f.cron, 'timezone', f.timezone, 'due', f.next_run)), '[]')
-  FROM (SELECT * FROM scopefloor.forget_schedule o WHERE NOT o.paused AND o.next_run <= clock_timestamp() ORDER BY o.next_run, o.id LIMIT most) f
+  FROM (SELECT * FROM scopefloor.forget_schedule o WHERE NOT o.paused AND o.next_run <= clock_timestamp()
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run, o.id LIMIT most) f
 $$;
 
 -- Orders the run of a tick and sets the next one. Of several workers, one; after a downtime, once. False: another was faster.
@@ -1725,6 +1773,351 @@ BEGIN
     PERFORM scopefloor.order_schedule(f, due);
   END IF;
   RETURN true;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/6_settings.sql
+-- Settings by scope: of a value that several scopes above a place set, the narrowest one's holds.
+
+-- The settings in force at these tags: the Context's, with those of scopes over them. Of two as narrow the first by its path.
+CREATE OR REPLACE FUNCTION scopefloor.settings_at(of_tags jsonb, in_context text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  own jsonb := coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}');
+BEGIN
+  -- Where no scope has any, this is all that anybody pays for them.
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.scope_setting) THEN
+    RETURN own;
+  END IF;
+  RETURN own || (SELECT coalesce(jsonb_object_agg(v.name, v.value), '{}') FROM scopefloor.settings_above(of_tags) v);
+END $$;
+
+-- The same with where each comes from.
+CREATE OR REPLACE FUNCTION scopefloor.settings_above(of_tags jsonb) RETURNS TABLE (name text, value jsonb, tags jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  above jsonb[] := scopefloor.scopes_between('{}', of_tags);
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above));
+BEGIN
+  RETURN QUERY SELECT DISTINCT ON (v.name) v.name, v.value, s.tags
+    FROM scopefloor.scope_setting v JOIN scopefloor.scope s ON s.id = v.scope_id WHERE v.scope_id = ANY (ids)
+    ORDER BY v.name, scopefloor.tag_count(s.tags) DESC,
+      (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(s.tags) t) COLLATE "C";
+END $$;
+
+-- Sets values at the ticket's target: {name: value}. {status: ok, scope}, or {status, detail} and then none.
+CREATE OR REPLACE FUNCTION scopefloor.set_settings(given jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  at_scope scopefloor.scope;
+  above text;
+BEGIN
+  PERFORM scopefloor.hold_scope(t->'target');
+  at_scope := scopefloor.ensure_scope(t->'target');
+  PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+  SELECT v.name INTO above FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope.id AND given ? v.name AND NOT v.set_by @> (t->'floor') LIMIT 1;
+  IF above IS NOT NULL THEN
+    RETURN jsonb_build_object('status', 'forbidden', 'detail', format('a key above this one has set %s', above));
+  END IF;
+  INSERT INTO scopefloor.scope_setting AS o (tenant_id, scope_id, name, value, set_by, api_key_id)
+  SELECT at_scope.tenant_id, at_scope.id, g.key, g.value, t->'floor', (t->>'key')::uuid FROM jsonb_each(given) g
+  ON CONFLICT (scope_id, name, tenant_id) DO UPDATE SET value = EXCLUDED.value, set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp();
+  RETURN jsonb_build_object('status', 'ok', 'scope', at_scope.tags,
+    'settings', (SELECT jsonb_object_agg(v.name, v.value) FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope.id));
+END $$;
+
+-- What scopes of the ticket's target and below set, by page: {total, scopes: [{scope, settings}]}.
+CREATE OR REPLACE FUNCTION scopefloor.list_settings(most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  ids int[];
+BEGIN
+  IF NOT (t->'read'->>'all')::bool THEN
+    ids := scopefloor.ids_in(t->'read');
+  END IF;
+  RETURN (WITH found AS MATERIALIZED (
+            SELECT v.scope_id, jsonb_object_agg(v.name, v.value) AS settings FROM scopefloor.scope_setting v WHERE ids IS NULL OR v.scope_id = ANY (ids) GROUP BY 1),
+          shown AS (SELECT f.* FROM found f ORDER BY f.scope_id LIMIT most OFFSET after)
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'scopes', coalesce((
+            SELECT jsonb_agg(jsonb_build_object('scope', s.tags, 'settings', o.settings) ORDER BY o.scope_id) FROM shown o JOIN scopefloor.scope s ON s.id = o.scope_id), '[]')));
+END $$;
+
+-- What is in force at the ticket's target: {name: {value, scope}}; null in place of a scope: the Context's.
+CREATE OR REPLACE FUNCTION scopefloor.effective_settings(in_context text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+BEGIN
+  RETURN coalesce((SELECT jsonb_object_agg(c.key, jsonb_build_object('value', c.value, 'scope', NULL)) FROM scopefloor.context o, jsonb_each(o.config) c WHERE o.id = in_context), '{}')
+    || coalesce((SELECT jsonb_object_agg(v.name, jsonb_build_object('value', v.value, 'scope', v.tags)) FROM scopefloor.settings_above(t->'target') v), '{}');
+END $$;
+
+-- Takes values of the ticket's target away (null: all): how many; -1: a key above has set one.
+CREATE OR REPLACE FUNCTION scopefloor.drop_settings(names text[]) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  at_scope int := (SELECT s.id FROM scopefloor.scope s WHERE s.tags = t->'target');
+  dropped int;
+BEGIN
+  IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names));
+  GET DIAGNOSTICS dropped = ROW_COUNT;
+  RETURN dropped;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/7_tenants.sql
+-- Tenants as records: what an `org` is called, what it was made from, and whether its keys come in. Making and changing
+-- them is the operator's.
+
+-- Whether a key may come in: its tenant, and that of the scope it asks for, are neither suspended nor leaving. The
+-- operator's keys always may.
+CREATE OR REPLACE FUNCTION scopefloor.is_shut_out(floor jsonb, of_tags jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  org jsonb := coalesce(floor->'org', of_tags->'org');
+BEGIN
+  RETURN floor <> '{}' AND org IS NOT NULL AND EXISTS (SELECT 1 FROM scopefloor.tenant t WHERE t.root = jsonb_build_object('org', org) AND t.state <> 'active');
+END $$;
+
+-- A tenant as the API gives it, with what it uses.
+CREATE OR REPLACE FUNCTION scopefloor.tenant_answer(o scopefloor.tenant) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  month date := date_trunc('month', now() AT TIME ZONE 'UTC')::date;
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id LIMIT 10000);
+BEGIN
+  RETURN jsonb_build_object(
+    'scope', o.root, 'path', 'org/' || (o.root->>'org'), 'name', o.name, 'template', o.template, 'templateVersion', o.template_version, 'state', o.state,
+    'leavesAt', scopefloor.rfc3339(o.leaves_at), 'createdAt', scopefloor.rfc3339(o.created_at))
+    || (SELECT jsonb_build_object('keys', count(*) FILTER (WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())), 'lastUsedAt', scopefloor.rfc3339(max(k.last_used_at)))
+        FROM scopefloor.api_key k WHERE k.tenant_id = o.id)
+    || (SELECT jsonb_build_object('usage', jsonb_build_object('from', scopefloor.rfc3339(month::timestamp AT TIME ZONE 'UTC'), 'calls', coalesce(sum(u.calls), 0),
+          'totalTokens', coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0), 'costUsd', coalesce(sum(u.cost_usd), 0)))
+        FROM scopefloor.usage_day u WHERE u.tenant_id = o.id AND u.day >= month)
+    || (SELECT jsonb_build_object('storage', jsonb_build_object('scopes', cardinality(ids), 'passages', coalesce(sum(c.passages), 0),
+          'bytes', coalesce(sum(c.bytes), 0) + (SELECT coalesce(sum(d.size_bytes), 0) FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND d.content_hash IS NOT NULL)))
+        FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids));
+END $$;
+
+-- Makes the tenant that the ticket's target is, or changes its name and what it was made from: {status: ok, created, tenant}.
+CREATE OR REPLACE FUNCTION scopefloor.put_tenant(of_name text, of_template text, of_version int) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  at_scope scopefloor.scope;
+  o scopefloor.tenant;
+  is_new bool;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN '{"status": "forbidden", "detail": "only a management key with the floor {} and every right makes tenants"}';
+  END IF;
+  is_new := NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.root = t->'target');
+  PERFORM scopefloor.hold_scope(t->'target');
+  at_scope := scopefloor.ensure_scope(t->'target');
+  SELECT * INTO o FROM scopefloor.tenant x WHERE x.id = at_scope.tenant_id FOR UPDATE;
+  IF o.state <> 'active' THEN
+    RETURN jsonb_build_object('status', 'conflict', 'detail', format('the tenant is %s', o.state));
+  END IF;
+  -- One that keys alone have made is a tenant like any from now on.
+  is_new := is_new OR NOT o.is_provisioned;
+  UPDATE scopefloor.tenant x
+  SET name = coalesce(of_name, x.name), template = coalesce(of_template, x.template), template_version = CASE WHEN of_template IS NULL THEN x.template_version ELSE of_version END, is_provisioned = true
+  WHERE x.id = o.id RETURNING * INTO o;
+  RETURN jsonb_build_object('status', 'ok', 'created', is_new);
+END $$;
+
+-- The names of the live keys at the ticket's target that the ticket's key has minted, of those that are given.
+CREATE OR REPLACE FUNCTION scopefloor.minted_names(names text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+BEGIN
+  RETURN (SELECT coalesce(jsonb_object_agg(k.name, k.floor), '{}') FROM scopefloor.api_key k
+          WHERE k.parent_id = (t->>'key')::uuid AND k.name = ANY (names) AND k.revoked_at IS NULL);
+END $$;
+
+-- Suspends the tenant that the ticket's target is, or lets its keys in again; gives it its name. {status: ok, tenant}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.change_tenant(of_state text, of_name text) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  o scopefloor.tenant;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN '{"status": "forbidden", "detail": "only a management key with the floor {} and every right changes tenants"}';
+  END IF;
+  SELECT * INTO o FROM scopefloor.tenant x WHERE x.root = t->'target' FOR UPDATE;
+  IF o.id IS NULL OR o.id = 0 THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  ELSIF of_state IS NOT NULL AND o.state = 'leaving' THEN
+    RETURN '{"status": "conflict", "detail": "the tenant is leaving; take the offboarding back first"}';
+  END IF;
+  UPDATE scopefloor.tenant x SET state = coalesce(of_state, x.state), name = coalesce(of_name, x.name) WHERE x.id = o.id RETURNING * INTO o;
+  RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
+END $$;
+
+-- Tenants by page, in the order in which they were made: all for the operator, its own for an administrator; or the one
+-- that the ticket's target is. {total, tenants}
+CREATE OR REPLACE FUNCTION scopefloor.list_tenants(only_target bool, of_state text, most int, after int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  own jsonb := CASE WHEN only_target THEN t->'target' WHEN t->'floor' <> '{}' THEN t->'floor' END;
+BEGIN
+  IF own IS NOT NULL THEN
+    -- By the index on roots; what has no org is no tenant, nor is what lies below one.
+    RETURN (SELECT jsonb_build_object('total', count(*), 'tenants', coalesce(jsonb_agg(scopefloor.tenant_answer(o)), '[]'))
+            FROM scopefloor.tenant o WHERE o.root = own AND o.id <> 0 AND own ? 'org' AND after = 0 AND (of_state IS NULL OR o.state = of_state));
+  END IF;
+  RETURN (WITH page AS (
+            SELECT o FROM scopefloor.tenant o WHERE o.id <> 0 AND o.root ? 'org' AND (of_state IS NULL OR o.state = of_state) ORDER BY o.id LIMIT most OFFSET after)
+          SELECT jsonb_build_object(
+            'total', (SELECT count(*) FROM scopefloor.tenant o WHERE o.id <> 0 AND o.root ? 'org' AND (of_state IS NULL OR o.state = of_state)),
+            'tenants', coalesce((SELECT jsonb_agg(scopefloor.tenant_answer(p.o) ORDER BY (p.o).id) FROM page p), '[]')));
+END $$;
+
+-- Templates: what tenants are made from. The operator's, and no tenant's data. Each change is a version of its own.
+
+CREATE OR REPLACE FUNCTION scopefloor.template_answer(o scopefloor.template) RETURNS jsonb
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('name', o.name, 'version', o.version, 'template', o.body, 'createdAt', scopefloor.rfc3339(o.created_at))
+$$;
+
+-- Stores the next version: {status: ok, template}. One that says the same as the last is that one.
+CREATE OR REPLACE FUNCTION scopefloor.put_template(of_name text, new_body jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  most_templates constant int := 200;
+  most_versions constant int := 1000;
+  t jsonb := scopefloor.operator_ticket();
+  last scopefloor.template;
+BEGIN
+  IF t IS NULL THEN
+    RETURN '{"status": "forbidden", "detail": "templates are the operator''s: only a management key with the floor {} and every right changes them"}';
+  END IF;
+  -- Of two at once, one after the other.
+  PERFORM 1 FROM scopefloor.scope s WHERE s.id = 0 FOR NO KEY UPDATE;
+  SELECT * INTO last FROM scopefloor.template o WHERE o.name = of_name ORDER BY o.version DESC LIMIT 1;
+  IF last.body = new_body THEN
+    RETURN jsonb_build_object('status', 'ok', 'template', scopefloor.template_answer(last));
+  ELSIF last.version >= most_versions OR (last.name IS NULL AND (SELECT count(DISTINCT o.name) FROM scopefloor.template o) >= most_templates) THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s templates with %s versions each', most_templates, most_versions));
+  END IF;
+  INSERT INTO scopefloor.template (name, version, body, api_key_id) VALUES (of_name, coalesce(last.version, 0) + 1, new_body, (t->>'key')::uuid) RETURNING * INTO last;
+  RETURN jsonb_build_object('status', 'ok', 'template', scopefloor.template_answer(last));
+END $$;
+
+-- The last version of each template; or of one this version (null: the last), with the numbers of all. NULL: there is none.
+CREATE OR REPLACE FUNCTION scopefloor.templates(of_name text, of_version int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN NULL;
+  ELSIF of_name IS NULL THEN
+    RETURN (SELECT coalesce(jsonb_agg(scopefloor.template_answer(o) ORDER BY o.name), '[]') FROM scopefloor.template o
+            WHERE NOT EXISTS (SELECT 1 FROM scopefloor.template x WHERE x.name = o.name AND x.version > o.version));
+  END IF;
+  RETURN (SELECT scopefloor.template_answer(o) || jsonb_build_object('versions', (SELECT jsonb_agg(x.version ORDER BY x.version) FROM scopefloor.template x WHERE x.name = of_name))
+          FROM scopefloor.template o WHERE o.name = of_name AND (of_version IS NULL OR o.version = of_version) ORDER BY o.version DESC LIMIT 1);
+END $$;
+
+-- Takes a template away with all of its versions: how many; -1: not the operator's ticket. What was made from it stays.
+CREATE OR REPLACE FUNCTION scopefloor.drop_template(of_name text) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  dropped int;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN -1;
+  END IF;
+  DELETE FROM scopefloor.template o WHERE o.name = of_name;
+  GET DIAGNOSTICS dropped = ROW_COUNT;
+  RETURN dropped;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_governance/8_offboarding.sql
+-- Offboarding: a tenant leaves for good. Until its time its keys are only kept out, and it can be taken back; then they
+-- are revoked, its jobs go, and a run erases all that it has (4_runs.sql), its rules and its name with it.
+
+-- Lets the tenant that the ticket's target is leave after a grace: {status: ok, tenant}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.begin_offboarding(grace_seconds float8) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  o scopefloor.tenant;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN '{"status": "forbidden", "detail": "only a management key with the floor {} and every right offboards tenants"}';
+  END IF;
+  SELECT * INTO o FROM scopefloor.tenant x WHERE x.root = t->'target' FOR UPDATE;
+  IF o.id IS NULL OR o.id = 0 THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  ELSIF o.state = 'leaving' THEN
+    RETURN '{"status": "conflict", "detail": "the tenant is leaving already"}';
+  ELSIF scopefloor.holds_something(o.root) THEN
+    PERFORM scopefloor.raise_held();
+  END IF;
+  UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds) WHERE x.id = o.id RETURNING * INTO o;
+  RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
+END $$;
+
+-- Takes it back, as long as nothing was done: the tenant is active again.
+CREATE OR REPLACE FUNCTION scopefloor.undo_offboarding() RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.rule_ticket();
+  o scopefloor.tenant;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN '{"status": "forbidden", "detail": "only a management key with the floor {} and every right offboards tenants"}';
+  END IF;
+  SELECT * INTO o FROM scopefloor.tenant x WHERE x.root = t->'target' FOR UPDATE;
+  IF o.id IS NULL OR o.state <> 'leaving' THEN
+    RETURN '{"status": "not-found", "detail": ""}';
+  ELSIF EXISTS (SELECT 1 FROM scopefloor.forget_run r JOIN scopefloor.scope s ON s.id = r.scope_id WHERE s.tags = o.root AND r.source = 'offboard' AND r.state <> 'held') THEN
+    RETURN '{"status": "conflict", "detail": "the grace is over, and the tenant is being erased"}';
+  END IF;
+  UPDATE scopefloor.tenant x SET state = 'active', leaves_at = NULL WHERE x.id = o.id RETURNING * INTO o;
+  RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
+END $$;
+
+-- For the worker: of tenants whose grace is over the keys are revoked, the jobs go, and the run is ordered; gives how many.
+CREATE OR REPLACE FUNCTION scopefloor.order_offboardings(most int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  o scopefloor.tenant;
+  at_scope int;
+  by_key uuid;
+  ordered int := 0;
+BEGIN
+  FOR o IN
+    SELECT * FROM scopefloor.tenant x WHERE x.state = 'leaving' AND x.leaves_at <= clock_timestamp()
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s JOIN scopefloor.forget_run r ON r.scope_id = s.id WHERE s.tags = x.root AND r.source = 'offboard' AND r.state IN ('queued', 'running'))
+    ORDER BY x.leaves_at LIMIT most FOR UPDATE SKIP LOCKED
+  LOOP
+    SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = o.root;
+    CONTINUE WHEN at_scope IS NULL;
+    -- (A tenant's rows name no operator: the run is the first operator's.)
+    SELECT k.id INTO by_key FROM scopefloor.api_key k WHERE k.parent_id IS NULL AND k.floor = '{}' ORDER BY k.created_at LIMIT 1;
+    UPDATE scopefloor.api_key k SET revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+    WHERE k.tenant_id = o.id AND k.revoked_at IS NULL;
+    DELETE FROM scopefloor.job j WHERE j.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id);
+    UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the tenant leaves', finished_at = clock_timestamp(), selector = '{}'
+    WHERE r.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id) AND r.state IN ('queued', 'running');
+    PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', by_key, 'erase', true, false, '{}');
+    -- One that a hold stops is looked at again.
+    UPDATE scopefloor.tenant x SET leaves_at = clock_timestamp() + interval '1 hour' WHERE x.id = o.id;
+    ordered := ordered + 1;
+  END LOOP;
+  RETURN ordered;
 END $$;
 
 --> statement-breakpoint
@@ -1915,7 +2308,7 @@ BEGIN
   RETURN jsonb_build_object(
     'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
     'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'));
+    'settings', scopefloor.settings_at(s.tags, in_context));
 END $$;
 
 -- In the transaction of the job's effect: both are there or neither.
@@ -2084,13 +2477,15 @@ BEGIN
   IF t->>'principal' = 'management' AND (t->>'run' IS NULL OR scopefloor.is_offboarded((t->>'run')::uuid)) THEN
     unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
       AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
-           OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id))
+           OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
+           OR EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id))
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
     DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
     DELETE FROM scopefloor.scope_limit l WHERE l.scope_id = ANY (unruled) AND l.set_by @> (t->'floor');
     DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = ANY (unruled) AND r.set_by @> (t->'floor');
     DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = ANY (unruled) AND f.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = ANY (unruled) AND v.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
@@ -2098,6 +2493,7 @@ BEGIN
       AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -2118,7 +2514,7 @@ BEGIN
   PERFORM 1 FROM scopefloor.tenant t
   WHERE t.id IN (SELECT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (gone)) AND t.id <> 0 ORDER BY t.id FOR UPDATE;
   UPDATE scopefloor.tenant t
-  SET left_digest = scopefloor.scope_digest(t.root), root = jsonb_build_object('!erased', t.id::text),
+  SET left_digest = scopefloor.scope_digest(t.root), root = jsonb_build_object('!erased', t.id::text), name = NULL, template = NULL, state = 'left', leaves_at = NULL,
       secret = sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
   WHERE t.id <> 0 AND EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.id = ANY (gone) AND s.tenant_id = t.id)
     AND NOT EXISTS (SELECT 1 FROM scopefloor.scope s WHERE s.tenant_id = t.id AND s.tags ? 'org');
@@ -2536,6 +2932,9 @@ BEGIN
     ('budget_hold', '{operation}'),
     ('legal_hold', '{subject,words,reason,set_by}'),
     ('retention_rule', '{set_by}'),
+    ('scope_setting', '{value,set_by}'),
+    ('template', '{body}'),
+    ('tenant', '{name}'),
     ('forget_schedule', '{name,selector,set_by}'),
     ('forget_run', '{selector,set_by}'),
     ('tenant', '{left_digest}'),
@@ -2889,7 +3288,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"due_schedules":["worker"],"effective_retention":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_held":[],"is_offboarded":[],"is_row_held":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_held":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

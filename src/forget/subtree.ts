@@ -45,6 +45,7 @@ export const ERASURE = {
     "retention_rule",
     "forget_schedule",
     "forget_run",
+    "scope_setting",
   ],
   /** Numbers only: counts that the deletions above bring to zero, and what was used and held, which is paid. */
   keep: ["scope_counter", "vector_index", "usage_hour", "storage_day", "budget_hold", "stored_change"],

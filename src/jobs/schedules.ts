@@ -15,14 +15,15 @@ interface Due {
 }
 
 /**
- * Orders the runs of schedules and retention rules whose time has come. Several workers may do it at once: a tick is
+ * Orders the runs of schedules and retention rules whose time has come, and of tenants that leave. Several workers may do it at once: a tick is
  * ordered once, and after a downtime a schedule runs once.
  */
 export async function orderDueRuns(database: Database): Promise<void> {
   const call = async (text: string, params: readonly unknown[]) =>
     (await inTransaction(database.worker, (worker) => worker.query(`SELECT scopefloor.${text} AS answer`, params)))[0]
       ?.answer;
-  for (let ordered = AT_ONCE; ordered === AT_ONCE; ) ordered = (await call("order_retention($1)", [AT_ONCE])) as number;
+  for (const order of ["order_retention($1)", "order_offboardings($1)"])
+    for (let ordered = AT_ONCE; ordered === AT_ONCE; ) ordered = (await call(order, [AT_ONCE])) as number;
   for (let due: Due[] = []; ; ) {
     due = (await call("due_schedules($1)", [AT_ONCE])) as Due[];
     for (const { id, cron, timezone, due: tick } of due)

@@ -146,3 +146,32 @@ export const erasing = scopefloor.table(
   },
   (t) => [index("erasing_hash").on(t.hash)],
 );
+
+/** What a scope, and all below it, has set for itself (src/db/sql/3_governance/6_settings.sql). */
+export const scopeSetting = scopefloor.table(
+  "scope_setting",
+  {
+    ...place(),
+    name: text("name").notNull(),
+    value: jsonb("value").notNull(),
+    /** The floor of the key that set it: it and those above may change it. */
+    setBy: jsonb("set_by").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+    updatedAt: time("updated_at").notNull().default(sql`now()`),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.name, t.tenantId] })],
+);
+
+/** What tenants are made from, each version of it. The operator's, and no tenant's data. */
+export const template = scopefloor.table(
+  "template",
+  {
+    name: text("name").notNull(),
+    version: integer("version").notNull(),
+    body: jsonb("body").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+  },
+  (t) => [primaryKey({ columns: [t.name, t.version] })],
+);

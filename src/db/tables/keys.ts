@@ -33,6 +33,7 @@ export const apiKey = scopefloor.table(
     index("api_key_previous_hash").on(t.previousHash).where(sql`previous_hash IS NOT NULL`),
     index("api_key_parent").on(t.parentId, t.createdAt),
     index("api_key_scope").on(t.scopeId),
+    index("api_key_tenant").on(t.tenantId),
   ],
 );
 

@@ -1,23 +1,40 @@
 import { sql } from "drizzle-orm";
-import { bigint, index, integer, jsonb, numeric, primaryKey, text, uuid } from "drizzle-orm/pg-core";
+import { bigint, boolean, index, integer, jsonb, numeric, primaryKey, text, uuid } from "drizzle-orm/pg-core";
 import { bytea, createdAt, place, scopefloor, time } from "./columns.ts";
 
 /**
  * Tenants: what a scope's `org` tag stands for, with a number that no other deployment gives. Locks,
  * secrets, placement and erasure of a tenant go by it. 0: all that has no `org`, general knowledge too.
  */
-export const tenant = scopefloor.table("tenant", {
-  id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
-  /** `{"org": …}`, or a marker once the tenant was erased. */
-  root: jsonb("root").notNull().unique(),
-  /** What words are looked up under (src/db/sql/1_access/9_words.sql); another one once the tenant was erased. */
-  secret: bytea("secret")
-    .notNull()
-    .default(sql`sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))`),
-  /** Of one that was erased: the hash of its path (scopefloor.scope_digest), by which its bill is found. */
-  leftDigest: text("left_digest"),
-  createdAt: createdAt(),
-});
+export const tenant = scopefloor.table(
+  "tenant",
+  {
+    id: integer("id").primaryKey().generatedByDefaultAsIdentity(),
+    /** `{"org": …}`, or a marker once the tenant was erased. */
+    root: jsonb("root").notNull().unique(),
+    /** What words are looked up under (src/db/sql/1_access/9_words.sql); another one once the tenant was erased. */
+    secret: bytea("secret")
+      .notNull()
+      .default(
+        sql`sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))`,
+      ),
+    /** Of one that was erased: the hash of its path (scopefloor.scope_digest), by which its bill is found. */
+    leftDigest: text("left_digest"),
+    /** For people; null: it has none. */
+    name: text("name"),
+    /** What it was made from. */
+    template: text("template"),
+    templateVersion: integer("template_version"),
+    /** Whether it was made as a tenant, or so far by its keys alone. */
+    isProvisioned: boolean("is_provisioned").notNull().default(false),
+    /** `active`; `suspended` or `leaving`: its keys are kept out. */
+    state: text("state").notNull().default("active"),
+    /** When one that leaves is erased. */
+    leavesAt: time("leaves_at"),
+    createdAt: createdAt(),
+  },
+  (t) => [index("tenant_leaving").on(t.leavesAt).where(sql`state = 'leaving'`)],
+);
 
 /** The dictionary of scopes. Id 0 is general knowledge, `{}`. */
 export const scope = scopefloor.table(

@@ -56,7 +56,10 @@ export const usageDay = scopefloor.table(
     status: text("status").notNull(),
     ...sums(),
   },
-  (t) => [primaryKey({ columns: [t.day, t.tenantId, t.operation, t.provider, t.model, t.tier, t.status] })],
+  (t) => [
+    primaryKey({ columns: [t.day, t.tenantId, t.operation, t.provider, t.model, t.tier, t.status] }),
+    index("usage_day_tenant").on(t.tenantId, t.day),
+  ],
 );
 
 /** What a scope kept on a day (UTC), and what that cost. */

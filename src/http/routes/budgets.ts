@@ -1,45 +1,11 @@
 import { z } from "zod";
-import { bringUpToDate, dropBudget, getBudget, listBudgets, PERIODS, setBudget } from "../../metering/budgets.ts";
+import { bringUpToDate, dropBudget, getBudget, listBudgets, setBudget } from "../../metering/budgets.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
 import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
-import {
-  amount,
-  fields,
-  pageAndSize,
-  querySelector,
-  ruleName,
-  time,
-  timezone,
-  usd,
-  uuidText,
-  writeSelector,
-} from "../wire/fields.ts";
-import { budgetShape } from "../wire/metering-shapes.ts";
+import { fields, pageAndSize, querySelector, ruleName, uuidText, writeSelector } from "../wire/fields.ts";
+import { budgetFields, budgetShape, newBudgetFields, period } from "../wire/metering-shapes.ts";
 import { object, pageShape } from "../wire/shapes.ts";
-
-const period = z.enum(PERIODS);
-
-const budgetFields = {
-  tokenLimit: amount.optional(),
-  costLimitUsd: usd.optional(),
-  requestLimit: amount.optional(),
-  timezone: timezone.optional().describe("Where days, weeks and months begin; of a new budget: UTC"),
-  mode: z
-    .enum(["hard", "soft"])
-    .optional()
-    .describe("hard: what does not fit is not done; soft: it is counted. Of a new budget: hard"),
-  alertAt: z
-    .array(z.number().gt(0).max(10, "must be shares of a limit: 0.8 is 80 %"))
-    .max(10)
-    .optional()
-    .describe("Shares of a limit that are listed in `alerts` once they are reached; of a new budget: 0.8 and 1"),
-  temporaryIncrease: fields({ tokens: amount.optional(), costUsd: usd.optional(), until: time })
-    .refine(({ tokens, costUsd }) => tokens !== undefined || costUsd !== undefined, "must have tokens or costUsd")
-    .refine(({ until }) => Date.parse(until) > Date.now(), "must end in the future")
-    .optional()
-    .describe("What the limits are raised by until a time; by 0: no more"),
-};
 
 const reads = { verb: "usage:read" } as const;
 const manages = { verb: "manage" } as const;
@@ -66,7 +32,7 @@ export const budgetEndpoints = [
     operation: "budget_set",
     summary: "Set the budget of a scope with this period and name",
     answer: budgetShape,
-    body: fields({ scope: writeSelector, name: ruleName.optional(), period, ...budgetFields }),
+    body: fields({ scope: writeSelector, ...newBudgetFields }),
     handle: async ({ enter, peek, body: { scope, ...budget } }) => {
       await peek(subtreeOf(scope), bringUpToDate);
       return enter(subtreeOf(scope), (tx) => {

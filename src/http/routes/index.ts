@@ -25,6 +25,8 @@ import { recallEndpoints } from "./recall.ts";
 import { retentionEndpoints } from "./retention.ts";
 import { scopeEndpoints } from "./scopes.ts";
 import { sessionEndpoints } from "./sessions.ts";
+import { settingsEndpoints } from "./settings.ts";
+import { tenantEndpoints } from "./tenants.ts";
 import { traceEndpoints } from "./traces.ts";
 import { usageEndpoints } from "./usage.ts";
 
@@ -39,6 +41,8 @@ export const endpoints: readonly Endpoint[] = [
   ...holdEndpoints,
   ...retentionEndpoints,
   ...forgetScheduleEndpoints,
+  ...settingsEndpoints,
+  ...tenantEndpoints,
   ...managedKeyEndpoints,
   ...selfEndpoints,
   ...sessionEndpoints,

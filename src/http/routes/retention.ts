@@ -4,6 +4,7 @@ import {
   dropRetention,
   effectiveRetention,
   listRetention,
+  type NewRetention,
   RETAINED_KINDS,
   SINCE,
   setRetention,
@@ -27,6 +28,33 @@ const ruleShape = object({
   createdAt: instant,
   updatedAt: instant,
 });
+
+const ruleFields = {
+  kinds: z.array(z.enum(RETAINED_KINDS)).min(1).optional().describe("Absent: turns, documents, facts and items"),
+  olderThan: duration,
+  since: z.enum(SINCE).optional().describe("From when on it counts; absent: observed, of records created"),
+  action: z.enum(["expire", "erase"]),
+  maximum: z.boolean().optional().describe("It holds for all below, whatever a narrower rule says"),
+};
+export const retentionRule = fields(ruleFields);
+
+/** A rule as it was sent, with what was left out. */
+export function retentionOf({ kinds, since, maximum, ...rule }: z.output<typeof retentionRule>): NewRetention {
+  const wanted = [...new Set(kinds ?? (["turns", "documents", "facts", "items"] as const))];
+  const records = wanted.filter((kind) => kind === "traces" || kind === "receipts");
+  if (records.length > 0 && (rule.action === "expire" || (since !== undefined && since !== "created")))
+    throw unprocessable(
+      `${records.join(" and ")} are erased, by when they were created: their text goes, their numbers stay`,
+    );
+  if (records.length > 0 && records.length < wanted.length)
+    throw unprocessable(`set the rule for ${records.join(" and ")} by itself: it has another time`);
+  return {
+    ...rule,
+    kinds: wanted,
+    since: since ?? (records.length > 0 ? "created" : "observed"),
+    maximum: maximum ?? false,
+  };
+}
 
 export const retentionEndpoints = [
   endpoint({
@@ -56,31 +84,12 @@ export const retentionEndpoints = [
     operation: "retention_set",
     summary: "Set how long kinds of memory stay at a scope and below",
     answer: object({ rules: z.array(ruleShape) }),
-    body: fields({
-      scope: writeSelector,
-      kinds: z.array(z.enum(RETAINED_KINDS)).min(1).optional().describe("Absent: turns, documents, facts and items"),
-      olderThan: duration,
-      since: z.enum(SINCE).optional().describe("From when on it counts; absent: observed, of records created"),
-      action: z.enum(["expire", "erase"]),
-      maximum: z.boolean().optional().describe("It holds for all below, whatever a narrower rule says"),
-    }),
-    handle: ({ enter, body: { scope, kinds, since, maximum, ...rule } }) => {
-      const wanted = [...new Set(kinds ?? (["turns", "documents", "facts", "items"] as const))];
-      const records = wanted.filter((kind) => kind === "traces" || kind === "receipts");
-      if (records.length > 0 && (rule.action === "expire" || (since !== undefined && since !== "created")))
-        throw unprocessable(
-          `${records.join(" and ")} are erased, by when they were created: their text goes, their numbers stay`,
-        );
-      if (records.length > 0 && records.length < wanted.length)
-        throw unprocessable(`set the rule for ${records.join(" and ")} by itself: it has another time`);
+    body: fields({ scope: writeSelector, ...ruleFields }),
+    handle: ({ enter, body: { scope, ...rule } }) => {
+      const wanted = retentionOf(rule);
       return enter(subtreeOf(scope), (tx) => {
         refuseUnnamed(tx, scope);
-        return setRetention(tx, {
-          ...rule,
-          kinds: wanted,
-          since: since ?? (records.length > 0 ? "created" : "observed"),
-          maximum: maximum ?? false,
-        });
+        return setRetention(tx, wanted);
       });
     },
   }),

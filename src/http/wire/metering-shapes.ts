@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { PERIODS } from "../../metering/budgets.ts";
 import { LIMITS } from "../../metering/limits.ts";
+import { amount, fields, ruleName, time, timezone, usd } from "./fields.ts";
 import { instant, integer, object, scopeTags, uuid } from "./shapes.ts";
 
 const amounts = <T extends z.ZodType>(of: T) => object({ tokens: of, costUsd: of, requests: of });
@@ -79,3 +80,30 @@ export const billShape = object({
   costUsd: z.number(),
   unpriced: integer,
 });
+
+export const period = z.enum(PERIODS);
+
+/** What a budget has besides its scope, period and name. */
+export const budgetFields = {
+  tokenLimit: amount.optional(),
+  costLimitUsd: usd.optional(),
+  requestLimit: amount.optional(),
+  timezone: timezone.optional().describe("Where days, weeks and months begin; of a new budget: UTC"),
+  mode: z
+    .enum(["hard", "soft"])
+    .optional()
+    .describe("hard: what does not fit is not done; soft: it is counted. Of a new budget: hard"),
+  alertAt: z
+    .array(z.number().gt(0).max(10, "must be shares of a limit: 0.8 is 80 %"))
+    .max(10)
+    .optional()
+    .describe("Shares of a limit that are listed in `alerts` once they are reached; of a new budget: 0.8 and 1"),
+  temporaryIncrease: fields({ tokens: amount.optional(), costUsd: usd.optional(), until: time })
+    .refine(({ tokens, costUsd }) => tokens !== undefined || costUsd !== undefined, "must have tokens or costUsd")
+    .refine(({ until }) => Date.parse(until) > Date.now(), "must end in the future")
+    .optional()
+    .describe("What the limits are raised by until a time; by 0: no more"),
+};
+
+export const newBudgetFields = { name: ruleName.optional(), period, ...budgetFields };
+export const newBudget = fields(newBudgetFields);

@@ -38,6 +38,9 @@ BEGIN
   refusal := coalesce(caller.refusal,
     scopefloor.permit((caller.k).principal, (caller.other).principal, caller.verbs, caller.content, verb, mode));
   -- Who may come in at all, before the request itself is looked at.
+  IF refusal IS NULL AND scopefloor.is_shut_out(caller.floor, '{}') THEN
+    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended"}';
+  END IF;
   IF refusal IS NOT NULL OR mode = 'check' THEN
     RETURN coalesce(refusal, '{"status": "ok"}');
   END IF;
@@ -57,6 +60,10 @@ BEGIN
   named := scopefloor.resolve_clauses(caller.floor, requested, mode, view, place.fixed);
   IF named.refusal IS NOT NULL THEN
     RETURN named.refusal;
+  END IF;
+
+  IF NOT caller.floor ? 'org' AND named.effective ? 'org' AND scopefloor.is_shut_out(caller.floor, named.effective) THEN
+    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended"}';
   END IF;
 
   -- An erase takes its target's tags out of the dictionary: its own trace stands at the floor.
@@ -140,7 +147,7 @@ BEGIN
       'scopes', coalesce((SELECT jsonb_object_agg(s.id, s.tags) FROM scopefloor.scope s WHERE s.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = requested->>'context'), '{}'),
+    'settings', scopefloor.settings_at(trace_tags, requested->>'context'),
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 

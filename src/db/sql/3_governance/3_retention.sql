@@ -96,6 +96,7 @@ BEGIN
   RETURN ARRAY(
     SELECT s.id FROM scopefloor.scope s
     WHERE s.id > after AND (own = '{}' OR s.tags @> own) AND s.erased_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = s.tenant_id AND x.state <> 'active')
       AND (r.is_maximum OR NOT EXISTS (
         SELECT 1 FROM scopefloor.retention_rule o JOIN scopefloor.scope x ON x.id = o.scope_id
         WHERE o.tenant_id IN (s.tenant_id, 0) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum
@@ -112,7 +113,9 @@ DECLARE
   r scopefloor.retention_rule;
   ordered int := 0;
 BEGIN
-  FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp() ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
+  FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp()
+      -- Of one that is suspended nothing is lost.
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
     UPDATE scopefloor.retention_rule o
     SET next_run = clock_timestamp() + least(greatest(r.older_than::interval / 24, interval '1 minute'), interval '1 day')
     WHERE o.scope_id = r.scope_id AND o.id = r.id;

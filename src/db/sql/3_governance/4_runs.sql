@@ -47,6 +47,7 @@ DECLARE
   scopes_at_once constant int := 200;
   r scopefloor.forget_run;
   s scopefloor.scope;
+  traced scopefloor.scope;
   is_whole bool;
   step text;
   here int[];
@@ -108,14 +109,20 @@ BEGIN
     reach := jsonb_build_object('ids', here, 'trees', '[]'::jsonb, 'all', false,
       'tenant', (SELECT CASE WHEN count(DISTINCT o.tenant_id) = 1 THEN min(o.tenant_id) END FROM scopefloor.scope o WHERE o.id = ANY (here)));
   END IF;
+  traced := s;
+  IF is_whole THEN
+    -- The tags of what is erased go: its trace and its receipt stand where the order came from.
+    SELECT * INTO traced FROM scopefloor.scope o WHERE o.tags = r.set_by;
+    traced := CASE WHEN traced.id IS NULL THEN (SELECT o FROM scopefloor.scope o WHERE o.id = 0) ELSE traced END;
+  END IF;
   PERFORM scopefloor.issue_ticket(jsonb_build_object(
     'key', r.api_key_id, 'principal', 'management', 'verb', 'memory:forget', 'mode', mode, 'verbs', '["memory:forget", "memory:read"]'::jsonb, 'content', true,
     'floor', r.set_by, 'on_behalf_of', NULL, 'target', s.tags, 'read', reach, 'general', false, 'modify', reach, 'write', NULL, 'tenant', NULL,
-    'job', j.id, 'run', r.id, 'share_group', j.share_group,
-    'trace', jsonb_build_object('id', s.id, 'tenant', s.tenant_id, 'tags', s.tags)));
+    'job', j.id, 'run', r.id, 'run_scope', s.id, 'share_group', j.share_group,
+    'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags)));
   RETURN jsonb_build_object(
-    'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags, 'mode', mode,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'),
+    'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags, 'target', s.tags,
+    'settings', scopefloor.settings_at(s.tags, in_context),
     'read', jsonb_build_object(
       'scopes', coalesce((SELECT jsonb_object_agg(o.id, o.tags) FROM scopefloor.scope o WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
@@ -145,7 +152,7 @@ BEGIN
   SET counts = (SELECT coalesce(jsonb_object_agg(k, n), '{}') FROM (
         SELECT k, sum(n) AS n FROM (SELECT key AS k, value::bigint AS n FROM jsonb_each_text(r.counts) UNION ALL SELECT key, value::bigint FROM jsonb_each_text(taken)) u GROUP BY k) c),
       after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all
-  WHERE r.scope_id = (t->'trace'->>'id')::int AND r.id = (t->>'run')::uuid;
+  WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
 END $$;
 
 -- Ends a run, with its job: done, held (a legal hold was in the way), or failed. Its mark goes with it.
@@ -153,7 +160,7 @@ CREATE OR REPLACE FUNCTION scopefloor.end_run(of_state text, receipt uuid, why t
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.run_ticket();
-  at_scope int := (t->'trace'->>'id')::int;
+  at_scope int := (t->>'run_scope')::int;
 BEGIN
   UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = receipt, error = left(why, 300), finished_at = clock_timestamp(),
     selector = r.selector - 'query'

@@ -125,7 +125,8 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.due_schedules(most int) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'cron', f.cron, 'timezone', f.timezone, 'due', f.next_run)), '[]')
-  FROM (SELECT * FROM scopefloor.forget_schedule o WHERE NOT o.paused AND o.next_run <= clock_timestamp() ORDER BY o.next_run, o.id LIMIT most) f
+  FROM (SELECT * FROM scopefloor.forget_schedule o WHERE NOT o.paused AND o.next_run <= clock_timestamp()
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run, o.id LIMIT most) f
 $$;
 
 -- Orders the run of a tick and sets the next one. Of several workers, one; after a downtime, once. False: another was faster.

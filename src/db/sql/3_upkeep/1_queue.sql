@@ -184,7 +184,7 @@ BEGIN
   RETURN jsonb_build_object(
     'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
     'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags,
-    'settings', coalesce((SELECT c.config FROM scopefloor.context c WHERE c.id = in_context), '{}'));
+    'settings', scopefloor.settings_at(s.tags, in_context));
 END $$;
 
 -- In the transaction of the job's effect: both are there or neither.

@@ -1,0 +1,56 @@
+import { contextSettings, DEFAULT_SETTINGS } from "../context/settings.ts";
+import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import { recordTrace } from "../traces/record.ts";
+
+/** What a scope may set for itself and all below it: the same as the Context. */
+export const SETTING_NAMES = Object.keys(contextSettings) as readonly (keyof typeof contextSettings)[];
+export type Settings = Readonly<Partial<Record<(typeof SETTING_NAMES)[number], unknown>>>;
+
+export interface ScopeSettings {
+  readonly scope: Record<string, string>;
+  readonly settings: Settings;
+}
+
+/** A value that is in force, and the scope that sets it; null: the Context, or nobody. */
+export interface EffectiveSetting {
+  readonly value: unknown;
+  readonly scope: Record<string, string> | null;
+}
+
+/** Sets values at the transaction's scope; what is not given stays. */
+export async function setSettings(tx: ScopedTransaction, settings: Settings): Promise<ScopeSettings> {
+  const answer = await tx.call<({ status: "ok" } & ScopeSettings) | { status: ErrorSlug; detail: string }>(
+    "set_settings",
+    json(settings),
+  );
+  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  recordTrace(tx, { kind: "decision", operation: "settings_change", tierReason: Object.keys(settings).join(", ") });
+  const { scope, settings: now } = answer as ScopeSettings;
+  return { scope, settings: now };
+}
+
+/** What the transaction's scope and those below it set. */
+export const listSettings = (
+  tx: ScopedTransaction,
+  pageSize: number,
+  page: number,
+): Promise<{ scopes: ScopeSettings[]; total: number }> => tx.call("list_settings", pageSize, page * pageSize);
+
+/** What is in force at the transaction's scope, and where it comes from. */
+export async function effectiveSettings(
+  tx: ScopedTransaction,
+  context: string,
+): Promise<Record<string, EffectiveSetting>> {
+  const set = await tx.call<Record<string, EffectiveSetting>>("effective_settings", context);
+  const defaults = Object.entries(DEFAULT_SETTINGS).map(([name, value]) => [name, { value, scope: null }] as const);
+  return { ...Object.fromEntries(defaults), ...set };
+}
+
+export async function dropSettings(tx: ScopedTransaction, names: readonly string[] | undefined): Promise<void> {
+  const which = names === undefined ? sql`NULL::text[]` : sql`${list([...names])}::text[]`;
+  const dropped = await tx.call<number>("drop_settings", which);
+  if (dropped === 0) throw notFound();
+  if (dropped < 0) throw new AppError("forbidden", "a key above this one has set one of these");
+  recordTrace(tx, { kind: "decision", operation: "settings_delete", tierReason: names?.join(", ") ?? "all" });
+}
