@@ -2690,6 +2690,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN 'denial' THEN jsonb_build_array('denial', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'api_key_id', r->'on_behalf_of', r->'route', r->'reason')
     WHEN 'receipt' THEN jsonb_build_array('receipt', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'subtree', r->'action', r->'policy', r->'counts', r->'api_key_id')
     WHEN 'receipt items' THEN jsonb_build_array('receipt items', r->'id', r->'scope_id', r->'items')
+      -- The same.
+      || CASE WHEN jsonb_typeof(r->'selector') <> 'null' THEN jsonb_build_array(r->'selector') ELSE '[]' END
   END::text,
   CASE of_source
     WHEN 'trace' THEN jsonb_build_array(r->'query', r->'sources', r->'error', r->'scope')
@@ -3274,7 +3276,7 @@ GRANT SELECT (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs,
 GRANT SELECT (id, tenant_id, scope_id, created_at, api_key_id, on_behalf_of, route, reason) ON scopefloor.access_denied TO scopefloor_report;
 GRANT SELECT (id, tenant_id, scope_id, created_at, subtree, action, policy, counts, api_key_id) ON scopefloor.forget_receipt TO scopefloor_report;
 GRANT SELECT (tenant_id, scope_id, source, id, batch) ON scopefloor.audit_entry TO scopefloor_report;
-GRANT SELECT (id, root, created_at) ON scopefloor.tenant TO scopefloor_report;
+GRANT SELECT (id, root, created_at, name, template, template_version, state, leaves_at) ON scopefloor.tenant TO scopefloor_report;
 GRANT SELECT ON scopefloor.usage_hour, scopefloor.usage_day, scopefloor.storage_day, scopefloor.budget, scopefloor.budget_window TO scopefloor_report;
 GRANT SELECT ON scopefloor.traces, scopefloor.usage_by_hour, scopefloor.usage_by_org, scopefloor.usage_by_scope, scopefloor.usage_by_day, scopefloor.key_names, scopefloor.denials,
   scopefloor.storage_by_day, scopefloor.budgets, scopefloor.receipts TO scopefloor_report;

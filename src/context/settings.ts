@@ -6,7 +6,7 @@ import { Analyser } from "../text/analysis/analyse.ts";
 import { LANGUAGES } from "../text/analysis/languages.ts";
 import { recordTrace } from "../traces/record.ts";
 
-/** What the operator may change of the one Context, with the defaults. */
+/** What the operator may change of the Context, and whoever manages a scope of that and all below it. */
 export const contextSettings = {
   /** Token budget of the full_context tier. */
   fullContextTokens: z.int().min(100).max(1_000_000).optional(),
@@ -18,6 +18,10 @@ export const contextSettings = {
   contextDays: z.int().min(1).max(3_650).optional(),
   /** The language of all texts, ISO 639-1; auto: each text's is found out. */
   language: z.enum(["auto", ...LANGUAGES.keys()]).optional(),
+  /** Model tokens of a document's parts, at most, by four characters each. */
+  chunkTokens: z.int().min(50).max(2_000).optional(),
+  /** Whether the reranker is asked, where there is one. */
+  reranker: z.boolean().optional(),
 };
 
 export interface ContextSettings {
@@ -26,6 +30,8 @@ export interface ContextSettings {
   readonly cacheSeconds: number;
   readonly contextDays: number;
   readonly language: string;
+  readonly chunkTokens: number;
+  readonly reranker: boolean;
 }
 
 export const DEFAULT_SETTINGS: ContextSettings = {
@@ -34,6 +40,8 @@ export const DEFAULT_SETTINGS: ContextSettings = {
   cacheSeconds: 3_600,
   contextDays: 7,
   language: "auto",
+  chunkTokens: 250,
+  reranker: true,
 };
 
 interface ContextFacts {

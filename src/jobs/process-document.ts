@@ -1,4 +1,5 @@
 import { v7 as uuid } from "uuid";
+import { settingsOf } from "../context/settings.ts";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type DocumentStatus, removeChunks } from "../documents/documents.ts";
@@ -30,7 +31,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   if (started === undefined) return;
   let parsed: Parsed;
   try {
-    parsed = await parseDocument(started.bytes, started.mimeType, deps.parser);
+    parsed = await parseDocument(started.bytes, started.mimeType, deps.parser, started.chunkTokens);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     await fail(deps, job, error.message);
@@ -171,7 +172,7 @@ const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
 async function start(
   deps: JobContext,
   job: TakenJob,
-): Promise<{ bytes: Uint8Array; mimeType: MediaType; hasReadyVersion: boolean } | undefined> {
+): Promise<{ bytes: Uint8Array; mimeType: MediaType; hasReadyVersion: boolean; chunkTokens: number } | undefined> {
   return enterJob(deps.database.worker, job, deps.context, async (tx) => {
     const document = await currentVersion(tx, job);
     if (document === undefined) {
@@ -195,6 +196,7 @@ async function start(
       bytes: Buffer.concat(parts),
       mimeType: document.mimeType,
       hasReadyVersion: document.readyVersion !== null,
+      chunkTokens: settingsOf(tx).chunkTokens,
     };
   });
 }

@@ -13,8 +13,9 @@ const kept = z.object({
   hits: z.array(z.tuple([z.uuid(), z.int(), z.number(), z.int()])),
   /** Model tokens that finding it took. */
   tokens: z.number(),
-  /** The Context's budget at the time. */
+  /** The settings at the time. */
   fullContextTokens: z.number(),
+  reranker: z.boolean(),
 });
 type Kept = z.output<typeof kept>;
 
@@ -29,11 +30,11 @@ export interface Cached extends Omit<SearchResult, "tier"> {
  */
 export async function answerFromCache(tx: ScopedTransaction): Promise<Cached | undefined> {
   const cached = tx.entry.recall?.cached;
-  const { cacheSeconds, fullContextTokens } = settingsOf(tx);
+  const { cacheSeconds, fullContextTokens, reranker } = settingsOf(tx);
   if (!cached || cached.ageSeconds > cacheSeconds) return undefined;
   // What another version has kept, or something else, is no answer.
   const { data: answer } = kept.safeParse(cached.given);
-  if (answer?.fullContextTokens !== fullContextTokens) return undefined;
+  if (answer?.fullContextTokens !== fullContextTokens || answer.reranker !== reranker) return undefined;
   const hits = await fetchHits(
     tx,
     answer.hits.map(([id, scopeId, score, duplicates]) => ({
@@ -66,7 +67,7 @@ export function storeAnswer(
   found: SearchResult,
   tokens: number,
 ): void {
-  const { cacheSeconds, fullContextTokens } = settingsOf(tx);
+  const { cacheSeconds, fullContextTokens, reranker } = settingsOf(tx);
   if (cacheSeconds === 0) return;
   const answer: Kept = {
     tier: found.tier,
@@ -75,6 +76,7 @@ export function storeAnswer(
     hits: found.hits.map(({ id, scopeId, score, duplicates }) => [id, scopeId, score, duplicates ?? 0]),
     tokens,
     fullContextTokens,
+    reranker,
   };
   tx.sendCall("cache_answer", question, version, json(answer));
 }

@@ -144,15 +144,16 @@ class Recall {
     if (have.vectors === undefined || (have.others === undefined && others.size > 0)) {
       return new RolledBack({ kind: "vectors", others });
     }
-    const { fullContextTokens } = settingsOf(tx);
+    const { fullContextTokens, reranker: isWanted } = settingsOf(tx);
+    const reranker = isWanted ? this.#reranker : undefined;
     const version = tx.entry.recall?.version ?? null;
     const found = await search(tx, {
       ...this.#request,
-      k: this.#reranker === undefined ? k : Math.max(k, RERANK_POOL),
+      k: reranker === undefined ? k : Math.max(k, RERANK_POOL),
       prepared: have.vectors,
       fullContextTokens,
     });
-    if (this.#reranker !== undefined && found.tier === "hybrid" && found.hits.length > 1) {
+    if (reranker !== undefined && found.tier === "hybrid" && found.hits.length > 1) {
       return new RolledBack({ kind: "order", found, version });
     }
     return this.#finish(tx, { ...found, hits: found.hits.slice(0, k) }, have.vectors, version);

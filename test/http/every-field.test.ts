@@ -51,6 +51,22 @@ const GOOD: Readonly<Record<string, object>> = {
   "PUT /contexts/{ctx}/budgets": { scope: "org/fields", period: "month", tokenLimit: 1_000_000 },
   "PUT /contexts/{ctx}/budgets/{id}": { costLimitUsd: 100 },
   "PUT /contexts/{ctx}/limits": { scope: "org/fields", requestsPerMinute: 1_000_000 },
+  "PUT /contexts/{ctx}/holds": { scope: "org/fields/user/held", subject: "nobody at all", reason: "a case" },
+  "PUT /contexts/{ctx}/retention": { scope: "org/fields", olderThan: "P9Y", action: "erase", kinds: ["items"] },
+  "POST /contexts/{ctx}/forget-schedules": {
+    scope: "org/fields",
+    cron: "0 0 1 1 *",
+    action: "expire",
+    olderThan: "P9Y",
+  },
+  "PATCH /contexts/{ctx}/forget-schedules/{id}": { paused: true },
+  "PUT /contexts/{ctx}/settings": { scope: "org/fields", contextDays: 7 },
+  "PUT /contexts/{ctx}/templates/{name}": { settings: { contextDays: 7 } },
+  "POST /contexts/{ctx}/tenants": { scope: "org/fields", name: "word" },
+  "PATCH /contexts/{ctx}/tenants/{path}": { name: "word" },
+  "PATCH /contexts/{ctx}/tenants/{dimension}/{value}": { name: "word" },
+  "POST /contexts/{ctx}/tenants/offboard": { scope: "org/leaving", confirm: "org/leaving", graceSeconds: 1e6 },
+  "PATCH /{ctx}/memories/{id}": { labels: ["a=b"] },
   "PUT /contexts/{ctx}/prices": { model: "a-model", inputPerMillion: 1 },
   "POST /{ctx}/facts/batch": { messages: [{ role: "user", content: "word" }] },
   "POST /{ctx}/facts": {
@@ -149,6 +165,8 @@ interface Named {
   readonly session: string;
   readonly document: string;
   readonly budget: string;
+  readonly schedule: string;
+  readonly memory: string;
 }
 
 let last: Named | undefined;
@@ -157,7 +175,7 @@ let last: Named | undefined;
 async function named(anew = false): Promise<Named> {
   if (last !== undefined && !anew) return last;
   const agent = await service.mint("agent", { org: "fields" });
-  const { sessionId } = await agent.remember("a word of its own");
+  const { sessionId, chunkId } = await agent.remember("a word of its own");
   const { id } = (await agent.upload("some words", "words.txt")).body;
   const { body: budget } = await service.operator.call<{ id: string }>("PUT", "/contexts/default/budgets", {
     scope: "org/fields",
@@ -165,14 +183,28 @@ async function named(anew = false): Promise<Named> {
     name: id,
     tokenLimit: 1_000_000,
   });
-  last = { key: agent.id, session: sessionId, document: id, budget: budget.id };
+  const { body: schedule } = await service.operator.post<{ id: string }>("/contexts/default/forget-schedules", {
+    scope: "org/fields",
+    cron: "0 0 1 1 *",
+    action: "expire",
+    olderThan: "P9Y",
+  });
+  await service.mint("agent", { org: "leaving" });
+  last = {
+    key: agent.id,
+    session: sessionId,
+    document: id,
+    budget: budget.id,
+    schedule: schedule.id,
+    memory: chunkId,
+  };
   return last;
 }
 
 /** A path with its parameters filled in, one of them perhaps with something else. */
 function pathOf(
   { path }: Operation,
-  { key, session, document, budget }: Named,
+  { key, session, document, budget, schedule, memory }: Named,
   parameter?: string,
   value = "",
 ): string {
@@ -188,7 +220,14 @@ function pathOf(
         ? document
         : path.includes("/budgets")
           ? budget
-          : key,
+          : path.includes("/forget-schedules")
+            ? schedule
+            : path.includes("/memories")
+              ? memory
+              : key,
+    path: "org%2Ffields",
+    dimension: "org",
+    value: "fields",
   };
   return path
     .replace("/{ctx}", path.startsWith("/contexts") ? "/default" : "")

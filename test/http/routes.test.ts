@@ -14,6 +14,10 @@ interface Expectation {
   /** Names a row of the first tenant: the key of the second must not tell it from a random id. */
   readonly names?:
     | "budget"
+    | "hold"
+    | "schedule"
+    | "memory"
+    | "tenant"
     | "session"
     | "trace"
     | "key"
@@ -53,6 +57,36 @@ const expected: Record<string, Expectation> = {
   "get /contexts/{ctx}/prices": manages,
   "put /contexts/{ctx}/prices": { ...manages, body: { model: "a-model", inputPerMillion: 1 } },
   "delete /contexts/{ctx}/prices": { ...manages, query: "?model=a-model" },
+  "get /contexts/{ctx}/holds": manages,
+  "put /contexts/{ctx}/holds": { ...manages, body: { reason: "a case", subject: "nobody at all" } },
+  "delete /contexts/{ctx}/holds/{id}": { ...manages, names: "hold" },
+  "get /contexts/{ctx}/retention": manages,
+  "put /contexts/{ctx}/retention": { ...manages, body: { kinds: ["items"], olderThan: "P9Y", action: "erase" } },
+  "delete /contexts/{ctx}/retention": manages,
+  "get /contexts/{ctx}/forget-schedules": manages,
+  "post /contexts/{ctx}/forget-schedules": {
+    ...manages,
+    body: { cron: "0 0 1 1 *", action: "expire", kinds: ["items"], olderThan: "P9Y" },
+  },
+  "get /contexts/{ctx}/forget-schedules/{id}": { ...manages, names: "schedule" },
+  "patch /contexts/{ctx}/forget-schedules/{id}": { ...manages, names: "schedule", body: { paused: true } },
+  "delete /contexts/{ctx}/forget-schedules/{id}": { ...manages, names: "schedule" },
+  "post /contexts/{ctx}/forget-schedules/{id}/run": { ...manages, names: "schedule" },
+  "get /contexts/{ctx}/settings": manages,
+  "put /contexts/{ctx}/settings": { ...manages, body: { contextDays: 7 } },
+  "delete /contexts/{ctx}/settings": manages,
+  "get /contexts/{ctx}/templates": manages,
+  "get /contexts/{ctx}/templates/{name}": manages,
+  "put /contexts/{ctx}/templates/{name}": { ...manages, body: {} },
+  "delete /contexts/{ctx}/templates/{name}": manages,
+  "get /contexts/{ctx}/tenants": manages,
+  "post /contexts/{ctx}/tenants": { ...manages, body: { scope: "org/acme", name: "x" } },
+  "post /contexts/{ctx}/tenants/offboard": { ...manages, body: { scope: "org/acme", confirm: "org/acme" } },
+  "delete /contexts/{ctx}/tenants/offboard": { ...manages, query: "?scope=org/acme" },
+  "get /contexts/{ctx}/tenants/{path}": { ...manages, names: "tenant" },
+  "patch /contexts/{ctx}/tenants/{path}": { ...manages, names: "tenant", body: { name: "x" } },
+  "get /contexts/{ctx}/tenants/{dimension}/{value}": manages,
+  "patch /contexts/{ctx}/tenants/{dimension}/{value}": { ...manages, body: { name: "x" } },
   "get /contexts/{ctx}/audit-report": manages,
   "get /contexts/{ctx}/denied": manages,
   "get /contexts/{ctx}/receipts": manages,
@@ -112,6 +146,10 @@ const expected: Record<string, Expectation> = {
   "get /{ctx}/memory/{key}": { ...reads, names: "item" },
   "put /{ctx}/memory/{key}": { ...writes, body: { value: 1 } },
   "delete /{ctx}/memory/{key}": { ...writes, names: "item" },
+  "get /{ctx}/memories": reads,
+  "get /{ctx}/memories/{id}": { ...reads, names: "memory" },
+  "patch /{ctx}/memories/{id}": { ...writes, names: "memory", body: { labels: [] } },
+  "delete /{ctx}/memories/{id}": { ...writes, names: "memory" },
   "get /{ctx}/principals": reads,
   "get /{ctx}/principals/{id}": { ...reads, names: "key" },
   "get /{ctx}/principals/{id}/effective": { ...reads, names: "key" },
@@ -132,6 +170,8 @@ const refused: Record<string, Expectation> = Object.fromEntries(
 Object.assign(expected, refused);
 
 const RANDOM_ID = "01900000-0000-7000-8000-000000000000";
+/** Of what is named by words. */
+const RANDOM: Readonly<Record<string, string>> = { item: "no-such-item", tenant: "org/no-such-tenant" };
 const CANARY = "zanzibarcanary";
 
 let service: TestService;
@@ -174,6 +214,17 @@ beforeAll(async () => {
     tokenLimit: 1_000_000,
   });
   ids.budget = budget.body.id;
+  ids.memory = stored.chunkId;
+  ids.tenant = "org/acme";
+  const made = (method: string, path: string, body: object) =>
+    service.operator.call<{ id: string }>(method, `/contexts/default${path}`, { scope: "org/acme", ...body });
+  ids.hold = (await made("PUT", "/holds", { subject: CANARY, reason: CANARY })).body.id;
+  const schedule = { name: CANARY, query: CANARY, cron: "0 0 1 1 *", action: "expire", paused: true };
+  ids.schedule = (await made("POST", "/forget-schedules", schedule)).body.id;
+  await made("PUT", "/settings", { contextDays: 9 });
+  await made("PUT", "/retention", { olderThan: "P9Y", action: "erase" });
+  await service.operator.call("PATCH", "/contexts/default/tenants/org%2Facme", { name: CANARY });
+  await service.operator.call("PUT", `/contexts/default/templates/${CANARY}`, { settings: { contextDays: 9 } });
 });
 afterAll(() => service.stop());
 
@@ -254,7 +305,7 @@ describe("every registered route (threats 6, 30, 35)", () => {
         const said = JSON.stringify({ ...real.body, instance: "" }) + JSON.stringify([...real.headers]);
         expect(said).not.toContain(CANARY);
         if (kind === undefined) continue;
-        const random = await call(client, name, kind === "item" ? "no-such-item" : RANDOM_ID);
+        const random = await call(client, name, RANDOM[kind] ?? RANDOM_ID);
         const bare = ({ body }: Pick<typeof real, "body">) => ({ ...(body as object), instance: "", requestId: "" });
         expect(real.status).toBe(random.status);
         expect(bare(real)).toEqual(bare(random));
@@ -281,7 +332,7 @@ describe("every registered route (threats 6, 30, 35)", () => {
   test.each(names)("%s: an id that is no UUID is 404", async (name) => {
     if (
       name.includes("/inspect") ||
-      ["key", "keyword", "entity", "fact", "item", undefined].includes(expected[name]?.names)
+      ["key", "keyword", "entity", "fact", "item", "tenant", undefined].includes(expected[name]?.names)
     )
       return;
     expect((await call(name.includes("/contexts") ? foreignAdmin : foreign, name, "not-a-uuid")).status).toBe(404);

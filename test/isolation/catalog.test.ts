@@ -209,8 +209,8 @@ describe("the reporting role", () => {
         "api_key.changed_at api_key.content api_key.minted_verbs api_key.narrowed_by api_key.previous_hash api_key.previous_until api_key.secret_hash",
         "audit_entry.leaf audit_entry.salt audit_entry.text_hash",
         "decision_trace.elsewhere decision_trace.error decision_trace.query decision_trace.sources",
-        "forget_receipt.items forget_receipt.target",
-        "tenant.left_digest tenant.secret",
+        "forget_receipt.items forget_receipt.jws forget_receipt.selector forget_receipt.target",
+        "tenant.is_provisioned tenant.left_digest tenant.secret",
         "scope.description scope.display_name scope.epoch scope.tombstoned_by",
       ]
         .flatMap((names) => names.split(" "))

@@ -612,7 +612,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "text removed by hand that passes for an erasure",
     function: "erase_audited",
-    from: "IF scopefloor.ticket()->>'mode' = 'erase' THEN",
+    from: "IF t->>'mode' = 'erase' OR t ? 'run' THEN",
     to: "IF true THEN",
     tests: [AUDIT],
   },

@@ -22,7 +22,13 @@ export interface ChunkSize {
   readonly overlap: number;
 }
 
-const CHUNK_SIZE: ChunkSize = { size: 1_000, overlap: 100 };
+const CHARACTERS_PER_TOKEN = 4;
+/** Of a size in model tokens, by the characters that these have on average. */
+export const chunkSizeOf = (tokens: number): ChunkSize => ({
+  size: tokens * CHARACTERS_PER_TOKEN,
+  overlap: Math.round((tokens * CHARACTERS_PER_TOKEN) / 10),
+});
+const CHUNK_SIZE = chunkSizeOf(250);
 
 /** A section longer than this is cut first: the splitter takes one string's pieces into memory at once. */
 const MOST_AT_ONCE = 1_000_000;

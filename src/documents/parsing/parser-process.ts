@@ -13,6 +13,8 @@ const CHUNKS_PER_MESSAGE = 500;
 export interface ToParser {
   readonly bytes: Uint8Array;
   readonly type: MediaType;
+  /** Of a chunk at most; absent: the usual. */
+  readonly chunkTokens?: number | undefined;
 }
 
 export type FromParser =
@@ -25,13 +27,13 @@ const tell = (message: FromParser) =>
     process.send?.(message, (error: Error | null) => (error ? reject(error) : resolve()));
   });
 
-async function parse({ bytes, type }: ToParser): Promise<void> {
+async function parse({ bytes, type, chunkTokens }: ToParser): Promise<void> {
   try {
     const extracted = await extract(bytes, type);
     // Loaded once they are needed: a file that cannot be read needs neither, and the keywords' lexicon is large.
-    const { chunksOf } = await import("./chunk.ts");
+    const { chunksOf, chunkSizeOf } = await import("./chunk.ts");
     let batch: Chunk[] = [];
-    for await (const chunk of chunksOf(extracted)) {
+    for await (const chunk of chunksOf(extracted, chunkTokens === undefined ? undefined : chunkSizeOf(chunkTokens))) {
       batch.push(chunk);
       if (batch.length < CHUNKS_PER_MESSAGE) continue;
       await tell({ type: "chunks", chunks: batch });

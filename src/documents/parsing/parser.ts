@@ -44,6 +44,7 @@ export function parseDocument(
   bytes: Uint8Array,
   type: MediaType,
   limits: ParserLimits = PARSER_LIMITS,
+  chunkTokens?: number,
 ): Promise<Parsed> {
   const parser = startParser(limits);
   const chunks: Chunk[] = [];
@@ -73,7 +74,7 @@ export function parseDocument(
       else if (signal === "SIGABRT" || signal === "SIGKILL") reject(new UnreadableDocument(TOO_MUCH_MEMORY));
       else reject(new UnreadableDocument("the file cannot be read"));
     });
-    parser.send({ bytes, type } satisfies ToParser);
+    parser.send({ bytes, type, chunkTokens } satisfies ToParser);
   });
 }
 

@@ -20,6 +20,8 @@ const contextDescriptionResponse = object({
     cacheSeconds: integer,
     contextDays: integer,
     language: z.string(),
+    chunkTokens: integer,
+    reranker: z.boolean(),
     models: object({ embeddings: z.string(), chat: z.null() }),
   }),
   createdAt: instant,

@@ -19,6 +19,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN 'denial' THEN jsonb_build_array('denial', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'api_key_id', r->'on_behalf_of', r->'route', r->'reason')
     WHEN 'receipt' THEN jsonb_build_array('receipt', r->'id', r->'created_at', r->'tenant_id', r->'scope_id', r->'subtree', r->'action', r->'policy', r->'counts', r->'api_key_id')
     WHEN 'receipt items' THEN jsonb_build_array('receipt items', r->'id', r->'scope_id', r->'items')
+      -- The same.
+      || CASE WHEN jsonb_typeof(r->'selector') <> 'null' THEN jsonb_build_array(r->'selector') ELSE '[]' END
   END::text,
   CASE of_source
     WHEN 'trace' THEN jsonb_build_array(r->'query', r->'sources', r->'error', r->'scope')
