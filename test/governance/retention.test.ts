@@ -153,7 +153,7 @@ describe("retention", () => {
     expect(await texts()).toEqual(["Carol Weber signed", "Eve's own"]);
   });
 
-  test("of one tenant reaches neither another nor general knowledge, which only rules on {} reach", async () => {
+  test("of one tenant reaches neither another nor general knowledge, which only rules on {} reach (threat 54)", async () => {
     const other = await service.mint("agent", { org: `${org}-beside` });
     await other.remember("theirs, old", { observedAt: daysAgo(500) });
     const general = await service.operator.remember("everyone's, old", { scopes: {}, observedAt: daysAgo(500) });

@@ -166,7 +166,7 @@ describe("a tenant", () => {
     expect((await agent.get(at)).status).toBe(403);
   });
 
-  test("that is suspended keeps all of its keys out, and loses nothing", async () => {
+  test("that is suspended keeps all of its keys out, and loses nothing (threat 56)", async () => {
     const org = another();
     const tenant = await made({ scope: `org/${org}`, ...whole });
     const agent = client(tenant);

@@ -101,7 +101,7 @@ describe("the list of memories", () => {
     expect((await client.get("/memories?labels=nonsense")).status).toBe(400);
   });
 
-  test("shows general knowledge, which only the operator changes, and nothing of another tenant", async () => {
+  test("shows general knowledge, which only the operator changes, and nothing of another tenant (threat 51)", async () => {
     const { chunkId } = await service.operator.remember("everyone may know this", { scopes: {} });
     const { chunkId: mine } = await client.remember("mine alone");
     const other = await service.mint("agent", { org: "somebody-else" });

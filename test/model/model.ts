@@ -57,16 +57,19 @@ export const COMMANDS = {
   mint: 40,
   delegate: 30,
   revoke: 20,
-  write: 220,
+  write: 260,
   "write into a session": 50,
   batch: 40,
   item: 50,
   triple: 30,
   upload: 10,
-  recall: 300,
+  recall: 330,
   "read by id": 80,
   list: 60,
   "read an item": 40,
+  memories: 40,
+  "correct a memory": 30,
+  "delete a memory": 20,
   "forget by meaning": 30,
   "forget a scope": 30,
   kill: 10,
@@ -141,6 +144,9 @@ export class Model {
     "read by id": () => this.#readById(),
     list: () => this.#list(),
     "read an item": () => this.#readItem(),
+    memories: () => this.#memories(),
+    "correct a memory": () => this.#correct(),
+    "delete a memory": () => this.#delete(),
     "forget by meaning": () => this.#forgetByMeaning(),
     "forget a scope": () => this.#forgetScope(),
     kill: () => this.#kill(),
@@ -468,6 +474,74 @@ export class Model {
       shown.every((row) => narrowest.includes(row)),
       true,
     );
+  }
+
+  /** All that a key can recall, page by page. */
+  async #memories(): Promise<void> {
+    const [key, behalf] = [this.#someKey(), this.#someBehalf()];
+    const caller = this.#enter(key, behalf);
+    const texts: string[] = [];
+    for (let cursor = ""; ; ) {
+      const { status, body } = await this.#send(key, "GET", `/memories?limit=9${cursor}`, undefined, behalf);
+      if (typeof caller === "number") return same("memories", status, caller);
+      const admitted = this.#oracle.admits(caller, "memory:read");
+      if (admitted !== 200) return same("memories", status, admitted);
+      texts.push(...(body.memories as { text: string }[]).map(({ text }) => text));
+      if (body.nextCursor === undefined) break;
+      cursor = `&cursor=${String(body.nextCursor)}`;
+    }
+    if (typeof caller === "number") return;
+    sameCanaries(
+      `the memories of ${JSON.stringify(caller.floor)}`,
+      texts,
+      this.#oracle.stored.filter(({ scope }) => this.#oracle.readsById(caller, scope, true)),
+    );
+  }
+
+  /** A stored row, with the id that hits have of it. */
+  async #someMemory(kinds: readonly Stored["kind"][]): Promise<{ row: Stored; id: string } | undefined> {
+    const rows = this.#oracle.stored.filter(({ kind }) => kinds.includes(kind));
+    if (rows.length === 0) return undefined;
+    const row = this.#random.pick(rows);
+    const { body } = await this.#send(this.#oracle.keys[0] as Key, "GET", "/memories?limit=500");
+    const found = (body.memories as { id: string; text: string }[]).find(({ text }) => text.includes(row.canary));
+    if (found === undefined) throw new Error(`${row.canary} is in no memory`);
+    return { row, id: found.id };
+  }
+
+  async #correct(): Promise<void> {
+    const [key, picked] = [this.#someKey(), await this.#someMemory(["turn", "document"])];
+    if (picked === undefined) return;
+    const { row, id } = picked;
+    const { canary, text } = this.#text();
+    const { status } = await this.#send(key, "PATCH", `/memories/${id}`, { text });
+    const caller = this.#enter(key, undefined);
+    if (typeof caller === "number") return same("correcting", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:write", true);
+    if (admitted !== 200) return same("correcting", status, admitted);
+    if (!this.#oracle.readsById(caller, row.scope, true)) return same("correcting what is out of reach", status, 404);
+    if (row.kind === "document") return same("correcting a part of a document", status, 422);
+    if (!isWithin(row.scope, caller.floor)) return same("correcting general knowledge", status, 404);
+    const owner = this.#oracle.sessions.find((session) => session.id === row.id)?.owner;
+    if (key.principal === "agent" && owner !== key) return same("correcting another key's turn", status, 403);
+    same("correcting", status, 200);
+    this.#remove((other) => other === row);
+    this.#oracle.stored.push({ ...row, canary });
+  }
+
+  async #delete(): Promise<void> {
+    const [key, picked] = [this.#someKey(), await this.#someMemory(["turn", "document", "item", "fact"])];
+    if (picked === undefined) return;
+    const { row, id } = picked;
+    const { status } = await this.#send(key, "DELETE", `/memories/${id}`);
+    const caller = this.#enter(key, undefined);
+    if (typeof caller === "number") return same("deleting", status, caller);
+    const admitted = this.#oracle.admits(caller, "memory:forget", true);
+    if (admitted !== 200) return same("deleting", status, admitted);
+    if (!isWithin(row.scope, caller.floor)) return same("deleting what is out of reach", status, 404);
+    if (row.kind === "document") return same("deleting a part of a document", status, 422);
+    same("deleting", status, 200);
+    this.#remove((other) => other === row);
   }
 
   // -- Forgetting -----------------------------------------------------------------------------

@@ -17,6 +17,8 @@ const LISTS = [
   "/documents/keywords",
   "/entities",
   "/memory",
+  "/memories",
+  "/memories?limit=3&source=memory_chunk",
   "/profile",
   "/state",
   "/scopes",
@@ -46,6 +48,8 @@ export class Normaliser {
         // Noted a while after the use, by the clock: whether it is there yet is a time too.
         .replaceAll('"lastUsedAt":null', '"lastUsedAt":"<time>"')
         .replace(/"(\w*(Ms|Latency|latency\w*|ms))":[\d.]+/g, '"$1":0')
+        // A time and an id.
+        .replace(/"nextCursor":"[^"]*"/g, '"nextCursor":"<cursor>"')
         .replace(/"requestId":"[^"]*"/g, "")
     );
   }
@@ -77,12 +81,13 @@ export async function runPair(seed: number, worlds: readonly [World, World], upl
     })),
   );
   // Rules of its own that it runs into, and of the others', who do as well.
-  const rules = seed % 3;
+  const rules = seed % 4;
   for (const { world, client, rival } of players) {
     if (rules === 0) continue;
     const { floor } = (await floorsOf(client)) as { floor: object };
     const rivals = (await floorsOf(rival)) as { floor: object };
-    for (const scope of [floor, rivals.floor]) await setRules(world.service, scope, rules);
+    for (const scope of [floor, rivals.floor])
+      await setRules(world.service, scope, rules, scope === floor ? new Random(seed) : world.others);
   }
   for (let step = 0; step < STEPS; step++) {
     const answers = await Promise.all(
@@ -116,15 +121,21 @@ const floorsOf = async (client: Client) => ({
   floor: (await client.get<{ scopeFloor: object }>("/me")).body.scopeFloor,
 });
 
-/** A hard budget that a few requests use up, or limits of what is kept. */
-async function setRules(service: TestService, scope: object, rules: number): Promise<void> {
+/** A hard budget that a few requests use up, limits of what is kept, or a hold and settings. */
+async function setRules(service: TestService, scope: object, rules: number, random: Random): Promise<void> {
   const put = async (path: string, body: object) => {
     const { status, text } = await service.operator.call("PUT", `/contexts/default/${path}`, { scope, ...body });
     if (status !== 200) throw new Error(text);
   };
   // No tokens at all: with some, when a job finds room for a text of its batch is a matter of time.
   if (rules === 1) await put("budgets", { period: "total", tokenLimit: 0, requestLimit: 12 });
-  else await put("limits", { storageBytes: 200, sessions: 5, scopes: 2 });
+  else if (rules === 2) await put("limits", { storageBytes: 200, sessions: 5, scopes: 2 });
+  else {
+    await put("holds", { subject: random.pick(WORDS), reason: "a case" });
+    const settings = { language: random.pick(["auto", "en", "de"]), cacheSeconds: random.pick([0, 60]) };
+    await put("settings", { ...settings, contextTokens: 100 + random.below(400), chunkTokens: 50 + random.below(200) });
+    await put("retention", { olderThan: "P9Y", action: "erase" });
+  }
 }
 
 interface Memory {
@@ -218,8 +229,36 @@ async function act(
     },
     { weight: 6, value: () => told(client.get(random.pick(LISTS))) },
     { weight: 1, value: () => told(client.post("/forget", { query: text, dryRun: random.chance(0.5) })) },
+    {
+      weight: 1,
+      value: () =>
+        told(
+          client.post("/forget", {
+            ...(random.chance(0.5) ? { subject: random.pick(WORDS) } : { labels: [`kind=${random.pick(WORDS)}`] }),
+            dryRun: random.chance(0.5),
+            purge: random.chance(0.5),
+          }),
+        ),
+    },
+    { weight: 2, value: () => changeOne(random, client, text, told) },
     { weight: 0.3, value: () => told(client.eraseFloor()) },
   ])();
+}
+
+/** Corrects, relabels or deletes the newest memory. */
+async function changeOne(
+  random: Random,
+  client: Client,
+  text: string,
+  told: (answer: Promise<{ status: number; text: string }>) => Promise<string>,
+): Promise<string> {
+  const { body } = await client.get<{ memories?: { id: string; source: string }[] }>("/memories?limit=1");
+  const [newest] = body.memories ?? [];
+  const path = `/memories/${newest?.id ?? "01900000-0000-7000-8000-000000000000"}`;
+  const change = random.chance(0.5)
+    ? { text, keepHistory: random.chance(0.5) }
+    : { labels: [`kind=${text.slice(0, 4)}`] };
+  return random.chance(0.3) ? told(client.del(path)) : told(client.call("PATCH", path, change));
 }
 
 /** One request of somebody else: alike in every way but the scope. */
@@ -239,6 +278,7 @@ async function disturb(random: Random, rival: Client, texts: readonly string[], 
     { weight: uploads ? 3 : 0, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
     { weight: 1, value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text }) },
     { weight: 0.5, value: () => rival.post("/forget", { query: text, purge: true }) },
+    { weight: 0.5, value: () => rival.post("/forget", { subject: random.pick(WORDS), purge: true }) },
     { weight: 0.3, value: () => rival.eraseFloor() },
   ])();
 }

@@ -5,6 +5,7 @@
  * database, and runs the tests that must fail.
  */
 
+import { GOVERNANCE_MUTANTS } from "./governance.ts";
 import { METERING_MUTANTS } from "./metering.ts";
 
 interface AnyMutant {
@@ -1270,5 +1271,6 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'SELECT f.* FROM ${sql.raw("scopef" + `loor.${table}`)} f JOIN',
     tests: [FACTS],
   },
+  ...GOVERNANCE_MUTANTS,
   ...METERING_MUTANTS,
 ];
