@@ -15,7 +15,7 @@ export class Misused extends Error {}
 export interface Service {
   /** The parsed JSON of a good answer, or its text where it is none. */
   call<T>(
-    method: "GET" | "PUT" | "DELETE",
+    method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE",
     path: string,
     options?: {
       readonly query?: Readonly<Record<string, string | undefined>>;
@@ -24,6 +24,8 @@ export interface Service {
       readonly accept?: string;
     },
   ): Promise<T>;
+  /** Of the service itself, which no key opens. */
+  readonly root: string;
 }
 
 const TIMEOUT_MS = 60_000;
@@ -36,8 +38,10 @@ export function serviceOf(environment: NodeJS.ProcessEnv): Service {
     SCOPEFLOOR_CONTEXT: context = "default",
   } = environment;
   if (key === undefined || key === "") throw new Misused("SCOPEFLOOR_KEY is not set: it takes a management key");
-  const base = `${url.replace(/\/+$/, "").replace(/\/api\/v1$/, "")}/api/v1/contexts/${encodeURIComponent(context)}`;
+  const root = `${url.replace(/\/+$/, "").replace(/\/api\/v1$/, "")}/api/v1`;
+  const base = `${root}/contexts/${encodeURIComponent(context)}`;
   return {
+    root,
     call: async (method, path, { query = {}, body, accept = "application/json" } = {}) => {
       const given = Object.entries(query).filter((entry): entry is [string, string] => entry[1] !== undefined);
       const target = `${base}${path}${given.length === 0 ? "" : `?${new URLSearchParams(given)}`}`;
@@ -60,7 +64,7 @@ export function serviceOf(environment: NodeJS.ProcessEnv): Service {
         const said = isJson ? (JSON.parse(text) as { detail?: string }).detail : undefined;
         throw new Refused(`${response.status} ${said ?? response.statusText}`);
       }
-      return isJson ? JSON.parse(text) : text;
+      return isJson && text !== "" ? JSON.parse(text) : text;
     },
   };
 }

@@ -1,5 +1,8 @@
 import { parseArgs } from "node:util";
 import { openPostgres } from "../db/connect/open.ts";
+import { leftOf } from "../db/upkeep/left-of-tenant.ts";
+import { GENERAL } from "../scope/scope.ts";
+import { parseSelector } from "../scope/selector.ts";
 import { auditCatalog } from "../verify/catalog.ts";
 import { auditChain, type ChainHead, type ChainState } from "../verify/chain.ts";
 import type { Finding } from "../verify/finding.ts";
@@ -7,10 +10,11 @@ import { runProbes } from "../verify/probes.ts";
 import { reportOf } from "../verify/report.ts";
 
 const USAGE = `usage: scopefloor verify [--url http://127.0.0.1:7700/api/v1] [--context default] [--json]
-                         [--anchor 12:5f…]
+                         [--anchor 12:5f…] [--tenant org/acme]
 
 SCOPEFLOOR_KEY        a management key (needed)
 DATABASE_OWNER_URL    the owner's database URL: the catalog and the audit chain are checked too
+--tenant              instead: that nothing is left of a tenant that was offboarded (needs DATABASE_OWNER_URL)
 --anchor              the audit chain's last batch as an earlier run gave it: it has to be there still`;
 
 /**
@@ -26,9 +30,11 @@ export async function verify(args: readonly string[], environment: NodeJS.Proces
       context: { type: "string", default: "default" },
       json: { type: "boolean", default: false },
       anchor: { type: "string" },
+      tenant: { type: "string" },
       help: { type: "boolean", default: false },
     },
   });
+  if (values.tenant !== undefined) return verifyGone(values.tenant, environment.DATABASE_OWNER_URL, values.json);
   const key = environment.SCOPEFLOOR_KEY;
   if (values.help || key === undefined || key === "") {
     process.stderr.write(`${USAGE}\n`);
@@ -59,6 +65,32 @@ export async function verify(args: readonly string[], environment: NodeJS.Proces
       : `${headLine(report.chain)}\n`,
   );
   return report.failed === 0 ? 0 : 1;
+}
+
+/** Says by table what is left of a tenant; gives 1 where anything is. */
+async function verifyGone(path: string, url: string | undefined, asJson: boolean): Promise<number> {
+  if (url === undefined) throw new Error("--tenant looks into the database: set DATABASE_OWNER_URL");
+  const database = openPostgres({ app: url, connections: 1, timeoutMs: 600_000 });
+  try {
+    const lease = await database.owner.acquire();
+    const left = await leftOf(
+      (text, params) => lease.query(text, params),
+      parseSelector(path)?.[0]?.tags ?? GENERAL,
+    ).finally(() => lease.release());
+    const found = left.filter(({ rows }) => rows > 0);
+    if (asJson) process.stdout.write(`${JSON.stringify({ tenant: path, left }, null, 2)}\n`);
+    else {
+      for (const { what, rows } of found) process.stdout.write(`FAIL  ${what}: ${rows} rows\n`);
+      process.stdout.write(
+        found.length === 0
+          ? `nothing is left of ${path}: ${left.length} places looked at\n`
+          : `${path} is not gone from ${found.length} of ${left.length} places\n`,
+      );
+    }
+    return found.length === 0 ? 0 : 1;
+  } finally {
+    await database.close();
+  }
 }
 
 const headLine = ({ head, unsealed }: ChainState) =>

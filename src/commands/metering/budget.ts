@@ -1,9 +1,9 @@
 import { Command } from "commander";
 import type { Budget } from "../../metering/budgets.ts";
 import { scopeText } from "../../scope/scope.ts";
+import { allPages, type CommandContext, eachNumber, number, scopeOf } from "../command-context.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type CommandContext, eachNumber, number, scopeOf } from "./command-context.ts";
 
 const BUDGET_HEADER = [
   "id",

@@ -1,9 +1,9 @@
 import { Command } from "commander";
 import { LIMITS, type Limits } from "../../metering/limits.ts";
 import { scopeText } from "../../scope/scope.ts";
+import { allPages, type CommandContext, number, scopeOf } from "../command-context.ts";
 import { Misused } from "../http-client.ts";
 import type { Cell } from "../table.ts";
-import { allPages, type CommandContext, number, scopeOf } from "./command-context.ts";
 
 const LIMIT_HEADER = ["scope", "key", "of", "limit", "used"];
 

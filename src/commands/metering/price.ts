@@ -1,7 +1,7 @@
 import { Command } from "commander";
 import type { Price } from "../../metering/prices.ts";
+import { type CommandContext, number } from "../command-context.ts";
 import type { Cell } from "../table.ts";
-import { type CommandContext, number } from "./command-context.ts";
 
 const PRICE_HEADER = ["id", "for", "input", "cached input", "output", "embedding", "call", "GB month", "from", "state"];
 

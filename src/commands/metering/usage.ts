@@ -2,7 +2,7 @@ import { Command } from "commander";
 import type { Bill } from "../../metering/bill.ts";
 import { scopeText } from "../../scope/scope.ts";
 import type { UsageRow } from "../../traces/usage.ts";
-import { type CommandContext, groupOf } from "./command-context.ts";
+import { type CommandContext, groupOf } from "../command-context.ts";
 
 const thisMonth = () => new Date().toISOString().slice(0, 7);
 

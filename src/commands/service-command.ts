@@ -1,24 +1,12 @@
-/** `scopefloor usage`, `bill`, `budget`, `limit` and `price`: the metering routes on the command line. */
-import { CommanderError } from "commander";
-import { CONNECTION_HELP, Misused, Refused, serviceOf } from "../http-client.ts";
-import { tableOf } from "../table.ts";
-import { budgetCommand } from "./budget.ts";
+/** Runs a command that talks to a running service. */
+import { type Command, CommanderError } from "commander";
 import type { CommandContext } from "./command-context.ts";
-import { limitCommand } from "./limit.ts";
-import { priceCommand } from "./price.ts";
-import { billCommand, usageCommand } from "./usage.ts";
+import { CONNECTION_HELP, Misused, Refused, serviceOf } from "./http-client.ts";
+import { tableOf } from "./table.ts";
 
-const COMMANDS = {
-  usage: usageCommand,
-  bill: billCommand,
-  budget: budgetCommand,
-  limit: limitCommand,
-  price: priceCommand,
-} as const;
-
-/** One of the commands, as `cli.ts` runs it. */
-export const meteringCommand =
-  (name: keyof typeof COMMANDS) =>
+/** A command as `cli.ts` runs it. */
+export const serviceCommand =
+  (name: string, build: (context: CommandContext) => Command) =>
   async (args: readonly string[], environment: NodeJS.ProcessEnv): Promise<number> => {
     let asJson = false;
     const write = (text: string) => process.stdout.write(text);
@@ -28,8 +16,8 @@ export const meteringCommand =
       write: (text) => void write(text),
       tell: (text) => void (asJson || write(text)),
     };
-    const command = COMMANDS[name](context);
-    for (const one of [command, ...command.commands]) one.option("--json", "as JSON").exitOverride();
+    const command = build(context);
+    for (const one of allOf(command)) one.option("--json", "as JSON").exitOverride();
     command
       .name(`scopefloor ${name}`)
       .addHelpText("after", CONNECTION_HELP)
@@ -47,3 +35,6 @@ export const meteringCommand =
       return error instanceof Misused ? 2 : 1;
     }
   };
+
+/** A command with all below it. */
+const allOf = (command: Command): Command[] => [command, ...command.commands.flatMap(allOf)];

@@ -1,0 +1,72 @@
+import { Command, Option } from "commander";
+import type { ApiKey } from "../../keys/keys.ts";
+import { scopeText } from "../../scope/scope.ts";
+import { allPages, type CommandContext, confirmed, namesOf, number, scopeOf } from "../command-context.ts";
+
+const HEADER = ["id", "name", "principal", "floor", "verbs", "status", "last used", "expires"];
+const rowOf = (key: ApiKey) => [
+  key.id,
+  key.name,
+  key.principal,
+  scopeText(key.scopeFloor),
+  key.verbs.map((verb) => verb.replace("memory:", "")).join(","),
+  key.status,
+  key.lastUsedAt,
+  key.expiresAt,
+];
+type Secret = Pick<ApiKey, "id" | "name" | "scopeFloor"> & { readonly key: string };
+
+export function keyCommand({ service, print, tell }: CommandContext): Command {
+  const shown = (key: Secret) =>
+    print(key, ["id", "name", "floor", "key (shown once)"], [[key.id, key.name, scopeText(key.scopeFloor), key.key]]);
+  const command = new Command("key").description("API keys");
+  command
+    .command("list", { isDefault: true })
+    .option("--scope <path>", "absent: the key's own floor")
+    .option("--name <name>")
+    .action(async ({ scope, name }) => {
+      const keys = await allPages<"keys", ApiKey>(service(), "keys", scope, { name });
+      print({ keys, total: keys.length }, HEADER, keys.map(rowOf));
+    });
+  command
+    .command("mint <name>")
+    .description("the secret is printed once")
+    .addOption(new Option("--principal <kind>").choices(["agent", "supervisor", "management"]).makeOptionMandatory())
+    .requiredOption("--floor <path>", "what it is confined to; {}: nothing, for management", scopeOf)
+    .option(
+      "--verbs <names>",
+      "memory:read,memory:write,memory:forget or usage:read; absent: as the key that mints",
+      namesOf,
+    )
+    .option("--ttl <seconds>", "", number)
+    .action(async (name: string, { principal, floor, verbs, ttl }) => {
+      const scopeFloor = typeof floor === "string" ? tagsOf(floor) : floor;
+      shown(await service().call("POST", "/keys", { body: { name, principal, scopeFloor, verbs, ttlSeconds: ttl } }));
+    });
+  command
+    .command("rotate <idOrName>")
+    .description("a new secret, printed once")
+    .option("--grace <seconds>", "how long the old one opens too; without, keys that agents minted with it end")
+    .action(async (key: string, { grace }) => {
+      shown(
+        await service().call("POST", `/keys/${encodeURIComponent(key)}/rotate`, { query: { graceSeconds: grace } }),
+      );
+    });
+  command
+    .command("revoke <idOrName>")
+    .option("--confirm <idOrName>", "the same again, where nobody can be asked")
+    .action(async (key: string, { confirm }) => {
+      await confirmed(confirm, key, `ends the key ${key} at once`);
+      await service().call("DELETE", `/keys/${encodeURIComponent(key)}`);
+      tell("revoked\n");
+    });
+  return command;
+}
+
+/** A path as the tags that it means: a key's floor is an object on the wire. */
+function tagsOf(path: string): Record<string, string> {
+  const parts = path.replace(/\/$/, "").split("/");
+  const tags: Record<string, string> = {};
+  for (let at = 0; at + 1 < parts.length; at += 2) tags[parts[at] ?? ""] = parts[at + 1] ?? "";
+  return tags;
+}
