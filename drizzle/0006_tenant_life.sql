@@ -1,3 +1,103 @@
+-- src/db/sql/0_foundation.sql
+-- Roles, the extension and the schema.
+--
+-- No role here can log in: the operator makes logins in them (docs/operations.md).
+--   scopefloor_app      what the service runs as: owns nothing, bypasses nothing
+--   scopefloor_worker   background work: counters, the queue, what a job reaches
+--   scopefloor_report   SQL reports on decision_trace
+--   scopefloor_definer  owns the SECURITY DEFINER functions; nobody logs in as it
+--
+-- Roles belong to the cluster, not to the database: another database of the same cluster may be
+-- creating them at this moment, hence the exceptions.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOREACH name IN ARRAY ARRAY['scopefloor_app', 'scopefloor_worker', 'scopefloor_report', 'scopefloor_definer'] LOOP
+    CONTINUE WHEN EXISTS (SELECT 1 FROM pg_roles WHERE rolname = name);
+    BEGIN
+      EXECUTE format('CREATE ROLE %I NOLOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS NOREPLICATION', name);
+    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+    END;
+  END LOOP;
+  -- An owner that is not a superuser needs to be able to become these roles: the definer to give
+  -- it its functions, the other two where one login serves all, which uses SET LOCAL ROLE.
+  IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    FOREACH name IN ARRAY ARRAY['scopefloor_app', 'scopefloor_worker', 'scopefloor_definer'] LOOP
+      CONTINUE WHEN pg_has_role(current_user, name, 'SET'); -- while it migrates it inherits the definer's rights (src/db/upkeep/migrate.ts)
+      EXECUTE format('GRANT %I TO %I WITH INHERIT FALSE, SET TRUE', name, current_user);
+    END LOOP;
+  END IF;
+END $$;
+
+CREATE EXTENSION IF NOT EXISTS vector;
+CREATE SCHEMA IF NOT EXISTS scopefloor;
+REVOKE ALL ON SCHEMA scopefloor FROM PUBLIC;
+GRANT USAGE ON SCHEMA scopefloor TO scopefloor_app, scopefloor_worker, scopefloor_report, scopefloor_definer;
+
+DO $$
+BEGIN
+  -- The application must not make temporary tables, which could shadow names.
+  EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+  -- What everyone could create there would be found by the service's own statements.
+  REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+  -- Reports name decision_trace without its schema; the service itself sets its own search_path.
+  EXECUTE format('ALTER DATABASE %I SET search_path = "$user", public, scopefloor', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'not the database''s owner: TEMPORARY stays granted to PUBLIC, and reports must name scopefloor.decision_trace';
+END $$;
+
+-- What the server lets everyone ask would tell of rows behind the row policies, in three ways:
+--
+-- - large objects know no row security, and would carry text from one transaction into another
+-- - statistics and locks say who is at work and what a scan has touched; advisory locks, sleep and the
+--   end of other sessions would let one statement hold everybody up
+-- - comparisons that PostgreSQL calls leakproof run before a row policy, also where they compare
+--   content: whether the policy is asked at all then tells whether any row compares so
+--
+-- They are closed where this login may, which on most servers is a superuser alone; the catalog audit
+-- warns of what is open (src/verify/catalog.ts). At every start, since neither a restored database nor a
+-- new version of the server has it.
+CREATE OR REPLACE FUNCTION scopefloor.close_side_channels() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  f record;
+BEGIN
+  FOR f IN
+    SELECT p.oid::regprocedure AS signature, p.proname AS name FROM pg_proc p
+    WHERE p.pronamespace = 'pg_catalog'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
+      AND (p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea', 'lo_put', 'lo_get', 'lo_open', 'lowrite', 'loread',
+                         'pg_stat_force_next_flush', 'pg_lock_status', 'pg_blocking_pids', 'pg_safe_snapshot_blocking_pids',
+                         'pg_terminate_backend', 'pg_cancel_backend', 'pg_logical_emit_message')
+           OR p.proname ~ '^pg_stat_get_|^pg_sleep|^pg_(try_)?advisory_(xact_)?lock')
+  LOOP
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f.signature);
+    IF f.name ~ '^pg_stat_|lock' AND f.name !~ 'advisory' THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pg_monitor', f.signature); -- what watches the server goes on
+    ELSIF f.name ~ 'backend$' THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pg_signal_backend', f.signature);
+    ELSIF f.name ~ 'advisory' THEN
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO scopefloor_definer, %s', f.signature,
+                     (SELECT n.nspowner::regrole::text FROM pg_namespace n WHERE n.nspname = 'scopefloor'));
+    END IF;
+  END LOOP;
+  FOR f IN
+    SELECT p.oid::regprocedure AS signature FROM pg_proc p
+    WHERE p.proleakproof AND p.pronamespace = 'pg_catalog'::regnamespace
+      AND p.proargtypes::oid[] && ARRAY['text', 'varchar', 'bpchar', 'bytea', 'bit', 'varbit']::regtype[]::oid[]
+  LOOP
+    EXECUTE format('ALTER FUNCTION %s NOT LEAKPROOF', f.signature);
+  END LOOP;
+EXCEPTION WHEN insufficient_privilege THEN
+  RAISE NOTICE 'not a superuser: what PostgreSQL grants to PUBLIC stays open (docs/security.md)';
+END $$;
+SELECT scopefloor.close_side_channels();
+
+-- A time as the API gives it.
+CREATE OR REPLACE FUNCTION scopefloor.rfc3339(at_time timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT to_char(at_time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') $$;
+
+--> statement-breakpoint
 CREATE TABLE "scopefloor"."erasing" (
 	"run_id" uuid PRIMARY KEY NOT NULL,
 	"hash" bigint NOT NULL,
@@ -20,6 +120,7 @@ CREATE TABLE "scopefloor"."forget_run" (
 	"state" text DEFAULT 'queued' NOT NULL,
 	"counts" jsonb DEFAULT '{}'::jsonb NOT NULL,
 	"after_scope" integer DEFAULT -1 NOT NULL,
+	"is_careful" boolean DEFAULT false NOT NULL,
 	"is_swept" boolean DEFAULT false NOT NULL,
 	"receipt_id" uuid,
 	"error" text,
@@ -122,7 +223,9 @@ ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaves_at" timestamp with time zon
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
 CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
 CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
+CREATE INDEX "forget_run_over" ON "scopefloor"."forget_run" USING btree ("finished_at");--> statement-breakpoint
 CREATE INDEX "forget_schedule_id" ON "scopefloor"."forget_schedule" USING btree ("id");--> statement-breakpoint
+CREATE INDEX "forget_schedule_tenant" ON "scopefloor"."forget_schedule" USING btree ("tenant_id");--> statement-breakpoint
 CREATE INDEX "forget_schedule_due" ON "scopefloor"."forget_schedule" USING btree ("next_run") WHERE NOT paused;--> statement-breakpoint
 CREATE INDEX "legal_hold_id" ON "scopefloor"."legal_hold" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "legal_hold_tenant" ON "scopefloor"."legal_hold" USING btree ("tenant_id");--> statement-breakpoint
@@ -135,6 +238,188 @@ CREATE INDEX "tenant_leaving" ON "scopefloor"."tenant" USING btree ("leaves_at")
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "memory_item_over" ON "scopefloor"."memory_item" USING btree ("expires_at") WHERE expires_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "usage_day_tenant" ON "scopefloor"."usage_day" USING btree ("tenant_id","day");
+--> statement-breakpoint
+-- src/db/sql/1_access/2_tickets.sql
+-- Tickets: what a transaction has entered for, in a setting of that transaction, signed with
+-- HMAC-SHA-256 (RFC 2104). The pads are kept instead of the secret.
+
+-- A new secret to sign with. Two are valid at a time: transactions that are open now keep theirs.
+CREATE OR REPLACE FUNCTION scopefloor.rotate_ticket_secret() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  secret bytea := ''::bytea;
+  inner_pad bytea;
+  outer_pad bytea;
+BEGIN
+  FOR i IN 1..4 LOOP
+    secret := secret || sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+  END LOOP;
+  secret := substring(secret FROM 1 FOR 64); -- exactly one SHA-256 block: needs no padding
+  inner_pad := secret;
+  outer_pad := secret;
+  FOR i IN 0..63 LOOP
+    inner_pad := set_byte(inner_pad, i, get_byte(secret, i) # 54);
+    outer_pad := set_byte(outer_pad, i, get_byte(secret, i) # 92);
+  END LOOP;
+  INSERT INTO scopefloor.ticket_secret (inner_pad, outer_pad) VALUES (inner_pad, outer_pad);
+  DELETE FROM scopefloor.ticket_secret t
+  WHERE t.id NOT IN (SELECT s.id FROM scopefloor.ticket_secret s ORDER BY s.id DESC LIMIT 2);
+END $$;
+
+-- For the functions that enter: who could call this could forge.
+CREATE OR REPLACE FUNCTION scopefloor.sign_ticket(payload jsonb) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  s scopefloor.ticket_secret;
+BEGIN
+  SELECT * INTO STRICT s FROM scopefloor.ticket_secret ORDER BY id DESC LIMIT 1;
+  RETURN s.id || '.'
+    || encode(sha256(s.outer_pad || sha256(s.inner_pad || convert_to(payload::text, 'UTF8'))), 'hex')
+    || '.' || payload::text;
+END $$;
+
+-- The verified ticket of this transaction. NULL: there is none, so no rows. A ticket that is
+-- malformed, forged, of another transaction or expired raises: a silent zero once let a DELETE
+-- of nothing commit as a success.
+CREATE OR REPLACE FUNCTION scopefloor.ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  raw text := current_setting('scopefloor.ticket', true);
+  body text;
+  payload jsonb;
+  s scopefloor.ticket_secret;
+BEGIN
+  -- A custom setting is '' rather than NULL once a transaction that set it has ended.
+  IF raw IS NULL OR raw = '' THEN
+    RETURN NULL;
+  END IF;
+  IF raw !~ '^[0-9]{1,9}\.[0-9a-f]{64}\.\{' THEN
+    RAISE EXCEPTION 'scopefloor: malformed ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  SELECT * INTO s FROM scopefloor.ticket_secret WHERE id = split_part(raw, '.', 1)::int;
+  body := substring(raw FROM position('{' IN raw));
+  IF s.id IS NULL OR split_part(raw, '.', 2)
+     <> encode(sha256(s.outer_pad || sha256(s.inner_pad || convert_to(body, 'UTF8'))), 'hex') THEN
+    RAISE EXCEPTION 'scopefloor: forged ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  payload := body::jsonb;
+  IF (payload->>'pid')::int <> pg_backend_pid()
+     OR (payload->>'began')::numeric <> extract(epoch FROM transaction_timestamp()) THEN
+    RAISE EXCEPTION 'scopefloor: ticket of another transaction' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  IF (payload->>'until')::numeric < extract(epoch FROM clock_timestamp()) THEN
+    RAISE EXCEPTION 'scopefloor: expired ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN payload;
+END $$;
+
+-- The ticket of a call that manages keys: 'manage' for the management routes, 'self' for a key's own.
+CREATE OR REPLACE FUNCTION scopefloor.key_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'self') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for keys' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- The management ticket of a key that may do all there is in its floor: what changes the Context, or makes
+-- work for everybody in the floor, is no matter for one that has less. NULL otherwise.
+CREATE OR REPLACE FUNCTION scopefloor.full_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.key_ticket();
+BEGIN
+  IF t->>'verb' = 'manage' AND (t->>'content')::bool AND t->'verbs' @> '["memory:read", "memory:write", "memory:forget"]' THEN
+    RETURN t;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- What a management key with less than that is answered.
+CREATE OR REPLACE FUNCTION scopefloor.needs_every_right() RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT '{"status": "forbidden", "detail": "this needs a management key with content and the verbs memory:read, memory:write and memory:forget"}'::jsonb
+$$;
+
+-- The ticket of a job's transaction.
+CREATE OR REPLACE FUNCTION scopefloor.job_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'job' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: not in a job' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+-- The ticket of a transaction that writes.
+CREATE OR REPLACE FUNCTION scopefloor.write_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'write' IS NULL THEN
+    RAISE EXCEPTION 'scopefloor: no write ticket' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/1_access/4_locks.sql
+-- Locks between those who write and those who erase.
+--
+-- Advisory locks of one number have the space of scope_hash (1_access/1_scopes.sql). Those of two:
+--   7700, 0   migrations                    src/db/upkeep/migrate.ts
+--   7700, 1   the first management key      1_access/8_first_key.sql
+--   7700, 3   taking a job                  3_upkeep/1_queue.sql
+--   7700, 5   the keeper of vector graphs   src/jobs/vector-graphs.ts
+--   7700, 6   sealing the audit chain       3_upkeep/4_audit_chain.sql
+--   7700, 7   a replay of the journal       src/forget/replay/replay.ts
+--   7701, n   links of the scope n          2_memory/2_documents.sql
+--   7702, n   the tail of the scope n       2_memory/5_word_index.sql
+--   7703, n   the segments of the scope n   2_memory/5_word_index.sql
+--   7704, n   holds of the tenant n         3_governance/1_holds.sql
+
+-- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so a
+-- reader does too) shares a lock on each of its tags and on {}. A forget takes one tag's lock alone:
+-- the first of the key's floor, and where that is {} of the target. Every scope that holds the target holds
+-- that tag. It is the caller's own, whoever the target names; first means org. In the order of the hashes, so that nobody waits
+-- in a circle; at most 9 locks, where every subset of 8 tags would have been 256.
+CREATE OR REPLACE FUNCTION scopefloor.hold_scope(tags jsonb, target jsonb DEFAULT NULL, floor jsonb DEFAULT '{}') RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  lock bigint;
+  alone bigint := CASE WHEN target IS NOT NULL THEN scopefloor.scope_hash(scopefloor.first_tag(CASE floor WHEN '{}' THEN target ELSE floor END)) END;
+BEGIN
+  FOR lock IN
+    SELECT scopefloor.scope_hash('{}') UNION SELECT scopefloor.scope_hash(jsonb_build_object(key, value)) FROM jsonb_each(tags)
+    UNION SELECT alone WHERE alone IS NOT NULL
+    ORDER BY 1
+  LOOP
+    IF lock = alone THEN
+      PERFORM pg_advisory_xact_lock(lock);
+    ELSE
+      PERFORM pg_advisory_xact_lock_shared(lock);
+    END IF;
+  END LOOP;
+END $$;
+
+-- Whether these tags or a scope above them were erased since that time: what a request brings that
+-- began before is from before.
+CREATE OR REPLACE FUNCTION scopefloor.was_erased(tags jsonb, since timestamptz) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- Erasures are rare: most often there is none so late, whatever its scope.
+  RETURN EXISTS (SELECT 1 FROM scopefloor.erasure e WHERE e.at >= since)
+    AND EXISTS (SELECT 1 FROM scopefloor.erasure e
+      WHERE e.hash = ANY (ARRAY(SELECT scopefloor.scope_hash(s) FROM unnest(scopefloor.scopes_between('{}', tags)) s))
+        AND e.at >= since);
+END $$;
+
 --> statement-breakpoint
 -- src/db/sql/1_access/5_enter_steps.sql
 -- The steps of scopefloor.enter (6_enter.sql): authenticate, permit, resolve_place, resolve_clauses,
@@ -366,6 +651,12 @@ BEGIN
   IF floor <> '{}' THEN
     ids := array_remove(ids, 0);
   END IF;
+  -- A floor without an org reaches into several tenants: not into those that are suspended.
+  IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.state IN ('suspended', 'leaving')) THEN
+    ids := ids || ARRAY(SELECT s.id FROM jsonb_array_elements(large_roots) r JOIN scopefloor.scope s ON s.tags @> r);
+    large_roots := '[]';
+    ids := ARRAY(SELECT s.id FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = ANY (ids) AND o.state = 'active');
+  END IF;
   ids := ARRAY(SELECT DISTINCT unnest(ids) ORDER BY 1);
   tenants := ARRAY(
     SELECT DISTINCT s.tenant_id FROM scopefloor.scope s WHERE s.id = ANY (ids)
@@ -522,7 +813,7 @@ BEGIN
     'verb', verb, 'mode', mode, 'verbs', to_jsonb(caller.verbs), 'content', caller.content,
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
-    'write', written.id, 'tenant', written.tenant_id,
+    'write', written.id, 'tenant', written.tenant_id, 'memory', CASE WHEN mode = 'write' THEN requested->'memory' END,
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'elsewhere', traced.tags <> trace_tags)));
 
   RETURN jsonb_build_object(
@@ -598,6 +889,124 @@ BEGIN
   RETURN (WITH below AS MATERIALIZED (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'floor'))
           SELECT EXISTS (SELECT 1 FROM below b WHERE b.id <> ALL (seen)));
 END $$;
+
+--> statement-breakpoint
+-- src/db/sql/2_memory/2_documents.sql
+-- Documents and their links. What writes is a definer function, because a key that may write but not
+-- read can neither look for what is there already nor use RETURNING.
+
+-- Adds a document at the ticket's write scope, or finds the one there that has the same bytes: another
+-- scope's copy is not looked at. {id, status, version, deduplicated, again}; `again`: the one that is
+-- there had failed and is to be processed once more.
+CREATE OR REPLACE FUNCTION scopefloor.add_document(new_id uuid, facts jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_scope int := (t->>'write')::int;
+  same_bytes uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), facts->>'contentHash');
+  d scopefloor.document;
+BEGIN
+  INSERT INTO scopefloor.document (tenant_id, scope_id, id, api_key_id, title, source, mime_type, size_bytes, content_hash, labels, observed_at)
+  VALUES ((t->>'tenant')::int, at_scope, new_id, (t->>'key')::uuid, facts->>'title', facts->>'source', facts->>'mimeType', (facts->>'sizeBytes')::int,
+          facts->>'contentHash', ARRAY(SELECT jsonb_array_elements_text(facts->'labels')), (facts->>'observedAt')::timestamptz)
+  ON CONFLICT (scope_id, content_key, tenant_id) DO NOTHING RETURNING * INTO d;
+  IF d.id IS NOT NULL THEN
+    RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', 1, 'deduplicated', false, 'again', false);
+  END IF;
+  SELECT * INTO STRICT d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes FOR UPDATE;
+  IF d.status = 'failed' THEN
+    UPDATE scopefloor.document o SET status = 'queued', error = NULL, mime_type = facts->>'mimeType', updated_at = clock_timestamp(),
+           processing_started_at = NULL, processing_completed_at = NULL
+    WHERE o.scope_id = at_scope AND o.id = d.id;
+    RETURN jsonb_build_object('id', d.id, 'status', 'queued', 'version', d.version, 'deduplicated', true, 'again', true);
+  END IF;
+  RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', d.version, 'deduplicated', true, 'again', false);
+END $$;
+
+-- The next version of the document that the transaction was entered for. What the caller leaves out
+-- stays as it was. NULL: another document of the scope has these bytes.
+CREATE OR REPLACE FUNCTION scopefloor.replace_document(of_document uuid, facts jsonb) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_scope int := (t->>'write')::int;
+  same_bytes uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), facts->>'contentHash');
+  d scopefloor.document;
+BEGIN
+  SELECT * INTO d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.id = of_document FOR UPDATE;
+  IF d.id IS NULL THEN
+    RETURN jsonb_build_object('status', 'gone');
+  END IF;
+  -- What it says is replaced: held where a part of it is.
+  PERFORM scopefloor.share_hold_lock(d.tenant_id);
+  IF scopefloor.is_document_held(d) THEN
+    PERFORM scopefloor.raise_held();
+  END IF;
+  IF d.content_hash = facts->>'contentHash' AND d.status <> 'failed' THEN
+    -- The same bytes: only what is said about them may have changed.
+    UPDATE scopefloor.document o
+    SET title = coalesce(facts->>'title', o.title), source = coalesce(facts->>'source', o.source),
+        labels = CASE WHEN jsonb_typeof(facts->'labels') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(facts->'labels')) ELSE o.labels END,
+        observed_at = coalesce((facts->>'observedAt')::timestamptz, o.observed_at), updated_at = clock_timestamp()
+    WHERE o.scope_id = at_scope AND o.id = of_document
+    RETURNING * INTO d;
+    UPDATE scopefloor.passage p SET labels = d.labels, observed_at = d.observed_at
+    WHERE p.scope_id = at_scope AND p.document_id = of_document AND (p.labels <> d.labels OR p.observed_at <> d.observed_at);
+    RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', d.version, 'deduplicated', true);
+  END IF;
+  IF EXISTS (SELECT 1 FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes AND o.id <> of_document) THEN
+    RETURN NULL;
+  END IF;
+  UPDATE scopefloor.document o
+  SET version = o.version + 1, status = 'queued', error = NULL, content_hash = facts->>'contentHash', size_bytes = (facts->>'sizeBytes')::int,
+      mime_type = facts->>'mimeType', title = coalesce(facts->>'title', o.title), source = coalesce(facts->>'source', o.source),
+      labels = CASE WHEN jsonb_typeof(facts->'labels') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(facts->'labels')) ELSE o.labels END,
+      observed_at = coalesce((facts->>'observedAt')::timestamptz, o.observed_at), api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp(),
+      processing_started_at = NULL, processing_completed_at = NULL
+  WHERE o.scope_id = at_scope AND o.id = of_document
+  RETURNING * INTO d;
+  RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', d.version, 'deduplicated', false);
+END $$;
+
+-- Links the documents of the ticket's write scope that share at least two keywords: their weight is the
+-- Jaccard similarity of the two sets, and each document keeps its ten nearest. A keyword that is in more
+-- than a hundred documents tells them not apart. Gives the number of links.
+CREATE OR REPLACE FUNCTION scopefloor.relink_documents() RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.write_ticket();
+  at_scope int := (t->>'write')::int;
+  emitted int;
+BEGIN
+  PERFORM pg_advisory_xact_lock(7701, at_scope); -- of two at once the second makes them anew
+  DELETE FROM scopefloor.document_link WHERE scope_id = at_scope;
+  WITH telling AS MATERIALIZED (
+    SELECT k.document_id, k.normalised_hash FROM scopefloor.keyword k
+    WHERE k.scope_id = at_scope AND k.normalised_hash IN (
+      SELECT o.normalised_hash FROM scopefloor.keyword o WHERE o.scope_id = at_scope GROUP BY 1 HAVING count(*) BETWEEN 2 AND 100)),
+  sizes AS MATERIALIZED (
+    SELECT k.document_id, count(*) AS n FROM scopefloor.keyword k WHERE k.scope_id = at_scope GROUP BY 1),
+  pairs AS (
+    SELECT a.document_id AS from_id, b.document_id AS to_id, count(*) AS shared
+    FROM telling a JOIN telling b ON b.normalised_hash = a.normalised_hash AND b.document_id <> a.document_id GROUP BY 1, 2 HAVING count(*) >= 2),
+  weighed AS (
+    SELECT p.from_id, p.to_id, p.shared::real / (x.n + y.n - p.shared) AS weight
+    FROM pairs p JOIN sizes x ON x.document_id = p.from_id JOIN sizes y ON y.document_id = p.to_id),
+  ranked AS (
+    SELECT w.*, row_number() OVER (PARTITION BY w.from_id ORDER BY w.weight DESC, w.to_id) AS place FROM weighed w)
+  INSERT INTO scopefloor.document_link (tenant_id, scope_id, from_id, to_id, weight)
+  SELECT (t->>'tenant')::int, at_scope, r.from_id, r.to_id, r.weight FROM ranked r WHERE r.place <= 10;
+  GET DIAGNOSTICS emitted = ROW_COUNT;
+  RETURN emitted;
+END $$;
+
+-- How many documents of the ticket's target are not in recall, on their way into it or because they could
+-- not be read: a forget by meaning does not see what they say, and its receipt says so.
+CREATE OR REPLACE FUNCTION scopefloor.pending_documents() RETURNS int
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT count(*)::int FROM scopefloor.document d
+  WHERE d.scope_id = ANY (scopefloor.ids_in(scopefloor.ticket()->'modify')) AND d.status NOT IN ('ready', 'embedding')
+$$;
 
 --> statement-breakpoint
 -- src/db/sql/2_memory/3_turns_and_items.sql
@@ -851,6 +1260,10 @@ DECLARE
   at_scope int := (t->>'write')::int;
   of_kind text;
 BEGIN
+  -- The one that was entered for: whose it is was looked at then.
+  IF (t->>'memory')::uuid IS DISTINCT FROM of_id THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for this memory' USING ERRCODE = 'insufficient_privilege';
+  END IF;
   SELECT p.kind INTO of_kind FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = of_id AND p.expired_at IS NULL;
   IF of_kind = 'turn' THEN
     RETURN scopefloor.correct_turn(t, of_id, change, of_embedder);
@@ -869,6 +1282,7 @@ CREATE OR REPLACE FUNCTION scopefloor.correct_turn(t jsonb, of_id uuid, change j
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int := (t->>'write')::int;
+  most_former constant int := 20;
   new_text jsonb := change->'text';
   p scopefloor.passage;
   place int;
@@ -878,6 +1292,9 @@ BEGIN
     RETURN NULL;
   END IF;
   IF new_text IS NOT NULL AND (change->>'keepHistory')::bool THEN
+    IF (SELECT count(*) FROM scopefloor.turn o WHERE o.scope_id = at_scope AND o.corrected_id = p.turn_id) >= most_former THEN
+      RETURN jsonb_build_object('full', most_former);
+    END IF;
     -- The former text is a turn that was expired, at the end of its session.
     UPDATE scopefloor.session s SET next_seq = s.next_seq + 1 WHERE s.scope_id = at_scope AND s.id = p.session_id RETURNING s.next_seq - 1 INTO place;
     INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at, created_at, expired_at, corrected_id)
@@ -964,8 +1381,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   above jsonb[];
 BEGIN
-  -- Where nobody holds anything, this is all that anybody pays for it.
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+  -- Where nobody of the tenant holds anything, nor for everybody, this is all that one pays for it.
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.tenant_id = 0)
+     AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h JOIN scopefloor.tenant o ON o.id = h.tenant_id WHERE o.root = jsonb_build_object('org', of_tags->'org')) THEN
     RETURN;
   END IF;
   above := scopefloor.scopes_between('{}', of_tags);
@@ -976,7 +1394,7 @@ END $$;
 -- What a row says, whichever table it is of.
 CREATE OR REPLACE FUNCTION scopefloor.said_in(of_row jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT lower(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'))
+  SELECT lower(normalize(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'), NFKC))
 $$;
 
 -- Whether a hold reaches a row: all of its scope; one document, with its parts; or what mentions a subject, which is
@@ -993,7 +1411,7 @@ BEGIN
   ELSIF of_table = 'document_content' THEN
     -- A file says what its parts say.
     RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = (of_row->>'scope_id')::int AND p.document_id = (of_row->>'document_id')::uuid
-                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(p.text), w) = 0));
+                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(normalize(p.text, NFKC)), w) = 0));
   END IF;
   said := scopefloor.said_in(of_row);
   RETURN NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(said, w) = 0);
@@ -1006,28 +1424,57 @@ BEGIN
   RAISE EXCEPTION 'held' USING ERRCODE = 'SF409';
 END $$;
 
--- Whether the transaction is somebody's who forgets or changes: what the service does by itself (a document's parts
--- made anew by its own job, what is over that is closed) loses nothing.
+-- Whether the transaction is somebody's who forgets or changes. What is over and is closed, without a ticket, loses
+-- nothing; and a replay does again what was done when no hold was in the way.
 CREATE OR REPLACE FUNCTION scopefloor.may_lose() RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  RETURN t IS NOT NULL AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.id = (t->>'key')::uuid AND k.name = 'replay ' || k.id AND k.floor = '{}');
+END $$;
+
+-- Whether a row is of a document that a job is making for the first time, or again after it failed: nobody has seen it.
+CREATE OR REPLACE FUNCTION scopefloor.is_in_the_making(of_table text, of_row jsonb) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce(scopefloor.ticket()->>'mode' <> 'job', false)
+  SELECT of_table IN ('passage', 'document_content') AND coalesce(scopefloor.ticket()->>'mode' = 'job', false) AND NOT EXISTS (
+    SELECT 1 FROM scopefloor.document d WHERE d.scope_id = (of_row->>'scope_id')::int AND d.id = (of_row->>'document_id')::uuid AND d.ready_version IS NOT NULL)
 $$;
+
+-- Whoever takes or changes something of a tenant holds this, and who sets a hold there waits for it: 4_locks.sql.
+CREATE OR REPLACE FUNCTION scopefloor.share_hold_lock(of_tenant int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- Of what is set for everybody, or for scopes without a tenant, first.
+  PERFORM pg_advisory_xact_lock_shared(7704, 0);
+  IF of_tenant <> 0 THEN
+    PERFORM pg_advisory_xact_lock_shared(7704, of_tenant);
+  END IF;
+END $$;
 
 -- Trigger: nothing that is held is deleted.
 CREATE OR REPLACE FUNCTION scopefloor.keep_held() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int;
+  of_tenant int;
   h scopefloor.legal_hold;
 BEGIN
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) OR NOT scopefloor.may_lose() THEN
+  IF NOT scopefloor.may_lose() THEN
+    RETURN NULL;
+  END IF;
+  FOR of_tenant IN SELECT DISTINCT r.tenant_id FROM removed r ORDER BY 1 LOOP
+    PERFORM scopefloor.share_hold_lock(of_tenant);
+  END LOOP;
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
     RETURN NULL;
   END IF;
   FOR at_scope IN SELECT DISTINCT r.scope_id FROM removed r LOOP
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = at_scope)) LOOP
       -- (A fact's passage follows the fact, which is in a table of its own.)
       IF EXISTS (SELECT 1 FROM (SELECT to_jsonb(r) AS row FROM removed r WHERE r.scope_id = at_scope) o
-                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)) THEN
+                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
+                   AND NOT scopefloor.is_in_the_making(TG_TABLE_NAME, o.row)) THEN
         PERFORM scopefloor.raise_held();
       END IF;
     END LOOP;
@@ -1041,7 +1488,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   h scopefloor.legal_hold;
 BEGIN
-  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold) AND scopefloor.may_lose() THEN
+  IF NOT scopefloor.may_lose() THEN
+    RETURN NEW;
+  END IF;
+  PERFORM scopefloor.share_hold_lock(OLD.tenant_id);
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold o WHERE o.tenant_id IN (OLD.tenant_id, 0)) THEN
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = OLD.scope_id)) LOOP
       IF scopefloor.reaches(h, TG_TABLE_NAME, to_jsonb(OLD)) THEN
         PERFORM scopefloor.raise_held();
@@ -1050,6 +1501,14 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
+
+-- Whether a hold reaches a document or a part of it.
+CREATE OR REPLACE FUNCTION scopefloor.is_document_held(d scopefloor.document) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = d.scope_id AND (
+    scopefloor.reaches(h, 'document', to_jsonb(d)) OR EXISTS (
+      SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.reaches(h, 'passage', jsonb_build_object('text', p.text, 'document_id', p.document_id)))))
+$$;
 
 -- Whether a keyed item is held, for the worker, which deletes what is over.
 CREATE OR REPLACE FUNCTION scopefloor.is_held(m scopefloor.memory_item) RETURNS bool
@@ -1069,14 +1528,22 @@ $$;
 CREATE OR REPLACE FUNCTION scopefloor.set_hold(new_id uuid, given jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  most constant int := 1000;
+  most constant int := 200;
   t jsonb := scopefloor.rule_ticket();
   of_document uuid := (given->>'documentId')::uuid;
   at_scope scopefloor.scope;
   h scopefloor.legal_hold;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target', t->'target', t->'floor');
   at_scope := scopefloor.ensure_scope(t->'target');
+  -- Alone: whoever has taken something there is done, or sees this hold.
+  IF at_scope.tenant_id <> 0 THEN
+    PERFORM pg_advisory_xact_lock_shared(7704, 0);
+  END IF;
+  PERFORM pg_advisory_xact_lock(7704, at_scope.tenant_id);
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   -- Too late for what an erasure has begun to take (4_runs.sql).
   IF EXISTS (SELECT 1 FROM scopefloor.erasing e JOIN scopefloor.forget_run r ON r.id = e.run_id JOIN scopefloor.scope s ON s.id = r.scope_id
@@ -1092,8 +1559,8 @@ BEGIN
   IF h.id IS NOT NULL AND NOT h.set_by @> (t->'floor') THEN
     RETURN '{"status": "forbidden", "detail": "a key above this one has set this hold"}';
   END IF;
-  IF h.id IS NULL AND (SELECT count(*) FROM scopefloor.legal_hold o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor') >= most THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may set at most %s holds in a tenant', most));
+  IF h.id IS NULL AND (SELECT count(*) FROM scopefloor.legal_hold o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by @> (t->'floor')) >= most THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s holds in a tenant; delete one first', most));
   END IF;
   INSERT INTO scopefloor.legal_hold AS o (tenant_id, scope_id, id, subject, words, document_id, reason, set_by, api_key_id)
   VALUES (at_scope.tenant_id, at_scope.id, coalesce(h.id, new_id), given->>'subject',
@@ -1115,7 +1582,9 @@ BEGIN
   END IF;
   RETURN (WITH found AS MATERIALIZED (SELECT h FROM scopefloor.legal_hold h WHERE ids IS NULL OR h.scope_id = ANY (ids)),
           shown AS (SELECT f.h FROM found f ORDER BY (f.h).created_at DESC, (f.h).id LIMIT most OFFSET after)
-          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'holds', coalesce((SELECT jsonb_agg(scopefloor.hold_answer(s.h)) FROM shown s), '[]')));
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'holds', coalesce((
+            -- Subjects and reasons are content.
+            SELECT jsonb_agg(scopefloor.hold_answer(s.h) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"subject": null, "reason": ""}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
 -- Takes a hold of the ticket's target or below away: how many; -1: a key above has set it.
@@ -1125,6 +1594,9 @@ DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.legal_hold;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT h.* INTO found FROM scopefloor.legal_hold h JOIN scopefloor.scope s ON s.id = h.scope_id WHERE h.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
     RETURN 0;
@@ -1201,6 +1673,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.scope s WHERE s.id = r.scope_id
 $$;
 
+-- Whether a rule for traces above or below a scope ends sooner than this, or one by the last use later.
+CREATE OR REPLACE FUNCTION scopefloor.conflicts_with_traces(at_scope scopefloor.scope, with_rules text, duration interval) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.retention_rule r JOIN scopefloor.scope s ON s.id = r.scope_id
+    WHERE r.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
+      AND CASE with_rules WHEN 'traces' THEN r.kind = 'traces' AND r.older_than::interval < duration ELSE r.since = 'lastUsed' AND r.older_than::interval > duration END)
+$$;
+
 -- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
 -- kind, action and maximum. {status: ok, rules}, or {status, detail} and then none.
 CREATE OR REPLACE FUNCTION scopefloor.set_retention(given jsonb) RETURNS jsonb
@@ -1212,10 +1692,21 @@ DECLARE
   r scopefloor.retention_rule;
   rules jsonb := '[]';
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   FOR one IN SELECT jsonb_array_elements(given) LOOP
+    IF (one->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
+      RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
+    END IF;
+    -- When something was last used its traces say, as long as they have their text.
+    IF one->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces(at_scope, 'traces', (one->>'olderThan')::interval)
+       OR one->>'kind' = 'traces' AND scopefloor.conflicts_with_traces(at_scope, 'lastUsed', (one->>'olderThan')::interval) THEN
+      RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
+    END IF;
     SELECT * INTO r FROM scopefloor.retention_rule o
     WHERE o.scope_id = at_scope.id AND o.kind = one->>'kind' AND o.action = one->>'action' AND o.is_maximum = (one->>'maximum')::bool;
     IF r.id IS NOT NULL AND NOT r.set_by @> (t->'floor') THEN
@@ -1270,6 +1761,9 @@ DECLARE
   ids uuid[];
   at_scope int;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = t->'target';
   ids := ARRAY(SELECT r.id FROM scopefloor.retention_rule r
     WHERE r.scope_id = at_scope AND (kinds IS NULL OR r.kind = ANY (kinds)) AND (of_action IS NULL OR r.action = of_action) FOR UPDATE);
@@ -1306,6 +1800,7 @@ DECLARE
   r scopefloor.retention_rule;
   ordered int := 0;
 BEGIN
+  PERFORM scopefloor.sweep_runs();
   FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp()
       -- Of one that is suspended nothing is lost.
       AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP
@@ -1369,7 +1864,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.enter_run(j scopefloor.job, in_context text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  scopes_at_once constant int := 200;
+  scopes_at_once int := 200;
   r scopefloor.forget_run;
   s scopefloor.scope;
   traced scopefloor.scope;
@@ -1400,14 +1895,26 @@ BEGIN
   IF r.state = 'queued' THEN
     UPDATE scopefloor.forget_run o SET state = 'running', started_at = clock_timestamp() WHERE o.scope_id = r.scope_id AND o.id = r.id RETURNING * INTO r;
   END IF;
+  IF r.source <> 'offboard' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.id = s.tenant_id AND o.state <> 'active') THEN
+    -- Of a tenant that is suspended nothing is lost: later.
+    UPDATE scopefloor.job o SET state = 'queued', lease = NULL, leased_until = NULL, run_after = clock_timestamp() + interval '1 minute', attempts = 0
+    WHERE o.scope_id = j.scope_id AND o.id = j.id;
+    RETURN '{"status": "gone"}';
+  END IF;
   IF is_whole THEN
     mode := 'erase';
+  END IF;
+  IF r.is_careful THEN
+    scopes_at_once := 1;
   END IF;
   IF step = 'mark' THEN
     IF scopefloor.holds_something(s.tags) THEN
       PERFORM scopefloor.abandon_run(r.scope_id, r.id, 'held', 'a legal hold is in the way; nothing was erased');
       DELETE FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.id = j.id;
       RETURN '{"status": "gone"}';
+    END IF;
+    IF r.source = 'offboard' THEN
+      PERFORM scopefloor.end_tenant(s.tenant_id, r.id, j.id);
     END IF;
     INSERT INTO scopefloor.erasing (hash, run_id) VALUES (scopefloor.scope_hash(s.tags), r.id) ON CONFLICT DO NOTHING;
     -- Jobs of what goes find that they are of an earlier time.
@@ -1506,7 +2013,7 @@ BEGIN
 END $$;
 
 -- Rows of a kind that a run is to take, `most` of them, at the scopes of the ticket: the passages, facts, items or
--- documents (of_kind: turns, facts, items, documents) that were observed, created or last used before a time, and have the labels. What
+-- documents (of_kind: turns, facts, items, documents; sessions: empty ones) that were observed (by their word, but not later than they were stored), created or last used before a time, and have the labels. What
 -- a hold reaches is not among them. with_expired: for good, what was expired before too.
 CREATE OR REPLACE FUNCTION scopefloor.old_rows(of_kind text, since text, before timestamptz, with_labels text[], with_expired bool, most int) RETURNS TABLE (id uuid, turn_id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1524,18 +2031,25 @@ BEGIN
   END IF;
   IF of_kind = 'turns' THEN
     RETURN QUERY SELECT p.id, p.turn_id FROM scopefloor.passage p
-      WHERE p.scope_id = ANY (ids) AND p.kind = 'turn' AND CASE since WHEN 'observed' THEN p.observed_at ELSE p.created_at END < before
+      WHERE p.scope_id = ANY (ids) AND p.kind = 'turn' AND CASE since WHEN 'observed' THEN least(p.observed_at, p.created_at) ELSE p.created_at END < before
         AND (with_expired OR p.expired_at IS NULL) AND p.labels @> with_labels AND NOT p.id = ANY (used)
-        AND NOT (any_held AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))) LIMIT most;
+        AND NOT (any_held AND (scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)) OR EXISTS (
+          -- What it said before goes with it.
+          SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = p.scope_id AND o.corrected_id = p.turn_id AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o))))) LIMIT most;
+  ELSIF of_kind = 'sessions' THEN
+    -- Those that began before, and of which no turn is left.
+    RETURN QUERY SELECT o.id, NULL::uuid FROM scopefloor.session o
+      WHERE o.scope_id = ANY (ids) AND o.created_at < before AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT (any_held AND scopefloor.is_row_held('session', o.scope_id, to_jsonb(o))) LIMIT most;
   ELSIF of_kind = 'facts' THEN
     RETURN QUERY SELECT f.id, NULL::uuid FROM (
         SELECT a.id FROM scopefloor.attribute a
-        WHERE a.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN a.valid_from ELSE a.created_at END < before
+        WHERE a.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(a.valid_from, a.created_at) ELSE a.created_at END < before
           AND (with_expired OR a.expired_at IS NULL) AND a.labels @> with_labels AND NOT a.id = ANY (used)
           AND NOT (any_held AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
         UNION ALL
         SELECT r.id FROM scopefloor.relation r
-        WHERE r.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN r.valid_from ELSE r.created_at END < before
+        WHERE r.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(r.valid_from, r.created_at) ELSE r.created_at END < before
           AND (with_expired OR r.expired_at IS NULL) AND r.labels @> with_labels AND NOT r.id = ANY (used)
           AND NOT (any_held AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))) f LIMIT most;
   ELSIF of_kind = 'items' THEN
@@ -1544,12 +2058,11 @@ BEGIN
         AND NOT (any_held AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m))) LIMIT most;
   ELSIF of_kind = 'documents' THEN
     RETURN QUERY SELECT d.id, NULL::uuid FROM scopefloor.document d
-      WHERE d.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN d.observed_at ELSE d.created_at END < before AND d.labels @> with_labels
+      WHERE d.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(d.observed_at, d.created_at) ELSE d.created_at END < before AND d.labels @> with_labels
         -- Expired: a document none of whose parts is recalled any more.
         AND (with_expired OR EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.expired_at IS NULL))
         AND NOT (used <> '{}' AND EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.id = ANY (used)))
-        AND NOT (any_held AND (scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)) OR EXISTS (
-          SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))))) LIMIT most;
+        AND NOT (any_held AND scopefloor.is_document_held(d)) LIMIT most;
   END IF;
 END $$;
 
@@ -1624,6 +2137,41 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.forget_run r WHERE r.id = of_run AND r.source = 'offboard')
 $$;
 
+-- Ends what a tenant that leaves could still do: its keys, its jobs and its other runs.
+CREATE OR REPLACE FUNCTION scopefloor.end_tenant(of_tenant int, but_run uuid, but_job uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = of_tenant);
+BEGIN
+  UPDATE scopefloor.api_key k SET revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+  WHERE k.tenant_id = of_tenant AND k.revoked_at IS NULL;
+  DELETE FROM scopefloor.job j WHERE j.scope_id = ANY (ids) AND j.id <> but_job;
+  DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids) AND r.id <> but_run);
+  UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the tenant leaves', finished_at = clock_timestamp(), selector = '{}'
+  WHERE r.scope_id = ANY (ids) AND r.id <> but_run AND r.state IN ('queued', 'running');
+END $$;
+
+-- What is left of runs that are over: marks, should one have been left, and after a while the runs.
+CREATE OR REPLACE FUNCTION scopefloor.sweep_runs() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  DELETE FROM scopefloor.erasing e WHERE NOT EXISTS (SELECT 1 FROM scopefloor.forget_run r WHERE r.id = e.run_id AND r.state IN ('queued', 'running'));
+  DELETE FROM scopefloor.forget_run r USING (
+    SELECT o.scope_id, o.id FROM scopefloor.forget_run o WHERE o.finished_at < now() - interval '90 days' ORDER BY o.finished_at LIMIT 1000) old
+  WHERE r.scope_id = old.scope_id AND r.id = old.id
+$$;
+
+-- A hold has come up that the selection of rows does not know: from now on scope by scope, and the one where it is is left
+-- for the next time.
+CREATE OR REPLACE FUNCTION scopefloor.pass_held() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.run_ticket();
+BEGIN
+  UPDATE scopefloor.forget_run r
+  SET after_scope = CASE WHEN r.is_careful THEN greatest(r.after_scope, (SELECT max(i) FROM unnest(scopefloor.ids_in(t->'modify')) i)) ELSE r.after_scope END, is_careful = true
+  WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
+END $$;
+
 --> statement-breakpoint
 -- src/db/sql/3_governance/5_schedules.sql
 -- Forget schedules. They belong to their scope: a key that made one may be rotated or revoked, and it goes on.
@@ -1652,16 +2200,24 @@ CREATE OR REPLACE FUNCTION scopefloor.set_schedule(of_id uuid, is_new bool, give
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   most constant int := 100;
+  most_of_tenant constant int := 1000;
   t jsonb := scopefloor.rule_ticket();
   at_scope scopefloor.scope;
   f scopefloor.forget_schedule;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
+  IF (given->'selector'->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
+    RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
+  END IF;
   IF is_new THEN
     PERFORM scopefloor.hold_scope(t->'target');
     at_scope := scopefloor.ensure_scope(t->'target');
     PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
-    IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most THEN
-      RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may make at most %s schedules at a scope; delete one first', most));
+    IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by @> (t->'floor')) >= most
+       OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.forget_schedule o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by @> (t->'floor') LIMIT most_of_tenant) n) >= most_of_tenant THEN
+      RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s schedules at a scope and %s in a tenant; delete one first', most, most_of_tenant));
     END IF;
     INSERT INTO scopefloor.forget_schedule (tenant_id, scope_id, id, name, subtree, cron, timezone, selector, action, dry_run, paused, next_run, set_by, api_key_id)
     VALUES (at_scope.tenant_id, at_scope.id, of_id, coalesce(given->>'name', ''), coalesce((given->>'subtree')::bool, false), given->>'cron', given->>'timezone', given->'selector', given->>'action',
@@ -1697,7 +2253,9 @@ BEGIN
   RETURN (WITH found AS MATERIALIZED (
             SELECT f FROM scopefloor.forget_schedule f WHERE (ids IS NULL OR f.scope_id = ANY (ids)) AND (of_id IS NULL OR f.id = of_id)),
           shown AS (SELECT o.f FROM found o ORDER BY (o.f).scope_id, (o.f).created_at, (o.f).id LIMIT most OFFSET after)
-          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'schedules', coalesce((SELECT jsonb_agg(scopefloor.schedule_answer(s.f)) FROM shown s), '[]')));
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'schedules', coalesce((
+            -- What it asks for is content.
+            SELECT jsonb_agg(scopefloor.schedule_answer(s.f) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"query": null, "labels": []}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
 -- Takes a schedule of the ticket's target or below away: how many; -1: a key above has made it. A run that is under way goes on.
@@ -1707,6 +2265,9 @@ DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.forget_schedule;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT f.* INTO found FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id WHERE f.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
     RETURN 0;
@@ -1736,6 +2297,9 @@ DECLARE
   r scopefloor.forget_run;
   ordered uuid;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   SELECT o.* INTO f FROM scopefloor.forget_schedule o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_id AND s.tags @> (t->'target') FOR UPDATE OF o;
   IF f.id IS NULL THEN
     RETURN '{"status": "not-found", "detail": ""}';
@@ -1814,6 +2378,9 @@ DECLARE
   at_scope scopefloor.scope;
   above text;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
@@ -1863,6 +2430,9 @@ DECLARE
   at_scope int := (SELECT s.id FROM scopefloor.scope s WHERE s.tags = t->'target');
   dropped int;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
     RETURN -1;
   END IF;
@@ -2044,8 +2614,8 @@ END $$;
 
 --> statement-breakpoint
 -- src/db/sql/3_governance/8_offboarding.sql
--- Offboarding: a tenant leaves for good. Until its time its keys are only kept out, and it can be taken back; then they
--- are revoked, its jobs go, and a run erases all that it has (4_runs.sql), its rules and its name with it.
+-- Offboarding: a tenant leaves for good. Until its time its keys are only kept out, and it can be taken back; then a run
+-- revokes them, takes its jobs away and erases all that it has (4_runs.sql), its rules and its name with it.
 
 -- Lets the tenant that the ticket's target is leave after a grace: {status: ok, tenant}, or {status, detail}.
 CREATE OR REPLACE FUNCTION scopefloor.begin_offboarding(grace_seconds float8) RETURNS jsonb
@@ -2065,6 +2635,8 @@ BEGIN
   ELSIF scopefloor.holds_something(o.root) THEN
     PERFORM scopefloor.raise_held();
   END IF;
+  -- The run stands there, also where no row was ever stored at the org itself.
+  PERFORM scopefloor.ensure_scope(o.root);
   UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds) WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
@@ -2089,7 +2661,7 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
--- For the worker: of tenants whose grace is over the keys are revoked, the jobs go, and the run is ordered; gives how many.
+-- For the worker: of tenants whose grace is over the run is ordered; gives how many.
 CREATE OR REPLACE FUNCTION scopefloor.order_offboardings(most int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2107,17 +2679,298 @@ BEGIN
     CONTINUE WHEN at_scope IS NULL;
     -- (A tenant's rows name no operator: the run is the first operator's.)
     SELECT k.id INTO by_key FROM scopefloor.api_key k WHERE k.parent_id IS NULL AND k.floor = '{}' ORDER BY k.created_at LIMIT 1;
-    UPDATE scopefloor.api_key k SET revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
-    WHERE k.tenant_id = o.id AND k.revoked_at IS NULL;
-    DELETE FROM scopefloor.job j WHERE j.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id);
-    UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the tenant leaves', finished_at = clock_timestamp(), selector = '{}'
-    WHERE r.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id) AND r.state IN ('queued', 'running');
     PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', by_key, 'erase', true, false, '{}');
     -- One that a hold stops is looked at again.
     UPDATE scopefloor.tenant x SET leaves_at = clock_timestamp() + interval '1 hour' WHERE x.id = o.id;
     ordered := ordered + 1;
   END LOOP;
   RETURN ordered;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_metering/1_prices.sql
+-- Prices, and what a trace costs: it is priced when it is written, by what was in effect then.
+
+-- The price of a model at a time: one for `provider:model` goes before one for the model's name alone.
+CREATE OR REPLACE FUNCTION scopefloor.model_price(of_provider text, of_model text, at_time timestamptz) RETURNS scopefloor.price
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found scopefloor.price;
+BEGIN
+  FOR i IN 1..2 LOOP
+    SELECT * INTO found FROM scopefloor.price p
+    WHERE p.kind = 'model' AND p.name = CASE i WHEN 1 THEN concat_ws(':', of_provider, of_model) ELSE coalesce(of_model, of_provider) END AND p.effective_from <= at_time
+    ORDER BY p.effective_from DESC LIMIT 1;
+    EXIT WHEN found.id IS NOT NULL;
+  END LOOP;
+  RETURN found;
+END $$;
+
+-- What a call costs in USD: its model's tokens, and the price of the operation by itself. NULL: the model
+-- has no price for tokens that were used. A model of the service's own process (`local`) costs nothing
+-- where it has none.
+CREATE OR REPLACE FUNCTION scopefloor.cost_of(of_operation text, of_provider text, of_model text, input bigint, cached bigint, output bigint, embedding bigint, at_time timestamptz) RETURNS numeric
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  p scopefloor.price;
+  from_cache bigint := least(cached, input);
+  of_call numeric := coalesce((SELECT o.per_call FROM scopefloor.price o WHERE o.kind = 'operation' AND o.name = of_operation AND o.effective_from <= at_time
+                               ORDER BY o.effective_from DESC LIMIT 1), 0);
+BEGIN
+  IF of_provider IS NULL THEN
+    RETURN of_call;
+  END IF;
+  p := scopefloor.model_price(of_provider, of_model, at_time);
+  IF p.id IS NULL THEN
+    RETURN CASE WHEN of_provider = 'local' THEN of_call END;
+  END IF;
+  -- Tokens of a kind that there are none of need no price.
+  RETURN of_call + (coalesce((input - from_cache) * p.input, CASE WHEN input = from_cache THEN 0 END)
+                    + coalesce(from_cache * coalesce(p.cached_input, p.input), CASE WHEN from_cache = 0 THEN 0 END)
+                    + coalesce(output * p.output, CASE WHEN output = 0 THEN 0 END)
+                    + coalesce(embedding * p.embedding, CASE WHEN embedding = 0 THEN 0 END)) * 0.000001;
+END $$;
+
+-- Trigger: no trace says its own cost.
+CREATE OR REPLACE FUNCTION scopefloor.price_trace() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  NEW.cost_usd := CASE WHEN NEW.kind = 'denied' THEN 0 ELSE scopefloor.cost_of(NEW.operation, NEW.provider, NEW.model, NEW.input_tokens, NEW.cached_input_tokens,
+                                                                              NEW.output_tokens, NEW.embedding_tokens, NEW.created_at) END;
+  RETURN NEW;
+END $$;
+
+-- The ticket of the operator, who alone sets prices: management with the floor {} and every right.
+CREATE OR REPLACE FUNCTION scopefloor.operator_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.full_ticket();
+BEGIN
+  RETURN CASE WHEN t->'floor' = '{}' THEN t END;
+END $$;
+
+-- A row of `price` as the API gives it.
+CREATE OR REPLACE FUNCTION scopefloor.price_answer(p scopefloor.price) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT jsonb_build_object('id', p.id, 'effectiveFrom', scopefloor.rfc3339(p.effective_from), 'createdAt', scopefloor.rfc3339(p.created_at)) || CASE p.kind
+    WHEN 'model' THEN jsonb_build_object('model', p.name) || jsonb_strip_nulls(jsonb_build_object(
+      'inputPerMillion', p.input, 'cachedInputPerMillion', p.cached_input, 'outputPerMillion', p.output, 'embeddingPerMillion', p.embedding))
+    WHEN 'operation' THEN jsonb_build_object('operation', p.name, 'perCall', p.per_call)
+    ELSE jsonb_build_object('storagePerGbMonth', p.per_gb_month) END
+$$;
+
+-- Sets a price from a time on, or from now; what was written before keeps its cost. Of a model, what is left out stays
+-- as it was in effect then. NULL for anybody but the operator.
+CREATE OR REPLACE FUNCTION scopefloor.set_price(new_id uuid, of_kind text, of_name text, given jsonb, given_since timestamptz) RETURNS jsonb
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.operator_ticket();
+  since timestamptz := coalesce(given_since, transaction_timestamp());
+  p scopefloor.price;
+BEGIN
+  IF t IS NULL THEN
+    RETURN NULL;
+  END IF;
+  IF of_kind NOT IN ('model', 'operation', 'storage') THEN
+    RAISE EXCEPTION 'scopefloor: no price is of the kind %', of_kind USING ERRCODE = 'check_violation';
+  END IF;
+  SELECT * INTO p FROM scopefloor.price o WHERE o.kind = of_kind AND o.name = of_name AND o.effective_from <= since ORDER BY o.effective_from DESC LIMIT 1;
+  INSERT INTO scopefloor.price (id, kind, name, input, cached_input, output, embedding, per_call, per_gb_month, effective_from, api_key_id)
+  VALUES (new_id, of_kind, of_name,
+          coalesce((given->>'inputPerMillion')::numeric, p.input), coalesce((given->>'cachedInputPerMillion')::numeric, p.cached_input),
+          coalesce((given->>'outputPerMillion')::numeric, p.output), coalesce((given->>'embeddingPerMillion')::numeric, p.embedding),
+          (given->>'perCall')::numeric, (given->>'storagePerGbMonth')::numeric, since, (t->>'key')::uuid)
+  ON CONFLICT (kind, name, effective_from) DO UPDATE SET
+    input = EXCLUDED.input, cached_input = EXCLUDED.cached_input, output = EXCLUDED.output, embedding = EXCLUDED.embedding,
+    per_call = EXCLUDED.per_call, per_gb_month = EXCLUDED.per_gb_month, api_key_id = EXCLUDED.api_key_id
+  RETURNING * INTO p;
+  RETURN scopefloor.price_answer(p);
+END $$;
+
+-- Every price, for whoever may read usage: by name, the newest first.
+CREATE OR REPLACE FUNCTION scopefloor.list_prices() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' NOT IN ('manage', 'usage:read') THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for prices' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN (SELECT coalesce(jsonb_agg(scopefloor.price_answer(p) ORDER BY p.kind, p.name, p.effective_from DESC), '[]') FROM scopefloor.price p);
+END $$;
+
+-- Takes a price out, by its id or all of a name. How many; NULL for anybody but the operator.
+CREATE OR REPLACE FUNCTION scopefloor.drop_price(of_id uuid, of_kind text, of_name text) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  dropped int;
+BEGIN
+  IF scopefloor.operator_ticket() IS NULL THEN
+    RETURN NULL;
+  END IF;
+  DELETE FROM scopefloor.price p WHERE p.id = of_id OR (of_id IS NULL AND p.kind = of_kind AND p.name = of_name);
+  GET DIAGNOSTICS dropped = ROW_COUNT;
+  RETURN dropped;
+END $$;
+
+--> statement-breakpoint
+-- src/db/sql/3_metering/8_kept.sql
+-- What is kept under limits, which is looked at when a transaction commits; keys and scopes when one is made.
+
+-- How many keys there are at a scope and below it that open anything.
+CREATE OR REPLACE FUNCTION scopefloor.live_keys(at_tags jsonb) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT count(*) FROM scopefloor.scope s JOIN scopefloor.api_key k ON k.scope_id = s.id
+          WHERE s.tags @> at_tags AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp()));
+END $$;
+
+-- How many scopes there are at a scope and below it.
+CREATE OR REPLACE FUNCTION scopefloor.live_scopes(at_tags jsonb) RETURNS bigint
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT count(*) FROM scopefloor.scope s WHERE s.tags @> at_tags AND NOT s.tags ? '!erased');
+END $$;
+
+-- Bytes that each of these scopes (NULL: all) keeps: texts, values and files, as UTF-8.
+CREATE OR REPLACE FUNCTION scopefloor.stored_bytes(ids int[]) RETURNS TABLE (tenant_id int, scope_id int, bytes bigint, passages bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT k.tenant_id, k.scope_id, sum(k.bytes)::bigint, sum(k.passages)::bigint FROM (
+    SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c WHERE ids IS NULL OR c.scope_id = ANY (ids)
+    UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes::bigint, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL AND (ids IS NULL OR d.scope_id = ANY (ids))
+    UNION ALL SELECT i.tenant_id, i.scope_id, octet_length(i.value::text)::bigint, 0 FROM scopefloor.memory_item i WHERE ids IS NULL OR i.scope_id = ANY (ids)
+    -- What turns said before they were corrected.
+    UNION ALL SELECT t.tenant_id, t.scope_id, octet_length(t.content)::bigint, 0 FROM scopefloor.turn t WHERE t.corrected_id IS NOT NULL AND (ids IS NULL OR t.scope_id = ANY (ids))) k
+  GROUP BY 1, 2;
+END $$;
+
+-- What the scopes below these tags keep, as limits count it.
+CREATE OR REPLACE FUNCTION scopefloor.kept_below(at_tags jsonb, OUT bytes bigint, OUT documents bigint, OUT sessions bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> at_tags);
+BEGIN
+  SELECT coalesce(sum(scopefloor.kept_of(d.content_hash, d.status, d.size_bytes) - CASE WHEN d.content_hash IS NOT NULL THEN d.size_bytes ELSE 0 END), 0)::bigint, count(*)
+  INTO bytes, documents FROM scopefloor.document d WHERE d.scope_id = ANY (ids);
+  bytes := bytes + coalesce((SELECT sum(k.bytes) FROM scopefloor.stored_bytes(ids) k), 0)::bigint;
+  SELECT count(*) INTO sessions FROM scopefloor.session s WHERE s.scope_id = ANY (ids);
+END $$;
+
+-- What a document's file counts for: as much again as long as its text is not stored yet.
+CREATE OR REPLACE FUNCTION scopefloor.kept_of(hash text, of_status text, bytes int) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE WHEN hash IS NULL THEN 0 WHEN of_status IN ('ready', 'failed', 'embedding') THEN bytes::bigint ELSE 2 * bytes::bigint END
+$$;
+
+-- Notes a change of what a scope keeps, where that is limited at all; it is looked at when the transaction commits.
+CREATE OR REPLACE FUNCTION scopefloor.note_stored(of_tenant int, at_scope int, more_bytes bigint, more_documents bigint, more_sessions bigint) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  limits uuid[];
+BEGIN
+  IF (more_bytes, more_documents, more_sessions) = (0, 0, 0) THEN
+    RETURN;
+  END IF;
+  limits := ARRAY(
+    SELECT k.limit_id FROM scopefloor.limit_store k
+    WHERE k.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s
+                                  WHERE s.tags = ANY (scopefloor.scopes_between('{}', (SELECT o.tags FROM scopefloor.scope o WHERE o.id = at_scope))))));
+  IF limits <> '{}' THEN
+    INSERT INTO scopefloor.stored_change (tenant_id, scope_id, limit_ids, bytes, documents, sessions)
+    VALUES (of_tenant, at_scope, limits, more_bytes, more_documents, more_sessions);
+  END IF;
+END $$;
+
+-- Trigger of statements on documents, sessions, keyed items and former texts of turns.
+CREATE OR REPLACE FUNCTION scopefloor.note_kept() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.limit_store) THEN
+    RETURN NULL;
+  END IF;
+  IF TG_ARGV[0] = 'session' AND TG_OP = 'INSERT' THEN
+    PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, 0, 0, count(*)) FROM added a GROUP BY a.tenant_id, a.scope_id;
+  ELSIF TG_ARGV[0] = 'session' THEN
+    PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, 0, 0, -count(*)) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+  ELSIF TG_ARGV[0] = 'former turn' AND TG_OP = 'INSERT' THEN
+    PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.content)), 0, 0) FROM added a WHERE a.corrected_id IS NOT NULL GROUP BY a.tenant_id, a.scope_id;
+  ELSIF TG_ARGV[0] = 'former turn' THEN
+    PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(octet_length(r.content)), 0, 0) FROM removed r WHERE r.corrected_id IS NOT NULL GROUP BY r.tenant_id, r.scope_id;
+  ELSIF TG_ARGV[0] = 'item' THEN
+    IF TG_OP <> 'DELETE' THEN
+      PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.value::text)), 0, 0) FROM added a GROUP BY a.tenant_id, a.scope_id;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+      PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(octet_length(r.value::text)), 0, 0) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+    END IF;
+  ELSIF TG_OP = 'INSERT' THEN
+    PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(scopefloor.kept_of(a.content_hash, a.status, a.size_bytes))::bigint, count(*), 0) FROM added a GROUP BY a.tenant_id, a.scope_id;
+  ELSIF TG_OP = 'DELETE' THEN
+    PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(scopefloor.kept_of(r.content_hash, r.status, r.size_bytes))::bigint, -count(*), 0) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+  ELSE
+    PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(scopefloor.kept_of(a.content_hash, a.status, a.size_bytes) - scopefloor.kept_of(r.content_hash, r.status, r.size_bytes))::bigint, 0, 0)
+    FROM added a JOIN removed r ON r.scope_id = a.scope_id AND r.id = a.id GROUP BY a.tenant_id, a.scope_id;
+  END IF;
+  RETURN NULL;
+END $$;
+
+-- Trigger at the end of a transaction: adds what it stored to every limit above, one transaction after the other, and
+-- undoes all of it where one is exceeded. The first call takes all rows of the transaction, so that limits are
+-- locked in one order.
+CREATE OR REPLACE FUNCTION scopefloor.apply_stored() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  changes jsonb;
+  change record;
+  exceeded text;
+BEGIN
+  WITH own AS (DELETE FROM scopefloor.stored_change c RETURNING c.limit_ids, c.bytes, c.documents, c.sessions)
+  SELECT jsonb_agg(to_jsonb(x)) INTO changes
+  FROM (SELECT l.id, sum(o.bytes) AS bytes, sum(o.documents) AS documents, sum(o.sessions) AS sessions FROM own o, unnest(o.limit_ids) l(id) GROUP BY 1) x;
+  FOR change IN
+    SELECT l.scope_id, l.id, l.storage_bytes, l.documents AS most_documents, l.sessions AS most_sessions, c.bytes, c.documents, c.sessions
+    FROM jsonb_to_recordset(coalesce(changes, '[]')) AS c(id uuid, bytes bigint, documents bigint, sessions bigint)
+    JOIN scopefloor.scope_limit l ON l.id = c.id JOIN scopefloor.scope s ON s.id = l.scope_id
+    ORDER BY scopefloor.tag_count(s.tags) DESC, l.id
+  LOOP
+    UPDATE scopefloor.limit_store k SET bytes = k.bytes + change.bytes, documents = k.documents + change.documents, sessions = k.sessions + change.sessions
+    WHERE k.scope_id = change.scope_id AND k.limit_id = change.id
+    RETURNING CASE WHEN change.bytes > 0 AND k.bytes > change.storage_bytes THEN 'storageBytes' WHEN change.documents > 0 AND k.documents > change.most_documents THEN 'documents'
+                   WHEN change.sessions > 0 AND k.sessions > change.most_sessions THEN 'sessions' END INTO exceeded;
+    IF exceeded IS NOT NULL THEN
+      RAISE EXCEPTION '%', exceeded USING ERRCODE = 'SF507';
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+-- Refuses one more key or scope at these tags where a limit above is reached. Of two at once, one after the other.
+CREATE OR REPLACE FUNCTION scopefloor.check_room(for_what text, at_tags jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  l record;
+  managing jsonb := NULL; -- the floor of a key that manages: what one below has set does not bind it
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.scope_limit) THEN
+    RETURN;
+  END IF;
+  IF scopefloor.ticket()->>'verb' = 'manage' THEN
+    managing := scopefloor.ticket()->'floor';
+  END IF;
+  FOR l IN
+    SELECT o.scope_id, o.id, s.tags, CASE for_what WHEN 'keys' THEN o.keys ELSE o.scopes END AS most
+    FROM scopefloor.scope_limit o JOIN scopefloor.scope s ON s.id = o.scope_id
+    WHERE s.tags = ANY (scopefloor.scopes_between('{}', at_tags)) AND CASE for_what WHEN 'keys' THEN o.keys ELSE o.scopes END IS NOT NULL
+      AND NOT coalesce(o.set_by @> managing AND o.set_by <> managing, false)
+    ORDER BY scopefloor.tag_count(s.tags) DESC, o.id
+  LOOP
+    PERFORM 1 FROM scopefloor.scope_limit o WHERE o.scope_id = l.scope_id AND o.id = l.id FOR UPDATE;
+    IF (CASE for_what WHEN 'keys' THEN scopefloor.live_keys(l.tags) ELSE scopefloor.live_scopes(l.tags) END) >= l.most THEN
+      RAISE EXCEPTION '%', for_what USING ERRCODE = 'SF507';
+    END IF;
+  END LOOP;
 END $$;
 
 --> statement-breakpoint
@@ -2421,6 +3274,7 @@ BEGIN
   SET floor = s.tags, name = k.id::text, narrowed_by = NULL, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
   FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
+  UPDATE scopefloor.forget_run r SET set_by = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone) AND r.set_by <> '{}';
 END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
@@ -2472,6 +3326,11 @@ BEGIN
   UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the scope was erased meanwhile', finished_at = clock_timestamp(), selector = '{}'
   WHERE r.scope_id = ANY (ids) AND r.state IN ('queued', 'running') AND r.id IS DISTINCT FROM (t->>'run')::uuid;
   DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids));
+  UPDATE scopefloor.forget_run r SET selector = r.selector - 'query' - 'labels' WHERE r.scope_id = ANY (ids) AND r.selector ?| ARRAY['query', 'labels'];
+  -- Holds of a tenant that leaves reach nothing any more: one that did would have stopped it.
+  IF t->>'run' IS NOT NULL AND scopefloor.is_offboarded((t->>'run')::uuid) THEN
+    DELETE FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids);
+  END IF;
   -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
   -- and so nobody is rid of it. So does what a schedule erases on and on.
   IF t->>'principal' = 'management' AND (t->>'run' IS NULL OR scopefloor.is_offboarded((t->>'run')::uuid)) THEN
@@ -2575,8 +3434,10 @@ BEGIN
           CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
                           WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
           with_subtree, of_action, of_policy, given, ids,
-          -- What was taken by its age: too much to list, and said in a line.
-          (SELECT r.selector - 'query' FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ? 'query'), (t->>'key')::uuid);
+          -- What was taken by its age: too much to list, and said in a line. (Labels are words, which it keeps none of; when
+          -- something was last used no backup knows.)
+          (SELECT r.selector FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ?| ARRAY['query', 'labels']
+                                                               AND r.selector->>'since' IS DISTINCT FROM 'lastUsed'), (t->>'key')::uuid);
   RETURN new_id;
 END $$;
 
@@ -2593,7 +3454,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "
   SELECT l.line FROM (
     SELECT jsonb_build_object('kind', 'receipt', 'id', r.id, 'at', r.created_at,
              'target', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'scope', scopefloor.scope_digest(s.tags),
-             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', CASE WHEN NOT r.selector ? 'labels' AND r.selector->>'since' IS DISTINCT FROM 'lastUsed' THEN r.selector END, 'by', r.api_key_id, 'jws', r.jws),
+             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', r.selector, 'by', r.api_key_id, 'jws', r.jws),
            r.created_at
     FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id
     WHERE NOT r.target ? '!erased' AND EXISTS (SELECT 1 FROM jsonb_each(r.counts) n WHERE n.value <> '0')
@@ -3012,7 +3873,7 @@ BEGIN
     ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
     ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
                  OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
-    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels)'),
+    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels, OLD.observed_at) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels, NEW.observed_at)'),
     ('document_content', NULL),
     ('attribute', 'OLD.value <> NEW.value OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
     ('relation', 'OLD.target_id <> NEW.target_id OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
@@ -3049,6 +3910,10 @@ CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER former_turns_added AFTER INSERT ON scopefloor.turn
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
+CREATE OR REPLACE TRIGGER former_turns_removed AFTER DELETE ON scopefloor.turn
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
 DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
 CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();
@@ -3290,7 +4155,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_held":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

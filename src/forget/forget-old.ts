@@ -50,8 +50,19 @@ export async function forgetOld(tx: ScopedTransaction, old: OldRows): Promise<Ba
     const turns = rows.flatMap((row) => row.turn_id ?? []);
     return { counts: await forgetRows(tx, kind, ids, turns, purge), isAll: false };
   }
-  const session = purge && kinds.includes("turns") ? await removeEmptySessions(tx, before) : 0;
-  return { counts: session === 0 ? {} : { session }, isAll: true };
+  if (!purge || !kinds.includes("turns")) return { counts: {}, isAll: true };
+  const empty = await tx.callRows<{ id: string }>(
+    "old_rows",
+    "sessions",
+    since,
+    before,
+    sql`'{}'::text[]`,
+    true,
+    ROWS_AT_ONCE,
+  );
+  if (empty.length === 0) return { counts: {}, isAll: true };
+  const session = await tx.remove("session", sql`id = ANY (${list(empty.map(({ id }) => id))}::uuid[])`);
+  return { counts: { session }, isAll: empty.length < ROWS_AT_ONCE };
 }
 
 function forgetRows(
@@ -69,22 +80,6 @@ function forgetRows(
     case "items":
       return forgetItems(tx, { ...NOTHING, items: ids }, purge);
     case "documents":
-      return purge ? forgetItems(tx, { ...NOTHING, documents: ids }, true) : expireDocuments(tx, ids);
+      return forgetItems(tx, { ...NOTHING, documents: ids }, purge);
   }
 }
-
-/** Their parts are recalled no more; the files stay. */
-async function expireDocuments(tx: ScopedTransaction, ids: readonly string[]): Promise<ForgetCounts> {
-  const parts = await tx.rows<{ id: string }>(sql`
-    SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.document_id = ANY (${list(ids)}::uuid[]) AND p.expired_at IS NULL`);
-  const counts = await forgetItems(tx, { ...NOTHING, passages: parts.map(({ id }) => id) }, false);
-  return { ...counts, document: ids.length };
-}
-
-/** Sessions of which no turn is left, and that began before. */
-const removeEmptySessions = (tx: ScopedTransaction, before: string) =>
-  tx.remove(
-    "session",
-    sql`created_at < ${before}::timestamptz AND NOT EXISTS (
-      SELECT 1 FROM ${tx.read("turn", "t")} WHERE t.scope_id = session.scope_id AND t.session_id = session.id)`,
-  );

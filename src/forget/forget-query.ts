@@ -17,7 +17,7 @@ import { isNarrow, keepSelected, matchSelected, type Selection } from "./matchin
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
-const MAX_MATCHES = 1_000;
+export const MAX_MATCHES = 1_000;
 /** Of what needs no ranking. */
 const MOST_SELECTED = 10_000;
 
@@ -32,6 +32,8 @@ export interface ForgetRequest {
   readonly purge: boolean;
   /** The typed confirmation for general knowledge was given. */
   readonly confirmed: boolean;
+  /** Of more than goes at once the first: whoever asks comes again. */
+  readonly inBatches?: boolean | undefined;
   /** What is forgotten by what it is; with a query or a session it narrows that. */
   readonly selection?: Selection | undefined;
 }
@@ -134,8 +136,23 @@ export async function forgetItems(
   const document = items.contents.length === 0 ? 0 : await forgetBytes(tx, items.contents);
   const names = await removeNames(tx, items);
   const entity = items.entities.length === 0 ? 0 : (await removeEntities(tx, items.entities)).length;
-  const whole = items.documents.length === 0 ? 0 : await removeDocuments(tx, items.documents);
+  const whole =
+    items.documents.length === 0
+      ? 0
+      : purge
+        ? await removeDocuments(tx, items.documents)
+        : await expireDocuments(tx, items.documents);
   return { ...counts, ...nonZero({ document: document + whole, names, entity }) };
+}
+
+/** Their parts are recalled no more; the files stay. Gives how many there were. */
+async function expireDocuments(tx: ScopedTransaction, ids: readonly string[]): Promise<number> {
+  await tx.update(
+    "passage",
+    { expiredAt: sql`now()`, embedding: null, embedderId: null, terms: sql`''::bytea` },
+    sql`document_id = ANY (${list(ids)}::uuid[]) AND expired_at IS NULL`,
+  );
+  return ids.length;
 }
 
 /** Out of every route and tier at once, but kept for audit: no vector, no words. */
@@ -287,7 +304,7 @@ async function matchesOfWords(
   ];
   found.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
   const unranked = await matchUnranked(tx, topic, request, MAX_MATCHES);
-  if (found.length + unranked.length >= MAX_MATCHES) {
+  if (found.length + unranked.length >= MAX_MATCHES && request.inBatches !== true) {
     throw unprocessable(
       `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,
     );

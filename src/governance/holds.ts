@@ -3,6 +3,7 @@ import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
 import { wordsOfSubject } from "../text/names.ts";
 import { recordTrace } from "../traces/record.ts";
+import { notDropped } from "./not-dropped.ts";
 
 /** A legal hold: what it reaches is neither forgotten nor changed until it is taken away. */
 export interface Hold {
@@ -57,6 +58,6 @@ export const listHolds = (
 export async function dropHold(tx: ScopedTransaction, id: string): Promise<void> {
   const dropped = await tx.call<number>("drop_hold", id);
   if (dropped === 0) throw notFound();
-  if (dropped < 0) throw new AppError("forbidden", "a key above this one has set this hold");
+  if (dropped < 0) throw notDropped(dropped, "a key above this one has set this hold");
   recordTrace(tx, { kind: "decision", operation: "hold_delete" });
 }

@@ -2,6 +2,7 @@ import { v7 as uuid } from "uuid";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
+import { notDropped } from "./not-dropped.ts";
 
 /** What has a lifetime of its own. The last two lose their text and keep their numbers. */
 export const RETAINED_KINDS = ["turns", "documents", "facts", "items", "traces", "receipts"] as const;
@@ -60,6 +61,6 @@ export async function dropRetention(
   const kinds = which.kinds === undefined ? sql`NULL::text[]` : sql`${list([...which.kinds])}::text[]`;
   const dropped = await tx.call<number>("drop_retention", kinds, which.action ?? null);
   if (dropped === 0) throw notFound();
-  if (dropped < 0) throw new AppError("forbidden", "a key above this one has set one of these rules");
+  if (dropped < 0) throw notDropped(dropped, "a key above this one has set one of these rules");
   recordTrace(tx, { kind: "decision", operation: "retention_delete" });
 }

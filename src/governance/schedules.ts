@@ -4,6 +4,7 @@ import { AppError, type ErrorSlug, invalid, notFound, unprocessable } from "../e
 import type { OldKind } from "../forget/forget-old.ts";
 import { recordTrace } from "../traces/record.ts";
 import { nextRun } from "./cron.ts";
+import { notDropped } from "./not-dropped.ts";
 import type { Since } from "./retention.ts";
 
 /** What goes; none of it: all of the scope. */
@@ -170,7 +171,7 @@ export async function getSchedule(tx: ScopedTransaction, id: string): Promise<Sc
 export async function dropSchedule(tx: ScopedTransaction, id: string): Promise<void> {
   const dropped = await tx.call<number>("drop_schedule", id);
   if (dropped === 0) throw notFound();
-  if (dropped < 0) throw new AppError("forbidden", "a key above this one has made this schedule");
+  if (dropped < 0) throw notDropped(dropped, "a key above this one has made this schedule");
   recordTrace(tx, { kind: "decision", operation: "schedule_delete" });
 }
 

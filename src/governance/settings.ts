@@ -2,6 +2,7 @@ import { contextSettings, DEFAULT_SETTINGS } from "../context/settings.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
+import { notDropped } from "./not-dropped.ts";
 
 /** What a scope may set for itself and all below it: the same as the Context. */
 export const SETTING_NAMES = Object.keys(contextSettings) as readonly (keyof typeof contextSettings)[];
@@ -51,6 +52,6 @@ export async function dropSettings(tx: ScopedTransaction, names: readonly string
   const which = names === undefined ? sql`NULL::text[]` : sql`${list([...names])}::text[]`;
   const dropped = await tx.call<number>("drop_settings", which);
   if (dropped === 0) throw notFound();
-  if (dropped < 0) throw new AppError("forbidden", "a key above this one has set one of these");
+  if (dropped < 0) throw notDropped(dropped, "a key above this one has set one of these");
   recordTrace(tx, { kind: "decision", operation: "settings_delete", tierReason: names?.join(", ") ?? "all" });
 }

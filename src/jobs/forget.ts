@@ -8,7 +8,7 @@ import {
   type OldKind,
   ROWS_AT_ONCE,
 } from "../forget/forget-old.ts";
-import { DEFAULT_THRESHOLD, forgetMatching } from "../forget/forget-query.ts";
+import { DEFAULT_THRESHOLD, forgetMatching, MAX_MATCHES } from "../forget/forget-query.ts";
 import { eraseSubtree } from "../forget/subtree.ts";
 import { HELD_SQLSTATE } from "../governance/holds.ts";
 import { NO_VECTORS } from "../models/models.ts";
@@ -30,7 +30,11 @@ export async function forget(deps: JobContext, job: TakenJob): Promise<void> {
       (error: unknown) => {
         if ((error as { code?: unknown }).code !== HELD_SQLSTATE) throw error;
         // Set since the run began; what was taken before is taken.
-        return enterRun(worker, job, deps.context, async (tx) => {
+        return enterRun(worker, job, deps.context, async (tx, run) => {
+          if (!run.isWhole && run.selector.query === undefined && run.step === "batch") {
+            await tx.call("pass_held");
+            return "again";
+          }
           await tx.call("end_run", "held", null, "a legal hold is in the way");
           return "done";
         });
@@ -123,13 +127,13 @@ async function eraseSome(tx: ScopedTransaction): Promise<Batch> {
   return { counts: { ...counts, traces }, isAll: traces < ROWS_AT_ONCE };
 }
 
-/** What a query is about, at once: as POST /forget does it. */
+/** What a query is about, as POST /forget does it: as much as goes at once, until it is all. */
 async function forgetTopic(
   tx: ScopedTransaction,
   run: RunStep,
   query: string,
   signer: ReceiptSigner | undefined,
-): Promise<"done"> {
+): Promise<"again" | "done"> {
   const { labels = [], since = "created", before } = run.selector;
   const { deleted, receiptId } = await forgetMatching(tx, {
     query,
@@ -140,10 +144,13 @@ async function forgetTopic(
     dryRun: run.dryRun,
     confirmed: true,
     purge: run.action === "erase",
+    inBatches: true,
     selection: { labels, by: since === "observed" ? "observed" : "created", before },
   });
   await signReceipts(tx, signer);
-  await tx.call("note_run", JSON.stringify({ deleted }), null, true);
+  const isAll = run.dryRun || deleted < MAX_MATCHES;
+  await tx.call("note_run", JSON.stringify({ deleted }), null, isAll);
+  if (!isAll) return "again";
   await tx.call("end_run", "done", receiptId ?? null, null);
   return "done";
 }

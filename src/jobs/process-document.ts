@@ -9,6 +9,7 @@ import type { Keyword } from "../documents/parsing/keywords.ts";
 import type { MediaType } from "../documents/parsing/media-type.ts";
 import { parseDocument } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
+import { HELD_SQLSTATE } from "../governance/holds.ts";
 import { storePassages } from "../memory/store-passages.ts";
 import { endJobHold, extendJobHold, holdForJob, WaitsForBudget } from "../metering/job-meter.ts";
 import { QUOTA_SQLSTATE } from "../metering/limits.ts";
@@ -41,7 +42,9 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   try {
     await storeVersion(deps, job, started.hasReadyVersion, parsed);
   } catch (error) {
-    if ((error as { code?: unknown }).code !== QUOTA_SQLSTATE) throw error;
+    const { code } = error as { code?: unknown };
+    if (code === HELD_SQLSTATE) return fail(deps, job, "the version before is under a legal hold");
+    if (code !== QUOTA_SQLSTATE) throw error;
     // Nothing of it stays: an upload has taken as much as its file, and its text is more.
     if (!started.hasReadyVersion) await enterJob(deps.database.worker, job, deps.context, (tx) => clear(tx, job));
     await fail(deps, job, "a limit on what may be kept is reached");

@@ -18,18 +18,33 @@ interface Due {
  * Orders the runs of schedules and retention rules whose time has come, and of tenants that leave. Several workers may do it at once: a tick is
  * ordered once, and after a downtime a schedule runs once.
  */
-export async function orderDueRuns(database: Database): Promise<void> {
+export async function orderDueRuns(database: Database, log?: Logger): Promise<void> {
   const call = async (text: string, params: readonly unknown[]) =>
     (await inTransaction(database.worker, (worker) => worker.query(`SELECT scopefloor.${text} AS answer`, params)))[0]
       ?.answer;
-  for (const order of ["order_retention($1)", "order_offboardings($1)"])
-    for (let ordered = AT_ONCE; ordered === AT_ONCE; ) ordered = (await call(order, [AT_ONCE])) as number;
-  for (let due: Due[] = []; ; ) {
-    due = (await call("due_schedules($1)", [AT_ONCE])) as Due[];
-    for (const { id, cron, timezone, due: tick } of due)
-      await call("tick_schedule($1, $2, $3)", [id, tick, nextRun(cron, timezone)]);
-    if (due.length < AT_ONCE) return;
-  }
+  /** What goes wrong with one is no reason to leave the others. */
+  const each = async (what: string, work: () => Promise<void>) =>
+    work().catch((error: unknown) => log?.error(failureOf(error), `${what} could not be ordered`));
+  for (const [what, order] of [
+    ["retention", "order_retention($1)"],
+    ["offboarding", "order_offboardings($1)"],
+  ] as const)
+    await each(what, async () => {
+      for (let ordered = AT_ONCE; ordered === AT_ONCE; ) ordered = (await call(order, [AT_ONCE])) as number;
+    });
+  await each("scheduled forgets", async () => {
+    for (let due: Due[] = []; ; ) {
+      due = (await call("due_schedules($1)", [AT_ONCE])) as Due[];
+      let ordered = 0;
+      for (const { id, cron, timezone, due: tick } of due)
+        await each(`the schedule ${id}`, async () => {
+          await call("tick_schedule($1, $2, $3)", [id, tick, nextRun(cron, timezone)]);
+          ordered++;
+        });
+      // Those that fail are looked at again in the next round.
+      if (due.length < AT_ONCE || ordered === 0) return;
+    }
+  });
 }
 
 /** Does so every few seconds, until it is stopped. */
@@ -38,7 +53,7 @@ export function startSchedules(database: Database, log: Logger): { stop(): Promi
   let timer: NodeJS.Timeout | undefined;
   let round = Promise.resolve();
   const run = () => {
-    round = orderDueRuns(database)
+    round = orderDueRuns(database, log)
       .catch((error: unknown) => {
         if (!stopped) log.error(failureOf(error), "scheduled forgets could not be ordered");
       })

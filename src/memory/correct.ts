@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { contextSecondsOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { invalid, notFound, unprocessable } from "../errors.ts";
+import { AppError, invalid, notFound, unprocessable } from "../errors.ts";
 import { stringifyJson } from "../exact-json.ts";
 import type { Embedded } from "../models/embedder.ts";
 import type { EmbeddedNow, Models } from "../models/models.ts";
@@ -147,7 +147,7 @@ async function changeInPlace(
   embedded: Embedded | undefined,
 ): Promise<string> {
   const text = said === undefined ? undefined : await indexed(tx, memory, said, embedded);
-  const corrected = await tx.call<{ id: string } | null>(
+  const corrected = await tx.call<{ id: string; full?: number } | null>(
     "correct_memory",
     memory.id,
     json({
@@ -160,6 +160,11 @@ async function changeInPlace(
     sql`${models.current.id}::int`,
   );
   if (corrected === null) throw notFound();
+  if (corrected.full !== undefined)
+    throw new AppError(
+      "conflict",
+      `a turn keeps ${corrected.full} former texts at most; correct it without keepHistory`,
+    );
   return corrected.id;
 }
 

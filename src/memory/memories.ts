@@ -59,9 +59,20 @@ const CURSOR =
 /** @throws AppError 400 for what is no cursor of {@link listMemories} */
 function placeOf(cursor: string): Place {
   const [, at, id] = CURSOR.exec(Buffer.from(cursor, "base64url").toString()) ?? [];
-  if (at === undefined || id === undefined || Number.isNaN(Date.parse(at)))
+  if (at === undefined || id === undefined || !isMoment(at))
     throw invalid("cursor: must be the nextCursor of the page before");
   return { at, id };
+}
+
+/** Whether a calendar has it: `Date` takes the 30th of February. */
+function isMoment(at: string): boolean {
+  const date = new Date(`${at.slice(0, 10)}T00:00:00Z`);
+  return (
+    !Number.isNaN(date.getTime()) &&
+    at.slice(0, 4) !== "0000" &&
+    date.toISOString().slice(0, 10) === at.slice(0, 10) &&
+    /^([01]\d|2[0-3]):[0-5]\d:[0-5]\d/.test(at.slice(11))
+  );
 }
 
 const KINDS: Readonly<Record<Exclude<MemorySource, "item">, string>> = {

@@ -91,3 +91,7 @@ EXCEPTION WHEN insufficient_privilege THEN
   RAISE NOTICE 'not a superuser: what PostgreSQL grants to PUBLIC stays open (docs/security.md)';
 END $$;
 SELECT scopefloor.close_side_channels();
+
+-- A time as the API gives it.
+CREATE OR REPLACE FUNCTION scopefloor.rfc3339(at_time timestamptz) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT to_char(at_time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') $$;

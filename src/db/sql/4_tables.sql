@@ -123,7 +123,7 @@ BEGIN
     ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
     ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
                  OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
-    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels)'),
+    ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels, OLD.observed_at) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels, NEW.observed_at)'),
     ('document_content', NULL),
     ('attribute', 'OLD.value <> NEW.value OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
     ('relation', 'OLD.target_id <> NEW.target_id OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
@@ -160,6 +160,10 @@ CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER former_turns_added AFTER INSERT ON scopefloor.turn
+  REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
+CREATE OR REPLACE TRIGGER former_turns_removed AFTER DELETE ON scopefloor.turn
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
 DROP TRIGGER IF EXISTS apply_stored ON scopefloor.stored_change;
 CREATE CONSTRAINT TRIGGER apply_stored AFTER INSERT ON scopefloor.stored_change
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION scopefloor.apply_stored();

@@ -93,6 +93,7 @@ export const forgetSchedule = scopefloor.table(
   (t) => [
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     index("forget_schedule_id").on(t.id),
+    index("forget_schedule_tenant").on(t.tenantId),
     index("forget_schedule_due").on(t.nextRun).where(sql`NOT paused`),
   ],
 );
@@ -121,6 +122,8 @@ export const forgetRun = scopefloor.table(
     counts: jsonb("counts").notNull().default({}),
     /** The scopes up to this one are done. */
     afterScope: integer("after_scope").notNull().default(-1),
+    /** One scope at a time, since a hold is in one of them. */
+    isCareful: boolean("is_careful").notNull().default(false),
     /** All are. */
     isSwept: boolean("is_swept").notNull().default(false),
     receiptId: uuid("receipt_id"),
@@ -133,6 +136,7 @@ export const forgetRun = scopefloor.table(
     primaryKey({ columns: [t.scopeId, t.id, t.tenantId] }),
     unique("forget_run_once").on(t.scopeId, t.ruleId, t.tick, t.tenantId),
     index("forget_run_id").on(t.id),
+    index("forget_run_over").on(t.finishedAt),
   ],
 );
 

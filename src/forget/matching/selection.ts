@@ -21,6 +21,9 @@ export interface Selection {
   readonly ids?: readonly string[] | undefined;
 }
 
+/** Characters that a match shows of its text: an answer may have thousands. */
+const MOST_SHOWN = 300;
+
 /** Where a kind of rows has what a selection asks about; absent: it has none of it. */
 interface Row {
   readonly id: SQL;
@@ -77,7 +80,8 @@ function conditionOn(row: Row, { labels = [], by, since, until, before, subject,
     conditions.push(row.document === undefined ? never : sql`${row.document} = ${documentId}::uuid`);
   if (ids !== undefined) conditions.push(sql`${row.id} = ANY (${list(ids)}::uuid[])`);
   if (subject !== undefined)
-    for (const word of wordsOfSubject(subject)) conditions.push(sql`strpos(lower(${row.text}), ${word}) > 0`);
+    for (const word of wordsOfSubject(subject))
+      conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) > 0`);
   return sql.join(conditions.length === 0 ? [sql`true`] : conditions, sql` AND `);
 }
 
@@ -152,11 +156,14 @@ export async function matchSelected(
     parts.map((part) => sql`(${part})`),
     sql` UNION ALL `,
   );
-  const rows = await tx.rows<Found>(sql`SELECT u.* FROM (${all}) AS u ORDER BY u.at DESC, u.id LIMIT ${limit + 1}`);
+  const rows = await tx.rows<Found>(
+    sql`SELECT u.id, u.source, left(u.text, ${MOST_SHOWN}::int) AS text, u.tags, u.at, u."turnId", u."sessionId", u."documentId", u.key, u.value FROM (${all}) AS u ORDER BY u.at DESC, u.id LIMIT ${limit + 1}`,
+  );
   const why = reasonsOf(selection);
   return rows.map(({ tags, at, key, value, text, ...row }) => ({
     ...row,
-    text: key === null ? text : `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`,
+    text:
+      key === null ? text : `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`.slice(0, MOST_SHOWN),
     score: 1,
     why,
     scope: scopeFromDatabase(tags),

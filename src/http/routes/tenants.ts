@@ -192,7 +192,7 @@ export const tenantEndpoints = [
       scope: namedScope,
       name: tenantName.optional(),
       template: ruleName.optional(),
-      templateVersion: z.int().min(1).optional(),
+      templateVersion: z.int().min(1).max(1_000_000).optional(),
       region: z.string().max(64).optional(),
       ...parts,
     }),

@@ -169,6 +169,17 @@ export const jsonValue = z
     (value) => value === undefined || Buffer.byteLength(stringifyJson(value)) <= VALUE_BYTES,
     `is over ${VALUE_BYTES} bytes of JSON`,
   );
+/** About how many years a duration is. */
+function yearsOf(duration: string): number {
+  const [date = "", time = ""] = duration.slice(1).split("T");
+  const sum = (text: string, days: Readonly<Record<string, number>>) =>
+    [...text.matchAll(/(\d+)([YMWDHS])/g)].reduce(
+      (total, [, n = "", unit = ""]) => total + Number(n) * (days[unit] ?? 0),
+      0,
+    );
+  return (sum(date, { Y: 365, M: 30, W: 7, D: 1 }) + sum(time, { H: 1 / 24, M: 1 / 1440, S: 1 / 86_400 })) / 365;
+}
+
 /** ISO 8601, of a length that a calendar has. */
 export const duration = z
   .string()
@@ -177,7 +188,8 @@ export const duration = z
     /^P(?=\d|T\d)(?:\d{1,4}Y)?(?:\d{1,5}M)?(?:\d{1,5}W)?(?:\d{1,6}D)?(?:T(?=\d)(?:\d{1,7}H)?(?:\d{1,8}M)?(?:\d{1,9}S)?)?$/,
     "must be an ISO 8601 duration, such as P90D, P6M or PT12H",
   )
-  .refine((text) => /[1-9]/.test(text), "must be longer than nothing");
+  .refine((text) => /[1-9]/.test(text), "must be longer than nothing")
+  .refine((text) => yearsOf(text) <= 100, "must be at most 100 years");
 /** true or false in a query string; absent: false. */
 export const flag = z
   .enum(["true", "false"])

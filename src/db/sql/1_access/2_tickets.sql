@@ -96,6 +96,12 @@ BEGIN
   RETURN NULL;
 END $$;
 
+-- What a management key with less than that is answered.
+CREATE OR REPLACE FUNCTION scopefloor.needs_every_right() RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT '{"status": "forbidden", "detail": "this needs a management key with content and the verbs memory:read, memory:write and memory:forget"}'::jsonb
+$$;
+
 -- The ticket of a job's transaction.
 CREATE OR REPLACE FUNCTION scopefloor.job_ticket() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

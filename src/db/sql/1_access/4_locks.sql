@@ -10,6 +10,7 @@
 --   7701, n   links of the scope n          2_memory/2_documents.sql
 --   7702, n   the tail of the scope n       2_memory/5_word_index.sql
 --   7703, n   the segments of the scope n   2_memory/5_word_index.sql
+--   7704, n   holds of the tenant n         3_governance/1_holds.sql
 
 -- Nothing lands after a receipt: whoever leaves a row at `tags` (a trace holds a query's text, so a
 -- reader does too) shares a lock on each of its tags and on {}. A forget takes one tag's lock alone:

@@ -134,7 +134,7 @@ BEGIN
     'verb', verb, 'mode', mode, 'verbs', to_jsonb(caller.verbs), 'content', caller.content,
     'floor', caller.floor, 'target', named.effective, 'general', general,
     'read', reach, 'modify', CASE WHEN mode IN ('modify', 'delete', 'forget', 'erase') THEN reach ELSE '{"ids": []}' END,
-    'write', written.id, 'tenant', written.tenant_id,
+    'write', written.id, 'tenant', written.tenant_id, 'memory', CASE WHEN mode = 'write' THEN requested->'memory' END,
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'elsewhere', traced.tags <> trace_tags)));
 
   RETURN jsonb_build_object(

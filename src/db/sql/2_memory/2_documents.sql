@@ -43,6 +43,11 @@ BEGIN
   IF d.id IS NULL THEN
     RETURN jsonb_build_object('status', 'gone');
   END IF;
+  -- What it says is replaced: held where a part of it is.
+  PERFORM scopefloor.share_hold_lock(d.tenant_id);
+  IF scopefloor.is_document_held(d) THEN
+    PERFORM scopefloor.raise_held();
+  END IF;
   IF d.content_hash = facts->>'contentHash' AND d.status <> 'failed' THEN
     -- The same bytes: only what is said about them may have changed.
     UPDATE scopefloor.document o

@@ -12,6 +12,10 @@ DECLARE
   at_scope int := (t->>'write')::int;
   of_kind text;
 BEGIN
+  -- The one that was entered for: whose it is was looked at then.
+  IF (t->>'memory')::uuid IS DISTINCT FROM of_id THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for this memory' USING ERRCODE = 'insufficient_privilege';
+  END IF;
   SELECT p.kind INTO of_kind FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = of_id AND p.expired_at IS NULL;
   IF of_kind = 'turn' THEN
     RETURN scopefloor.correct_turn(t, of_id, change, of_embedder);
@@ -30,6 +34,7 @@ CREATE OR REPLACE FUNCTION scopefloor.correct_turn(t jsonb, of_id uuid, change j
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int := (t->>'write')::int;
+  most_former constant int := 20;
   new_text jsonb := change->'text';
   p scopefloor.passage;
   place int;
@@ -39,6 +44,9 @@ BEGIN
     RETURN NULL;
   END IF;
   IF new_text IS NOT NULL AND (change->>'keepHistory')::bool THEN
+    IF (SELECT count(*) FROM scopefloor.turn o WHERE o.scope_id = at_scope AND o.corrected_id = p.turn_id) >= most_former THEN
+      RETURN jsonb_build_object('full', most_former);
+    END IF;
     -- The former text is a turn that was expired, at the end of its session.
     UPDATE scopefloor.session s SET next_seq = s.next_seq + 1 WHERE s.scope_id = at_scope AND s.id = p.session_id RETURNING s.next_seq - 1 INTO place;
     INSERT INTO scopefloor.turn (tenant_id, scope_id, id, session_id, api_key_id, role, content, seq, observed_at, created_at, expired_at, corrected_id)

@@ -6,8 +6,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   above jsonb[];
 BEGIN
-  -- Where nobody holds anything, this is all that anybody pays for it.
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+  -- Where nobody of the tenant holds anything, nor for everybody, this is all that one pays for it.
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.tenant_id = 0)
+     AND NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold h JOIN scopefloor.tenant o ON o.id = h.tenant_id WHERE o.root = jsonb_build_object('org', of_tags->'org')) THEN
     RETURN;
   END IF;
   above := scopefloor.scopes_between('{}', of_tags);
@@ -18,7 +19,7 @@ END $$;
 -- What a row says, whichever table it is of.
 CREATE OR REPLACE FUNCTION scopefloor.said_in(of_row jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT lower(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'))
+  SELECT lower(normalize(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'), NFKC))
 $$;
 
 -- Whether a hold reaches a row: all of its scope; one document, with its parts; or what mentions a subject, which is
@@ -35,7 +36,7 @@ BEGIN
   ELSIF of_table = 'document_content' THEN
     -- A file says what its parts say.
     RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = (of_row->>'scope_id')::int AND p.document_id = (of_row->>'document_id')::uuid
-                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(p.text), w) = 0));
+                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(normalize(p.text, NFKC)), w) = 0));
   END IF;
   said := scopefloor.said_in(of_row);
   RETURN NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(said, w) = 0);
@@ -48,28 +49,57 @@ BEGIN
   RAISE EXCEPTION 'held' USING ERRCODE = 'SF409';
 END $$;
 
--- Whether the transaction is somebody's who forgets or changes: what the service does by itself (a document's parts
--- made anew by its own job, what is over that is closed) loses nothing.
+-- Whether the transaction is somebody's who forgets or changes. What is over and is closed, without a ticket, loses
+-- nothing; and a replay does again what was done when no hold was in the way.
 CREATE OR REPLACE FUNCTION scopefloor.may_lose() RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  RETURN t IS NOT NULL AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.id = (t->>'key')::uuid AND k.name = 'replay ' || k.id AND k.floor = '{}');
+END $$;
+
+-- Whether a row is of a document that a job is making for the first time, or again after it failed: nobody has seen it.
+CREATE OR REPLACE FUNCTION scopefloor.is_in_the_making(of_table text, of_row jsonb) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT coalesce(scopefloor.ticket()->>'mode' <> 'job', false)
+  SELECT of_table IN ('passage', 'document_content') AND coalesce(scopefloor.ticket()->>'mode' = 'job', false) AND NOT EXISTS (
+    SELECT 1 FROM scopefloor.document d WHERE d.scope_id = (of_row->>'scope_id')::int AND d.id = (of_row->>'document_id')::uuid AND d.ready_version IS NOT NULL)
 $$;
+
+-- Whoever takes or changes something of a tenant holds this, and who sets a hold there waits for it: 4_locks.sql.
+CREATE OR REPLACE FUNCTION scopefloor.share_hold_lock(of_tenant int) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- Of what is set for everybody, or for scopes without a tenant, first.
+  PERFORM pg_advisory_xact_lock_shared(7704, 0);
+  IF of_tenant <> 0 THEN
+    PERFORM pg_advisory_xact_lock_shared(7704, of_tenant);
+  END IF;
+END $$;
 
 -- Trigger: nothing that is held is deleted.
 CREATE OR REPLACE FUNCTION scopefloor.keep_held() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   at_scope int;
+  of_tenant int;
   h scopefloor.legal_hold;
 BEGIN
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) OR NOT scopefloor.may_lose() THEN
+  IF NOT scopefloor.may_lose() THEN
+    RETURN NULL;
+  END IF;
+  FOR of_tenant IN SELECT DISTINCT r.tenant_id FROM removed r ORDER BY 1 LOOP
+    PERFORM scopefloor.share_hold_lock(of_tenant);
+  END LOOP;
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
     RETURN NULL;
   END IF;
   FOR at_scope IN SELECT DISTINCT r.scope_id FROM removed r LOOP
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = at_scope)) LOOP
       -- (A fact's passage follows the fact, which is in a table of its own.)
       IF EXISTS (SELECT 1 FROM (SELECT to_jsonb(r) AS row FROM removed r WHERE r.scope_id = at_scope) o
-                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)) THEN
+                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
+                   AND NOT scopefloor.is_in_the_making(TG_TABLE_NAME, o.row)) THEN
         PERFORM scopefloor.raise_held();
       END IF;
     END LOOP;
@@ -83,7 +113,11 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   h scopefloor.legal_hold;
 BEGIN
-  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold) AND scopefloor.may_lose() THEN
+  IF NOT scopefloor.may_lose() THEN
+    RETURN NEW;
+  END IF;
+  PERFORM scopefloor.share_hold_lock(OLD.tenant_id);
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold o WHERE o.tenant_id IN (OLD.tenant_id, 0)) THEN
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = OLD.scope_id)) LOOP
       IF scopefloor.reaches(h, TG_TABLE_NAME, to_jsonb(OLD)) THEN
         PERFORM scopefloor.raise_held();
@@ -92,6 +126,14 @@ BEGIN
   END IF;
   RETURN NEW;
 END $$;
+
+-- Whether a hold reaches a document or a part of it.
+CREATE OR REPLACE FUNCTION scopefloor.is_document_held(d scopefloor.document) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = d.scope_id AND (
+    scopefloor.reaches(h, 'document', to_jsonb(d)) OR EXISTS (
+      SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.reaches(h, 'passage', jsonb_build_object('text', p.text, 'document_id', p.document_id)))))
+$$;
 
 -- Whether a keyed item is held, for the worker, which deletes what is over.
 CREATE OR REPLACE FUNCTION scopefloor.is_held(m scopefloor.memory_item) RETURNS bool
@@ -111,14 +153,22 @@ $$;
 CREATE OR REPLACE FUNCTION scopefloor.set_hold(new_id uuid, given jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  most constant int := 1000;
+  most constant int := 200;
   t jsonb := scopefloor.rule_ticket();
   of_document uuid := (given->>'documentId')::uuid;
   at_scope scopefloor.scope;
   h scopefloor.legal_hold;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target', t->'target', t->'floor');
   at_scope := scopefloor.ensure_scope(t->'target');
+  -- Alone: whoever has taken something there is done, or sees this hold.
+  IF at_scope.tenant_id <> 0 THEN
+    PERFORM pg_advisory_xact_lock_shared(7704, 0);
+  END IF;
+  PERFORM pg_advisory_xact_lock(7704, at_scope.tenant_id);
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   -- Too late for what an erasure has begun to take (4_runs.sql).
   IF EXISTS (SELECT 1 FROM scopefloor.erasing e JOIN scopefloor.forget_run r ON r.id = e.run_id JOIN scopefloor.scope s ON s.id = r.scope_id
@@ -134,8 +184,8 @@ BEGIN
   IF h.id IS NOT NULL AND NOT h.set_by @> (t->'floor') THEN
     RETURN '{"status": "forbidden", "detail": "a key above this one has set this hold"}';
   END IF;
-  IF h.id IS NULL AND (SELECT count(*) FROM scopefloor.legal_hold o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by = t->'floor') >= most THEN
-    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may set at most %s holds in a tenant', most));
+  IF h.id IS NULL AND (SELECT count(*) FROM scopefloor.legal_hold o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by @> (t->'floor')) >= most THEN
+    RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s holds in a tenant; delete one first', most));
   END IF;
   INSERT INTO scopefloor.legal_hold AS o (tenant_id, scope_id, id, subject, words, document_id, reason, set_by, api_key_id)
   VALUES (at_scope.tenant_id, at_scope.id, coalesce(h.id, new_id), given->>'subject',
@@ -157,7 +207,9 @@ BEGIN
   END IF;
   RETURN (WITH found AS MATERIALIZED (SELECT h FROM scopefloor.legal_hold h WHERE ids IS NULL OR h.scope_id = ANY (ids)),
           shown AS (SELECT f.h FROM found f ORDER BY (f.h).created_at DESC, (f.h).id LIMIT most OFFSET after)
-          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'holds', coalesce((SELECT jsonb_agg(scopefloor.hold_answer(s.h)) FROM shown s), '[]')));
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'holds', coalesce((
+            -- Subjects and reasons are content.
+            SELECT jsonb_agg(scopefloor.hold_answer(s.h) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"subject": null, "reason": ""}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
 -- Takes a hold of the ticket's target or below away: how many; -1: a key above has set it.
@@ -167,6 +219,9 @@ DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.legal_hold;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT h.* INTO found FROM scopefloor.legal_hold h JOIN scopefloor.scope s ON s.id = h.scope_id WHERE h.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
     RETURN 0;

@@ -8,6 +8,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.scope s WHERE s.id = r.scope_id
 $$;
 
+-- Whether a rule for traces above or below a scope ends sooner than this, or one by the last use later.
+CREATE OR REPLACE FUNCTION scopefloor.conflicts_with_traces(at_scope scopefloor.scope, with_rules text, duration interval) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT EXISTS (SELECT 1 FROM scopefloor.retention_rule r JOIN scopefloor.scope s ON s.id = r.scope_id
+    WHERE r.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
+      AND CASE with_rules WHEN 'traces' THEN r.kind = 'traces' AND r.older_than::interval < duration ELSE r.since = 'lastUsed' AND r.older_than::interval > duration END)
+$$;
+
 -- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
 -- kind, action and maximum. {status: ok, rules}, or {status, detail} and then none.
 CREATE OR REPLACE FUNCTION scopefloor.set_retention(given jsonb) RETURNS jsonb
@@ -19,10 +27,21 @@ DECLARE
   r scopefloor.retention_rule;
   rules jsonb := '[]';
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
   FOR one IN SELECT jsonb_array_elements(given) LOOP
+    IF (one->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
+      RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
+    END IF;
+    -- When something was last used its traces say, as long as they have their text.
+    IF one->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces(at_scope, 'traces', (one->>'olderThan')::interval)
+       OR one->>'kind' = 'traces' AND scopefloor.conflicts_with_traces(at_scope, 'lastUsed', (one->>'olderThan')::interval) THEN
+      RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
+    END IF;
     SELECT * INTO r FROM scopefloor.retention_rule o
     WHERE o.scope_id = at_scope.id AND o.kind = one->>'kind' AND o.action = one->>'action' AND o.is_maximum = (one->>'maximum')::bool;
     IF r.id IS NOT NULL AND NOT r.set_by @> (t->'floor') THEN
@@ -77,6 +96,9 @@ DECLARE
   ids uuid[];
   at_scope int;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = t->'target';
   ids := ARRAY(SELECT r.id FROM scopefloor.retention_rule r
     WHERE r.scope_id = at_scope AND (kinds IS NULL OR r.kind = ANY (kinds)) AND (of_action IS NULL OR r.action = of_action) FOR UPDATE);
@@ -113,6 +135,7 @@ DECLARE
   r scopefloor.retention_rule;
   ordered int := 0;
 BEGIN
+  PERFORM scopefloor.sweep_runs();
   FOR r IN SELECT * FROM scopefloor.retention_rule o WHERE o.next_run <= clock_timestamp()
       -- Of one that is suspended nothing is lost.
       AND NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active') ORDER BY o.next_run LIMIT most FOR UPDATE SKIP LOCKED LOOP

@@ -44,7 +44,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.enter_run(j scopefloor.job, in_context text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  scopes_at_once constant int := 200;
+  scopes_at_once int := 200;
   r scopefloor.forget_run;
   s scopefloor.scope;
   traced scopefloor.scope;
@@ -75,14 +75,26 @@ BEGIN
   IF r.state = 'queued' THEN
     UPDATE scopefloor.forget_run o SET state = 'running', started_at = clock_timestamp() WHERE o.scope_id = r.scope_id AND o.id = r.id RETURNING * INTO r;
   END IF;
+  IF r.source <> 'offboard' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.id = s.tenant_id AND o.state <> 'active') THEN
+    -- Of a tenant that is suspended nothing is lost: later.
+    UPDATE scopefloor.job o SET state = 'queued', lease = NULL, leased_until = NULL, run_after = clock_timestamp() + interval '1 minute', attempts = 0
+    WHERE o.scope_id = j.scope_id AND o.id = j.id;
+    RETURN '{"status": "gone"}';
+  END IF;
   IF is_whole THEN
     mode := 'erase';
+  END IF;
+  IF r.is_careful THEN
+    scopes_at_once := 1;
   END IF;
   IF step = 'mark' THEN
     IF scopefloor.holds_something(s.tags) THEN
       PERFORM scopefloor.abandon_run(r.scope_id, r.id, 'held', 'a legal hold is in the way; nothing was erased');
       DELETE FROM scopefloor.job o WHERE o.scope_id = j.scope_id AND o.id = j.id;
       RETURN '{"status": "gone"}';
+    END IF;
+    IF r.source = 'offboard' THEN
+      PERFORM scopefloor.end_tenant(s.tenant_id, r.id, j.id);
     END IF;
     INSERT INTO scopefloor.erasing (hash, run_id) VALUES (scopefloor.scope_hash(s.tags), r.id) ON CONFLICT DO NOTHING;
     -- Jobs of what goes find that they are of an earlier time.
@@ -181,7 +193,7 @@ BEGIN
 END $$;
 
 -- Rows of a kind that a run is to take, `most` of them, at the scopes of the ticket: the passages, facts, items or
--- documents (of_kind: turns, facts, items, documents) that were observed, created or last used before a time, and have the labels. What
+-- documents (of_kind: turns, facts, items, documents; sessions: empty ones) that were observed (by their word, but not later than they were stored), created or last used before a time, and have the labels. What
 -- a hold reaches is not among them. with_expired: for good, what was expired before too.
 CREATE OR REPLACE FUNCTION scopefloor.old_rows(of_kind text, since text, before timestamptz, with_labels text[], with_expired bool, most int) RETURNS TABLE (id uuid, turn_id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -199,18 +211,25 @@ BEGIN
   END IF;
   IF of_kind = 'turns' THEN
     RETURN QUERY SELECT p.id, p.turn_id FROM scopefloor.passage p
-      WHERE p.scope_id = ANY (ids) AND p.kind = 'turn' AND CASE since WHEN 'observed' THEN p.observed_at ELSE p.created_at END < before
+      WHERE p.scope_id = ANY (ids) AND p.kind = 'turn' AND CASE since WHEN 'observed' THEN least(p.observed_at, p.created_at) ELSE p.created_at END < before
         AND (with_expired OR p.expired_at IS NULL) AND p.labels @> with_labels AND NOT p.id = ANY (used)
-        AND NOT (any_held AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))) LIMIT most;
+        AND NOT (any_held AND (scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)) OR EXISTS (
+          -- What it said before goes with it.
+          SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = p.scope_id AND o.corrected_id = p.turn_id AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o))))) LIMIT most;
+  ELSIF of_kind = 'sessions' THEN
+    -- Those that began before, and of which no turn is left.
+    RETURN QUERY SELECT o.id, NULL::uuid FROM scopefloor.session o
+      WHERE o.scope_id = ANY (ids) AND o.created_at < before AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT (any_held AND scopefloor.is_row_held('session', o.scope_id, to_jsonb(o))) LIMIT most;
   ELSIF of_kind = 'facts' THEN
     RETURN QUERY SELECT f.id, NULL::uuid FROM (
         SELECT a.id FROM scopefloor.attribute a
-        WHERE a.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN a.valid_from ELSE a.created_at END < before
+        WHERE a.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(a.valid_from, a.created_at) ELSE a.created_at END < before
           AND (with_expired OR a.expired_at IS NULL) AND a.labels @> with_labels AND NOT a.id = ANY (used)
           AND NOT (any_held AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
         UNION ALL
         SELECT r.id FROM scopefloor.relation r
-        WHERE r.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN r.valid_from ELSE r.created_at END < before
+        WHERE r.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(r.valid_from, r.created_at) ELSE r.created_at END < before
           AND (with_expired OR r.expired_at IS NULL) AND r.labels @> with_labels AND NOT r.id = ANY (used)
           AND NOT (any_held AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))) f LIMIT most;
   ELSIF of_kind = 'items' THEN
@@ -219,12 +238,11 @@ BEGIN
         AND NOT (any_held AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m))) LIMIT most;
   ELSIF of_kind = 'documents' THEN
     RETURN QUERY SELECT d.id, NULL::uuid FROM scopefloor.document d
-      WHERE d.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN d.observed_at ELSE d.created_at END < before AND d.labels @> with_labels
+      WHERE d.scope_id = ANY (ids) AND CASE since WHEN 'observed' THEN least(d.observed_at, d.created_at) ELSE d.created_at END < before AND d.labels @> with_labels
         -- Expired: a document none of whose parts is recalled any more.
         AND (with_expired OR EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.expired_at IS NULL))
         AND NOT (used <> '{}' AND EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND p.id = ANY (used)))
-        AND NOT (any_held AND (scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)) OR EXISTS (
-          SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p))))) LIMIT most;
+        AND NOT (any_held AND scopefloor.is_document_held(d)) LIMIT most;
   END IF;
 END $$;
 
@@ -298,3 +316,38 @@ CREATE OR REPLACE FUNCTION scopefloor.is_offboarded(of_run uuid) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.forget_run r WHERE r.id = of_run AND r.source = 'offboard')
 $$;
+
+-- Ends what a tenant that leaves could still do: its keys, its jobs and its other runs.
+CREATE OR REPLACE FUNCTION scopefloor.end_tenant(of_tenant int, but_run uuid, but_job uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = of_tenant);
+BEGIN
+  UPDATE scopefloor.api_key k SET revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
+  WHERE k.tenant_id = of_tenant AND k.revoked_at IS NULL;
+  DELETE FROM scopefloor.job j WHERE j.scope_id = ANY (ids) AND j.id <> but_job;
+  DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids) AND r.id <> but_run);
+  UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the tenant leaves', finished_at = clock_timestamp(), selector = '{}'
+  WHERE r.scope_id = ANY (ids) AND r.id <> but_run AND r.state IN ('queued', 'running');
+END $$;
+
+-- What is left of runs that are over: marks, should one have been left, and after a while the runs.
+CREATE OR REPLACE FUNCTION scopefloor.sweep_runs() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  DELETE FROM scopefloor.erasing e WHERE NOT EXISTS (SELECT 1 FROM scopefloor.forget_run r WHERE r.id = e.run_id AND r.state IN ('queued', 'running'));
+  DELETE FROM scopefloor.forget_run r USING (
+    SELECT o.scope_id, o.id FROM scopefloor.forget_run o WHERE o.finished_at < now() - interval '90 days' ORDER BY o.finished_at LIMIT 1000) old
+  WHERE r.scope_id = old.scope_id AND r.id = old.id
+$$;
+
+-- A hold has come up that the selection of rows does not know: from now on scope by scope, and the one where it is is left
+-- for the next time.
+CREATE OR REPLACE FUNCTION scopefloor.pass_held() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.run_ticket();
+BEGIN
+  UPDATE scopefloor.forget_run r
+  SET after_scope = CASE WHEN r.is_careful THEN greatest(r.after_scope, (SELECT max(i) FROM unnest(scopefloor.ids_in(t->'modify')) i)) ELSE r.after_scope END, is_careful = true
+  WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
+END $$;

@@ -24,16 +24,24 @@ CREATE OR REPLACE FUNCTION scopefloor.set_schedule(of_id uuid, is_new bool, give
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   most constant int := 100;
+  most_of_tenant constant int := 1000;
   t jsonb := scopefloor.rule_ticket();
   at_scope scopefloor.scope;
   f scopefloor.forget_schedule;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
+  IF (given->'selector'->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
+    RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
+  END IF;
   IF is_new THEN
     PERFORM scopefloor.hold_scope(t->'target');
     at_scope := scopefloor.ensure_scope(t->'target');
     PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
-    IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by = t->'floor') >= most THEN
-      RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('a key may make at most %s schedules at a scope; delete one first', most));
+    IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by @> (t->'floor')) >= most
+       OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.forget_schedule o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by @> (t->'floor') LIMIT most_of_tenant) n) >= most_of_tenant THEN
+      RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s schedules at a scope and %s in a tenant; delete one first', most, most_of_tenant));
     END IF;
     INSERT INTO scopefloor.forget_schedule (tenant_id, scope_id, id, name, subtree, cron, timezone, selector, action, dry_run, paused, next_run, set_by, api_key_id)
     VALUES (at_scope.tenant_id, at_scope.id, of_id, coalesce(given->>'name', ''), coalesce((given->>'subtree')::bool, false), given->>'cron', given->>'timezone', given->'selector', given->>'action',
@@ -69,7 +77,9 @@ BEGIN
   RETURN (WITH found AS MATERIALIZED (
             SELECT f FROM scopefloor.forget_schedule f WHERE (ids IS NULL OR f.scope_id = ANY (ids)) AND (of_id IS NULL OR f.id = of_id)),
           shown AS (SELECT o.f FROM found o ORDER BY (o.f).scope_id, (o.f).created_at, (o.f).id LIMIT most OFFSET after)
-          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'schedules', coalesce((SELECT jsonb_agg(scopefloor.schedule_answer(s.f)) FROM shown s), '[]')));
+          SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'schedules', coalesce((
+            -- What it asks for is content.
+            SELECT jsonb_agg(scopefloor.schedule_answer(s.f) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"query": null, "labels": []}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
 -- Takes a schedule of the ticket's target or below away: how many; -1: a key above has made it. A run that is under way goes on.
@@ -79,6 +89,9 @@ DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.forget_schedule;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   SELECT f.* INTO found FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id WHERE f.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
     RETURN 0;
@@ -108,6 +121,9 @@ DECLARE
   r scopefloor.forget_run;
   ordered uuid;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   SELECT o.* INTO f FROM scopefloor.forget_schedule o JOIN scopefloor.scope s ON s.id = o.scope_id WHERE o.id = of_id AND s.tags @> (t->'target') FOR UPDATE OF o;
   IF f.id IS NULL THEN
     RETURN '{"status": "not-found", "detail": ""}';

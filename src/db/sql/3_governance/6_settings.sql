@@ -35,6 +35,9 @@ DECLARE
   at_scope scopefloor.scope;
   above text;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN scopefloor.needs_every_right();
+  END IF;
   PERFORM scopefloor.hold_scope(t->'target');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
@@ -84,6 +87,9 @@ DECLARE
   at_scope int := (SELECT s.id FROM scopefloor.scope s WHERE s.tags = t->'target');
   dropped int;
 BEGIN
+  IF scopefloor.full_ticket() IS NULL THEN
+    RETURN -2;
+  END IF;
   IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
     RETURN -1;
   END IF;

@@ -1,5 +1,5 @@
--- Offboarding: a tenant leaves for good. Until its time its keys are only kept out, and it can be taken back; then they
--- are revoked, its jobs go, and a run erases all that it has (4_runs.sql), its rules and its name with it.
+-- Offboarding: a tenant leaves for good. Until its time its keys are only kept out, and it can be taken back; then a run
+-- revokes them, takes its jobs away and erases all that it has (4_runs.sql), its rules and its name with it.
 
 -- Lets the tenant that the ticket's target is leave after a grace: {status: ok, tenant}, or {status, detail}.
 CREATE OR REPLACE FUNCTION scopefloor.begin_offboarding(grace_seconds float8) RETURNS jsonb
@@ -19,6 +19,8 @@ BEGIN
   ELSIF scopefloor.holds_something(o.root) THEN
     PERFORM scopefloor.raise_held();
   END IF;
+  -- The run stands there, also where no row was ever stored at the org itself.
+  PERFORM scopefloor.ensure_scope(o.root);
   UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds) WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
@@ -43,7 +45,7 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
--- For the worker: of tenants whose grace is over the keys are revoked, the jobs go, and the run is ordered; gives how many.
+-- For the worker: of tenants whose grace is over the run is ordered; gives how many.
 CREATE OR REPLACE FUNCTION scopefloor.order_offboardings(most int) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -61,11 +63,6 @@ BEGIN
     CONTINUE WHEN at_scope IS NULL;
     -- (A tenant's rows name no operator: the run is the first operator's.)
     SELECT k.id INTO by_key FROM scopefloor.api_key k WHERE k.parent_id IS NULL AND k.floor = '{}' ORDER BY k.created_at LIMIT 1;
-    UPDATE scopefloor.api_key k SET revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
-    WHERE k.tenant_id = o.id AND k.revoked_at IS NULL;
-    DELETE FROM scopefloor.job j WHERE j.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id);
-    UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the tenant leaves', finished_at = clock_timestamp(), selector = '{}'
-    WHERE r.scope_id IN (SELECT s.id FROM scopefloor.scope s WHERE s.tenant_id = o.id) AND r.state IN ('queued', 'running');
     PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', by_key, 'erase', true, false, '{}');
     -- One that a hold stops is looked at again.
     UPDATE scopefloor.tenant x SET leaves_at = clock_timestamp() + interval '1 hour' WHERE x.id = o.id;

@@ -58,10 +58,6 @@ BEGIN
   RETURN CASE WHEN t->'floor' = '{}' THEN t END;
 END $$;
 
--- A time as the API gives it.
-CREATE OR REPLACE FUNCTION scopefloor.rfc3339(at_time timestamptz) RETURNS text
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT to_char(at_time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') $$;
-
 -- A row of `price` as the API gives it.
 CREATE OR REPLACE FUNCTION scopefloor.price_answer(p scopefloor.price) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

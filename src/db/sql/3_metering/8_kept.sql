@@ -23,7 +23,9 @@ BEGIN
   RETURN QUERY SELECT k.tenant_id, k.scope_id, sum(k.bytes)::bigint, sum(k.passages)::bigint FROM (
     SELECT c.tenant_id, c.scope_id, c.bytes, c.passages FROM scopefloor.scope_counter c WHERE ids IS NULL OR c.scope_id = ANY (ids)
     UNION ALL SELECT d.tenant_id, d.scope_id, d.size_bytes::bigint, 0 FROM scopefloor.document d WHERE d.content_hash IS NOT NULL AND (ids IS NULL OR d.scope_id = ANY (ids))
-    UNION ALL SELECT i.tenant_id, i.scope_id, octet_length(i.value::text)::bigint, 0 FROM scopefloor.memory_item i WHERE ids IS NULL OR i.scope_id = ANY (ids)) k
+    UNION ALL SELECT i.tenant_id, i.scope_id, octet_length(i.value::text)::bigint, 0 FROM scopefloor.memory_item i WHERE ids IS NULL OR i.scope_id = ANY (ids)
+    -- What turns said before they were corrected.
+    UNION ALL SELECT t.tenant_id, t.scope_id, octet_length(t.content)::bigint, 0 FROM scopefloor.turn t WHERE t.corrected_id IS NOT NULL AND (ids IS NULL OR t.scope_id = ANY (ids))) k
   GROUP BY 1, 2;
 END $$;
 
@@ -64,7 +66,7 @@ BEGIN
   END IF;
 END $$;
 
--- Trigger of statements on documents, sessions and keyed items.
+-- Trigger of statements on documents, sessions, keyed items and former texts of turns.
 CREATE OR REPLACE FUNCTION scopefloor.note_kept() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -75,6 +77,10 @@ BEGIN
     PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, 0, 0, count(*)) FROM added a GROUP BY a.tenant_id, a.scope_id;
   ELSIF TG_ARGV[0] = 'session' THEN
     PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, 0, 0, -count(*)) FROM removed r GROUP BY r.tenant_id, r.scope_id;
+  ELSIF TG_ARGV[0] = 'former turn' AND TG_OP = 'INSERT' THEN
+    PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.content)), 0, 0) FROM added a WHERE a.corrected_id IS NOT NULL GROUP BY a.tenant_id, a.scope_id;
+  ELSIF TG_ARGV[0] = 'former turn' THEN
+    PERFORM scopefloor.note_stored(r.tenant_id, r.scope_id, -sum(octet_length(r.content)), 0, 0) FROM removed r WHERE r.corrected_id IS NOT NULL GROUP BY r.tenant_id, r.scope_id;
   ELSIF TG_ARGV[0] = 'item' THEN
     IF TG_OP <> 'DELETE' THEN
       PERFORM scopefloor.note_stored(a.tenant_id, a.scope_id, sum(octet_length(a.value::text)), 0, 0) FROM added a GROUP BY a.tenant_id, a.scope_id;

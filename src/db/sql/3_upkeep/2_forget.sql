@@ -40,6 +40,7 @@ BEGIN
   SET floor = s.tags, name = k.id::text, narrowed_by = NULL, revoked_at = coalesce(k.revoked_at, clock_timestamp()), previous_hash = NULL, previous_until = NULL
   FROM scopefloor.scope s WHERE s.id = k.scope_id AND k.scope_id = ANY (gone);
   UPDATE scopefloor.forget_receipt r SET target = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone);
+  UPDATE scopefloor.forget_run r SET set_by = s.tags FROM scopefloor.scope s WHERE s.id = r.scope_id AND r.scope_id = ANY (gone) AND r.set_by <> '{}';
 END $$;
 
 -- Takes the text out of the traces and denials of the ticket's subtree, drops its stored answers
@@ -91,6 +92,11 @@ BEGIN
   UPDATE scopefloor.forget_run r SET state = 'failed', error = 'the scope was erased meanwhile', finished_at = clock_timestamp(), selector = '{}'
   WHERE r.scope_id = ANY (ids) AND r.state IN ('queued', 'running') AND r.id IS DISTINCT FROM (t->>'run')::uuid;
   DELETE FROM scopefloor.erasing e WHERE e.run_id IN (SELECT r.id FROM scopefloor.forget_run r WHERE r.scope_id = ANY (ids));
+  UPDATE scopefloor.forget_run r SET selector = r.selector - 'query' - 'labels' WHERE r.scope_id = ANY (ids) AND r.selector ?| ARRAY['query', 'labels'];
+  -- Holds of a tenant that leaves reach nothing any more: one that did would have stopped it.
+  IF t->>'run' IS NOT NULL AND scopefloor.is_offboarded((t->>'run')::uuid) THEN
+    DELETE FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids);
+  END IF;
   -- Rules that the eraser could take away go with the scope, once no live key is under them; one from above stays,
   -- and so nobody is rid of it. So does what a schedule erases on and on.
   IF t->>'principal' = 'management' AND (t->>'run' IS NULL OR scopefloor.is_offboarded((t->>'run')::uuid)) THEN
@@ -194,7 +200,9 @@ BEGIN
           CASE t->>'mode' WHEN 'erase' THEN jsonb_build_object('!digest', scopefloor.scope_digest(t->'target'))
                           WHEN 'forget' THEN t->'target' ELSE t->'trace'->'tags' END,
           with_subtree, of_action, of_policy, given, ids,
-          -- What was taken by its age: too much to list, and said in a line.
-          (SELECT r.selector - 'query' FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ? 'query'), (t->>'key')::uuid);
+          -- What was taken by its age: too much to list, and said in a line. (Labels are words, which it keeps none of; when
+          -- something was last used no backup knows.)
+          (SELECT r.selector FROM scopefloor.forget_run r WHERE r.id = (t->>'run')::uuid AND of_policy = 'schedule' AND NOT r.selector ?| ARRAY['query', 'labels']
+                                                               AND r.selector->>'since' IS DISTINCT FROM 'lastUsed'), (t->>'key')::uuid);
   RETURN new_id;
 END $$;

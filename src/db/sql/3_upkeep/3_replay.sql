@@ -9,7 +9,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "
   SELECT l.line FROM (
     SELECT jsonb_build_object('kind', 'receipt', 'id', r.id, 'at', r.created_at,
              'target', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'scope', scopefloor.scope_digest(s.tags),
-             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', CASE WHEN NOT r.selector ? 'labels' AND r.selector->>'since' IS DISTINCT FROM 'lastUsed' THEN r.selector END, 'by', r.api_key_id, 'jws', r.jws),
+             'subtree', r.subtree, 'action', r.action, 'policy', r.policy, 'counts', r.counts, 'items', r.items, 'selector', r.selector, 'by', r.api_key_id, 'jws', r.jws),
            r.created_at
     FROM scopefloor.forget_receipt r JOIN scopefloor.scope s ON s.id = r.scope_id
     WHERE NOT r.target ? '!erased' AND EXISTS (SELECT 1 FROM jsonb_each(r.counts) n WHERE n.value <> '0')
