@@ -9,6 +9,7 @@ const SCHEDULES = "test/governance/schedules.test.ts";
 const SETTINGS = "test/governance/settings.test.ts";
 const TENANTS = "test/governance/tenants.test.ts";
 const SELECTION = "test/forget/selection.test.ts";
+const ATTACKED = "test/governance/attacked.test.ts";
 const LOCK = "test/governance/second-lock.test.ts";
 
 /** Ways to break single memories, holds, retention, schedules, settings and the life of a tenant. */
@@ -292,5 +293,54 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
     from: "conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) > 0`);",
     to: "conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) >= 0`);",
     tests: [SELECTION],
+  },
+  {
+    name: "governance: a key without content sets holds (threat 50)",
+    function: "set_hold",
+    from: "IF scopefloor.full_ticket() IS NULL THEN",
+    to: "IF false THEN",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: a key that may not forget orders forgets (threat 50)",
+    function: "set_schedule",
+    from: "IF scopefloor.full_ticket() IS NULL THEN",
+    to: "IF false THEN",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: a key without content reads what is held (threat 37)",
+    function: "list_holds",
+    from: "CASE WHEN (t->>'content')::bool THEN '{}'",
+    to: "CASE WHEN true THEN '{}'",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: what a turn said before is not held (threat 52)",
+    function: "old_rows",
+    from: "AND o.corrected_id = p.turn_id AND scopefloor.is_row_held",
+    to: "AND false AND scopefloor.is_row_held",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: a document is replaced where a part of it is held (threat 52)",
+    function: "replace_document",
+    from: "IF scopefloor.is_document_held(d) THEN",
+    to: "IF false THEN",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: a run takes what a suspended tenant has (threat 56)",
+    function: "enter_run",
+    from: "IF r.source <> 'offboard' AND EXISTS",
+    to: "IF false AND EXISTS",
+    tests: [ATTACKED],
+  },
+  {
+    name: "governance: a floor across tenants reaches suspended ones (threat 56)",
+    function: "reach_of",
+    from: "IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS",
+    to: "IF false AND EXISTS",
+    tests: [ATTACKED],
   },
 ];

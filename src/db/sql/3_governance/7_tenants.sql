@@ -26,9 +26,8 @@ BEGIN
     || (SELECT jsonb_build_object('usage', jsonb_build_object('from', scopefloor.rfc3339(month::timestamp AT TIME ZONE 'UTC'), 'calls', coalesce(sum(u.calls), 0),
           'totalTokens', coalesce(sum(u.input_tokens + u.output_tokens + u.embedding_tokens), 0), 'costUsd', coalesce(sum(u.cost_usd), 0)))
         FROM scopefloor.usage_day u WHERE u.tenant_id = o.id AND u.day >= month)
-    || (SELECT jsonb_build_object('storage', jsonb_build_object('scopes', cardinality(ids), 'passages', coalesce(sum(c.passages), 0),
-          'bytes', coalesce(sum(c.bytes), 0) + (SELECT coalesce(sum(d.size_bytes), 0) FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND d.content_hash IS NOT NULL)))
-        FROM scopefloor.scope_counter c WHERE c.scope_id = ANY (ids));
+    || (SELECT jsonb_build_object('storage', jsonb_build_object('scopes', cardinality(ids), 'passages', coalesce(sum(k.passages), 0), 'bytes', coalesce(sum(k.bytes), 0)))
+        FROM scopefloor.stored_bytes(ids) k);
 END $$;
 
 -- Makes the tenant that the ticket's target is, or changes its name and what it was made from: {status: ok, created, tenant}.
