@@ -23,6 +23,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   erase: async () => (await import("./erase.ts")).default(),
   forget: async () => (await import("./forget.ts")).default(),
   reports: async () => (await import("./reports.ts")).default(),
+  retention: async () => (await import("./retention.ts")).default(),
   budgets: async () => (await import("./budgets.ts")).default(),
 };
 
