@@ -220,6 +220,7 @@ ALTER TABLE "scopefloor"."tenant" ADD COLUMN "template_version" integer;--> stat
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "is_provisioned" boolean DEFAULT false NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "state" text DEFAULT 'active' NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaves_at" timestamp with time zone;--> statement-breakpoint
+ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaving_by" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
 CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
 CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
@@ -235,6 +236,7 @@ CREATE INDEX "api_key_tenant" ON "scopefloor"."api_key" USING btree ("tenant_id"
 CREATE INDEX "passage_expired" ON "scopefloor"."passage" USING btree ("scope_id","id") WHERE expired_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "turn_corrected" ON "scopefloor"."turn" USING btree ("scope_id","corrected_id") WHERE corrected_id IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "tenant_leaving" ON "scopefloor"."tenant" USING btree ("leaves_at") WHERE state = 'leaving';--> statement-breakpoint
+CREATE INDEX "tenant_kept_out" ON "scopefloor"."tenant" USING btree ("id") WHERE state <> 'active';--> statement-breakpoint
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "memory_item_over" ON "scopefloor"."memory_item" USING btree ("expires_at") WHERE expires_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "usage_day_tenant" ON "scopefloor"."usage_day" USING btree ("tenant_id","day");
@@ -652,7 +654,7 @@ BEGIN
     ids := array_remove(ids, 0);
   END IF;
   -- A floor without an org reaches into several tenants: not into those that are suspended.
-  IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.state IN ('suspended', 'leaving')) THEN
+  IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.state <> 'active') THEN
     ids := ids || ARRAY(SELECT s.id FROM jsonb_array_elements(large_roots) r JOIN scopefloor.scope s ON s.tags @> r);
     large_roots := '[]';
     ids := ARRAY(SELECT s.id FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = ANY (ids) AND o.state = 'active');
@@ -718,7 +720,7 @@ BEGIN
     scopefloor.permit((caller.k).principal, (caller.other).principal, caller.verbs, caller.content, verb, mode));
   -- Who may come in at all, before the request itself is looked at.
   IF refusal IS NULL AND scopefloor.is_shut_out(caller.floor, '{}') THEN
-    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended"}';
+    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended or leaving"}';
   END IF;
   IF refusal IS NOT NULL OR mode = 'check' THEN
     RETURN coalesce(refusal, '{"status": "ok"}');
@@ -742,7 +744,7 @@ BEGIN
   END IF;
 
   IF NOT caller.floor ? 'org' AND named.effective ? 'org' AND scopefloor.is_shut_out(caller.floor, named.effective) THEN
-    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended"}';
+    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended or leaving"}';
   END IF;
 
   -- An erase takes its target's tags out of the dictionary: its own trace stands at the floor.
@@ -1210,9 +1212,9 @@ BEGIN
     SELECT count(*) INTO taken FROM expired;
     affected := affected + taken;
     DELETE FROM scopefloor.memory_item m USING (
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_row_held('memory_item', o.scope_id, to_jsonb(o)) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
       UNION ALL
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) LIMIT most FOR UPDATE SKIP LOCKED) here) over
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_row_held('memory_item', o.scope_id, to_jsonb(o)) LIMIT most FOR UPDATE SKIP LOCKED) here) over
     WHERE m.scope_id = over.scope_id AND m.id = over.id;
     GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;
@@ -1391,10 +1393,16 @@ BEGIN
     WHERE h.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above)));
 END $$;
 
+-- A text as names are looked for in it: in its normal form, without accents, in lower case.
+CREATE OR REPLACE FUNCTION scopefloor.said_plainly(said text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT lower(regexp_replace(normalize(scopefloor.normal_form(said), NFKD), '[\u0300-\u036f]', '', 'g'))
+$$;
+
 -- What a row says, whichever table it is of.
 CREATE OR REPLACE FUNCTION scopefloor.said_in(of_row jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT lower(normalize(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'), NFKC))
+  SELECT scopefloor.said_plainly(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'))
 $$;
 
 -- Whether a hold reaches a row: all of its scope; one document, with its parts; or what mentions a subject, which is
@@ -1411,7 +1419,7 @@ BEGIN
   ELSIF of_table = 'document_content' THEN
     -- A file says what its parts say.
     RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = (of_row->>'scope_id')::int AND p.document_id = (of_row->>'document_id')::uuid
-                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(normalize(p.text, NFKC)), w) = 0));
+                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(scopefloor.said_plainly(p.text), w) = 0));
   END IF;
   said := scopefloor.said_in(of_row);
   RETURN NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(said, w) = 0);
@@ -1510,11 +1518,36 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.reaches(h, 'passage', jsonb_build_object('text', p.text, 'document_id', p.document_id)))))
 $$;
 
--- Whether a keyed item is held, for the worker, which deletes what is over.
-CREATE OR REPLACE FUNCTION scopefloor.is_held(m scopefloor.memory_item) RETURNS bool
+-- Whether a hold reaches a row.
+CREATE OR REPLACE FUNCTION scopefloor.is_row_held(of_table text, at_scope int, of_row jsonb) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = m.scope_id AND scopefloor.reaches(h, 'memory_item', to_jsonb(m)))
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = at_scope AND scopefloor.reaches(h, of_table, of_row))
 $$;
+
+-- Whether a hold is in the way of erasing all of a scope: one of a whole scope there, above or below; or one that reaches a row there.
+CREATE OR REPLACE FUNCTION scopefloor.holds_something(of_tags jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[];
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+    RETURN false;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> of_tags);
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
+     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(of_tags) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
+    RETURN true;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids) AND EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags)));
+  RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = ANY (ids) AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)))
+    OR EXISTS (SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = ANY (ids) AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o)))
+    OR EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = ANY (ids) AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
+    OR EXISTS (SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = ANY (ids) AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))
+    OR EXISTS (SELECT 1 FROM scopefloor.session x WHERE x.scope_id = ANY (ids) AND scopefloor.is_row_held('session', x.scope_id, to_jsonb(x)))
+    OR EXISTS (SELECT 1 FROM scopefloor.entity e WHERE e.scope_id = ANY (ids) AND scopefloor.is_row_held('entity', e.scope_id, to_jsonb(e)))
+    OR EXISTS (SELECT 1 FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)))
+    OR EXISTS (SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = ANY (ids) AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m)));
+END $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.hold_answer(h scopefloor.legal_hold) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -1587,25 +1620,25 @@ BEGIN
             SELECT jsonb_agg(scopefloor.hold_answer(s.h) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"subject": null, "reason": ""}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
--- Takes a hold of the ticket's target or below away: how many; -1: a key above has set it.
-CREATE OR REPLACE FUNCTION scopefloor.drop_hold(of_id uuid) RETURNS int
+-- Takes a hold of the ticket's target or below away: {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_hold(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.legal_hold;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT h.* INTO found FROM scopefloor.legal_hold h JOIN scopefloor.scope s ON s.id = h.scope_id WHERE h.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
-    RETURN 0;
+    RETURN '{"status": "not-found", "detail": ""}';
   END IF;
   IF NOT found.set_by @> (t->'floor') THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set this hold"}';
   END IF;
   DELETE FROM scopefloor.legal_hold h WHERE h.scope_id = found.scope_id AND h.id = found.id;
-  RETURN 1;
+  RETURN '{"status": "ok"}';
 END $$;
 
 --> statement-breakpoint
@@ -1673,12 +1706,16 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.scope s WHERE s.id = r.scope_id
 $$;
 
--- Whether a rule for traces above or below a scope ends sooner than this, or one by the last use later.
+-- Whether traces would lose their text before a rule or a schedule by the last use needs it: a given one, at a scope,
+-- beside what is set above and below. with_rules says what that is looked for: those for traces, or those by the last use.
 CREATE OR REPLACE FUNCTION scopefloor.conflicts_with_traces(at_scope scopefloor.scope, with_rules text, duration interval) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.retention_rule r JOIN scopefloor.scope s ON s.id = r.scope_id
     WHERE r.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
       AND CASE with_rules WHEN 'traces' THEN r.kind = 'traces' AND r.older_than::interval < duration ELSE r.since = 'lastUsed' AND r.older_than::interval > duration END)
+    OR with_rules = 'lastUsed' AND EXISTS (SELECT 1 FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id
+    WHERE f.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
+      AND f.selector->>'since' = 'lastUsed' AND (f.selector->>'olderThan')::interval > duration)
 $$;
 
 -- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
@@ -1753,8 +1790,8 @@ BEGIN
       WHERE x.tags = ANY (above) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum AND scopefloor.tag_count(x.tags) > scopefloor.tag_count(s.tags))));
 END $$;
 
--- Takes rules of the ticket's target away, by kind (null: every one) and action (null: both): how many; -1: a key above has set one.
-CREATE OR REPLACE FUNCTION scopefloor.drop_retention(kinds text[], of_action text) RETURNS int
+-- Takes rules of the ticket's target away, by kind (null: every one) and action (null: both): {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_retention(kinds text[], of_action text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
@@ -1762,16 +1799,16 @@ DECLARE
   at_scope int;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = t->'target';
   ids := ARRAY(SELECT r.id FROM scopefloor.retention_rule r
     WHERE r.scope_id = at_scope AND (kinds IS NULL OR r.kind = ANY (kinds)) AND (of_action IS NULL OR r.action = of_action) FOR UPDATE);
   IF EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids) AND NOT r.set_by @> (t->'floor')) THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set one of these rules"}';
   END IF;
   DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids);
-  RETURN cardinality(ids);
+  RETURN jsonb_build_object('status', CASE cardinality(ids) WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;
 
 -- Of the scopes behind `after`, by their ids, the next ones that a rule decides for, without those that are held as a whole.
@@ -1824,7 +1861,7 @@ END $$;
 -- A run is one of
 --   retention  what a rule decides for and is old enough, scope by scope
 --   schedule   what a schedule's selector has (kinds, labels, age: scope by scope; a query: at once), or all of its scope
---   offboard   all of a tenant (7_offboarding.sql)
+--   offboard   all of a tenant (8_offboarding.sql)
 
 -- Orders a run at a scope, once for a source and tick; NULL: there is one already.
 CREATE OR REPLACE FUNCTION scopefloor.order_run(at_scope int, of_source text, of_rule uuid, at_tick timestamptz, by_floor jsonb, by_key uuid, of_action text,
@@ -1974,8 +2011,8 @@ BEGIN
   RETURN t;
 END $$;
 
--- Adds what a batch has taken to the run's counts. `through`: the scopes up to it are done; null: there is more in them.
-CREATE OR REPLACE FUNCTION scopefloor.note_run(taken jsonb, through int, is_all bool) RETURNS void
+-- Adds what a batch has taken to the run's counts. `through`: the scopes up to it are done; null: there is more in them. `receipt`: of the batch, where it has one.
+CREATE OR REPLACE FUNCTION scopefloor.note_run(taken jsonb, through int, is_all bool, receipt uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.run_ticket();
@@ -1983,7 +2020,7 @@ BEGIN
   UPDATE scopefloor.forget_run r
   SET counts = (SELECT coalesce(jsonb_object_agg(k, n), '{}') FROM (
         SELECT k, sum(n) AS n FROM (SELECT key AS k, value::bigint AS n FROM jsonb_each_text(r.counts) UNION ALL SELECT key, value::bigint FROM jsonb_each_text(taken)) u GROUP BY k) c),
-      after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all
+      after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all, receipt_id = coalesce(receipt, r.receipt_id)
   WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
 END $$;
 
@@ -1994,27 +2031,36 @@ DECLARE
   t jsonb := scopefloor.run_ticket();
   at_scope int := (t->>'run_scope')::int;
 BEGIN
-  UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = receipt, error = left(why, 300), finished_at = clock_timestamp(),
+  UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = coalesce(receipt, r.receipt_id), error = left(why, 300), finished_at = clock_timestamp(),
     selector = r.selector - 'query'
   WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid;
   DELETE FROM scopefloor.erasing e WHERE e.run_id = (t->>'run')::uuid;
   DELETE FROM scopefloor.job j WHERE j.scope_id = at_scope AND j.id = (t->>'job')::uuid;
   -- Rules are looked at often, and most often there is nothing to take.
-  DELETE FROM scopefloor.forget_run r WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid AND r.source = 'retention' AND of_state = 'done' AND receipt IS NULL;
+  DELETE FROM scopefloor.forget_run r WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid AND r.source = 'retention' AND of_state = 'done' AND r.receipt_id IS NULL;
 END $$;
 
--- The same for a run whose job is given up.
+-- The same for a run whose job is given up. What it has taken by then is on a receipt.
 CREATE OR REPLACE FUNCTION scopefloor.abandon_run(at_scope int, of_run uuid, of_state text, why text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r scopefloor.forget_run;
+  new_id uuid;
 BEGIN
-  UPDATE scopefloor.forget_run r SET state = of_state, error = left(why, 300), finished_at = clock_timestamp(), selector = r.selector - 'query'
-  WHERE r.scope_id = at_scope AND r.id = of_run AND r.state IN ('queued', 'running');
+  SELECT * INTO r FROM scopefloor.forget_run o WHERE o.scope_id = at_scope AND o.id = of_run AND o.state IN ('queued', 'running') FOR UPDATE;
+  IF r.selector <> '{}' AND NOT r.dry_run AND r.receipt_id IS NULL AND EXISTS (SELECT 1 FROM jsonb_each_text(r.counts) n WHERE n.value::bigint > 0) THEN
+    new_id := gen_random_uuid();
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, api_key_id)
+    SELECT s.tenant_id, s.id, new_id, s.tags, r.subtree, r.action, r.source, r.counts, r.api_key_id FROM scopefloor.scope s WHERE s.id = at_scope;
+  END IF;
+  UPDATE scopefloor.forget_run o SET state = of_state, error = left(why, 300), finished_at = clock_timestamp(), selector = o.selector - 'query', receipt_id = coalesce(new_id, o.receipt_id)
+  WHERE o.scope_id = at_scope AND o.id = r.id;
   DELETE FROM scopefloor.erasing e WHERE e.run_id = of_run;
 END $$;
 
--- Rows of a kind that a run is to take, `most` of them, at the scopes of the ticket: the passages, facts, items or
--- documents (of_kind: turns, facts, items, documents; sessions: empty ones) that were observed (by their word, but not later than they were stored), created or last used before a time, and have the labels. What
--- a hold reaches is not among them. with_expired: for good, what was expired before too.
+-- Up to `most` rows of one kind (turns, facts, items, documents; sessions: those without turns) at the ticket's scopes
+-- that are older than `before` and have all the labels. `since` says which time counts: observed (or stored, if that was
+-- earlier), created, or lastUsed. Held rows are left out. with_expired: rows that were expired before, too.
 CREATE OR REPLACE FUNCTION scopefloor.old_rows(of_kind text, since text, before timestamptz, with_labels text[], with_expired bool, most int) RETURNS TABLE (id uuid, turn_id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -2037,9 +2083,11 @@ BEGIN
           -- What it said before goes with it.
           SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = p.scope_id AND o.corrected_id = p.turn_id AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o))))) LIMIT most;
   ELSIF of_kind = 'sessions' THEN
-    -- Those that began before, and of which no turn is left.
+    -- Those that began before, and of which nothing is left. (Of one that has only begun the first is still to come.)
     RETURN QUERY SELECT o.id, NULL::uuid FROM scopefloor.session o
-      WHERE o.scope_id = ANY (ids) AND o.created_at < before AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+      WHERE o.scope_id = ANY (ids) AND o.created_at < least(before, now() - interval '1 hour') AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.attribute x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.relation x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
         AND NOT (any_held AND scopefloor.is_row_held('session', o.scope_id, to_jsonb(o))) LIMIT most;
   ELSIF of_kind = 'facts' THEN
     RETURN QUERY SELECT f.id, NULL::uuid FROM (
@@ -2065,36 +2113,6 @@ BEGIN
         AND NOT (any_held AND scopefloor.is_document_held(d)) LIMIT most;
   END IF;
 END $$;
-
--- Whether a hold is in the way of erasing all of a scope: one of a whole scope there, above or below; or one that reaches a row there.
-CREATE OR REPLACE FUNCTION scopefloor.holds_something(of_tags jsonb) RETURNS bool
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  ids int[];
-BEGIN
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
-    RETURN false;
-  END IF;
-  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> of_tags);
-  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
-     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(of_tags) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
-    RETURN true;
-  END IF;
-  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids) AND EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags)));
-  RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = ANY (ids) AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)))
-    OR EXISTS (SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = ANY (ids) AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o)))
-    OR EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = ANY (ids) AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
-    OR EXISTS (SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = ANY (ids) AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))
-    OR EXISTS (SELECT 1 FROM scopefloor.entity e WHERE e.scope_id = ANY (ids) AND scopefloor.is_row_held('entity', e.scope_id, to_jsonb(e)))
-    OR EXISTS (SELECT 1 FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)))
-    OR EXISTS (SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = ANY (ids) AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m)));
-END $$;
-
--- Whether a hold reaches a row.
-CREATE OR REPLACE FUNCTION scopefloor.is_row_held(of_table text, at_scope int, of_row jsonb) RETURNS bool
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = at_scope AND scopefloor.reaches(h, of_table, of_row))
-$$;
 
 -- What answers of recall since a time were made of, where these scopes can be seen: by the traces of their tenants and
 -- of those who have no tenant.
@@ -2160,8 +2178,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE r.scope_id = old.scope_id AND r.id = old.id
 $$;
 
--- A hold has come up that the selection of rows does not know: from now on scope by scope, and the one where it is is left
--- for the next time.
+-- A hold was set after this batch's rows were chosen. The first time, the run goes on with one scope at a time; if it then
+-- meets the hold again, it skips that scope.
 CREATE OR REPLACE FUNCTION scopefloor.pass_held() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -2211,6 +2229,11 @@ BEGIN
   IF (given->'selector'->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
     RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
   END IF;
+  IF given->'selector'->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces((
+      SELECT s FROM scopefloor.scope s WHERE s.tags = t->'target' AND is_new
+      UNION ALL SELECT s FROM scopefloor.scope s JOIN scopefloor.forget_schedule o ON o.scope_id = s.id WHERE NOT is_new AND o.id = of_id), 'traces', (given->'selector'->>'olderThan')::interval) THEN
+    RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
+  END IF;
   IF is_new THEN
     PERFORM scopefloor.hold_scope(t->'target');
     at_scope := scopefloor.ensure_scope(t->'target');
@@ -2258,25 +2281,25 @@ BEGIN
             SELECT jsonb_agg(scopefloor.schedule_answer(s.f) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"query": null, "labels": []}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
--- Takes a schedule of the ticket's target or below away: how many; -1: a key above has made it. A run that is under way goes on.
-CREATE OR REPLACE FUNCTION scopefloor.drop_schedule(of_id uuid) RETURNS int
+-- Takes a schedule of the ticket's target or below away: {status: ok}, or {status, detail}. A run that is under way goes on.
+CREATE OR REPLACE FUNCTION scopefloor.drop_schedule(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.forget_schedule;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT f.* INTO found FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id WHERE f.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
-    RETURN 0;
+    RETURN '{"status": "not-found", "detail": ""}';
   END IF;
   IF NOT found.set_by @> (t->'floor') THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has made this schedule"}';
   END IF;
   DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = found.scope_id AND f.id = found.id;
-  RETURN 1;
+  RETURN '{"status": "ok"}';
 END $$;
 
 -- Orders a run of a schedule for a tick.
@@ -2422,8 +2445,8 @@ BEGIN
     || coalesce((SELECT jsonb_object_agg(v.name, jsonb_build_object('value', v.value, 'scope', v.tags)) FROM scopefloor.settings_above(t->'target') v), '{}');
 END $$;
 
--- Takes values of the ticket's target away (null: all): how many; -1: a key above has set one.
-CREATE OR REPLACE FUNCTION scopefloor.drop_settings(names text[]) RETURNS int
+-- Takes values of the ticket's target away (null: all): {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_settings(names text[]) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
@@ -2431,14 +2454,14 @@ DECLARE
   dropped int;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set one of these"}';
   END IF;
   DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names));
   GET DIAGNOSTICS dropped = ROW_COUNT;
-  RETURN dropped;
+  RETURN jsonb_build_object('status', CASE dropped WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;
 
 --> statement-breakpoint
@@ -2502,14 +2525,14 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'created', is_new);
 END $$;
 
--- The names of the live keys at the ticket's target that the ticket's key has minted, of those that are given.
+-- The floors of those keys of the tenant at the ticket's target that have one of these names and are not revoked, by name.
 CREATE OR REPLACE FUNCTION scopefloor.minted_names(names text[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
 BEGIN
   RETURN (SELECT coalesce(jsonb_object_agg(k.name, k.floor), '{}') FROM scopefloor.api_key k
-          WHERE k.parent_id = (t->>'key')::uuid AND k.name = ANY (names) AND k.revoked_at IS NULL);
+          JOIN scopefloor.tenant o ON o.id = k.tenant_id WHERE o.root = t->'target' AND k.name = ANY (names) AND k.revoked_at IS NULL);
 END $$;
 
 -- Suspends the tenant that the ticket's target is, or lets its keys in again; gives it its name. {status: ok, tenant}, or {status, detail}.
@@ -2597,18 +2620,18 @@ BEGIN
           FROM scopefloor.template o WHERE o.name = of_name AND (of_version IS NULL OR o.version = of_version) ORDER BY o.version DESC LIMIT 1);
 END $$;
 
--- Takes a template away with all of its versions: how many; -1: not the operator's ticket. What was made from it stays.
-CREATE OR REPLACE FUNCTION scopefloor.drop_template(of_name text) RETURNS int
+-- Takes a template away with all of its versions: {status: ok}, or {status, detail}. What was made from it stays.
+CREATE OR REPLACE FUNCTION scopefloor.drop_template(of_name text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   dropped int;
 BEGIN
   IF scopefloor.operator_ticket() IS NULL THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "templates are the operator''s: this needs a management key with the floor {} and every right"}';
   END IF;
   DELETE FROM scopefloor.template o WHERE o.name = of_name;
   GET DIAGNOSTICS dropped = ROW_COUNT;
-  RETURN dropped;
+  RETURN jsonb_build_object('status', CASE dropped WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;
 
 --> statement-breakpoint
@@ -2636,7 +2659,7 @@ BEGIN
   END IF;
   -- The run stands there, also where no row was ever stored at the org itself.
   PERFORM scopefloor.ensure_scope(o.root);
-  UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds) WHERE x.id = o.id RETURNING * INTO o;
+  UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds), leaving_by = (t->>'key')::uuid WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
@@ -2656,7 +2679,7 @@ BEGIN
   ELSIF EXISTS (SELECT 1 FROM scopefloor.forget_run r JOIN scopefloor.scope s ON s.id = r.scope_id WHERE s.tags = o.root AND r.source = 'offboard' AND r.state <> 'held') THEN
     RETURN '{"status": "conflict", "detail": "the grace is over, and the tenant is being erased"}';
   END IF;
-  UPDATE scopefloor.tenant x SET state = 'active', leaves_at = NULL WHERE x.id = o.id RETURNING * INTO o;
+  UPDATE scopefloor.tenant x SET state = 'active', leaves_at = NULL, leaving_by = NULL WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
@@ -2666,7 +2689,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   o scopefloor.tenant;
   at_scope int;
-  by_key uuid;
   ordered int := 0;
 BEGIN
   FOR o IN
@@ -2676,9 +2698,7 @@ BEGIN
   LOOP
     SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = o.root;
     CONTINUE WHEN at_scope IS NULL;
-    -- (A tenant's rows name no operator: the run is the first operator's.)
-    SELECT k.id INTO by_key FROM scopefloor.api_key k WHERE k.parent_id IS NULL AND k.floor = '{}' ORDER BY k.created_at LIMIT 1;
-    PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', by_key, 'erase', true, false, '{}');
+    PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', o.leaving_by, 'erase', true, false, '{}');
     -- One that a hold stops is looked at again.
     UPDATE scopefloor.tenant x SET leaves_at = clock_timestamp() + interval '1 hour' WHERE x.id = o.id;
     ordered := ordered + 1;
@@ -4154,7 +4174,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

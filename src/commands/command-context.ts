@@ -1,7 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline/promises";
 import { InvalidArgumentError } from "commander";
-import { scopeText } from "../scope/scope.ts";
+import { type Scope, scopeText } from "../scope/scope.ts";
+import { parseSelector } from "../scope/selector.ts";
 import { Misused, type Service } from "./http-client.ts";
 import type { Cell } from "./table.ts";
 
@@ -32,6 +33,24 @@ export const scopeOf = (text: string): unknown => {
     throw new InvalidArgumentError("must be a path, such as org/acme, or {}");
   }
 };
+
+/**
+ * The tags that a path or an object names.
+ *
+ * @throws Misused for what is not one scope
+ */
+export function scopeNamed(given: unknown): Scope {
+  let clauses: ReturnType<typeof parseSelector>;
+  try {
+    clauses = parseSelector(given);
+  } catch (error) {
+    throw new Misused((error as Error).message);
+  }
+  const [clause, ...more] = clauses ?? [];
+  if (clause === undefined || clause.subtree || more.length > 0)
+    throw new Misused(`"${String(given)}" must name one scope, such as org/acme`);
+  return clause.tags;
+}
 
 /** Names with commas between them. */
 export const namesOf = (text: string): string[] => text.split(",").filter((name) => name !== "");

@@ -17,6 +17,11 @@ export const serviceCommand =
       tell: (text) => void (asJson || write(text)),
     };
     const command = build(context);
+    const misspelt = unknownIn(command, args);
+    if (misspelt !== undefined) {
+      process.stderr.write(`scopefloor ${name}: ${misspelt}\n`);
+      return 2;
+    }
     for (const one of allOf(command)) one.option("--json", "as JSON").exitOverride();
     command
       .name(`scopefloor ${name}`)
@@ -35,6 +40,15 @@ export const serviceCommand =
       return error instanceof Misused ? 2 : 1;
     }
   };
+
+/** What is wrong with the name of a subcommand; undefined: nothing, or none is named. */
+function unknownIn({ commands }: Command, [first, ...rest]: readonly string[]): string | undefined {
+  if (first === undefined || first.startsWith("-") || commands.length === 0) return undefined;
+  const named = commands.find((one) => one.name() === first);
+  if (named !== undefined) return unknownIn(named, rest);
+  if (first === "help") return undefined;
+  return `there is no command ${first}; there are ${commands.map((one) => one.name()).join(", ")}`;
+}
 
 /** A command with all below it. */
 const allOf = (command: Command): Command[] => [command, ...command.commands.flatMap(allOf)];

@@ -1,13 +1,13 @@
 import { parseArgs } from "node:util";
 import { openPostgres } from "../db/connect/open.ts";
-import { leftOf } from "../db/upkeep/left-of-tenant.ts";
-import { GENERAL } from "../scope/scope.ts";
-import { parseSelector } from "../scope/selector.ts";
+
 import { auditCatalog } from "../verify/catalog.ts";
 import { auditChain, type ChainHead, type ChainState } from "../verify/chain.ts";
 import type { Finding } from "../verify/finding.ts";
+import { leftOf } from "../verify/left-of-tenant.ts";
 import { runProbes } from "../verify/probes.ts";
 import { reportOf } from "../verify/report.ts";
+import { scopeNamed } from "./command-context.ts";
 
 const USAGE = `usage: scopefloor verify [--url http://127.0.0.1:7700/api/v1] [--context default] [--json]
                          [--anchor 12:5f…] [--tenant org/acme]
@@ -73,10 +73,10 @@ async function verifyGone(path: string, url: string | undefined, asJson: boolean
   const database = openPostgres({ app: url, connections: 1, timeoutMs: 600_000 });
   try {
     const lease = await database.owner.acquire();
-    const left = await leftOf(
-      (text, params) => lease.query(text, params),
-      parseSelector(path)?.[0]?.tags ?? GENERAL,
-    ).finally(() => lease.release());
+    const left = await leftOf((text, params) => lease.query(text, params), scopeNamed(path)).finally(() =>
+      lease.release(),
+    );
+    if (left === undefined) throw new Error(`no tenant ${path} was ever here`);
     const found = left.filter(({ rows }) => rows > 0);
     if (asJson) process.stdout.write(`${JSON.stringify({ tenant: path, left }, null, 2)}\n`);
     else {

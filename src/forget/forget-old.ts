@@ -10,6 +10,9 @@ export const DOCUMENTS_AT_ONCE = 50;
 /** What is remembered, and goes by its age. */
 export const OLD_KINDS = ["turns", "documents", "facts", "items"] as const;
 export type OldKind = (typeof OLD_KINDS)[number];
+/** From when on something counts as old. */
+export const SINCE = ["observed", "created", "lastUsed"] as const;
+export type Since = (typeof SINCE)[number];
 
 /** What is old enough to go. */
 export interface OldRows {
@@ -17,7 +20,7 @@ export interface OldRows {
   readonly kinds?: readonly (OldKind | (string & {}))[] | undefined;
   readonly labels?: readonly string[] | undefined;
   /** From when on something counts as old; absent: created. */
-  readonly since?: "observed" | "created" | "lastUsed" | undefined;
+  readonly since?: Since | undefined;
   /** RFC 3339, exclusive. */
   readonly before: string;
   /** Erase; otherwise expire. */
@@ -33,7 +36,6 @@ export interface Batch {
 /** Forgets the next rows that are old enough, of one kind: called again until `isAll`. What is held is left. */
 export async function forgetOld(tx: ScopedTransaction, old: OldRows): Promise<Batch> {
   const { kinds = OLD_KINDS, labels = [], since = "created", before, purge } = old;
-  await tx.call("drop_cached_answers");
   for (const kind of OLD_KINDS) {
     if (!kinds.includes(kind)) continue;
     const rows = await tx.callRows<{ id: string; turn_id: string | null }>(
@@ -46,11 +48,13 @@ export async function forgetOld(tx: ScopedTransaction, old: OldRows): Promise<Ba
       kind === "documents" ? DOCUMENTS_AT_ONCE : ROWS_AT_ONCE,
     );
     if (rows.length === 0) continue;
+    await tx.call("drop_cached_answers");
     const ids = rows.map(({ id }) => id);
     const turns = rows.flatMap((row) => row.turn_id ?? []);
     return { counts: await forgetRows(tx, kind, ids, turns, purge), isAll: false };
   }
-  if (!purge || !kinds.includes("turns")) return { counts: {}, isAll: true };
+  // Labels are of turns: a session has none.
+  if (!purge || labels.length > 0 || !kinds.includes("turns")) return { counts: {}, isAll: true };
   const empty = await tx.callRows<{ id: string }>(
     "old_rows",
     "sessions",
@@ -61,6 +65,7 @@ export async function forgetOld(tx: ScopedTransaction, old: OldRows): Promise<Ba
     ROWS_AT_ONCE,
   );
   if (empty.length === 0) return { counts: {}, isAll: true };
+  await tx.call("drop_cached_answers");
   const session = await tx.remove("session", sql`id = ANY (${list(empty.map(({ id }) => id))}::uuid[])`);
   return { counts: { session }, isAll: empty.length < ROWS_AT_ONCE };
 }

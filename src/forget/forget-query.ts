@@ -13,7 +13,7 @@ import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts
 import { recordSpent, recordTrace, spentOn, type TraceFields } from "../traces/record.ts";
 import { matchNames, removeNames } from "./matching/document-names.ts";
 import { factsOfSession, type Match, matchUnranked } from "./matching/facts-and-items.ts";
-import { isNarrow, keepSelected, matchSelected, type Selection } from "./matching/selection.ts";
+import { isNarrow, type Keep, keepSelected, matchSelected, type Selection } from "./matching/selection.ts";
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
@@ -269,14 +269,15 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: T
       );
     return selected;
   }
-  const found = await matchesOfWords(tx, request, topic);
-  return selection === undefined || !isNarrow(selection) ? found : keepSelected(tx, found, selection);
+  const keep = selection === undefined || !isNarrow(selection) ? undefined : keepSelected(tx, selection);
+  return matchesOfWords(tx, request, topic, keep);
 }
 
 async function matchesOfWords(
   tx: ScopedTransaction,
   request: ForgetRequest,
   topic: Topic | undefined,
+  keep: Keep | undefined,
 ): Promise<Match[]> {
   if (request.sessionId !== undefined) {
     const known = await tx.row<{ scopeId: number }>(
@@ -290,9 +291,15 @@ async function matchesOfWords(
     if (known === undefined) throw notFound();
     if (request.query === undefined) await refuseOthersSession(tx, request.sessionId);
   }
-  if (request.query === undefined || topic === undefined) return wholeSession(tx, request);
-  const said = await passagesAbout(tx, topic, request.threshold, request.sessionId, MAX_MATCHES);
-  const near = await nearby(tx, request, topic);
+  if (request.query === undefined || topic === undefined) {
+    const all = await wholeSession(tx, request);
+    const wanted = await keep?.(all.map(({ id }) => id));
+    return all.filter(({ id }) => wanted?.has(id) !== false);
+  }
+  const said = await passagesAbout(tx, topic, request.threshold, request.sessionId, MAX_MATCHES, keep);
+  const nearest = await nearby(tx, request, topic);
+  const wanted = await keep?.(nearest.map(({ id }) => id));
+  const near = nearest.filter(({ id }) => wanted?.has(id) !== false);
   const reasons = new Map<string, { score: number; why: string }>();
   for (const { id, share, says } of said) reasons.set(id, { score: share, why: `says ${says.join(", ")}` });
   for (const { id, score } of near)
@@ -303,8 +310,8 @@ async function matchesOfWords(
     ).values(),
   ];
   found.sort((a, b) => b.score - a.score || (a.id < b.id ? -1 : 1));
-  const unranked = await matchUnranked(tx, topic, request, MAX_MATCHES);
-  if (found.length + unranked.length >= MAX_MATCHES && request.inBatches !== true) {
+  const unranked = await matchUnranked(tx, topic, { ...request, keep }, MAX_MATCHES);
+  if ((found.length + unranked.length >= MAX_MATCHES || nearest.length >= MAX_MATCHES) && request.inBatches !== true) {
     throw unprocessable(
       `${MAX_MATCHES} passages or more match; narrow the query, or erase a scope with POST /scopes/forget`,
     );

@@ -2,7 +2,7 @@ import { Cron } from "croner";
 import { invalid } from "../errors.ts";
 
 /**
- * The first time after `from` that a schedule means, RFC 3339; null: there is none.
+ * The next time after `from` at which the schedule is due, RFC 3339; null: there is none.
  *
  * Five fields, to the minute. Where a clock is set forward, a time that is left out comes at the next one that there
  * is; where it is set back, a time that comes twice counts once. (croner 11)

@@ -1,9 +1,9 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
+import { AppError, invalid } from "../errors.ts";
 import { wordsOfSubject } from "../text/names.ts";
 import { recordTrace } from "../traces/record.ts";
-import { notDropped } from "./not-dropped.ts";
+import { type Answer, accepted } from "./answer.ts";
 
 /** A legal hold: what it reaches is neither forgotten nor changed until it is taken away. */
 export interface Hold {
@@ -37,18 +37,13 @@ export const held = (cause: unknown): AppError =>
 export async function setHold(tx: ScopedTransaction, hold: NewHold): Promise<Hold> {
   const words = hold.subject === undefined ? undefined : wordsOfSubject(hold.subject);
   if (words?.length === 0) throw invalid("subject: must have a letter or a digit");
-  const answer = await tx.call<{ status: "ok"; hold: Hold } | { status: ErrorSlug; detail: string }>(
-    "set_hold",
-    uuid(),
-    json({ ...hold, ...(words === undefined ? {} : { words }) }),
-  );
-  if (answer.status === "not-found") throw notFound();
-  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  const given = json({ ...hold, ...(words === undefined ? {} : { words }) });
+  const set = accepted(await tx.call<Answer<{ hold: Hold }>>("set_hold", uuid(), given));
   recordTrace(tx, { kind: "decision", operation: "hold_set" });
-  return (answer as { hold: Hold }).hold;
+  return set.hold;
 }
 
-/** Those at the transaction's scope and below, newest first. */
+/** The holds at the transaction's scope and below, newest first; `page` counts from 0. */
 export const listHolds = (
   tx: ScopedTransaction,
   pageSize: number,
@@ -56,8 +51,6 @@ export const listHolds = (
 ): Promise<{ holds: Hold[]; total: number }> => tx.call("list_holds", pageSize, page * pageSize);
 
 export async function dropHold(tx: ScopedTransaction, id: string): Promise<void> {
-  const dropped = await tx.call<number>("drop_hold", id);
-  if (dropped === 0) throw notFound();
-  if (dropped < 0) throw notDropped(dropped, "a key above this one has set this hold");
+  accepted(await tx.call<Answer>("drop_hold", id));
   recordTrace(tx, { kind: "decision", operation: "hold_delete" });
 }

@@ -1,15 +1,13 @@
 import { v7 as uuid } from "uuid";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import { unprocessable } from "../errors.ts";
+import type { Since } from "../forget/forget-old.ts";
 import { recordTrace } from "../traces/record.ts";
-import { notDropped } from "./not-dropped.ts";
+import { type Answer, accepted } from "./answer.ts";
 
 /** What has a lifetime of its own. The last two lose their text and keep their numbers. */
 export const RETAINED_KINDS = ["turns", "documents", "facts", "items", "traces", "receipts"] as const;
 export type RetainedKind = (typeof RETAINED_KINDS)[number];
-/** From when on something counts as old. */
-export const SINCE = ["observed", "created", "lastUsed"] as const;
-export type Since = (typeof SINCE)[number];
 
 export interface NewRetention {
   readonly kinds: readonly RetainedKind[];
@@ -19,6 +17,30 @@ export interface NewRetention {
   readonly action: "expire" | "erase";
   /** Whether it holds for all below, whatever a narrower rule says. */
   readonly maximum: boolean;
+}
+
+/** A rule as it is asked for: what is left out has a value by the kinds. */
+export type RetentionRequest = Pick<NewRetention, "olderThan" | "action"> & {
+  readonly [part in "kinds" | "since" | "maximum"]?: NewRetention[part] | undefined;
+};
+
+/** @throws AppError 422 for kinds that do not go together, or not with the rest */
+export function retentionOf({ kinds, since, maximum, olderThan, action }: RetentionRequest): NewRetention {
+  const wanted = [...new Set(kinds ?? (["turns", "documents", "facts", "items"] as const))];
+  const records = wanted.filter((kind) => kind === "traces" || kind === "receipts");
+  if (records.length > 0 && (action === "expire" || (since !== undefined && since !== "created")))
+    throw unprocessable(
+      `${records.join(" and ")} are erased, by when they were created: their text goes, their numbers stay`,
+    );
+  if (records.length > 0 && records.length < wanted.length)
+    throw unprocessable(`set the rule for ${records.join(" and ")} by itself: it has another time`);
+  return {
+    olderThan,
+    action,
+    kinds: wanted,
+    since: since ?? (records.length > 0 ? "created" : "observed"),
+    maximum: maximum ?? false,
+  };
 }
 
 export interface RetentionRule extends Omit<NewRetention, "kinds"> {
@@ -36,15 +58,12 @@ export async function setRetention(
   { kinds, ...rule }: NewRetention,
 ): Promise<{ rules: RetentionRule[] }> {
   const given = kinds.map((kind) => ({ id: uuid(), kind, ...rule }));
-  const answer = await tx.call<
-    { status: "ok"; rules: RetentionRule[] } | { status: Exclude<ErrorSlug, "ok">; detail: string }
-  >("set_retention", json(given));
-  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  const { rules } = accepted(await tx.call<Answer<{ rules: RetentionRule[] }>>("set_retention", json(given)));
   recordTrace(tx, { kind: "decision", operation: "retention_set" });
-  return { rules: (answer as { rules: RetentionRule[] }).rules };
+  return { rules };
 }
 
-/** Those at the transaction's scope and below. */
+/** The rules at the transaction's scope and below; `page` counts from 0. */
 export const listRetention = (
   tx: ScopedTransaction,
   pageSize: number,
@@ -59,8 +78,6 @@ export async function dropRetention(
   which: { readonly kinds?: readonly RetainedKind[] | undefined; readonly action?: string | undefined },
 ): Promise<void> {
   const kinds = which.kinds === undefined ? sql`NULL::text[]` : sql`${list([...which.kinds])}::text[]`;
-  const dropped = await tx.call<number>("drop_retention", kinds, which.action ?? null);
-  if (dropped === 0) throw notFound();
-  if (dropped < 0) throw notDropped(dropped, "a key above this one has set one of these rules");
+  accepted(await tx.call<Answer>("drop_retention", kinds, which.action ?? null));
   recordTrace(tx, { kind: "decision", operation: "retention_delete" });
 }

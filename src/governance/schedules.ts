@@ -1,11 +1,11 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, invalid, notFound, unprocessable } from "../errors.ts";
-import type { OldKind } from "../forget/forget-old.ts";
+import { invalid, notFound, unprocessable } from "../errors.ts";
+import type { OldKind, Since } from "../forget/forget-old.ts";
+import { canonicalPath, GENERAL, sameScope } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
+import { type Answer, accepted } from "./answer.ts";
 import { nextRun } from "./cron.ts";
-import { notDropped } from "./not-dropped.ts";
-import type { Since } from "./retention.ts";
 
 /** What goes; none of it: all of the scope. */
 export interface ForgetSelector {
@@ -64,14 +64,6 @@ export interface Schedule {
   readonly updatedAt: string;
 }
 
-type Answer<T> = ({ status: "ok" } & T) | { status: ErrorSlug; detail: string };
-
-function accepted<T extends object>(answer: Answer<T>): T {
-  if (answer.status === "ok") return answer as T;
-  const refusal = answer as { status: ErrorSlug; detail: string };
-  throw refusal.status === "not-found" ? notFound() : new AppError(refusal.status, refusal.detail);
-}
-
 const selectorOf = ({ query, labels, olderThan, since, kinds }: ForgetSelector) => ({
   ...(query === undefined ? {} : { query }),
   ...(labels === undefined || labels.length === 0 ? {} : { labels }),
@@ -80,7 +72,7 @@ const selectorOf = ({ query, labels, olderThan, since, kinds }: ForgetSelector) 
   ...(kinds === undefined ? {} : { kinds }),
 });
 
-/** @throws AppError for what goes together with nothing */
+/** @throws AppError 400 or 422 for fields that exclude each other */
 function refuseImpossible(schedule: NewSchedule): void {
   const { query, olderThan, since, kinds, action, subtree } = schedule;
   if (since !== undefined && olderThan === undefined)
@@ -95,8 +87,20 @@ function refuseImpossible(schedule: NewSchedule): void {
     );
 }
 
-const takesAll = (schedule: Pick<NewSchedule, keyof ForgetSelector | "action">) =>
+/** Whether nothing narrows an erasure: all of the scope goes. */
+const takesWholeScope = (schedule: Pick<NewSchedule, keyof ForgetSelector | "action">) =>
   schedule.action === "erase" && Object.keys(selectorOf(schedule)).length === 0;
+
+/** @throws AppError 422 where all of a scope goes, or what everyone shares is touched, and nobody has typed its path */
+function refuseUnconfirmed(tx: ScopedTransaction, schedule: NewSchedule, confirm: string | undefined): void {
+  const scope = tx.entry.effective ?? tx.entry.floor;
+  const path = canonicalPath(scope);
+  const takesAll = takesWholeScope(schedule);
+  if ((takesAll || sameScope(scope, GENERAL)) && confirm !== path)
+    throw unprocessable(
+      `this forgets ${takesAll ? "all of the scope" : "general knowledge, which everyone shares"}, again and again; confirm it with "confirm": "${path}"`,
+    );
+}
 
 const runAfter = ({ cron, timezone }: Pick<NewSchedule, "cron" | "timezone">): string => {
   const next = nextRun(cron, timezone);
@@ -104,57 +108,71 @@ const runAfter = ({ cron, timezone }: Pick<NewSchedule, "cron" | "timezone">): s
   return next;
 };
 
-/** Makes a schedule at the transaction's scope. */
-export async function makeSchedule(tx: ScopedTransaction, schedule: NewSchedule): Promise<Schedule> {
+/** What a schedule takes, and all else of it. */
+const split = <S extends ForgetSelector>({ query, labels, olderThan, since, kinds, ...rest }: S) => ({
+  selector: selectorOf({ query, labels, olderThan, since, kinds }),
+  rest,
+});
+
+/**
+ * Makes a schedule at the transaction's scope.
+ *
+ * @param confirm the scope's path, where all of it goes, or where it is general knowledge
+ */
+export async function makeSchedule(
+  tx: ScopedTransaction,
+  schedule: NewSchedule,
+  confirm: string | undefined,
+): Promise<Schedule> {
   refuseImpossible(schedule);
-  const { query: _, labels: __, olderThan: ___, since: ____, kinds: _____, ...rest } = schedule;
-  const given = { ...rest, selector: selectorOf(schedule), nextRun: runAfter(schedule) };
+  refuseUnconfirmed(tx, schedule, confirm);
+  const { selector, rest } = split(schedule);
+  const given = { ...rest, selector, nextRun: runAfter(schedule) };
   const made = accepted(await tx.call<Answer<{ schedule: Schedule }>>("set_schedule", uuid(), true, json(given)));
   recordTrace(tx, { kind: "decision", operation: "schedule_make" });
   return made.schedule;
 }
 
-/** Changes what is given; of query, labels, olderThan, since and kinds all, where one is. */
-export async function changeSchedule(
-  tx: ScopedTransaction,
-  id: string,
-  change: Partial<NewSchedule>,
-): Promise<Schedule> {
-  const now = await getSchedule(tx, id);
-  const kept = {
+/** A schedule as a change would leave it. */
+function merged(now: Schedule, change: Partial<NewSchedule>): { before: NewSchedule; after: NewSchedule } {
+  const { name, subtree, cron, timezone, action, dryRun, paused } = now;
+  const rest = { name, subtree, cron, timezone, action, dryRun, paused };
+  const before = {
+    ...rest,
     query: now.query ?? undefined,
     labels: now.labels,
     olderThan: now.olderThan ?? undefined,
     since: now.since ?? undefined,
     kinds: now.kinds ?? undefined,
   };
-  const selector = selectorOf(change);
-  const isNewSelector = Object.keys(selector).length > 0;
-  const schedule = {
-    ...now,
-    ...kept,
-    ...(isNewSelector
-      ? { query: undefined, labels: undefined, olderThan: undefined, since: undefined, kinds: undefined }
-      : {}),
-    ...change,
-  };
-  refuseImpossible(schedule as NewSchedule);
-  if (takesAll(schedule as NewSchedule) && !(takesAll({ ...now, ...kept }) && now.action === schedule.action))
+  const isNewSelector = Object.keys(selectorOf(change)).length > 0;
+  return { before, after: { ...(isNewSelector ? rest : before), ...change } as NewSchedule };
+}
+
+/** Changes what is given. If query, labels, olderThan, since or kinds is given, it replaces all five. */
+export async function changeSchedule(
+  tx: ScopedTransaction,
+  id: string,
+  change: Partial<NewSchedule>,
+): Promise<Schedule> {
+  const { before, after } = merged(await getSchedule(tx, id), change);
+  refuseImpossible(after);
+  if (takesWholeScope(after) && !takesWholeScope(before))
     throw unprocessable("this would forget all of the scope; make a new schedule for that, which is confirmed");
-  const { query: _, labels: __, olderThan: ___, since: ____, kinds: _____, ...rest } = change;
+  const { selector, rest } = split(change);
   const isNewTime = change.cron !== undefined || change.timezone !== undefined || change.paused === false;
   const given = {
     ...rest,
-    ...(isNewSelector ? { selector } : {}),
+    ...(Object.keys(selector).length > 0 ? { selector } : {}),
     // What was missed in a pause is not made up for.
-    ...(isNewTime ? { nextRun: runAfter(schedule) } : {}),
+    ...(isNewTime ? { nextRun: runAfter(after) } : {}),
   };
   const changed = accepted(await tx.call<Answer<{ schedule: Schedule }>>("set_schedule", id, false, json(given)));
   recordTrace(tx, { kind: "decision", operation: "schedule_change" });
   return changed.schedule;
 }
 
-/** Those at the transaction's scope and below. */
+/** The schedules at the transaction's scope and below; `page` counts from 0. */
 export const listSchedules = (
   tx: ScopedTransaction,
   pageSize: number,
@@ -169,9 +187,7 @@ export async function getSchedule(tx: ScopedTransaction, id: string): Promise<Sc
 }
 
 export async function dropSchedule(tx: ScopedTransaction, id: string): Promise<void> {
-  const dropped = await tx.call<number>("drop_schedule", id);
-  if (dropped === 0) throw notFound();
-  if (dropped < 0) throw notDropped(dropped, "a key above this one has made this schedule");
+  accepted(await tx.call<Answer>("drop_schedule", id));
   recordTrace(tx, { kind: "decision", operation: "schedule_delete" });
 }
 

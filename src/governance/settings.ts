@@ -1,8 +1,7 @@
 import { contextSettings, DEFAULT_SETTINGS } from "../context/settings.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
-import { notDropped } from "./not-dropped.ts";
+import { type Answer, accepted } from "./answer.ts";
 
 /** What a scope may set for itself and all below it: the same as the Context. */
 export const SETTING_NAMES = Object.keys(contextSettings) as readonly (keyof typeof contextSettings)[];
@@ -21,13 +20,8 @@ export interface EffectiveSetting {
 
 /** Sets values at the transaction's scope; what is not given stays. */
 export async function setSettings(tx: ScopedTransaction, settings: Settings): Promise<ScopeSettings> {
-  const answer = await tx.call<({ status: "ok" } & ScopeSettings) | { status: ErrorSlug; detail: string }>(
-    "set_settings",
-    json(settings),
-  );
-  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  const { scope, settings: now } = accepted(await tx.call<Answer<ScopeSettings>>("set_settings", json(settings)));
   recordTrace(tx, { kind: "decision", operation: "settings_change", tierReason: Object.keys(settings).join(", ") });
-  const { scope, settings: now } = answer as ScopeSettings;
   return { scope, settings: now };
 }
 
@@ -50,8 +44,6 @@ export async function effectiveSettings(
 
 export async function dropSettings(tx: ScopedTransaction, names: readonly string[] | undefined): Promise<void> {
   const which = names === undefined ? sql`NULL::text[]` : sql`${list([...names])}::text[]`;
-  const dropped = await tx.call<number>("drop_settings", which);
-  if (dropped === 0) throw notFound();
-  if (dropped < 0) throw notDropped(dropped, "a key above this one has set one of these");
+  accepted(await tx.call<Answer>("drop_settings", which));
   recordTrace(tx, { kind: "decision", operation: "settings_delete", tierReason: names?.join(", ") ?? "all" });
 }

@@ -1,6 +1,7 @@
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, notFound } from "../errors.ts";
+import { AppError } from "../errors.ts";
 import { recordTrace } from "../traces/record.ts";
+import { type Answer, accepted } from "./answer.ts";
 import type { TenantParts } from "./tenants.ts";
 
 /** What tenants are made from, in one of its versions. */
@@ -20,14 +21,9 @@ const operatorsOnly = () =>
 
 /** Stores a new version, unless it says what the last one says. */
 export async function putTemplate(tx: ScopedTransaction, name: string, template: TenantParts): Promise<Template> {
-  const answer = await tx.call<{ status: "ok"; template: Template } | { status: ErrorSlug; detail: string }>(
-    "put_template",
-    name,
-    json(template),
-  );
-  if (answer.status !== "ok") throw new AppError(answer.status, (answer as { detail: string }).detail);
+  const put = accepted(await tx.call<Answer<{ template: Template }>>("put_template", name, json(template)));
   recordTrace(tx, { kind: "decision", operation: "template_set" });
-  return (answer as { template: Template }).template;
+  return put.template;
 }
 
 /** The last version of each. */
@@ -40,14 +36,13 @@ export async function listTemplates(tx: ScopedTransaction): Promise<Template[]> 
 /** @param version absent: the last */
 export async function getTemplate(tx: ScopedTransaction, name: string, version?: number): Promise<Template> {
   const template = await tx.call<Template | null>("templates", name, version ?? null);
-  if (template === null) throw notFound();
+  if (template === null)
+    throw new AppError("not-found", `no template ${name}${version === undefined ? "" : ` with a version ${version}`}`);
   return template;
 }
 
 /** With all of its versions; what was made from it stays. */
 export async function dropTemplate(tx: ScopedTransaction, name: string): Promise<void> {
-  const dropped = await tx.call<number>("drop_template", name);
-  if (dropped < 0) throw operatorsOnly();
-  if (dropped === 0) throw notFound();
+  accepted(await tx.call<Answer>("drop_template", name));
   recordTrace(tx, { kind: "decision", operation: "template_delete" });
 }

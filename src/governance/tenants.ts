@@ -1,11 +1,12 @@
 import type { KeyVerb, Principal } from "../db/access/entry.ts";
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { AppError, type ErrorSlug, invalid, notFound } from "../errors.ts";
+import { invalid, notFound } from "../errors.ts";
 import { type ApiKey, mintKey } from "../keys/keys.ts";
 import { type NewBudget, setBudget } from "../metering/budgets.ts";
 import { type NewLimits, setLimits } from "../metering/limits.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
+import { type Answer, accepted } from "./answer.ts";
 import { type NewRetention, setRetention } from "./retention.ts";
 import { type Settings, setSettings } from "./settings.ts";
 import { getTemplate } from "./templates.ts";
@@ -63,16 +64,8 @@ export type ProvisionedKey = Pick<ApiKey, "name" | "scopeFloor"> &
     readonly key?: string;
   };
 
-type Answer<T> = ({ status: "ok" } & T) | { status: ErrorSlug; detail: string };
-
-function accepted<T extends object>(answer: Answer<T>): T {
-  if (answer.status === "ok") return answer as T;
-  const refusal = answer as { status: ErrorSlug; detail: string };
-  throw refusal.status === "not-found" ? notFound() : new AppError(refusal.status, refusal.detail);
-}
-
-/** @throws AppError for a scope that is not exactly one org */
-export function refuseNoTenant(tx: ScopedTransaction): void {
+/** @throws AppError 400 for a scope that is not exactly one org */
+export function requireTenant(tx: ScopedTransaction): void {
   const tags = Object.keys(tx.entry.effective ?? {});
   if (tags.length !== 1 || tags[0] !== "org") throw invalid('scope: a tenant is one org and nothing else: "org/acme"');
 }
@@ -85,7 +78,7 @@ export async function makeTenant(
   tx: ScopedTransaction,
   { name, template: templateName, templateVersion, ...own }: NewTenant,
 ): Promise<{ tenant: Tenant; created: boolean; keys: ProvisionedKey[] }> {
-  refuseNoTenant(tx);
+  requireTenant(tx);
   const template = templateName === undefined ? undefined : await getTemplate(tx, templateName, templateVersion);
   const { created } = accepted(
     await tx.call<Answer<{ created: boolean }>>(
@@ -123,7 +116,7 @@ function floorOf({ name, scopeFloor = {} as Scope }: TenantKey, tenant: Record<s
 async function mintKeys(tx: ScopedTransaction, wanted: readonly TenantKey[]): Promise<ProvisionedKey[]> {
   const tenant = tx.entry.effective ?? {};
   const path = Object.values(tenant).join("/");
-  // Names are the minting key's own: of each tenant another.
+  // A key's names are unique among those it has minted; the tenant's path keeps tenants apart.
   const named = [...new Map(wanted.map((key) => [`${path} ${key.name}`, key])).entries()];
   const there = await tx.call<Record<string, Record<string, string>>>(
     "minted_names",
@@ -179,9 +172,9 @@ export async function changeTenant(
   return tenant;
 }
 
-/** Lets it leave: its keys are kept out at once; after the grace they are revoked, and all that it has is erased. */
+/** Starts the offboarding: its keys are kept out at once; after the grace they are revoked, and all that it has is erased. */
 export async function beginOffboarding(tx: ScopedTransaction, graceSeconds: number): Promise<Tenant> {
-  refuseNoTenant(tx);
+  requireTenant(tx);
   const { tenant } = accepted(
     await tx.call<Answer<{ tenant: Tenant }>>("begin_offboarding", sql`${graceSeconds}::float8`),
   );

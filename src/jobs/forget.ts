@@ -35,7 +35,9 @@ export async function forget(deps: JobContext, job: TakenJob): Promise<void> {
             await tx.call("pass_held");
             return "again";
           }
-          await tx.call("end_run", "held", null, "a legal hold is in the way");
+          const receiptId = run.isWhole ? null : await receiptOf(tx, run);
+          await signReceipts(tx, deps.signer);
+          await tx.call("end_run", "held", receiptId, "a legal hold is in the way");
           return "done";
         });
       },
@@ -52,7 +54,7 @@ async function takeStep(
   if (run.selector.query !== undefined) return forgetTopic(tx, run, run.selector.query, signer);
   const { counts, isAll } = run.isWhole ? await eraseSome(tx) : await forgetSome(tx, run);
   const scopes = [...tx.entry.read.scopes.keys()];
-  await tx.call("note_run", JSON.stringify(counts), isAll ? Math.max(...scopes) : null, false);
+  await tx.call("note_run", JSON.stringify(counts), isAll ? Math.max(...scopes) : null, false, null);
   return "again";
 }
 
@@ -149,9 +151,11 @@ async function forgetTopic(
   });
   await signReceipts(tx, signer);
   const isAll = run.dryRun || deleted < MAX_MATCHES;
-  await tx.call("note_run", JSON.stringify({ deleted }), null, isAll);
+  // Each batch has a receipt; the last one may find nothing, and is then not the run's.
+  const isNamed = deleted > 0 || run.counts.deleted === undefined;
+  await tx.call("note_run", JSON.stringify({ deleted }), null, isAll, isNamed ? (receiptId ?? null) : null);
   if (!isAll) return "again";
-  await tx.call("end_run", "done", receiptId ?? null, null);
+  await tx.call("end_run", "done", null, null);
   return "done";
 }
 

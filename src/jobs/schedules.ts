@@ -15,8 +15,8 @@ interface Due {
 }
 
 /**
- * Orders the runs of schedules and retention rules whose time has come, and of tenants that leave. Several workers may do it at once: a tick is
- * ordered once, and after a downtime a schedule runs once.
+ * Orders the runs of schedules and retention rules whose time has come, and of tenants that leave.
+ * Several workers may do it at once: a tick is ordered once, and after a downtime a schedule runs once.
  */
 export async function orderDueRuns(database: Database, log?: Logger): Promise<void> {
   const call = async (text: string, params: readonly unknown[]) =>
@@ -38,8 +38,7 @@ export async function orderDueRuns(database: Database, log?: Logger): Promise<vo
       let ordered = 0;
       for (const { id, cron, timezone, due: tick } of due)
         await each(`the schedule ${id}`, async () => {
-          await call("tick_schedule($1, $2, $3)", [id, tick, nextRun(cron, timezone)]);
-          ordered++;
+          if ((await call("tick_schedule($1, $2, $3)", [id, tick, nextRun(cron, timezone)])) === true) ordered++;
         });
       // Those that fail are looked at again in the next round.
       if (due.length < AT_ONCE || ordered === 0) return;

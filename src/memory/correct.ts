@@ -72,6 +72,10 @@ export async function checkCorrection(
     throw unprocessable(
       "this fact relates two entities and has no value; delete it, and store the right one with POST /facts",
     );
+  if (change.keepHistory === true && change.expiresAt !== undefined)
+    throw unprocessable(
+      "the new value of a fact that keeps its history is a fact of its own: set its expiresAt after this",
+    );
   const value = change.value ?? valueIn(change.text ?? "", fact);
   if (stringifyJson(value).length > FACT_VALUE_LIMIT)
     throw invalid(`value: is over ${FACT_VALUE_LIMIT} characters, which a fact may have`);

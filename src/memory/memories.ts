@@ -228,6 +228,9 @@ export async function getMemory(tx: ScopedTransaction, id: string): Promise<Memo
   return withHistory(tx, memory);
 }
 
+/** A turn keeps no more (correct_turn, src/db/sql/2_memory/9_memories.sql). */
+const MOST_FORMER_TEXTS = 20;
+
 /** With what a turn said before it was corrected. */
 export async function withHistory(tx: ScopedTransaction, memory: Memory): Promise<MemoryWithHistory> {
   if (memory.turnId === undefined) return memory;
@@ -236,5 +239,3 @@ export async function withHistory(tx: ScopedTransaction, memory: Memory): Promis
     WHERE t.corrected_id = ${memory.turnId}::uuid ORDER BY t.expired_at DESC, t.id LIMIT ${MOST_FORMER_TEXTS}`);
   return history.length === 0 ? memory : { ...memory, history };
 }
-
-const MOST_FORMER_TEXTS = 100;

@@ -20,11 +20,22 @@ export const wordsOfKey = (key: string): string =>
 /** The one spelling of a fact's key: `favorite color`, `favorite-color`, `favoriteColor` and `Favorite_Color` are one. */
 export const normalKey = (key: string): string => wordsOfKey(normalName(key)).toLowerCase().trim().replaceAll(" ", "_");
 
-/** The words of a person's or thing's name, in lower case: what has all of them, in any order, mentions it. */
+/**
+ * The words of a person's or thing's name, in lower case and without accents: what has all of them, in any order,
+ * mentions it. The database does the same to what is looked at (`scopefloor.said_plainly`, src/db/sql/3_governance/1_holds.sql).
+ */
 export const wordsOfSubject = (subject: string): string[] => [
   ...new Set(
     normalForm(subject)
+      .normalize("NFKD")
+      .replace(/[\u0300-\u036f]/g, "")
       .toLowerCase()
       .match(/[\p{L}\p{N}\p{M}]+/gu) ?? [],
   ),
 ];
+
+/** Whether a word stands by itself in its script, with spaces around it: in others it is looked for inside longer ones. */
+export const standsAlone = (word: string): boolean =>
+  !/[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}\p{Script=Myanmar}\p{Script=Tibetan}\u1100-\u11ff]/u.test(
+    word,
+  );

@@ -261,6 +261,131 @@ describe("a tenant that leaves", () => {
   });
 });
 
+describe("a schedule", () => {
+  const run = async (schedule: object) => {
+    const made = await admin.post<{ id: string }>(`${at}/forget-schedules`, {
+      scope: { org },
+      cron: "0 3 * * *",
+      action: "erase",
+      subtree: true,
+      ...schedule,
+    });
+    expect(made.status, made.text).toBe(201);
+    expect((await admin.post(`${at}/forget-schedules/${made.body.id}/run`)).status).toBe(202);
+    await settled();
+    const { body } = await admin.get<{ lastRun: { state: string; counts: object; receiptId: string | null } }>(
+      `${at}/forget-schedules/${made.body.id}`,
+    );
+    return body.lastRun;
+  };
+
+  test("takes all of a scope only where that is typed out, however it is asked for", async () => {
+    const all = { scope: { org }, cron: "0 3 * * *", action: "erase", subtree: true };
+    expect((await admin.post(`${at}/forget-schedules`, all)).status).toBe(422);
+    expect((await admin.post(`${at}/forget-schedules`, { ...all, labels: [] })).status).toBe(400);
+    expect((await admin.post(`${at}/forget-schedules`, { ...all, confirm: `org/${org}` })).status).toBe(201);
+    const narrow = await admin.post<{ id: string }>(`${at}/forget-schedules`, { ...all, labels: ["a=b"] });
+    expect((await admin.call("PATCH", `${at}/forget-schedules/${narrow.body.id}`, { labels: [] })).status).toBe(400);
+    expect((await admin.call("PATCH", `${at}/forget-schedules/${narrow.body.id}`, {})).status).toBe(400);
+  });
+
+  test("takes no session that has just begun, that holds a fact, or that its labels do not name", async () => {
+    const { body: begun } = await client.post<{ id: string }>("/sessions", {});
+    const fact = { entity: { type: "Person", name: "Carol" }, key: "city", value: "Bern" };
+    await client.post("/facts", { triples: [fact] });
+    await client.remember("temporary", { labels: ["temporary=yes"] });
+    expect(await run({ labels: ["temporary=yes"] })).toMatchObject({ state: "done", counts: { turn: 1 } });
+    await run({ kinds: ["turns"] });
+    expect((await client.post("/facts", { text: "goes on", sessionId: begun.id })).status).toBe(200);
+    const kept = await service.database.sql(
+      "SELECT count(*)::int AS n FROM scopefloor.session o JOIN scopefloor.attribute a ON a.scope_id = o.scope_id AND a.session_id = o.id JOIN scopefloor.scope s ON s.id = o.scope_id WHERE s.tags = $1",
+      [JSON.stringify({ org })],
+    );
+    expect(kept).toEqual([{ n: 1 }]);
+  });
+
+  test("by a query finds what has its labels behind any number of others", async () => {
+    const messages = (count: number, more: object = {}) => ({
+      messages: Array.from({ length: count }, (_, n) => ({
+        role: "user",
+        content: `the invoice number ${n} of Weber`,
+      })),
+      ...more,
+    });
+    for (let n = 0; n < 3; n++) await client.post("/facts/batch", messages(400));
+    await client.post("/facts/batch", messages(3, { labels: ["old=yes"] }));
+    const preview = await client.post("/forget", { query: "invoice of Weber", labels: ["old=yes"], dryRun: true });
+    expect([preview.status, preview.body.deleted], preview.text).toEqual([200, 3]);
+    expect(await run({ query: "invoice of Weber", labels: ["old=yes"] })).toMatchObject({
+      state: "done",
+      counts: { deleted: 3 },
+      receiptId: expect.any(String),
+    });
+    expect(await textsOf(client, "?limit=500&labels=old%3Dyes")).toEqual([]);
+  });
+
+  test("by the last use is refused where traces go sooner", async () => {
+    await admin.call("PUT", `${at}/retention`, {
+      scope: { org },
+      kinds: ["traces"],
+      olderThan: "P30D",
+      action: "erase",
+    });
+    const by = { scope: { org }, cron: "0 3 * * *", action: "erase", since: "lastUsed" };
+    expect((await admin.post(`${at}/forget-schedules`, { ...by, olderThan: "P1Y" })).status).toBe(409);
+    expect((await admin.post(`${at}/forget-schedules`, { ...by, olderThan: "P20D" })).status).toBe(201);
+    const sooner = { scope: { org }, kinds: ["traces"], olderThan: "P10D", action: "erase" };
+    expect((await admin.call("PUT", `${at}/retention`, sooner)).status).toBe(409);
+  });
+});
+
+describe("a subject", () => {
+  const taken = async (subject: string) =>
+    (await client.post<{ matches: { text: string }[] }>("/forget", { subject, dryRun: true })).body.matches
+      .map(({ text }) => text)
+      .sort();
+
+  test("is a name, and no piece of a longer word", async () => {
+    for (const text of [
+      "The annual report, and Lausanne",
+      "Ann called",
+      "Ann's letter",
+      "Carola Webermann",
+      "Carol Weber",
+    ])
+      await client.remember(text);
+    expect(await taken("Ann")).toEqual(["Ann called", "Ann's letter"]);
+    expect(await taken("carol weber")).toEqual(["Carol Weber"]);
+  });
+
+  test("is found with its accents and without, hidden characters or not, and in scripts without spaces", async () => {
+    for (const text of [
+      "François Légaré owes",
+      "Francois Legare paid",
+      "Fran\u00adçois Lé\u200bgaré hid",
+      "李明说他来",
+      "Ана́ прийшла",
+      "김철수가 왔다",
+    ])
+      await client.remember(text);
+    expect(await taken("François Légaré")).toHaveLength(3);
+    expect(await taken("francois legare")).toHaveLength(3);
+    expect(await taken("李明")).toEqual(["李明说他来"]);
+    expect(await taken("Ана")).toEqual(["Ана́ прийшла"]);
+    expect(await taken("김철수")).toEqual(["김철수가 왔다"]);
+    await hold(admin, { subject: "Legare" });
+    expect((await client.post("/forget", { subject: "François", purge: true })).status).toBe(409);
+  });
+});
+
+test.each([
+  ["memories", () => client.get("/memories?since=2026-02-01T00:00:00Z&until=2026-01-01T00:00:00Z")],
+  ["forget", () => client.post("/forget", { since: "2026-02-01T00:00:00Z", until: "2026-01-01T00:00:00Z" })],
+])("%s refuses a span that ends before it begins", async (_, ask) => {
+  const answer = await ask();
+  expect([answer.status, answer.text]).toEqual([400, expect.stringContaining("lies before since")]);
+});
+
 test("a selection that expires a document expires its parts with it", async () => {
   const { body } = await client.upload("Expired as a whole.", "gone.txt", { labels: ["topic=gone"] });
   await client.processed(body.id);

@@ -109,6 +109,10 @@ test("what destroys is confirmed; what is refused says why and ends with 1, what
     ["scopefloor key revoke nobody --confirm nobody", 1, "404"],
     ["scopefloor key mint x --principal king --floor org/initech", 2, "king"],
     ["scopefloor tenant show org/nobody", 1, "404"],
+    ["scopefloor tenant lst", 2, "there is no command lst; there are list, show"],
+    ["scopefloor tenant offboard org/initech --confirm org/initech --wait", 2, "--grace 0"],
+    ["scopefloor key mint x --principal agent --floor org/initech/user", 2, "user"],
+    ["scopefloor tenant add org/other --template none", 1, "no template none"],
     ["scopefloor retention set --scope org/initech --older-than soon --action erase", 1, "ISO 8601"],
     ["scopefloor schedule add --scope org/initech --cron '* *' --action expire", 1, "cron"],
     ["scopefloor hold set --scope org/initech", 2, "--reason"],
@@ -137,6 +141,13 @@ test("a receipt is verified without the service, and one that was changed is not
       "something else",
     ],
     ["scopefloor receipt verify r.json --keys keys.json --scope org/acme", "another scope"],
+    ...["target", "subtree", "keyId", "policy", "createdAt"].map(
+      (field) =>
+        [
+          `node -e 'const r = require("./r.json"); r.${field} = r.${field}?.org ? { org: "x" } : "x"; console.log(JSON.stringify(r))' > c.json; scopefloor receipt verify c.json --keys keys.json`,
+          `${field} was`,
+        ] as const,
+    ),
     ["echo '{\"keys\":[]}' > none.json; scopefloor receipt verify r.json --keys none.json", "not by one of these keys"],
   ] as const) {
     const run = await shell(line, offline);

@@ -67,7 +67,7 @@ const CLOSED = [
   "order_offboardings(1)",
   "due_schedules(1)",
   `tick_schedule('${ID}', now(), now())`,
-  "note_run('{}', 1, true)",
+  "note_run('{}', 1, true, NULL)",
   `end_run('done', NULL, NULL)`,
   "redact_old('traces', 'infinity', 1)",
   `register_receipt_key('x', '{}')`,

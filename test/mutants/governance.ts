@@ -290,8 +290,8 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
   {
     name: "governance: a subject takes what does not mention it (threat 46)",
     file: "src/forget/matching/selection.ts",
-    from: "conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) > 0`);",
-    to: "conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) >= 0`);",
+    from: "sql`${saidPlainly(row.text)} ~ ${`\\\\m${word}\\\\M`}`",
+    to: "sql`${saidPlainly(row.text)} ~ ${`\\\\m${word}`}`",
     tests: [SELECTION],
   },
   {

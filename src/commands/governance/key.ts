@@ -1,7 +1,7 @@
 import { Command, Option } from "commander";
 import type { ApiKey } from "../../keys/keys.ts";
 import { scopeText } from "../../scope/scope.ts";
-import { allPages, type CommandContext, confirmed, namesOf, number, scopeOf } from "../command-context.ts";
+import { allPages, type CommandContext, confirmed, namesOf, number, scopeNamed, scopeOf } from "../command-context.ts";
 
 const HEADER = ["id", "name", "principal", "floor", "verbs", "status", "last used", "expires"];
 const rowOf = (key: ApiKey) => [
@@ -40,8 +40,8 @@ export function keyCommand({ service, print, tell }: CommandContext): Command {
     )
     .option("--ttl <seconds>", "", number)
     .action(async (name: string, { principal, floor, verbs, ttl }) => {
-      const scopeFloor = typeof floor === "string" ? tagsOf(floor) : floor;
-      shown(await service().call("POST", "/keys", { body: { name, principal, scopeFloor, verbs, ttlSeconds: ttl } }));
+      const body = { name, principal, scopeFloor: scopeNamed(floor), verbs, ttlSeconds: ttl };
+      shown(await service().call("POST", "/keys", { body }));
     });
   command
     .command("rotate <idOrName>")
@@ -61,12 +61,4 @@ export function keyCommand({ service, print, tell }: CommandContext): Command {
       tell("revoked\n");
     });
   return command;
-}
-
-/** A path as the tags that it means: a key's floor is an object on the wire. */
-function tagsOf(path: string): Record<string, string> {
-  const parts = path.replace(/\/$/, "").split("/");
-  const tags: Record<string, string> = {};
-  for (let at = 0; at + 1 < parts.length; at += 2) tags[parts[at] ?? ""] = parts[at + 1] ?? "";
-  return tags;
 }

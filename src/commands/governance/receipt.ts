@@ -1,12 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { Command } from "commander";
 import type { JWK } from "jose";
-import { GENERAL, type Scope } from "../../scope/scope.ts";
-import { parseSelector } from "../../scope/selector.ts";
+import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { type Receipt, scopeDigest } from "../../traces/receipt.ts";
 import { type ReceiptStatement, verifyReceipt } from "../../traces/receipt-signer.ts";
-import { type CommandContext, jsonFile, scopeOf } from "../command-context.ts";
-import { Misused, Refused } from "../http-client.ts";
+import { allPages, type CommandContext, jsonFile, scopeNamed, scopeOf } from "../command-context.ts";
+import { Misused, Refused, type Service } from "../http-client.ts";
 
 const HEADER = ["id", "at", "policy", "action", "taken"];
 const rowOf = ({ id, createdAt, policy, action, counts }: Receipt) => [
@@ -20,11 +19,10 @@ const rowOf = ({ id, createdAt, policy, action, counts }: Receipt) => [
     .join(", "),
 ];
 
-const tagsOf = (scope: unknown): Scope => parseSelector(scope)?.[0]?.tags ?? GENERAL;
-
 /** A receipt as JSON, or its signature alone. */
 async function signatureIn(path: string): Promise<{ jws: string; receipt: Partial<Receipt> | undefined }> {
   const text = (await readFile(path, "utf8").catch(() => Promise.reject(new Misused(`${path} cannot be read`)))).trim();
+  if (text === "") throw new Misused(`${path} is empty`);
   if (!text.startsWith("{")) return { jws: text, receipt: undefined };
   const receipt = (await jsonFile(path)) as Partial<Receipt>;
   if (typeof receipt.jws !== "string") throw new Refused("the receipt has no signature");
@@ -33,22 +31,40 @@ async function signatureIn(path: string): Promise<{ jws: string; receipt: Partia
 
 /** What the file says beside its signature has to be what is signed. */
 function refuseOther(receipt: Partial<Receipt>, signed: ReceiptStatement): void {
-  const said = { id: receipt.id, action: receipt.action, policy: receipt.policy, at: receipt.createdAt };
-  const meant = { id: signed.receipt, action: signed.action, policy: signed.policy, at: signed.at };
-  const spell = (counts: object = {}) => JSON.stringify(Object.entries(counts).sort());
-  if (JSON.stringify(said) !== JSON.stringify(meant) || spell(receipt.counts) !== spell(signed.counts))
-    throw new Refused("the receipt says something else than what was signed");
+  const { target } = receipt;
+  const spell = (value: unknown) =>
+    JSON.stringify(typeof value === "object" && value !== null ? Object.entries(value).sort() : value);
+  for (const [field, said, meant] of [
+    ["id", receipt.id, signed.receipt],
+    ["target", target && digestOf(target), signed.scope],
+    ["subtree", receipt.subtree, signed.subtree],
+    ["action", receipt.action, signed.action],
+    ["policy", receipt.policy, signed.policy],
+    ["counts", receipt.counts, signed.counts],
+    ["keyId", receipt.keyId, signed.by],
+    ["createdAt", receipt.createdAt, signed.at],
+  ] as const)
+    if (spell(said) !== spell(meant))
+      throw new Refused(`the receipt says something else than what was signed: ${field} was ${spell(meant)}`);
 }
 
-export function receiptCommand({ service, print }: CommandContext): Command {
+/** Receipts, the newest first: all that the key sees, or those about one scope, which an erased one is known by the hash of. */
+export async function receiptsOf(service: Service, scope: Scope | undefined): Promise<Receipt[]> {
+  const all = await allPages<"receipts", Receipt>(service, "receipts", undefined);
+  const digest = scope && scopeDigest(scope);
+  return all.filter(({ target }) => digest === undefined || digestOf(target) === digest);
+}
+
+/** The hash of the scope that a receipt is about. */
+const digestOf = (target: Receipt["target"]) => target["!digest"] ?? scopeDigest(scopeFromDatabase(target));
+
+export function receiptCommand({ service, print, write }: CommandContext): Command {
   const command = new Command("receipt").description("what was forgotten, and the proof of it");
   command
     .command("list", { isDefault: true })
-    .option("--page <n>", "of 100", "0")
-    .action(async ({ page }) => {
-      const { receipts } = await service().call<{ receipts: Receipt[] }>("GET", "/receipts", {
-        query: { page, pageSize: "100" },
-      });
+    .option("--scope <path>", "about this scope, erased ones too; absent: about all that the key sees", scopeOf)
+    .action(async ({ scope }) => {
+      const receipts = await receiptsOf(service(), scope === undefined ? undefined : scopeNamed(scope));
       print({ receipts }, HEADER, receipts.map(rowOf));
     });
   command.command("show <id>").action(async (id: string) => {
@@ -59,9 +75,7 @@ export function receiptCommand({ service, print }: CommandContext): Command {
     .command("keys")
     .description("the public keys that receipts are signed with, to keep for later")
     .action(async () => {
-      const { root } = service();
-      const keys = await fetch(`${root}/receipt-keys`).then((answer) => answer.json());
-      process.stdout.write(`${JSON.stringify(keys, null, 2)}\n`);
+      write(`${JSON.stringify(await service().root("/receipt-keys"), null, 2)}\n`);
     });
   command
     .command("verify <file>")
@@ -70,11 +84,14 @@ export function receiptCommand({ service, print }: CommandContext): Command {
     .option("--scope <path>", "the receipt has to be about this scope", scopeOf)
     .action(async (file: string, { keys, scope }) => {
       const { jws, receipt } = await signatureIn(file);
-      const signed = await verifyReceipt(jws, (await jsonFile(keys)) as { keys: JWK[] }).catch(() => {
+      const known = (await jsonFile(keys)) as { keys?: JWK[] };
+      if (!Array.isArray(known.keys))
+        throw new Misused(`${keys} has no keys: it is what \`scopefloor receipt keys\` prints`);
+      const signed = await verifyReceipt(jws, { keys: known.keys }).catch(() => {
         throw new Refused("the signature is not by one of these keys, or the receipt was changed");
       });
       if (receipt !== undefined) refuseOther(receipt, signed);
-      if (scope !== undefined && scopeDigest(tagsOf(scope)) !== signed.scope)
+      if (scope !== undefined && scopeDigest(scopeNamed(scope)) !== signed.scope)
         throw new Refused("the receipt is about another scope");
       print(
         signed,

@@ -1,5 +1,6 @@
 import { Command, Option } from "commander";
-import { RETAINED_KINDS, type RetentionRule, SINCE } from "../../governance/retention.ts";
+import { SINCE } from "../../forget/forget-old.ts";
+import { RETAINED_KINDS, type RetentionRule } from "../../governance/retention.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { allPages, type CommandContext, namesOf, scopeOf } from "../command-context.ts";
 

@@ -1,7 +1,6 @@
 import { setTimeout } from "node:timers/promises";
 import { Command, Option } from "commander";
-import { OLD_KINDS } from "../../forget/forget-old.ts";
-import { SINCE } from "../../governance/retention.ts";
+import { OLD_KINDS, SINCE } from "../../forget/forget-old.ts";
 import type { ForgetRun, Schedule } from "../../governance/schedules.ts";
 import { scopeText } from "../../scope/scope.ts";
 import { allPages, type CommandContext, confirmed, namesOf, scopeOf } from "../command-context.ts";
@@ -86,7 +85,8 @@ export function scheduleCommand({ service, print, tell }: CommandContext): Comma
       const schedule = await ended(service(), id, tell);
       show(schedule);
       const state = schedule.lastRun?.state;
-      if (state === "held" || state === "failed") throw new Refused(`the run ${state}: ${schedule.lastRun?.error}`);
+      if (state === "held" || state === "failed")
+        throw new Refused(`the run ended as ${state}: ${schedule.lastRun?.error}`);
     });
   command
     .command("delete <id>")

@@ -3,8 +3,9 @@ import { Command, Option } from "commander";
 import type { Template } from "../../governance/templates.ts";
 import type { ProvisionedKey, Tenant } from "../../governance/tenants.ts";
 import { scopeText } from "../../scope/scope.ts";
-import { allPages, type CommandContext, confirmed, jsonFile, number } from "../command-context.ts";
-import { Refused } from "../http-client.ts";
+import { allPages, type CommandContext, confirmed, jsonFile, number, scopeNamed } from "../command-context.ts";
+import { Misused, Refused } from "../http-client.ts";
+import { receiptsOf } from "./receipt.ts";
 
 const HEADER = ["tenant", "name", "state", "template", "keys", "memories", "bytes", "calls", "USD", "last used"];
 const rowOf = (tenant: Tenant) => [
@@ -74,8 +75,10 @@ export function tenantCommand({ service, print, write, tell }: CommandContext): 
     .description("its keys are kept out; after the grace they end, and all that it has is erased")
     .option("--grace <seconds>", "in which it can be taken back; 0: none", number, GRACE_SECONDS)
     .option("--confirm <path>", "the path again, where nobody can be asked")
-    .option("--wait", "until nothing is left")
+    .option("--wait", "until nothing is left; takes --grace 0")
     .action(async (scope: string, { grace, confirm, wait }) => {
+      if (wait === true && grace > 0)
+        throw new Misused("--wait waits for the erasure, which begins after the grace: use --grace 0");
       const typed = await confirmed(confirm, scope, `erases all that ${scope} has`);
       const tenant = await service().call<Tenant>("POST", "/tenants/offboard", {
         body: { scope, confirm: typed, graceSeconds: grace },
@@ -94,18 +97,25 @@ export function tenantCommand({ service, print, write, tell }: CommandContext): 
       const tenant = await service()
         .call<Tenant>("GET", at(path))
         .catch((error: unknown) => {
-          if (error instanceof Refused && error.message.startsWith("404")) return undefined;
+          if (error instanceof Refused && error.status === 404) return undefined;
           throw error;
         });
       if (tenant === undefined) {
-        tell(`${path} is gone\n`);
+        const receipt = (await receiptsOf(service(), scopeNamed(path)))[0];
+        tell(`${path} is gone${receipt === undefined ? "" : `: receipt ${receipt.id}`}\n`);
         return;
       }
       const left = `${tenant.storage.passages} memories are left\n`;
       if (left !== before) tell(left);
       before = left;
+      // A run that was stopped is ordered again later, and the tenant says when.
+      if (tenant.leavesAt !== null && Date.parse(tenant.leavesAt) - Date.now() > 60_000 && (await isHeld(path)))
+        throw new Refused(`a legal hold is in the way; the erasure is tried again at ${tenant.leavesAt}`);
     }
   }
+
+  const isHeld = async (path: string) =>
+    (await service().call<{ total: number }>("GET", "/holds", { query: { scope: path } })).total > 0;
 
   const template = command.command("template").description("what tenants are made from, each change a version");
   template.command("list", { isDefault: true }).action(async () => {

@@ -104,7 +104,6 @@ export const DEFINERS = {
   insertable_tenant: ["app", "worker"],
   is_being_erased: [],
   is_document_held: [],
-  is_held: [],
   is_in_the_making: [],
   is_offboarded: [],
   is_row_held: [],

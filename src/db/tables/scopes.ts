@@ -31,9 +31,14 @@ export const tenant = scopefloor.table(
     state: text("state").notNull().default("active"),
     /** When one that leaves is erased. */
     leavesAt: time("leaves_at"),
+    /** The key that lets it leave. */
+    leavingBy: uuid("leaving_by"),
     createdAt: createdAt(),
   },
-  (t) => [index("tenant_leaving").on(t.leavesAt).where(sql`state = 'leaving'`)],
+  (t) => [
+    index("tenant_leaving").on(t.leavesAt).where(sql`state = 'leaving'`),
+    index("tenant_kept_out").on(t.id).where(sql`state <> 'active'`),
+  ],
 );
 
 /** The dictionary of scopes. Id 0 is general knowledge, `{}`. */

@@ -4,6 +4,7 @@ import { stringifyJson } from "../../exact-json.ts";
 import { Slices } from "../../load/slices.ts";
 import type { Hit } from "../../recall/answer/hits.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
+import type { Keep } from "./selection.ts";
 import { shareOfText, type Topic } from "./topic.ts";
 
 /** What a forget found: a passage, or something that recall does not rank. */
@@ -30,6 +31,8 @@ interface Wanted {
   readonly sessionId: string | undefined;
   /** For good: what was expired before, or corrected, goes too. */
   readonly purge: boolean;
+  /** Which rows are wanted at all; absent: all. */
+  readonly keep?: Keep | undefined;
 }
 
 /**
@@ -39,13 +42,13 @@ interface Wanted {
 export async function matchUnranked(
   tx: ScopedTransaction,
   topic: Topic,
-  { threshold, sessionId, purge }: Wanted,
+  { threshold, sessionId, purge, keep }: Wanted,
   limit: number,
 ): Promise<Match[]> {
   if (topic.weight === 0) return [];
-  const facts = await rowsSaying<Row>(tx, factsWithoutPassage(tx, sessionId, purge), topic, threshold, limit);
+  const facts = await rowsSaying<Row>(tx, factsWithoutPassage(tx, sessionId, purge), topic, threshold, limit, keep);
   const past = facts.map((row) => match(row, "attribute", row.words));
-  if (purge) past.push(...(await matchExpired(tx, topic, threshold, sessionId, limit)));
+  if (purge) past.push(...(await matchExpired(tx, topic, { threshold, sessionId, keep }, limit)));
   if (sessionId !== undefined) return past;
   const items = await rowsSaying<Row & { key: string; value: unknown }>(
     tx,
@@ -55,6 +58,7 @@ export async function matchUnranked(
     topic,
     threshold,
     limit,
+    keep,
   );
   return [
     ...past,
@@ -68,8 +72,7 @@ export async function matchUnranked(
 async function matchExpired(
   tx: ScopedTransaction,
   topic: Topic,
-  threshold: number,
-  sessionId: string | undefined,
+  { threshold, sessionId, keep }: Omit<Wanted, "purge">,
   limit: number,
 ): Promise<Match[]> {
   const inSession = (alias: string) =>
@@ -85,6 +88,7 @@ async function matchExpired(
     topic,
     threshold,
     limit,
+    keep,
   );
   return rows.map(({ turnId, documentId, ...row }) => ({
     ...match(row, documentId === null ? "memory_chunk" : "chunk", row.words),
@@ -101,6 +105,7 @@ async function rowsSaying<Found extends Row>(
   topic: Topic,
   threshold: number,
   limit: number,
+  keep: Keep | undefined,
 ): Promise<(Found & { readonly share: number })[]> {
   const slices = new Slices();
   const found: (Found & { readonly share: number })[] = [];
@@ -108,11 +113,14 @@ async function rowsSaying<Found extends Row>(
     const rows = await tx.rows<Found>(
       sql`SELECT said.* FROM (${select}) AS said WHERE said.id > ${after}::uuid ORDER BY said.id LIMIT ${PAGE}`,
     );
+    const saying: (Found & { readonly share: number })[] = [];
     for (const row of rows) {
       const share = shareOfText(row.words, topic, threshold);
-      if (share !== undefined) found.push({ ...row, share });
+      if (share !== undefined) saying.push({ ...row, share });
       await slices.pause();
     }
+    const wanted = await keep?.(saying.map(({ id }) => id));
+    found.push(...saying.filter(({ id }) => wanted?.has(id) !== false));
     after = rows.at(-1)?.id ?? NIL;
     if (rows.length < PAGE) break;
   }

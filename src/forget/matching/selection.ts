@@ -1,7 +1,8 @@
+import { normalFormSql } from "../../db/access/normal-form-sql.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
 import { stringifyJson } from "../../exact-json.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
-import { wordsOfSubject } from "../../text/names.ts";
+import { standsAlone, wordsOfSubject } from "../../text/names.ts";
 import type { Match } from "./facts-and-items.ts";
 
 /** What is forgotten by what it is, not by what it says; all that is given has to hold. */
@@ -67,6 +68,9 @@ const DOCUMENT: Row = {
 const FORMER: Row = { id: sql`t.id`, observed: sql`t.observed_at`, created: sql`t.created_at`, text: sql`t.content` };
 
 const never = sql`false`;
+/** A text as the words of a subject are looked for in it (src/text/names.ts). */
+const saidPlainly = (text: SQL) =>
+  sql`lower(regexp_replace(normalize(${normalFormSql(text)}, NFKD), ${"[\\u0300-\\u036f]"}, '', 'g'))`;
 
 function conditionOn(row: Row, { labels = [], by, since, until, before, subject, documentId, ids }: Selection): SQL {
   const at = by === "created" ? row.created : row.observed;
@@ -81,7 +85,11 @@ function conditionOn(row: Row, { labels = [], by, since, until, before, subject,
   if (ids !== undefined) conditions.push(sql`${row.id} = ANY (${list(ids)}::uuid[])`);
   if (subject !== undefined)
     for (const word of wordsOfSubject(subject))
-      conditions.push(sql`strpos(lower(normalize(${row.text}, NFKC)), ${word}) > 0`);
+      conditions.push(
+        standsAlone(word)
+          ? sql`${saidPlainly(row.text)} ~ ${`\\m${word}\\M`}`
+          : sql`strpos(${saidPlainly(row.text)}, ${word}) > 0`,
+      );
   return sql.join(conditions.length === 0 ? [sql`true`] : conditions, sql` AND `);
 }
 
@@ -175,22 +183,23 @@ export async function matchSelected(
   }));
 }
 
+/** Of some rows, by their ids, those that are wanted. */
+export type Keep = (ids: readonly string[]) => Promise<ReadonlySet<string>>;
+
 /** Of what a request's words have found, what the selection has too. */
-export async function keepSelected(
-  tx: ScopedTransaction,
-  matches: readonly Match[],
-  selection: Selection,
-): Promise<Match[]> {
-  const among: Selection = { ...selection, ids: matches.map(({ id }) => id) };
-  const kept = await tx.rows<{ id: string }>(sql`
+export const keepSelected =
+  (tx: ScopedTransaction, selection: Selection): Keep =>
+  async (ids) => {
+    if (ids.length === 0) return new Set();
+    const among: Selection = { ...selection, ids };
+    const kept = await tx.rows<{ id: string }>(sql`
     SELECT p.id FROM ${tx.read("passage", "p")} WHERE ${conditionOn(PASSAGE, among)}
     UNION SELECT f.id FROM ${tx.read("attribute", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT f.id FROM ${tx.read("relation", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE ${conditionOn(ITEM, among)}
     UNION SELECT t.id FROM ${tx.read("turn", "t")} WHERE t.corrected_id IS NOT NULL AND ${conditionOn(FORMER, among)}`);
-  const ids = new Set(kept.map(({ id }) => id));
-  return matches.filter(({ id }) => ids.has(id));
-}
+    return new Set(kept.map(({ id }) => id));
+  };
 
 /** Whether a selection asks for anything at all. */
 export const isNarrow = ({ labels = [], by: _, ...rest }: Selection): boolean =>

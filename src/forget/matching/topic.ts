@@ -162,6 +162,8 @@ const TOLERANCE = 1e-9;
 /**
  * The passages that say at least `threshold` of a topic, the most first. That they have its identifiers
  * is looked at in their text.
+ *
+ * @param keep which of them are wanted at all; absent: all
  */
 export async function passagesAbout(
   tx: ScopedTransaction,
@@ -169,6 +171,7 @@ export async function passagesAbout(
   threshold: number,
   sessionId: string | undefined,
   limit: number,
+  keep?: (ids: readonly string[]) => Promise<ReadonlySet<string>>,
 ): Promise<TopicMatch[]> {
   if (topic.weight === 0) return [];
   const places = await topic.search.select(
@@ -184,7 +187,9 @@ export async function passagesAbout(
       topic.identifiers.length === 0
         ? undefined
         : new Map((await fetchHits(tx, passages)).map((hit) => [hit.id, hit.text]));
+    const wanted = await keep?.(passages.map(({ id }) => id));
     for (const { id, scopeId, frequencies } of passages) {
+      if (wanted?.has(id) === false) continue;
       if (texts !== undefined && !hasIdentifiers(texts.get(id) ?? "", topic)) continue;
       found.push({ id, scopeId, ...shareOf(topic, (place) => (frequencies[place] ?? 0) > 0) });
     }

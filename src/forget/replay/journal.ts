@@ -8,9 +8,8 @@ import { appendFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import { z } from "zod";
 import { type Database, inTransaction } from "../../db/connect/lease.ts";
-import { SINCE } from "../../governance/retention.ts";
 import { ofEachKind } from "../../traces/receipt.ts";
-import { OLD_KINDS } from "../forget-old.ts";
+import { OLD_KINDS, SINCE } from "../forget-old.ts";
 
 // As the database takes them: of no particular version.
 const ids = z.array(z.guid()).default([]);

@@ -12,7 +12,7 @@ import {
   limitAndOffset,
   moment,
   queryWriteSelector,
-  refuseEmptySpan,
+  refuseReversed,
 } from "../wire/fields.ts";
 import { chunk, described, document, entity, facet, instant, object, trace, uuid } from "../wire/shapes.ts";
 
@@ -64,7 +64,7 @@ export const entityEndpoints = [
     params: named,
     query: fields({ ...lens, ...moment }),
     handle: ({ enter, params, query }) => {
-      refuseEmptySpan(query);
+      refuseReversed({ validFrom: query.validFrom, validUntil: query.validUntil });
       return enter(listAccess(query), (tx) => describeEntity(tx, params, query));
     },
   }),
@@ -102,7 +102,7 @@ export const entityEndpoints = [
     query: fields({ ref: z.string().min(1).max(600), ...lens, ...moment }),
     handle: ({ enter, query }) => {
       const reference = parseReference(query.ref);
-      refuseEmptySpan(query);
+      refuseReversed({ validFrom: query.validFrom, validUntil: query.validUntil });
       return enter(listAccess(query), (tx) => inspect(tx, reference, query));
     },
   }),

@@ -1,8 +1,6 @@
 import { z } from "zod";
-import type { ScopedTransaction } from "../../db/access/scoped.ts";
-import { unprocessable } from "../../errors.ts";
-import { OLD_KINDS } from "../../forget/forget-old.ts";
-import { SINCE } from "../../governance/retention.ts";
+import { invalid } from "../../errors.ts";
+import { OLD_KINDS, SINCE } from "../../forget/forget-old.ts";
 import {
   changeSchedule,
   dropSchedule,
@@ -11,7 +9,6 @@ import {
   makeSchedule,
   runNow,
 } from "../../governance/schedules.ts";
-import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { endpoint } from "../endpoint.ts";
 import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
 import {
@@ -69,38 +66,15 @@ const scheduleFields = {
   name: ruleName.optional(),
   subtree: z.boolean().optional().describe("What is below the scope, too"),
   query: queryText.optional().describe("What memories are about, by their words"),
-  labels: labels.optional(),
+  labels: labels.min(1).optional(),
   olderThan: duration.optional(),
   since: z.enum(SINCE).optional().describe("What olderThan counts from; absent: created"),
   kinds: z.array(z.enum(OLD_KINDS)).min(1).optional(),
   dryRun: z.boolean().optional().describe("Count what would go, and take nothing"),
   paused: z.boolean().optional(),
 };
-const cron = z.string().min(9).max(200).describe("minute hour day month weekday, such as 0 3 * * 1");
+const cron = z.string().max(200).describe("minute hour day month weekday, such as 0 3 * * 1");
 const action = z.enum(["expire", "erase"]);
-
-/** What takes all of a scope, or touches what everyone shares, is typed out once. */
-function refuseUnconfirmed(
-  tx: ScopedTransaction,
-  body: {
-    query?: unknown;
-    labels?: unknown;
-    olderThan?: unknown;
-    kinds?: unknown;
-    action: string;
-    confirm?: string | undefined;
-  },
-): void {
-  const scope = tx.entry.effective ?? tx.entry.floor;
-  const path = canonicalPath(scope);
-  const takesAll =
-    body.action === "erase" &&
-    [body.query, body.labels, body.olderThan, body.kinds].every((part) => part === undefined);
-  if ((takesAll || sameScope(scope, GENERAL)) && body.confirm !== path)
-    throw unprocessable(
-      `this forgets ${takesAll ? "all of the scope" : "general knowledge, which everyone shares"}, again and again; confirm it with "confirm": "${path}"`,
-    );
-}
 
 export const forgetScheduleEndpoints = [
   endpoint({
@@ -127,14 +101,16 @@ export const forgetScheduleEndpoints = [
       cron,
       timezone: timezone.optional().describe("IANA name; absent: UTC"),
       action,
-      confirm: z.string().optional(),
+      confirm: z
+        .string()
+        .optional()
+        .describe("The scope's path, where all of it goes, or where it is general knowledge"),
       ...scheduleFields,
     }),
     handle: ({ enter, body: { scope, confirm, timezone: zone = "UTC", ...schedule } }) =>
       enter(subtreeOf(scope), (tx) => {
         refuseUnnamed(tx, scope);
-        refuseUnconfirmed(tx, { ...schedule, confirm });
-        return makeSchedule(tx, { ...schedule, timezone: zone });
+        return makeSchedule(tx, { ...schedule, timezone: zone }, confirm);
       }),
   }),
   endpoint({
@@ -152,7 +128,8 @@ export const forgetScheduleEndpoints = [
     method: "patch",
     path: "/contexts/{ctx}/forget-schedules/{id}",
     operation: "schedule_change",
-    summary: "Change, pause or resume a forget schedule; of what it takes all, where one is given",
+    summary:
+      "Change, pause or resume a forget schedule. If query, labels, olderThan, since or kinds is given, it replaces all five",
     answer: scheduleShape,
     params: id,
     body: fields({
@@ -161,7 +138,10 @@ export const forgetScheduleEndpoints = [
       action: action.optional(),
       ...scheduleFields,
     }),
-    handle: ({ enter, params, body }) => enter({}, (tx) => changeSchedule(tx, params.id, body)),
+    handle: ({ enter, params, body }) => {
+      if (Object.values(body).every((value) => value === undefined)) throw invalid("say what to change");
+      return enter({}, (tx) => changeSchedule(tx, params.id, body));
+    },
   }),
   endpoint({
     ...manages,

@@ -10,7 +10,16 @@ import { prepareQuery } from "../../recall/vectors.ts";
 import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { wordsOfSubject } from "../../text/names.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, labels, queryText, sessionName, time, uuidText, writeSelector } from "../wire/fields.ts";
+import {
+  fields,
+  labels,
+  queryText,
+  refuseReversed,
+  sessionName,
+  time,
+  uuidText,
+  writeSelector,
+} from "../wire/fields.ts";
 import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 /** General knowledge is everybody's: forgetting there takes its name, typed. */
@@ -62,7 +71,15 @@ export const forgetEndpoints = [
       scopes: writeSelector,
       threshold: z.number().gt(0).max(1).optional(),
       labels: labels.optional().describe("What has all of these"),
-      subject: z.string().trim().min(1).max(256).optional().describe("What mentions this person or thing"),
+      subject: z
+        .string()
+        .trim()
+        .min(1)
+        .max(256)
+        .optional()
+        .describe(
+          "What mentions this person or thing: has each word of the name, in any case and order, with or without its accents",
+        ),
       documentId: uuidText.optional(),
       ids: z.array(uuidText).min(1).max(1_000).optional().describe("The ids that hits have"),
       since: time.optional().describe("What was observed from this time on"),
@@ -78,6 +95,7 @@ export const forgetEndpoints = [
         throw invalid(
           "query: say what to forget: a query, sessionId, labels, subject, documentId, ids, since or until",
         );
+      refuseReversed({ since, until });
       if (subject !== undefined && wordsOfSubject(subject).length === 0)
         throw invalid("subject: must have a letter or a digit");
       // What is named by its id is meant wherever in the floor it is. Otherwise what the key sees by default.

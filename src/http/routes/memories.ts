@@ -12,6 +12,7 @@ import {
   listed,
   pageLimit,
   queryLabels,
+  refuseReversed,
   text,
   time,
   uuidText,
@@ -55,16 +56,21 @@ export const memoryEndpoints = [
     query: fields({
       ...lens,
       labels: queryLabels,
-      source: listed(MEMORY_SOURCES).describe("One or several of them, with commas between; absent: all"),
+      source: listed(MEMORY_SOURCES).optional().describe("One or several of them, with commas between; absent: all"),
       since: time.optional(),
       until: time.optional(),
       limit: pageLimit,
       cursor: z.string().max(200).optional().describe("`nextCursor` of the page before"),
     }),
-    handle: ({ enter, query: { source, labels: wanted = [], since, until, limit, cursor, ...where } }) =>
-      enter(listAccess(where), (tx) =>
+    handle: ({
+      enter,
+      query: { source = MEMORY_SOURCES, labels: wanted = [], since, until, limit, cursor, ...where },
+    }) => {
+      refuseReversed({ since, until });
+      return enter(listAccess(where), (tx) =>
         listMemories(tx, { labels: wanted, sources: source, since, until }, limit, cursor),
-      ),
+      );
+    },
   }),
   endpoint({
     method: "get",
@@ -86,18 +92,25 @@ export const memoryEndpoints = [
     answer: memoryResponse,
     params: id,
     body: fields({
-      text: text.optional().describe("What a turn, a fact or an item of text says from now on"),
+      text: text
+        .regex(/\S/, "must say something")
+        .optional()
+        .describe("What a turn, a fact or an item of text says from now on"),
       value: jsonValue.optional().describe("The value of a fact or of a keyed item"),
       labels: labels.optional(),
       expiresAt: z
-        .union([time, z.literal("never")])
+        .union([time, z.literal("never")], {
+          error: "must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z, or never",
+        })
         .optional()
         .describe("From when on it is not recalled any more; never: it stays"),
       keepHistory: z.boolean().optional().describe("Keep what it said before, out of recall; otherwise that is gone"),
-    }).refine(
-      ({ keepHistory: _, ...change }) => Object.values(change).some((value) => value !== undefined),
-      "needs text, value, labels or expiresAt",
-    ),
+    })
+      .refine(
+        ({ keepHistory: _, ...change }) => Object.values(change).some((value) => value !== undefined),
+        "needs text, value, labels or expiresAt",
+      )
+      .refine(({ text: said, value }) => said === undefined || value === undefined, "send text or value, not both"),
     handle: async ({ enter, peek, meter, params, body, deps }) => {
       const where = { memory: params.id };
       const checked = await peek({ mode: "modify" }, (tx) => checkCorrection(tx, params.id, body));

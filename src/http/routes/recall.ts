@@ -17,7 +17,7 @@ import {
   labels,
   queryText,
   readSelector,
-  refuseEmptySpan,
+  refuseReversed,
   scopeView,
   sessionName,
   time,
@@ -154,7 +154,7 @@ export const recallEndpoints = [
     body: queryBody,
     handle: async ({ enter, peek, meter, body, deps }) => {
       if (body.mode === "graph") throw unprocessable("mode: graph is not built yet; use hybrid, vector or bm25");
-      refuseEmptySpan(body);
+      refuseReversed({ validFrom: body.validFrom, validUntil: body.validUntil });
       if (body.location !== undefined) throw unprocessable("location is not built yet");
       const named = body.sessionId;
       const sessionId =

@@ -1,12 +1,11 @@
 import { z } from "zod";
-import { unprocessable } from "../../errors.ts";
+import { SINCE } from "../../forget/forget-old.ts";
 import {
   dropRetention,
   effectiveRetention,
   listRetention,
-  type NewRetention,
   RETAINED_KINDS,
-  SINCE,
+  retentionOf,
   setRetention,
 } from "../../governance/retention.ts";
 import { endpoint } from "../endpoint.ts";
@@ -37,24 +36,6 @@ const ruleFields = {
   maximum: z.boolean().optional().describe("It holds for all below, whatever a narrower rule says"),
 };
 export const retentionRule = fields(ruleFields);
-
-/** A rule as it was sent, with what was left out. */
-export function retentionOf({ kinds, since, maximum, ...rule }: z.output<typeof retentionRule>): NewRetention {
-  const wanted = [...new Set(kinds ?? (["turns", "documents", "facts", "items"] as const))];
-  const records = wanted.filter((kind) => kind === "traces" || kind === "receipts");
-  if (records.length > 0 && (rule.action === "expire" || (since !== undefined && since !== "created")))
-    throw unprocessable(
-      `${records.join(" and ")} are erased, by when they were created: their text goes, their numbers stay`,
-    );
-  if (records.length > 0 && records.length < wanted.length)
-    throw unprocessable(`set the rule for ${records.join(" and ")} by itself: it has another time`);
-  return {
-    ...rule,
-    kinds: wanted,
-    since: since ?? (records.length > 0 ? "created" : "observed"),
-    maximum: maximum ?? false,
-  };
-}
 
 export const retentionEndpoints = [
   endpoint({
@@ -102,7 +83,7 @@ export const retentionEndpoints = [
     status: 204,
     query: fields({
       scope: querySelector,
-      kinds: listed(RETAINED_KINDS).describe("One or several of them, with commas between; absent: all"),
+      kinds: listed(RETAINED_KINDS).optional().describe("One or several of them, with commas between; absent: all"),
       action: z.enum(["expire", "erase"]).optional(),
     }),
     handle: ({ enter, query: { scope, kinds, action } }) =>

@@ -68,7 +68,7 @@ export const settingsEndpoints = [
     status: 204,
     query: fields({
       scope: querySelector,
-      names: listed(SETTING_NAMES).describe("One or several, with commas between; absent: all"),
+      names: listed(SETTING_NAMES).optional().describe("One or several, with commas between; absent: all"),
     }),
     handle: ({ enter, query: { scope, names } }) =>
       enter(subtreeOf(scope), (tx) => {

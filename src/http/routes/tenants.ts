@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { contextSettings } from "../../context/settings.ts";
 import { invalid, unprocessable } from "../../errors.ts";
+import { retentionOf } from "../../governance/retention.ts";
 import { dropTemplate, getTemplate, listTemplates, putTemplate } from "../../governance/templates.ts";
 import {
   beginOffboarding,
@@ -8,7 +9,7 @@ import {
   getTenant,
   listTenants,
   makeTenant,
-  refuseNoTenant,
+  requireTenant,
   type TenantParts,
   undoOffboarding,
 } from "../../governance/tenants.ts";
@@ -18,7 +19,6 @@ import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
 import {
   amount,
-  count,
   fields,
   keyName,
   keyVerbs,
@@ -27,10 +27,11 @@ import {
   queryNamedScope,
   ruleName,
   scopeObject,
+  wholeNumber,
 } from "../wire/fields.ts";
 import { eachLimit, newBudget } from "../wire/metering-shapes.ts";
 import { instant, integer, object, pageShape, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
-import { retentionOf, retentionRule } from "./retention.ts";
+import { retentionRule } from "./retention.ts";
 
 const manages = { verb: "manage" } as const;
 
@@ -129,9 +130,8 @@ export const tenantEndpoints = [
     summary: "One template, in its last version or another",
     answer: templateShape,
     params: templateName,
-    query: fields({ version: count(1, 1_000_000, 0).optional() }),
-    handle: ({ enter, params, query }) =>
-      enter({}, (tx) => getTemplate(tx, params.name, query.version === 0 ? undefined : query.version)),
+    query: fields({ version: wholeNumber(1, 1_000_000).optional() }),
+    handle: ({ enter, params, query }) => enter({}, (tx) => getTemplate(tx, params.name, query.version)),
   }),
   endpoint({
     ...manages,
@@ -198,7 +198,8 @@ export const tenantEndpoints = [
     }),
     handle: ({ enter, body: { scope, name, template, templateVersion, region, ...rest } }) => {
       if (region !== undefined) throw unprocessable("regions are not built yet; leave region out");
-      if (templateVersion !== undefined && template === undefined) throw invalid("templateVersion: of which template?");
+      if (templateVersion !== undefined && template === undefined)
+        throw invalid("templateVersion: needs template, the name of the template it is a version of");
       return enter(subtreeOf(scope), async (tx) => {
         const { tenant, created, keys } = await makeTenant(tx, { name, template, templateVersion, ...partsOf(rest) });
         return { ...tenant, created, keys };
@@ -220,7 +221,7 @@ export const tenantEndpoints = [
     }),
     handle: async ({ enter, deps, body: { scope, confirm, graceSeconds = 0 } }) => {
       const tenant = await enter(subtreeOf(scope), (tx) => {
-        refuseNoTenant(tx);
+        requireTenant(tx);
         const path = canonicalPath(tx.entry.effective ?? tx.entry.floor);
         if (confirm !== path)
           throw unprocessable(`this erases all that ${path} has; confirm it with "confirm": "${path}"`);

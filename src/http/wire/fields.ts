@@ -111,13 +111,12 @@ export const queryLabels = z
   .pipe(labels)
   .optional()
   .meta({ description: "Labels that all have to be there: one, or several as a JSON array" });
-/** Of a query string: some of these words, with commas between; absent: all. */
+/** Of a query string: some of these words, with commas between. */
 export const listed = <const Word extends string>(words: readonly Word[]) =>
   z
     .string()
     .transform((text) => text.split(","))
-    .pipe(z.array(z.enum(words)).min(1))
-    .default([...words]);
+    .pipe(z.array(z.enum(words)).min(1));
 export const verbs = z.array(z.enum(VERBS)).min(1);
 export const keyVerbs = z.array(z.enum(KEY_VERBS)).min(1);
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
@@ -212,7 +211,7 @@ export const ruleName = z
 export const memoryCategory = z.enum(["identity", "knowledge", "context"]);
 
 /** A whole number in a query string. */
-const wholeNumber = (least: number, most: number) =>
+export const wholeNumber = (least: number, most: number) =>
   z
     .string()
     .regex(/^\d{1,9}$/, "must be a whole number")
@@ -271,16 +270,11 @@ export const ignoredHints = (body: { readonly [hint in keyof typeof hints]?: unk
 
 /** Where a list looks. */
 export const lens = { lens: querySelector, scopeView: scopeView.optional() };
-/** @throws AppError 400 for a span that ends before it begins */
-export function refuseEmptySpan({
-  validFrom,
-  validUntil,
-}: {
-  validFrom?: string | undefined;
-  validUntil?: string | undefined;
-}): void {
-  if (validFrom !== undefined && validUntil !== undefined && validFrom > validUntil)
-    throw invalid(`validUntil: ${validUntil} lies before validFrom, ${validFrom}`);
+/** @throws AppError 400 for a span that ends before it begins: the first field is its beginning, the second its end */
+export function refuseReversed(span: Readonly<Record<string, string | undefined>>): void {
+  const [[beginning, from] = [], [end, until] = []] = Object.entries(span);
+  if (from !== undefined && until !== undefined && from > until)
+    throw invalid(`${end}: ${until} lies before ${beginning}, ${from}`);
 }
 
 /** At which moment, of the two times. */

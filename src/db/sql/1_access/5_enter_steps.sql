@@ -228,7 +228,7 @@ BEGIN
     ids := array_remove(ids, 0);
   END IF;
   -- A floor without an org reaches into several tenants: not into those that are suspended.
-  IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.state IN ('suspended', 'leaving')) THEN
+  IF floor <> '{}' AND NOT floor ? 'org' AND EXISTS (SELECT 1 FROM scopefloor.tenant o WHERE o.state <> 'active') THEN
     ids := ids || ARRAY(SELECT s.id FROM jsonb_array_elements(large_roots) r JOIN scopefloor.scope s ON s.tags @> r);
     large_roots := '[]';
     ids := ARRAY(SELECT s.id FROM scopefloor.scope s JOIN scopefloor.tenant o ON o.id = s.tenant_id WHERE s.id = ANY (ids) AND o.state = 'active');

@@ -39,7 +39,7 @@ BEGIN
     scopefloor.permit((caller.k).principal, (caller.other).principal, caller.verbs, caller.content, verb, mode));
   -- Who may come in at all, before the request itself is looked at.
   IF refusal IS NULL AND scopefloor.is_shut_out(caller.floor, '{}') THEN
-    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended"}';
+    refusal := '{"status": "forbidden", "detail": "the tenant of this key is suspended or leaving"}';
   END IF;
   IF refusal IS NOT NULL OR mode = 'check' THEN
     RETURN coalesce(refusal, '{"status": "ok"}');
@@ -63,7 +63,7 @@ BEGIN
   END IF;
 
   IF NOT caller.floor ? 'org' AND named.effective ? 'org' AND scopefloor.is_shut_out(caller.floor, named.effective) THEN
-    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended"}';
+    RETURN '{"status": "forbidden", "detail": "the tenant of this scope is suspended or leaving"}';
   END IF;
 
   -- An erase takes its target's tags out of the dictionary: its own trace stands at the floor.

@@ -133,9 +133,9 @@ BEGIN
     SELECT count(*) INTO taken FROM expired;
     affected := affected + taken;
     DELETE FROM scopefloor.memory_item m USING (
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE at_scope IS NULL AND o.expires_at <= at_now AND NOT scopefloor.is_row_held('memory_item', o.scope_id, to_jsonb(o)) ORDER BY o.expires_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
       UNION ALL
-      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_held(o) LIMIT most FOR UPDATE SKIP LOCKED) here) over
+      SELECT * FROM (SELECT o.scope_id, o.id FROM scopefloor.memory_item o WHERE o.scope_id = at_scope AND o.expires_at <= at_now AND NOT scopefloor.is_row_held('memory_item', o.scope_id, to_jsonb(o)) LIMIT most FOR UPDATE SKIP LOCKED) here) over
     WHERE m.scope_id = over.scope_id AND m.id = over.id;
     GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;

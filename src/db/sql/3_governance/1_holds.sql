@@ -16,10 +16,16 @@ BEGIN
     WHERE h.scope_id = ANY (ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above)));
 END $$;
 
+-- A text as names are looked for in it: in its normal form, without accents, in lower case.
+CREATE OR REPLACE FUNCTION scopefloor.said_plainly(said text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT lower(regexp_replace(normalize(scopefloor.normal_form(said), NFKD), '[\u0300-\u036f]', '', 'g'))
+$$;
+
 -- What a row says, whichever table it is of.
 CREATE OR REPLACE FUNCTION scopefloor.said_in(of_row jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-  SELECT lower(normalize(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'), NFKC))
+  SELECT scopefloor.said_plainly(concat_ws(' ', of_row->>'text', of_row->>'content', of_row->>'sentence', of_row->>'name', of_row->>'title', of_row->>'source', of_row->>'key', of_row->>'value'))
 $$;
 
 -- Whether a hold reaches a row: all of its scope; one document, with its parts; or what mentions a subject, which is
@@ -36,7 +42,7 @@ BEGIN
   ELSIF of_table = 'document_content' THEN
     -- A file says what its parts say.
     RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = (of_row->>'scope_id')::int AND p.document_id = (of_row->>'document_id')::uuid
-                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(lower(normalize(p.text, NFKC)), w) = 0));
+                   AND NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(scopefloor.said_plainly(p.text), w) = 0));
   END IF;
   said := scopefloor.said_in(of_row);
   RETURN NOT EXISTS (SELECT 1 FROM unnest(h.words) w WHERE strpos(said, w) = 0);
@@ -135,11 +141,36 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = d.scope_id AND p.document_id = d.id AND scopefloor.reaches(h, 'passage', jsonb_build_object('text', p.text, 'document_id', p.document_id)))))
 $$;
 
--- Whether a keyed item is held, for the worker, which deletes what is over.
-CREATE OR REPLACE FUNCTION scopefloor.is_held(m scopefloor.memory_item) RETURNS bool
+-- Whether a hold reaches a row.
+CREATE OR REPLACE FUNCTION scopefloor.is_row_held(of_table text, at_scope int, of_row jsonb) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = m.scope_id AND scopefloor.reaches(h, 'memory_item', to_jsonb(m)))
+  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = at_scope AND scopefloor.reaches(h, of_table, of_row))
 $$;
+
+-- Whether a hold is in the way of erasing all of a scope: one of a whole scope there, above or below; or one that reaches a row there.
+CREATE OR REPLACE FUNCTION scopefloor.holds_something(of_tags jsonb) RETURNS bool
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  ids int[];
+BEGIN
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
+    RETURN false;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> of_tags);
+  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
+     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(of_tags) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
+    RETURN true;
+  END IF;
+  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids) AND EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags)));
+  RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = ANY (ids) AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)))
+    OR EXISTS (SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = ANY (ids) AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o)))
+    OR EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = ANY (ids) AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
+    OR EXISTS (SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = ANY (ids) AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))
+    OR EXISTS (SELECT 1 FROM scopefloor.session x WHERE x.scope_id = ANY (ids) AND scopefloor.is_row_held('session', x.scope_id, to_jsonb(x)))
+    OR EXISTS (SELECT 1 FROM scopefloor.entity e WHERE e.scope_id = ANY (ids) AND scopefloor.is_row_held('entity', e.scope_id, to_jsonb(e)))
+    OR EXISTS (SELECT 1 FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)))
+    OR EXISTS (SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = ANY (ids) AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m)));
+END $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.hold_answer(h scopefloor.legal_hold) RETURNS jsonb
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -212,23 +243,23 @@ BEGIN
             SELECT jsonb_agg(scopefloor.hold_answer(s.h) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"subject": null, "reason": ""}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
--- Takes a hold of the ticket's target or below away: how many; -1: a key above has set it.
-CREATE OR REPLACE FUNCTION scopefloor.drop_hold(of_id uuid) RETURNS int
+-- Takes a hold of the ticket's target or below away: {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_hold(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.legal_hold;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT h.* INTO found FROM scopefloor.legal_hold h JOIN scopefloor.scope s ON s.id = h.scope_id WHERE h.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
-    RETURN 0;
+    RETURN '{"status": "not-found", "detail": ""}';
   END IF;
   IF NOT found.set_by @> (t->'floor') THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set this hold"}';
   END IF;
   DELETE FROM scopefloor.legal_hold h WHERE h.scope_id = found.scope_id AND h.id = found.id;
-  RETURN 1;
+  RETURN '{"status": "ok"}';
 END $$;

@@ -8,12 +8,16 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.scope s WHERE s.id = r.scope_id
 $$;
 
--- Whether a rule for traces above or below a scope ends sooner than this, or one by the last use later.
+-- Whether traces would lose their text before a rule or a schedule by the last use needs it: a given one, at a scope,
+-- beside what is set above and below. with_rules says what that is looked for: those for traces, or those by the last use.
 CREATE OR REPLACE FUNCTION scopefloor.conflicts_with_traces(at_scope scopefloor.scope, with_rules text, duration interval) RETURNS bool
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT EXISTS (SELECT 1 FROM scopefloor.retention_rule r JOIN scopefloor.scope s ON s.id = r.scope_id
     WHERE r.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
       AND CASE with_rules WHEN 'traces' THEN r.kind = 'traces' AND r.older_than::interval < duration ELSE r.since = 'lastUsed' AND r.older_than::interval > duration END)
+    OR with_rules = 'lastUsed' AND EXISTS (SELECT 1 FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id
+    WHERE f.tenant_id IN (at_scope.tenant_id, 0) AND (s.tags @> at_scope.tags OR at_scope.tags @> s.tags)
+      AND f.selector->>'since' = 'lastUsed' AND (f.selector->>'olderThan')::interval > duration)
 $$;
 
 -- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
@@ -88,8 +92,8 @@ BEGIN
       WHERE x.tags = ANY (above) AND o.kind = r.kind AND o.action = r.action AND NOT o.is_maximum AND scopefloor.tag_count(x.tags) > scopefloor.tag_count(s.tags))));
 END $$;
 
--- Takes rules of the ticket's target away, by kind (null: every one) and action (null: both): how many; -1: a key above has set one.
-CREATE OR REPLACE FUNCTION scopefloor.drop_retention(kinds text[], of_action text) RETURNS int
+-- Takes rules of the ticket's target away, by kind (null: every one) and action (null: both): {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_retention(kinds text[], of_action text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
@@ -97,16 +101,16 @@ DECLARE
   at_scope int;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = t->'target';
   ids := ARRAY(SELECT r.id FROM scopefloor.retention_rule r
     WHERE r.scope_id = at_scope AND (kinds IS NULL OR r.kind = ANY (kinds)) AND (of_action IS NULL OR r.action = of_action) FOR UPDATE);
   IF EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids) AND NOT r.set_by @> (t->'floor')) THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set one of these rules"}';
   END IF;
   DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = at_scope AND r.id = ANY (ids);
-  RETURN cardinality(ids);
+  RETURN jsonb_build_object('status', CASE cardinality(ids) WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;
 
 -- Of the scopes behind `after`, by their ids, the next ones that a rule decides for, without those that are held as a whole.

@@ -4,7 +4,7 @@
 -- A run is one of
 --   retention  what a rule decides for and is old enough, scope by scope
 --   schedule   what a schedule's selector has (kinds, labels, age: scope by scope; a query: at once), or all of its scope
---   offboard   all of a tenant (7_offboarding.sql)
+--   offboard   all of a tenant (8_offboarding.sql)
 
 -- Orders a run at a scope, once for a source and tick; NULL: there is one already.
 CREATE OR REPLACE FUNCTION scopefloor.order_run(at_scope int, of_source text, of_rule uuid, at_tick timestamptz, by_floor jsonb, by_key uuid, of_action text,
@@ -154,8 +154,8 @@ BEGIN
   RETURN t;
 END $$;
 
--- Adds what a batch has taken to the run's counts. `through`: the scopes up to it are done; null: there is more in them.
-CREATE OR REPLACE FUNCTION scopefloor.note_run(taken jsonb, through int, is_all bool) RETURNS void
+-- Adds what a batch has taken to the run's counts. `through`: the scopes up to it are done; null: there is more in them. `receipt`: of the batch, where it has one.
+CREATE OR REPLACE FUNCTION scopefloor.note_run(taken jsonb, through int, is_all bool, receipt uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.run_ticket();
@@ -163,7 +163,7 @@ BEGIN
   UPDATE scopefloor.forget_run r
   SET counts = (SELECT coalesce(jsonb_object_agg(k, n), '{}') FROM (
         SELECT k, sum(n) AS n FROM (SELECT key AS k, value::bigint AS n FROM jsonb_each_text(r.counts) UNION ALL SELECT key, value::bigint FROM jsonb_each_text(taken)) u GROUP BY k) c),
-      after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all
+      after_scope = greatest(r.after_scope, coalesce(through, 0)), is_swept = r.is_swept OR is_all, receipt_id = coalesce(receipt, r.receipt_id)
   WHERE r.scope_id = (t->>'run_scope')::int AND r.id = (t->>'run')::uuid;
 END $$;
 
@@ -174,27 +174,36 @@ DECLARE
   t jsonb := scopefloor.run_ticket();
   at_scope int := (t->>'run_scope')::int;
 BEGIN
-  UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = receipt, error = left(why, 300), finished_at = clock_timestamp(),
+  UPDATE scopefloor.forget_run r SET state = of_state, receipt_id = coalesce(receipt, r.receipt_id), error = left(why, 300), finished_at = clock_timestamp(),
     selector = r.selector - 'query'
   WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid;
   DELETE FROM scopefloor.erasing e WHERE e.run_id = (t->>'run')::uuid;
   DELETE FROM scopefloor.job j WHERE j.scope_id = at_scope AND j.id = (t->>'job')::uuid;
   -- Rules are looked at often, and most often there is nothing to take.
-  DELETE FROM scopefloor.forget_run r WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid AND r.source = 'retention' AND of_state = 'done' AND receipt IS NULL;
+  DELETE FROM scopefloor.forget_run r WHERE r.scope_id = at_scope AND r.id = (t->>'run')::uuid AND r.source = 'retention' AND of_state = 'done' AND r.receipt_id IS NULL;
 END $$;
 
--- The same for a run whose job is given up.
+-- The same for a run whose job is given up. What it has taken by then is on a receipt.
 CREATE OR REPLACE FUNCTION scopefloor.abandon_run(at_scope int, of_run uuid, of_state text, why text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  r scopefloor.forget_run;
+  new_id uuid;
 BEGIN
-  UPDATE scopefloor.forget_run r SET state = of_state, error = left(why, 300), finished_at = clock_timestamp(), selector = r.selector - 'query'
-  WHERE r.scope_id = at_scope AND r.id = of_run AND r.state IN ('queued', 'running');
+  SELECT * INTO r FROM scopefloor.forget_run o WHERE o.scope_id = at_scope AND o.id = of_run AND o.state IN ('queued', 'running') FOR UPDATE;
+  IF r.selector <> '{}' AND NOT r.dry_run AND r.receipt_id IS NULL AND EXISTS (SELECT 1 FROM jsonb_each_text(r.counts) n WHERE n.value::bigint > 0) THEN
+    new_id := gen_random_uuid();
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, api_key_id)
+    SELECT s.tenant_id, s.id, new_id, s.tags, r.subtree, r.action, r.source, r.counts, r.api_key_id FROM scopefloor.scope s WHERE s.id = at_scope;
+  END IF;
+  UPDATE scopefloor.forget_run o SET state = of_state, error = left(why, 300), finished_at = clock_timestamp(), selector = o.selector - 'query', receipt_id = coalesce(new_id, o.receipt_id)
+  WHERE o.scope_id = at_scope AND o.id = r.id;
   DELETE FROM scopefloor.erasing e WHERE e.run_id = of_run;
 END $$;
 
--- Rows of a kind that a run is to take, `most` of them, at the scopes of the ticket: the passages, facts, items or
--- documents (of_kind: turns, facts, items, documents; sessions: empty ones) that were observed (by their word, but not later than they were stored), created or last used before a time, and have the labels. What
--- a hold reaches is not among them. with_expired: for good, what was expired before too.
+-- Up to `most` rows of one kind (turns, facts, items, documents; sessions: those without turns) at the ticket's scopes
+-- that are older than `before` and have all the labels. `since` says which time counts: observed (or stored, if that was
+-- earlier), created, or lastUsed. Held rows are left out. with_expired: rows that were expired before, too.
 CREATE OR REPLACE FUNCTION scopefloor.old_rows(of_kind text, since text, before timestamptz, with_labels text[], with_expired bool, most int) RETURNS TABLE (id uuid, turn_id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -217,9 +226,11 @@ BEGIN
           -- What it said before goes with it.
           SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = p.scope_id AND o.corrected_id = p.turn_id AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o))))) LIMIT most;
   ELSIF of_kind = 'sessions' THEN
-    -- Those that began before, and of which no turn is left.
+    -- Those that began before, and of which nothing is left. (Of one that has only begun the first is still to come.)
     RETURN QUERY SELECT o.id, NULL::uuid FROM scopefloor.session o
-      WHERE o.scope_id = ANY (ids) AND o.created_at < before AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+      WHERE o.scope_id = ANY (ids) AND o.created_at < least(before, now() - interval '1 hour') AND NOT EXISTS (SELECT 1 FROM scopefloor.turn x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.attribute x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
+        AND NOT EXISTS (SELECT 1 FROM scopefloor.relation x WHERE x.scope_id = o.scope_id AND x.session_id = o.id)
         AND NOT (any_held AND scopefloor.is_row_held('session', o.scope_id, to_jsonb(o))) LIMIT most;
   ELSIF of_kind = 'facts' THEN
     RETURN QUERY SELECT f.id, NULL::uuid FROM (
@@ -245,36 +256,6 @@ BEGIN
         AND NOT (any_held AND scopefloor.is_document_held(d)) LIMIT most;
   END IF;
 END $$;
-
--- Whether a hold is in the way of erasing all of a scope: one of a whole scope there, above or below; or one that reaches a row there.
-CREATE OR REPLACE FUNCTION scopefloor.holds_something(of_tags jsonb) RETURNS bool
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  ids int[];
-BEGIN
-  IF NOT EXISTS (SELECT 1 FROM scopefloor.legal_hold) THEN
-    RETURN false;
-  END IF;
-  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags @> of_tags);
-  IF EXISTS (SELECT 1 FROM scopefloor.legal_hold h WHERE h.scope_id = ANY (ids) AND h.subject IS NULL AND h.document_id IS NULL)
-     OR EXISTS (SELECT 1 FROM scopefloor.holds_above(of_tags) h WHERE h.subject IS NULL AND h.document_id IS NULL) THEN
-    RETURN true;
-  END IF;
-  ids := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids) AND EXISTS (SELECT 1 FROM scopefloor.holds_above(s.tags)));
-  RETURN EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = ANY (ids) AND scopefloor.is_row_held('passage', p.scope_id, to_jsonb(p)))
-    OR EXISTS (SELECT 1 FROM scopefloor.turn o WHERE o.scope_id = ANY (ids) AND scopefloor.is_row_held('turn', o.scope_id, to_jsonb(o)))
-    OR EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = ANY (ids) AND scopefloor.is_row_held('attribute', a.scope_id, to_jsonb(a)))
-    OR EXISTS (SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = ANY (ids) AND scopefloor.is_row_held('relation', r.scope_id, to_jsonb(r)))
-    OR EXISTS (SELECT 1 FROM scopefloor.entity e WHERE e.scope_id = ANY (ids) AND scopefloor.is_row_held('entity', e.scope_id, to_jsonb(e)))
-    OR EXISTS (SELECT 1 FROM scopefloor.document d WHERE d.scope_id = ANY (ids) AND scopefloor.is_row_held('document', d.scope_id, to_jsonb(d)))
-    OR EXISTS (SELECT 1 FROM scopefloor.memory_item m WHERE m.scope_id = ANY (ids) AND scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m)));
-END $$;
-
--- Whether a hold reaches a row.
-CREATE OR REPLACE FUNCTION scopefloor.is_row_held(of_table text, at_scope int, of_row jsonb) RETURNS bool
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-  SELECT EXISTS (SELECT 1 FROM scopefloor.scope s, LATERAL scopefloor.holds_above(s.tags) h WHERE s.id = at_scope AND scopefloor.reaches(h, of_table, of_row))
-$$;
 
 -- What answers of recall since a time were made of, where these scopes can be seen: by the traces of their tenants and
 -- of those who have no tenant.
@@ -340,8 +321,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   WHERE r.scope_id = old.scope_id AND r.id = old.id
 $$;
 
--- A hold has come up that the selection of rows does not know: from now on scope by scope, and the one where it is is left
--- for the next time.
+-- A hold was set after this batch's rows were chosen. The first time, the run goes on with one scope at a time; if it then
+-- meets the hold again, it skips that scope.
 CREATE OR REPLACE FUNCTION scopefloor.pass_held() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

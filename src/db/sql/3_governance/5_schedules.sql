@@ -35,6 +35,11 @@ BEGIN
   IF (given->'selector'->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
     RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
   END IF;
+  IF given->'selector'->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces((
+      SELECT s FROM scopefloor.scope s WHERE s.tags = t->'target' AND is_new
+      UNION ALL SELECT s FROM scopefloor.scope s JOIN scopefloor.forget_schedule o ON o.scope_id = s.id WHERE NOT is_new AND o.id = of_id), 'traces', (given->'selector'->>'olderThan')::interval) THEN
+    RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
+  END IF;
   IF is_new THEN
     PERFORM scopefloor.hold_scope(t->'target');
     at_scope := scopefloor.ensure_scope(t->'target');
@@ -82,25 +87,25 @@ BEGIN
             SELECT jsonb_agg(scopefloor.schedule_answer(s.f) || CASE WHEN (t->>'content')::bool THEN '{}' ELSE '{"query": null, "labels": []}'::jsonb END) FROM shown s), '[]')));
 END $$;
 
--- Takes a schedule of the ticket's target or below away: how many; -1: a key above has made it. A run that is under way goes on.
-CREATE OR REPLACE FUNCTION scopefloor.drop_schedule(of_id uuid) RETURNS int
+-- Takes a schedule of the ticket's target or below away: {status: ok}, or {status, detail}. A run that is under way goes on.
+CREATE OR REPLACE FUNCTION scopefloor.drop_schedule(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
   found scopefloor.forget_schedule;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   SELECT f.* INTO found FROM scopefloor.forget_schedule f JOIN scopefloor.scope s ON s.id = f.scope_id WHERE f.id = of_id AND s.tags @> (t->'target');
   IF found.id IS NULL THEN
-    RETURN 0;
+    RETURN '{"status": "not-found", "detail": ""}';
   END IF;
   IF NOT found.set_by @> (t->'floor') THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has made this schedule"}';
   END IF;
   DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = found.scope_id AND f.id = found.id;
-  RETURN 1;
+  RETURN '{"status": "ok"}';
 END $$;
 
 -- Orders a run of a schedule for a tick.

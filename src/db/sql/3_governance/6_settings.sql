@@ -79,8 +79,8 @@ BEGIN
     || coalesce((SELECT jsonb_object_agg(v.name, jsonb_build_object('value', v.value, 'scope', v.tags)) FROM scopefloor.settings_above(t->'target') v), '{}');
 END $$;
 
--- Takes values of the ticket's target away (null: all): how many; -1: a key above has set one.
-CREATE OR REPLACE FUNCTION scopefloor.drop_settings(names text[]) RETURNS int
+-- Takes values of the ticket's target away (null: all): {status: ok}, or {status, detail}.
+CREATE OR REPLACE FUNCTION scopefloor.drop_settings(names text[]) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
@@ -88,12 +88,12 @@ DECLARE
   dropped int;
 BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
-    RETURN -2;
+    RETURN scopefloor.needs_every_right();
   END IF;
   IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "a key above this one has set one of these"}';
   END IF;
   DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names));
   GET DIAGNOSTICS dropped = ROW_COUNT;
-  RETURN dropped;
+  RETURN jsonb_build_object('status', CASE dropped WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;

@@ -57,14 +57,14 @@ BEGIN
   RETURN jsonb_build_object('status', 'ok', 'created', is_new);
 END $$;
 
--- The names of the live keys at the ticket's target that the ticket's key has minted, of those that are given.
+-- The floors of those keys of the tenant at the ticket's target that have one of these names and are not revoked, by name.
 CREATE OR REPLACE FUNCTION scopefloor.minted_names(names text[]) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
 BEGIN
   RETURN (SELECT coalesce(jsonb_object_agg(k.name, k.floor), '{}') FROM scopefloor.api_key k
-          WHERE k.parent_id = (t->>'key')::uuid AND k.name = ANY (names) AND k.revoked_at IS NULL);
+          JOIN scopefloor.tenant o ON o.id = k.tenant_id WHERE o.root = t->'target' AND k.name = ANY (names) AND k.revoked_at IS NULL);
 END $$;
 
 -- Suspends the tenant that the ticket's target is, or lets its keys in again; gives it its name. {status: ok, tenant}, or {status, detail}.
@@ -152,16 +152,16 @@ BEGIN
           FROM scopefloor.template o WHERE o.name = of_name AND (of_version IS NULL OR o.version = of_version) ORDER BY o.version DESC LIMIT 1);
 END $$;
 
--- Takes a template away with all of its versions: how many; -1: not the operator's ticket. What was made from it stays.
-CREATE OR REPLACE FUNCTION scopefloor.drop_template(of_name text) RETURNS int
+-- Takes a template away with all of its versions: {status: ok}, or {status, detail}. What was made from it stays.
+CREATE OR REPLACE FUNCTION scopefloor.drop_template(of_name text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   dropped int;
 BEGIN
   IF scopefloor.operator_ticket() IS NULL THEN
-    RETURN -1;
+    RETURN '{"status": "forbidden", "detail": "templates are the operator''s: this needs a management key with the floor {} and every right"}';
   END IF;
   DELETE FROM scopefloor.template o WHERE o.name = of_name;
   GET DIAGNOSTICS dropped = ROW_COUNT;
-  RETURN dropped;
+  RETURN jsonb_build_object('status', CASE dropped WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;

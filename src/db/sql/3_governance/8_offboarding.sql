@@ -21,7 +21,7 @@ BEGIN
   END IF;
   -- The run stands there, also where no row was ever stored at the org itself.
   PERFORM scopefloor.ensure_scope(o.root);
-  UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds) WHERE x.id = o.id RETURNING * INTO o;
+  UPDATE scopefloor.tenant x SET state = 'leaving', leaves_at = clock_timestamp() + make_interval(secs => grace_seconds), leaving_by = (t->>'key')::uuid WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
@@ -41,7 +41,7 @@ BEGIN
   ELSIF EXISTS (SELECT 1 FROM scopefloor.forget_run r JOIN scopefloor.scope s ON s.id = r.scope_id WHERE s.tags = o.root AND r.source = 'offboard' AND r.state <> 'held') THEN
     RETURN '{"status": "conflict", "detail": "the grace is over, and the tenant is being erased"}';
   END IF;
-  UPDATE scopefloor.tenant x SET state = 'active', leaves_at = NULL WHERE x.id = o.id RETURNING * INTO o;
+  UPDATE scopefloor.tenant x SET state = 'active', leaves_at = NULL, leaving_by = NULL WHERE x.id = o.id RETURNING * INTO o;
   RETURN jsonb_build_object('status', 'ok', 'tenant', scopefloor.tenant_answer(o));
 END $$;
 
@@ -51,7 +51,6 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   o scopefloor.tenant;
   at_scope int;
-  by_key uuid;
   ordered int := 0;
 BEGIN
   FOR o IN
@@ -61,9 +60,7 @@ BEGIN
   LOOP
     SELECT s.id INTO at_scope FROM scopefloor.scope s WHERE s.tags = o.root;
     CONTINUE WHEN at_scope IS NULL;
-    -- (A tenant's rows name no operator: the run is the first operator's.)
-    SELECT k.id INTO by_key FROM scopefloor.api_key k WHERE k.parent_id IS NULL AND k.floor = '{}' ORDER BY k.created_at LIMIT 1;
-    PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', by_key, 'erase', true, false, '{}');
+    PERFORM scopefloor.order_run(at_scope, 'offboard', gen_random_uuid(), o.leaves_at, '{}', o.leaving_by, 'erase', true, false, '{}');
     -- One that a hold stops is looked at again.
     UPDATE scopefloor.tenant x SET leaves_at = clock_timestamp() + interval '1 hour' WHERE x.id = o.id;
     ordered := ordered + 1;

@@ -1,5 +1,5 @@
-import { ERASURE } from "../../forget/subtree.ts";
-import type { Scope } from "../../scope/scope.ts";
+import { ERASURE } from "../forget/subtree.ts";
+import type { Scope } from "../scope/scope.ts";
 
 /** A place where something of a tenant could be, and how many rows of it there are. */
 export interface Left {
@@ -33,11 +33,12 @@ const NAMED_IN = [
   ["forget_receipt", "target"],
 ] as const;
 
-/** What is left of a tenant in the database, by place; read as its owner. */
-export async function leftOf(query: Query, tags: Scope): Promise<Left[]> {
+/** What is left of a tenant in the database, by place; undefined: there never was one. Read as the database's owner. */
+export async function leftOf(query: Query, tags: Scope): Promise<Left[] | undefined> {
   const named = JSON.stringify(tags);
   const tenants =
     "SELECT t.id FROM scopefloor.tenant t WHERE t.id <> 0 AND (t.root = $1::jsonb OR t.left_digest = scopefloor.scope_digest($1::jsonb))";
+  if ((await query(tenants, [named])).length === 0) return undefined;
   const count = async (what: string, text: string): Promise<Left> => {
     const [row] = await query(`SELECT count(*)::int AS rows FROM ${text}`, [named]);
     return { what, rows: row?.rows as number };
