@@ -24,6 +24,7 @@ const benches: Record<string, () => Promise<Record<string, unknown>>> = {
   forget: async () => (await import("./forget.ts")).default(),
   reports: async () => (await import("./reports.ts")).default(),
   retention: async () => (await import("./retention.ts")).default(),
+  provision: async () => (await import("./provision.ts")).default(),
   budgets: async () => (await import("./budgets.ts")).default(),
 };
 

@@ -1,10 +1,11 @@
 import { parseArgs } from "node:util";
 import { openPostgres } from "../db/connect/open.ts";
+import { leftOf } from "../db/upkeep/left-of-tenant.ts";
+import { ERASURE } from "../forget/subtree.ts";
 
 import { auditCatalog } from "../verify/catalog.ts";
 import { auditChain, type ChainHead, type ChainState } from "../verify/chain.ts";
 import type { Finding } from "../verify/finding.ts";
-import { leftOf } from "../verify/left-of-tenant.ts";
 import { runProbes } from "../verify/probes.ts";
 import { reportOf } from "../verify/report.ts";
 import { scopeNamed } from "./command-context.ts";
@@ -73,8 +74,8 @@ async function verifyGone(path: string, url: string | undefined, asJson: boolean
   const database = openPostgres({ app: url, connections: 1, timeoutMs: 600_000 });
   try {
     const lease = await database.owner.acquire();
-    const left = await leftOf((text, params) => lease.query(text, params), scopeNamed(path)).finally(() =>
-      lease.release(),
+    const left = await leftOf((text, params) => lease.query(text, params), scopeNamed(path), ERASURE.delete).finally(
+      () => lease.release(),
     );
     if (left === undefined) throw new Error(`no tenant ${path} was ever here`);
     const found = left.filter(({ rows }) => rows > 0);

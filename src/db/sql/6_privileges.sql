@@ -62,7 +62,7 @@ GRANT SELECT (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs,
 GRANT SELECT (id, tenant_id, scope_id, created_at, api_key_id, on_behalf_of, route, reason) ON scopefloor.access_denied TO scopefloor_report;
 GRANT SELECT (id, tenant_id, scope_id, created_at, subtree, action, policy, counts, api_key_id) ON scopefloor.forget_receipt TO scopefloor_report;
 GRANT SELECT (tenant_id, scope_id, source, id, batch) ON scopefloor.audit_entry TO scopefloor_report;
-GRANT SELECT (id, root, created_at, name, template, template_version, state, leaves_at) ON scopefloor.tenant TO scopefloor_report;
+GRANT SELECT (id, root, created_at, name, template, template_version, state, leaves_at, leaving_by) ON scopefloor.tenant TO scopefloor_report;
 GRANT SELECT ON scopefloor.usage_hour, scopefloor.usage_day, scopefloor.storage_day, scopefloor.budget, scopefloor.budget_window TO scopefloor_report;
 GRANT SELECT ON scopefloor.traces, scopefloor.usage_by_hour, scopefloor.usage_by_org, scopefloor.usage_by_scope, scopefloor.usage_by_day, scopefloor.key_names, scopefloor.denials,
   scopefloor.storage_by_day, scopefloor.budgets, scopefloor.receipts TO scopefloor_report;

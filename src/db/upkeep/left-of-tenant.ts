@@ -1,5 +1,4 @@
-import { ERASURE } from "../forget/subtree.ts";
-import type { Scope } from "../scope/scope.ts";
+import type { Scope } from "../../scope/scope.ts";
 
 /** A place where something of a tenant could be, and how many rows of it there are. */
 export interface Left {
@@ -10,8 +9,7 @@ export interface Left {
 type Query = (text: string, params?: readonly unknown[]) => Promise<Record<string, unknown>[]>;
 
 /** Rows that stand under a tenant's number, whether it has left or not: what is kept are numbers that bills are made of, and records without text. */
-const OF_THE_TENANT = [
-  ...ERASURE.delete,
+const BESIDES = [
   "budget",
   "scope_limit",
   "legal_hold",
@@ -33,8 +31,12 @@ const NAMED_IN = [
   ["forget_receipt", "target"],
 ] as const;
 
-/** What is left of a tenant in the database, by place; undefined: there never was one. Read as the database's owner. */
-export async function leftOf(query: Query, tags: Scope): Promise<Left[] | undefined> {
+/**
+ * What is left of a tenant in the database, by place; undefined: there never was one. Read as the database's owner.
+ *
+ * @param erased the tables that an erasure empties (src/forget/subtree.ts)
+ */
+export async function leftOf(query: Query, tags: Scope, erased: readonly string[]): Promise<Left[] | undefined> {
   const named = JSON.stringify(tags);
   const tenants =
     "SELECT t.id FROM scopefloor.tenant t WHERE t.id <> 0 AND (t.root = $1::jsonb OR t.left_digest = scopefloor.scope_digest($1::jsonb))";
@@ -44,7 +46,7 @@ export async function leftOf(query: Query, tags: Scope): Promise<Left[] | undefi
     return { what, rows: row?.rows as number };
   };
   const left: Left[] = [];
-  for (const table of OF_THE_TENANT)
+  for (const table of [...erased, ...BESIDES])
     left.push(await count(table, `scopefloor.${table} x WHERE x.tenant_id IN (${tenants})`));
   left.push(
     await count("live keys", `scopefloor.api_key k WHERE k.tenant_id IN (${tenants}) AND k.revoked_at IS NULL`),
