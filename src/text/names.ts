@@ -22,7 +22,7 @@ export const normalKey = (key: string): string => wordsOfKey(normalName(key)).to
 
 /**
  * The words of a person's or thing's name, in lower case and without accents: what has all of them, in any order,
- * mentions it. The database does the same to what is looked at (`scopefloor.said_plainly`, src/db/sql/3_governance/1_holds.sql).
+ * mentions it. The database does the same to what is looked at (`said_plainly` in src/db/sql/3_governance/1_holds.sql).
  */
 export const wordsOfSubject = (subject: string): string[] => [
   ...new Set(
