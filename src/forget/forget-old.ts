@@ -3,7 +3,7 @@ import { type ForgetCounts, NOTHING } from "../traces/receipt.ts";
 import { forgetItems } from "./forget-query.ts";
 
 /** Rows of one kind in one transaction: other requests go on between them. */
-export const ROWS_AT_ONCE = 1_000;
+export const ROWS_AT_ONCE = 2_000;
 /** Documents: each has many rows. */
 export const DOCUMENTS_AT_ONCE = 50;
 

@@ -104,6 +104,9 @@ export function openApiOf(endpoints: readonly Endpoint[]): Json {
   const paths: Record<string, Json> = {
     "/health": open("Whether the process lives", { "application/json": { schema: { type: "object" } } }),
     "/ready": open("Whether the service can answer", { "application/json": { schema: { type: "object" } } }),
+    "/receipt-keys": open("The public keys that receipts are signed with, as a JWK set", {
+      "application/json": { schema: { type: "object" } },
+    }),
   };
   for (const endpoint of endpoints) {
     paths[endpoint.path] = { ...paths[endpoint.path], [endpoint.method]: operationOf(endpoint) };
