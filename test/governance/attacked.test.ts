@@ -149,6 +149,7 @@ describe("a hold", () => {
   test("reaches what a turn said before it was corrected", async () => {
     const { chunkId } = await client.remember("Carol signed the lease", { observedAt: daysAgo(100) });
     await client.call("PATCH", `/memories/${chunkId}`, { text: "somebody signed the lease", keepHistory: true });
+    await client.remember("of nobody", { observedAt: daysAgo(100) });
     await hold(admin, { subject: "Carol" });
     await admin.call("PUT", `${at}/retention`, { scope: { org }, olderThan: "P90D", action: "erase" });
     await retain();
@@ -156,6 +157,8 @@ describe("a hold", () => {
       "SELECT content FROM scopefloor.turn WHERE content LIKE '%signed the lease' ORDER BY content DESC",
     );
     expect(kept).toEqual([{ content: "somebody signed the lease" }, { content: "Carol signed the lease" }]);
+    // What is beside it goes.
+    expect(await textsOf(client)).toEqual(["somebody signed the lease"]);
     expect((await client.del(`/memories/${chunkId}`)).status).toBe(409);
   });
 
@@ -251,10 +254,16 @@ describe("a tenant that leaves", () => {
     expect(await across.recall("project", { scopeView: "subtree" })).toEqual(["of a project that has several tenants"]);
   });
 
-  test("suspended loses nothing to a rule until it is active again", async () => {
+  test("suspended loses nothing to a rule until it is active again, nor to a run that was ordered before", async () => {
     await client.remember("old, but kept", { observedAt: daysAgo(100) });
     await admin.call("PUT", `${at}/retention`, { scope: { org }, olderThan: "P90D", action: "erase" });
-    await service.operator.call("PATCH", `${at}/tenants/org%2F${org}`, { state: "suspended" });
+    await service.database.sql("UPDATE scopefloor.retention_rule SET next_run = now() - interval '1 second'");
+    // Ordered, and suspended, in one transaction: the worker finds both.
+    await service.database.sql(
+      "UPDATE scopefloor.tenant SET state = 'suspended' WHERE root = $1 AND scopefloor.order_retention(100) IS NOT NULL",
+      [JSON.stringify({ org })],
+    );
+    await pause(300);
     await retain();
     await service.operator.call("PATCH", `${at}/tenants/org%2F${org}`, { state: "active" });
     expect(await textsOf(client)).toEqual(["old, but kept"]);

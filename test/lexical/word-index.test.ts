@@ -70,7 +70,9 @@ async function packed(least: number): Promise<void> {
 }
 
 describe("the packed index", () => {
-  test("ranks like plain BM25 to 1e-9: segments, tails, scopes, general knowledge, filters, deletions", async () => {
+  test("ranks like plain BM25 to 1e-9: segments, tails, scopes, general knowledge, filters, deletions", {
+    tags: ["long"],
+  }, async () => {
     const random = seeded(11);
     const client = await service.mint("agent", { org: "packed" });
     const texts: { text: string; label: string; scope: string }[] = [];
