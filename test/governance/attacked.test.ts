@@ -258,13 +258,34 @@ describe("a tenant that leaves", () => {
     await client.remember("old, but kept", { observedAt: daysAgo(100) });
     await admin.call("PUT", `${at}/retention`, { scope: { org }, olderThan: "P90D", action: "erase" });
     await service.database.sql("UPDATE scopefloor.retention_rule SET next_run = now() - interval '1 second'");
+    await admin.post(`${at}/forget-schedules`, {
+      scope: { org },
+      cron: "0 3 * * *",
+      olderThan: "P90D",
+      since: "observed",
+      action: "erase",
+    });
+    const everybodys = {
+      scope: {},
+      subtree: true,
+      cron: "0 3 * * *",
+      olderThan: "P90D",
+      since: "observed",
+      action: "erase",
+      confirm: "{}",
+    };
+    const operators = await service.operator.post<{ id: string }>(`${at}/forget-schedules`, everybodys);
+    expect(operators.status, operators.text).toBe(201);
     // Ordered, and suspended, in one transaction: the worker finds both.
     await service.database.sql(
-      "UPDATE scopefloor.tenant SET state = 'suspended' WHERE root = $1 AND scopefloor.order_retention(100) IS NOT NULL",
+      `UPDATE scopefloor.tenant t SET state = 'suspended' WHERE root = $1 AND scopefloor.order_retention(100) IS NOT NULL
+       AND (SELECT count(scopefloor.order_schedule(f, clock_timestamp())) FROM scopefloor.forget_schedule f WHERE f.tenant_id IN (t.id, 0)) = 2`,
       [JSON.stringify({ org })],
     );
     await pause(300);
     await retain();
+    await service.operator.del(`${at}/forget-schedules/${operators.body.id}`);
+    expect((await service.operator.get<{ state: string }>(`${at}/tenants/org%2F${org}`)).body.state).toBe("suspended");
     await service.operator.call("PATCH", `${at}/tenants/org%2F${org}`, { state: "active" });
     expect(await textsOf(client)).toEqual(["old, but kept"]);
   });

@@ -8,7 +8,6 @@ const RETENTION = "test/governance/retention.test.ts";
 const SCHEDULES = "test/governance/schedules.test.ts";
 const SETTINGS = "test/governance/settings.test.ts";
 const TENANTS = "test/governance/tenants.test.ts";
-const SELECTION = "test/forget/selection.test.ts";
 const ATTACKED = "test/governance/attacked.test.ts";
 const LOCK = "test/governance/second-lock.test.ts";
 
@@ -292,7 +291,7 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
     file: "src/forget/matching/selection.ts",
     from: "sql`${saidPlainly(row.text)} ~ ${`\\\\m${word}\\\\M`}`",
     to: "sql`${saidPlainly(row.text)} ~ ${`\\\\m${word}`}`",
-    tests: [SELECTION],
+    tests: [ATTACKED],
   },
   {
     name: "governance: a key without content sets holds (threat 50)",

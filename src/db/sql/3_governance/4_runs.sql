@@ -111,7 +111,8 @@ BEGIN
     here := CASE
       WHEN r.source = 'retention' THEN (SELECT scopefloor.governed_scopes(o, r.after_scope, scopes_at_once) FROM scopefloor.retention_rule o WHERE o.scope_id = r.scope_id AND o.id = r.rule_id)
       WHEN NOT r.subtree THEN CASE WHEN r.after_scope < s.id THEN ARRAY[s.id] ELSE '{}' END
-      ELSE ARRAY(SELECT o.id FROM scopefloor.scope o WHERE o.id > r.after_scope AND (s.tags = '{}' OR o.tags @> s.tags) ORDER BY o.id LIMIT scopes_at_once) END;
+      ELSE ARRAY(SELECT o.id FROM scopefloor.scope o WHERE o.id > r.after_scope AND (s.tags = '{}' OR o.tags @> s.tags)
+                   AND (is_whole OR NOT EXISTS (SELECT 1 FROM scopefloor.tenant x WHERE x.id = o.tenant_id AND x.state <> 'active')) ORDER BY o.id LIMIT scopes_at_once) END;
     -- (A rule that was taken away meanwhile decides for nothing.)
     here := coalesce(here, '{}');
     IF here = '{}' THEN
