@@ -363,7 +363,13 @@ describe("a schedule", () => {
     });
     const by = { scope: { org }, cron: "0 3 * * *", action: "erase", since: "lastUsed" };
     expect((await admin.post(`${at}/forget-schedules`, { ...by, olderThan: "P1Y" })).status).toBe(409);
+    // Also where nothing has ever been stored.
+    const user = { ...by, scope: { org, user: "new" }, olderThan: "P1Y" };
+    expect((await admin.post(`${at}/forget-schedules`, user)).status).toBe(409);
     expect((await admin.post(`${at}/forget-schedules`, { ...by, olderThan: "P20D" })).status).toBe(201);
+    const made = await admin.post<{ id: string }>(`${at}/forget-schedules`, { ...by, olderThan: "P20D" });
+    const longer = { olderThan: "P1Y", since: "lastUsed" };
+    expect((await admin.call("PATCH", `${at}/forget-schedules/${made.body.id}`, longer)).status).toBe(409);
     const sooner = { scope: { org }, kinds: ["traces"], olderThan: "P10D", action: "erase" };
     expect((await admin.call("PUT", `${at}/retention`, sooner)).status).toBe(409);
   });

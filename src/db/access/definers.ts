@@ -169,6 +169,7 @@ export const DEFINERS = {
   order_retention: ["worker"],
   order_run: [],
   order_schedule: [],
+  outlives_traces: [],
   over_rate: [],
   own_keys: ["app"],
   own_share_group: ["app"],

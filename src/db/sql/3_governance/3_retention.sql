@@ -20,6 +20,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
       AND f.selector->>'since' = 'lastUsed' AND (f.selector->>'olderThan')::interval > duration)
 $$;
 
+-- What is answered then.
+CREATE OR REPLACE FUNCTION scopefloor.needs_traces() RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}'::jsonb
+$$;
+
 -- Sets rules of the ticket's target: [{id, kind, olderThan, since, action, maximum}], of which there is one for each
 -- kind, action and maximum. {status: ok, rules}, or {status, detail} and then none.
 CREATE OR REPLACE FUNCTION scopefloor.set_retention(given jsonb) RETURNS jsonb
@@ -44,7 +50,7 @@ BEGIN
     -- When something was last used its traces say, as long as they have their text.
     IF one->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces(at_scope, 'traces', (one->>'olderThan')::interval)
        OR one->>'kind' = 'traces' AND scopefloor.conflicts_with_traces(at_scope, 'lastUsed', (one->>'olderThan')::interval) THEN
-      RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
+      RETURN scopefloor.needs_traces();
     END IF;
     SELECT * INTO r FROM scopefloor.retention_rule o
     WHERE o.scope_id = at_scope.id AND o.kind = one->>'kind' AND o.action = one->>'action' AND o.is_maximum = (one->>'maximum')::bool;

@@ -18,6 +18,12 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   FROM scopefloor.scope s WHERE s.id = f.scope_id
 $$;
 
+-- Whether a selector at a scope goes by the last use, and further back than traces there keep their text.
+CREATE OR REPLACE FUNCTION scopefloor.outlives_traces(at_scope scopefloor.scope, selector jsonb) RETURNS bool
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(selector->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces(at_scope, 'traces', (selector->>'olderThan')::interval), false)
+$$;
+
 -- Makes a schedule at the ticket's target, or changes the one with this id there or below: what is left out stays.
 -- {status: ok, schedule}, or {status, detail}.
 CREATE OR REPLACE FUNCTION scopefloor.set_schedule(of_id uuid, is_new bool, given jsonb) RETURNS jsonb
@@ -35,15 +41,13 @@ BEGIN
   IF (given->'selector'->>'olderThan')::interval NOT BETWEEN interval '1 second' AND interval '101 years' THEN
     RAISE EXCEPTION 'scopefloor: not a duration' USING ERRCODE = 'check_violation';
   END IF;
-  IF given->'selector'->>'since' = 'lastUsed' AND scopefloor.conflicts_with_traces((
-      SELECT s FROM scopefloor.scope s WHERE s.tags = t->'target' AND is_new
-      UNION ALL SELECT s FROM scopefloor.scope s JOIN scopefloor.forget_schedule o ON o.scope_id = s.id WHERE NOT is_new AND o.id = of_id), 'traces', (given->'selector'->>'olderThan')::interval) THEN
-    RETURN '{"status": "conflict", "detail": "by its last use nothing can be kept for longer than traces keep their text: give traces as long, or use since: created"}';
-  END IF;
   IF is_new THEN
     PERFORM scopefloor.hold_scope(t->'target');
     at_scope := scopefloor.ensure_scope(t->'target');
     PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
+    IF scopefloor.outlives_traces(at_scope, given->'selector') THEN
+      RETURN scopefloor.needs_traces();
+    END IF;
     IF (SELECT count(*) FROM scopefloor.forget_schedule o WHERE o.scope_id = at_scope.id AND o.set_by @> (t->'floor')) >= most
        OR (SELECT count(*) FROM (SELECT 1 FROM scopefloor.forget_schedule o WHERE o.tenant_id = at_scope.tenant_id AND o.set_by @> (t->'floor') LIMIT most_of_tenant) n) >= most_of_tenant THEN
       RETURN jsonb_build_object('status', 'quota-exceeded', 'detail', format('there may be at most %s schedules at a scope and %s in a tenant; delete one first', most, most_of_tenant));
@@ -59,6 +63,10 @@ BEGIN
     RETURN '{"status": "not-found", "detail": ""}';
   ELSIF NOT f.set_by @> (t->'floor') THEN
     RETURN '{"status": "forbidden", "detail": "a key above this one has made this schedule"}';
+  END IF;
+  SELECT * INTO at_scope FROM scopefloor.scope s WHERE s.id = f.scope_id;
+  IF scopefloor.outlives_traces(at_scope, given->'selector') THEN
+    RETURN scopefloor.needs_traces();
   END IF;
   UPDATE scopefloor.forget_schedule o
   SET name = coalesce(given->>'name', o.name), cron = coalesce(given->>'cron', o.cron), timezone = coalesce(given->>'timezone', o.timezone),
