@@ -146,8 +146,10 @@ describe.runIf(onPostgres())("a worker that is killed with -9 in an erasure", ()
         const run = async () => (await service.database.sql("SELECT state, counts FROM scopefloor.forget_run"))[0];
         let interrupted = 0;
         for (let round = 0; round < 20 && (await run())?.state !== "done"; round++) {
+          const before = JSON.stringify(await run());
           worker = await start();
-          await pause(150 + (round % 5) * 120);
+          // As soon as it has gone a step further: first the mark, then batch by batch.
+          await until("a step", async () => JSON.stringify(await run()) !== before, 60);
           const killed = new Promise((resolve) => worker?.once("exit", resolve));
           worker.kill("SIGKILL");
           await killed;
