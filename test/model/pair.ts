@@ -133,7 +133,12 @@ async function setRules(service: TestService, scope: object, rules: number, rand
   else {
     await put("holds", { subject: random.pick(WORDS), reason: "a case" });
     const settings = { language: random.pick(["auto", "en", "de"]), cacheSeconds: random.pick([0, 60]) };
-    await put("settings", { ...settings, contextTokens: 100 + random.below(400), chunkTokens: 50 + random.below(200) });
+    // Room for all there is: a block names ids, and how many tokens an id has differs between the worlds.
+    await put("settings", {
+      ...settings,
+      contextTokens: 4_000 + random.below(400),
+      chunkTokens: 50 + random.below(200),
+    });
     await put("retention", { olderThan: "P9Y", action: "erase" });
   }
 }
