@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { endOverdueTransactions } from "../db/upkeep/watchdog.ts";
 import { failureOf } from "../log.ts";
+import { startRounds } from "./rounds.ts";
 import { reconcileGraphs } from "./vector-graphs.ts";
 
 const HOUSEKEEPING_INTERVAL_MS = 60_000;
@@ -102,15 +103,13 @@ export function startHousekeeping(
   { log, graphFrom, overdueMs, journal }: HousekeepingOptions,
 ): { stop(): Promise<void> } {
   let stopped = false;
-  let timer: NodeJS.Timeout | undefined;
-  let round: Promise<void> = Promise.resolve();
   let building: Promise<void> | undefined;
   const failed = (error: unknown) => {
     if (!stopped) log.error(failureOf(error), "housekeeping failed");
   };
-  const run = () => {
+  const round = () =>
     // The journal first, and by itself: what is forgotten must outlive whatever else does not work.
-    round = Promise.resolve(journal?.save())
+    Promise.resolve(journal?.save())
       .catch(failed)
       .then(() => runHousekeeping(database, new Date()))
       .then(() => {
@@ -120,20 +119,15 @@ export function startHousekeeping(
           .finally(() => {
             building = undefined;
           });
-      })
-      .catch(failed)
-      .finally(() => {
-        if (!stopped) timer = setTimeout(run, HOUSEKEEPING_INTERVAL_MS);
       });
-  };
-  timer = setTimeout(run, 1_000);
+  const rounds = startRounds(round, { firstMs: 1_000, everyMs: HOUSEKEEPING_INTERVAL_MS, failed });
   const watch = watchTransactions(database, overdueMs, log);
   return {
     stop: async () => {
       stopped = true;
-      clearTimeout(timer);
+      const ended = rounds.stop();
       await watch.stop();
-      await round;
+      await ended;
       await building;
       await journal?.save();
     },

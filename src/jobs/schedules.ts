@@ -2,6 +2,7 @@ import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { nextRun } from "../governance/cron.ts";
 import { failureOf } from "../log.ts";
+import { type Rounds, startRounds } from "./rounds.ts";
 
 const INTERVAL_MS = 5_000;
 /** Rules, and schedules, that are looked at in one transaction. */
@@ -47,25 +48,8 @@ export async function orderDueRuns(database: Database, log?: Logger): Promise<vo
 }
 
 /** Does so every few seconds, until it is stopped. */
-export function startSchedules(database: Database, log: Logger): { stop(): Promise<void> } {
-  let stopped = false;
-  let timer: NodeJS.Timeout | undefined;
-  let round = Promise.resolve();
-  const run = () => {
-    round = orderDueRuns(database, log)
-      .catch((error: unknown) => {
-        if (!stopped) log.error(failureOf(error), "scheduled forgets could not be ordered");
-      })
-      .finally(() => {
-        if (!stopped) timer = setTimeout(run, INTERVAL_MS);
-      });
-  };
-  timer = setTimeout(run, INTERVAL_MS);
-  return {
-    stop: async () => {
-      stopped = true;
-      clearTimeout(timer);
-      await round;
-    },
-  };
-}
+export const startSchedules = (database: Database, log: Logger): Rounds =>
+  startRounds(() => orderDueRuns(database, log), {
+    everyMs: INTERVAL_MS,
+    failed: (error) => log.error(failureOf(error), "scheduled forgets could not be ordered"),
+  });

@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import { sealAudit } from "../jobs/housekeeping.ts";
+import { type Rounds, startRounds } from "../jobs/rounds.ts";
 import { failureOf } from "../log.ts";
 
 const INTERVAL_MS = 1_000;
@@ -20,27 +21,14 @@ export async function settleHolds(database: Database): Promise<void> {
 }
 
 /** Keeps budgets and the sums of usage up to date, until it is stopped. */
-export function startSettling(database: Database, log: Logger): { stop(): Promise<void> } {
-  let stopped = false;
-  let timer: NodeJS.Timeout | undefined;
-  let round = Promise.resolve();
+export function startSettling(database: Database, log: Logger): Rounds {
   let rounds = 0;
-  const run = () => {
-    round = settleHolds(database)
-      .then(() => (++rounds % SEAL_EVERY === 0 ? sealAudit(database) : undefined))
-      .catch((error: unknown) => {
-        if (!stopped) log.error(failureOf(error), "budgets could not be settled");
-      })
-      .finally(() => {
-        if (!stopped) timer = setTimeout(run, INTERVAL_MS);
-      });
+  const settle = async () => {
+    await settleHolds(database);
+    if (++rounds % SEAL_EVERY === 0) await sealAudit(database);
   };
-  timer = setTimeout(run, INTERVAL_MS);
-  return {
-    stop: async () => {
-      stopped = true;
-      clearTimeout(timer);
-      await round;
-    },
-  };
+  return startRounds(settle, {
+    everyMs: INTERVAL_MS,
+    failed: (error) => log.error(failureOf(error), "budgets could not be settled"),
+  });
 }
