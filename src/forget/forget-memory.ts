@@ -3,7 +3,8 @@ import { refuseChunk } from "../memory/correct.ts";
 import { findMemory } from "../memory/memories.ts";
 import { NOTHING, writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
-import { confirmationsOf, forgetItems } from "./forget-query.ts";
+import { forgetItems } from "./forget-items.ts";
+import { confirmationsOf } from "./forget-query.ts";
 
 /**
  * Erases one memory by the id that hits have: a turn with what it said before, a fact with what confirms it, or a

@@ -1,6 +1,6 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type ForgetCounts, NOTHING } from "../traces/receipt.ts";
-import { forgetItems } from "./forget-query.ts";
+import { forgetItems } from "./forget-items.ts";
 
 /** Rows of one kind in one transaction: other requests go on between them. */
 export const ROWS_AT_ONCE = 2_000;

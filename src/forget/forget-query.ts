@@ -1,8 +1,5 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
-import { forgetBytes } from "../documents/bytes.ts";
-import { removeDocuments } from "../documents/documents.ts";
 import { notFound, unprocessable } from "../errors.ts";
-import { removeEntities } from "../memory/entities.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
 import type { QueryVectors } from "../models/models.ts";
 import { fetchHits } from "../recall/answer/hits.ts";
@@ -11,9 +8,10 @@ import { NO_FILTER } from "../recall/ranking/filter.ts";
 import { rankByDistance } from "../recall/ranking/vector.ts";
 import { type ForgottenItems, NOTHING, writeReceipt } from "../traces/receipt.ts";
 import { recordSpent, recordTrace, spentOn, type TraceFields } from "../traces/record.ts";
-import { matchNames, removeNames } from "./matching/document-names.ts";
+import { forgetItems } from "./forget-items.ts";
+import { matchNames } from "./matching/document-names.ts";
 import { factsOfSession, type Match, matchUnranked } from "./matching/facts-and-items.ts";
-import { isNarrow, type Keep, keepSelected, matchSelected, type Selection } from "./matching/selection.ts";
+import { isNarrow, KEEP_ALL, type Keep, keepSelected, matchSelected, type Selection } from "./matching/selection.ts";
 import { hasIdentifiers, passagesAbout, type Topic, topicOf } from "./matching/topic.ts";
 
 /** More than this at once is a scope to erase, not a topic to forget. */
@@ -125,62 +123,6 @@ function traceForget(tx: ScopedTransaction, { spentOnOthers }: QueryVectors, fie
 const hiddenByView = async (tx: ScopedTransaction, matches: readonly Match[]): Promise<{ hiddenByView?: true }> =>
   matches.length === 0 && (await tx.call<boolean>("hides_scopes")) ? { hiddenByView: true } : {};
 
-/** Takes the items away, for good or out of every answer; gives how many by table. */
-export async function forgetItems(
-  tx: ScopedTransaction,
-  items: ForgottenItems,
-  purge: boolean,
-): Promise<Record<string, number>> {
-  const counts = purge ? await erase(tx, items) : await expire(tx, items);
-  // Bytes and keywords hold what a chunk of theirs held.
-  const document = items.contents.length === 0 ? 0 : await forgetBytes(tx, items.contents);
-  const names = await removeNames(tx, items);
-  const entity = items.entities.length === 0 ? 0 : (await removeEntities(tx, items.entities)).length;
-  const whole =
-    items.documents.length === 0
-      ? 0
-      : purge
-        ? await removeDocuments(tx, items.documents)
-        : await expireDocuments(tx, items.documents);
-  return { ...counts, ...nonZero({ document: document + whole, names, entity }) };
-}
-
-/** Their parts are recalled no more; the files stay. Gives how many there were. */
-async function expireDocuments(tx: ScopedTransaction, ids: readonly string[]): Promise<number> {
-  await tx.update(
-    "passage",
-    { expiredAt: sql`now()`, embedding: null, embedderId: null, terms: sql`''::bytea` },
-    sql`document_id = ANY (${list(ids)}::uuid[]) AND expired_at IS NULL`,
-  );
-  return ids.length;
-}
-
-/** Out of every route and tier at once, but kept for audit: no vector, no words. */
-async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, items }: ForgottenItems) {
-  const passage = await tx.update(
-    "passage",
-    { expiredAt: sql`now()`, embedding: null, embedderId: null, terms: sql`''::bytea` },
-    sql`id = ANY (${list(ids)}::uuid[]) AND expired_at IS NULL`,
-  );
-  const turn = await tx.update(
-    "turn",
-    { expiredAt: sql`now()` },
-    sql`id = ANY (${list(turns)}::uuid[]) AND expired_at IS NULL`,
-  );
-  const expired = await forgetFacts(tx, facts, false);
-  // The keyed store has no expired values: what is forgotten there is gone.
-  return { passage, turn, ...nonZero({ ...expired, memory_item: await removeItems(tx, items) }) };
-}
-
-/** Takes facts away, and works out what is known without them; gives how many by table. */
-const forgetFacts = async (tx: ScopedTransaction, ids: readonly string[], forGood: boolean) =>
-  ids.length === 0 ? {} : tx.call<Record<string, number>>("forget_facts", sql`${list(ids)}::uuid[]`, forGood);
-
-const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
-  ids.length === 0 ? 0 : tx.remove("memory_item", sql`id = ANY (${list(ids)}::uuid[])`);
-
-const nonZero = (counts: Record<string, number>) => Object.fromEntries(Object.entries(counts).filter(([, n]) => n > 0));
-
 /** The rows that a passage is made from: its turn, or the fact that has the same id. */
 const itemsOf = (matches: readonly Match[], { sessionId, query, selection }: ForgetRequest): ForgottenItems => ({
   ...NOTHING,
@@ -211,54 +153,6 @@ export async function confirmationsOf(
   return rows.map(({ id }) => id);
 }
 
-/** Entities of which nothing is said any more: their names were said with what was forgotten. */
-const removeUnused = (tx: ScopedTransaction, entities: readonly string[]) =>
-  tx.remove(
-    "entity",
-    sql`id = ANY (${list(entities)}::uuid[])
-      AND NOT EXISTS (SELECT 1 FROM ${tx.read("attribute", "a")} WHERE a.entity_id = entity.id)
-      AND NOT EXISTS (SELECT 1 FROM ${tx.read("relation", "r")} WHERE r.entity_id = entity.id OR r.target_id = entity.id)`,
-  );
-
-/** Facts, by a condition on them, with the entities that nothing else is said of. */
-async function eraseFacts(tx: ScopedTransaction, where: SQL) {
-  const facts = await tx.rows<{ id: string; about: string[] }>(sql`
-    SELECT a.id, jsonb_build_array(a.entity_id) AS about FROM ${tx.read("attribute", "a")} WHERE ${where}
-    UNION ALL SELECT r.id, jsonb_build_array(r.entity_id, r.target_id) FROM ${tx.read("relation", "r")} WHERE ${where}`);
-  if (facts.length === 0) return {};
-  const erased = await forgetFacts(
-    tx,
-    facts.map(({ id }) => id),
-    true,
-  );
-  const entity = await removeUnused(tx, [...new Set(facts.flatMap(({ about }) => about))]);
-  return nonZero({ ...erased, entity });
-}
-
-async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items, sessions }: ForgottenItems) {
-  if (sessions.length > 0) {
-    // What was expired in it before goes as well.
-    const inSession = sql`session_id = ANY (${list(sessions)}::uuid[])`;
-    const passage = await tx.remove("passage", inSession);
-    const turn = await tx.remove("turn", inSession);
-    const erased = await eraseFacts(tx, inSession);
-    return {
-      passage,
-      turn,
-      ...erased,
-      session: await tx.remove("session", sql`id = ANY (${list(sessions)}::uuid[])`),
-    };
-  }
-  const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
-  // With what they said before.
-  const turn = await tx.remove(
-    "turn",
-    sql`id = ANY (${list(turns)}::uuid[]) OR corrected_id = ANY (${list(turns)}::uuid[])`,
-  );
-  const erased = facts.length === 0 ? {} : await eraseFacts(tx, sql`id = ANY (${list(facts)}::uuid[])`);
-  return { passage, turn, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
-}
-
 async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: Topic | undefined): Promise<Match[]> {
   const { selection } = request;
   if (request.query === undefined && request.sessionId === undefined) {
@@ -269,7 +163,7 @@ async function matchesOf(tx: ScopedTransaction, request: ForgetRequest, topic: T
       );
     return selected;
   }
-  const keep = selection === undefined || !isNarrow(selection) ? undefined : keepSelected(tx, selection);
+  const keep = selection === undefined || !isNarrow(selection) ? KEEP_ALL : keepSelected(tx, selection);
   return matchesOfWords(tx, request, topic, keep);
 }
 
@@ -277,7 +171,7 @@ async function matchesOfWords(
   tx: ScopedTransaction,
   request: ForgetRequest,
   topic: Topic | undefined,
-  keep: Keep | undefined,
+  keep: Keep,
 ): Promise<Match[]> {
   if (request.sessionId !== undefined) {
     const known = await tx.row<{ scopeId: number }>(
@@ -291,15 +185,10 @@ async function matchesOfWords(
     if (known === undefined) throw notFound();
     if (request.query === undefined) await refuseOthersSession(tx, request.sessionId);
   }
-  if (request.query === undefined || topic === undefined) {
-    const all = await wholeSession(tx, request);
-    const wanted = await keep?.(all.map(({ id }) => id));
-    return all.filter(({ id }) => wanted?.has(id) !== false);
-  }
+  if (request.query === undefined || topic === undefined) return keep(await wholeSession(tx, request));
   const said = await passagesAbout(tx, topic, request.threshold, request.sessionId, MAX_MATCHES, keep);
   const nearest = await nearby(tx, request, topic);
-  const wanted = await keep?.(nearest.map(({ id }) => id));
-  const near = nearest.filter(({ id }) => wanted?.has(id) !== false);
+  const near = await keep(nearest);
   const reasons = new Map<string, { score: number; why: string }>();
   for (const { id, share, says } of said) reasons.set(id, { score: share, why: `says ${says.join(", ")}` });
   for (const { id, score } of near)

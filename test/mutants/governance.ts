@@ -50,7 +50,7 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
   },
   {
     name: "governance: what a turn said before outlives it (threat 17)",
-    file: "src/forget/forget-query.ts",
+    file: "src/forget/forget-items.ts",
     from: " OR corrected_id = ANY (${list(turns)}::uuid[])",
     to: "",
     tests: [MEMORIES],

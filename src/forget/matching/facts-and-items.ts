@@ -31,8 +31,7 @@ interface Wanted {
   readonly sessionId: string | undefined;
   /** For good: what was expired before, or corrected, goes too. */
   readonly purge: boolean;
-  /** Which rows are wanted at all; absent: all. */
-  readonly keep?: Keep | undefined;
+  readonly keep: Keep;
 }
 
 /**
@@ -105,7 +104,7 @@ async function rowsSaying<Found extends Row>(
   topic: Topic,
   threshold: number,
   limit: number,
-  keep: Keep | undefined,
+  keep: Keep,
 ): Promise<(Found & { readonly share: number })[]> {
   const slices = new Slices();
   const found: (Found & { readonly share: number })[] = [];
@@ -119,8 +118,7 @@ async function rowsSaying<Found extends Row>(
       if (share !== undefined) saying.push({ ...row, share });
       await slices.pause();
     }
-    const wanted = await keep?.(saying.map(({ id }) => id));
-    found.push(...saying.filter(({ id }) => wanted?.has(id) !== false));
+    found.push(...(await keep(saying)));
     after = rows.at(-1)?.id ?? NIL;
     if (rows.length < PAGE) break;
   }

@@ -183,22 +183,24 @@ export async function matchSelected(
   }));
 }
 
-/** Of some rows, by their ids, those that are wanted. */
-export type Keep = (ids: readonly string[]) => Promise<ReadonlySet<string>>;
+/** Of some rows those that are wanted. */
+export type Keep = <Row extends { readonly id: string }>(rows: readonly Row[]) => Promise<Row[]>;
+export const KEEP_ALL: Keep = async (rows) => [...rows];
 
 /** Of what a request's words have found, what the selection has too. */
 export const keepSelected =
   (tx: ScopedTransaction, selection: Selection): Keep =>
-  async (ids) => {
-    if (ids.length === 0) return new Set();
-    const among: Selection = { ...selection, ids };
+  async (rows) => {
+    if (rows.length === 0) return [];
+    const among: Selection = { ...selection, ids: rows.map(({ id }) => id) };
     const kept = await tx.rows<{ id: string }>(sql`
     SELECT p.id FROM ${tx.read("passage", "p")} WHERE ${conditionOn(PASSAGE, among)}
     UNION SELECT f.id FROM ${tx.read("attribute", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT f.id FROM ${tx.read("relation", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE ${conditionOn(ITEM, among)}
     UNION SELECT t.id FROM ${tx.read("turn", "t")} WHERE t.corrected_id IS NOT NULL AND ${conditionOn(FORMER, among)}`);
-    return new Set(kept.map(({ id }) => id));
+    const ids = new Set(kept.map(({ id }) => id));
+    return rows.filter(({ id }) => ids.has(id));
   };
 
 /** Whether a selection asks for anything at all. */

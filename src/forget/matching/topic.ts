@@ -9,6 +9,7 @@ import { NO_FILTER } from "../../recall/ranking/filter.ts";
 import { type Analyser, type AskedWord, IN_COMPOUND } from "../../text/analysis/analyse.ts";
 import { folded } from "../../text/analysis/fold.ts";
 import { normalForm } from "../../text/normal-form.ts";
+import type { Keep } from "./selection.ts";
 
 /** What orders a forget, or fills it out, and names nothing by itself. */
 const COMMANDS = new Set(
@@ -162,8 +163,6 @@ const TOLERANCE = 1e-9;
 /**
  * The passages that say at least `threshold` of a topic, the most first. That they have its identifiers
  * is looked at in their text.
- *
- * @param keep which of them are wanted at all; absent: all
  */
 export async function passagesAbout(
   tx: ScopedTransaction,
@@ -171,7 +170,7 @@ export async function passagesAbout(
   threshold: number,
   sessionId: string | undefined,
   limit: number,
-  keep?: (ids: readonly string[]) => Promise<ReadonlySet<string>>,
+  keep: Keep,
 ): Promise<TopicMatch[]> {
   if (topic.weight === 0) return [];
   const places = await topic.search.select(
@@ -187,9 +186,7 @@ export async function passagesAbout(
       topic.identifiers.length === 0
         ? undefined
         : new Map((await fetchHits(tx, passages)).map((hit) => [hit.id, hit.text]));
-    const wanted = await keep?.(passages.map(({ id }) => id));
-    for (const { id, scopeId, frequencies } of passages) {
-      if (wanted?.has(id) === false) continue;
+    for (const { id, scopeId, frequencies } of await keep(passages)) {
       if (texts !== undefined && !hasIdentifiers(texts.get(id) ?? "", topic)) continue;
       found.push({ id, scopeId, ...shareOf(topic, (place) => (frequencies[place] ?? 0) > 0) });
     }

@@ -8,8 +8,8 @@ import { removeChunks } from "../../documents/documents.ts";
 import { hashSecret, newSecret } from "../../keys/secret.ts";
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { type ForgottenItems, scopeDigest } from "../../traces/receipt.ts";
+import { forgetItems } from "../forget-items.ts";
 import { forgetOld } from "../forget-old.ts";
-import { forgetItems } from "../forget-query.ts";
 import { eraseSubtree } from "../subtree.ts";
 import { type JournalLine, nameOf, type ReceiptLine, readJournal } from "./journal.ts";
 
