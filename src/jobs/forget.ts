@@ -9,7 +9,7 @@ import {
   ROWS_AT_ONCE,
 } from "../forget/forget-old.ts";
 import { DEFAULT_THRESHOLD, forgetMatching, MAX_MATCHES } from "../forget/forget-query.ts";
-import { eraseSubtree } from "../forget/subtree.ts";
+import { ERASURE, eraseSubtree } from "../forget/subtree.ts";
 import { HELD_SQLSTATE } from "../governance/holds.ts";
 import { NO_VECTORS } from "../models/models.ts";
 import { type ForgetCounts, writeReceipt } from "../traces/receipt.ts";
@@ -99,17 +99,21 @@ async function countOld(tx: ScopedTransaction, run: RunStep): Promise<ForgetCoun
 
 const ROWS_COUNTED = 100_000;
 
-/** Tables whose rows go in batches, children first; with them, by their foreign keys, goes what hangs on them. */
-const ERASED_IN_BATCHES = [
-  "passage",
-  "document",
-  "attribute",
-  "relation",
-  "entity",
-  "memory_item",
-  "turn",
-  "session",
+/** What the index of words is made of, and what goes with its document or passage. */
+const ERASED_WITH_OTHERS = [
+  "posting_block",
+  "segment",
+  "chunk_band",
+  "keyword",
+  "document_link",
+  "document_content",
 ] as const;
+type ErasedWithOthers = (typeof ERASED_WITH_OTHERS)[number];
+type ErasedInBatches = Exclude<(typeof ERASURE.delete)[number], ErasedWithOthers>;
+/** Tables whose rows go in batches, children first; with them, by their foreign keys, goes what hangs on them. */
+const ERASED_IN_BATCHES = ERASURE.delete.filter(
+  (table): table is ErasedInBatches => !(ERASED_WITH_OTHERS as readonly string[]).includes(table),
+);
 
 /** The next rows of scopes that go as a whole. What is left, and the scopes themselves, go at the end. */
 async function eraseSome(tx: ScopedTransaction): Promise<Batch> {

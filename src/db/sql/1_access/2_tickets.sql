@@ -71,6 +71,18 @@ BEGIN
   RETURN payload;
 END $$;
 
+-- The ticket of a transaction that forgets.
+CREATE OR REPLACE FUNCTION scopefloor.forget_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
 -- The ticket of a call that manages keys: 'manage' for the management routes, 'self' for a key's own.
 CREATE OR REPLACE FUNCTION scopefloor.key_ticket() RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -13,18 +13,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object('keys', coalesce(jsonb_agg(k.jwk ORDER BY k.created_at, k.id), '[]')) FROM scopefloor.receipt_key k
 $$;
 
--- The ticket of a transaction that forgets.
-CREATE OR REPLACE FUNCTION scopefloor.forget_ticket() RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-  t jsonb := scopefloor.ticket();
-BEGIN
-  IF t IS NULL OR t->>'mode' NOT IN ('delete', 'forget', 'erase') THEN
-    RAISE EXCEPTION 'scopefloor: not a ticket for forgetting' USING ERRCODE = 'insufficient_privilege';
-  END IF;
-  RETURN t;
-END $$;
-
 -- What is signed of a receipt of this transaction: numbers, ids and hashes of names, so that no later erasure touches it.
 CREATE OR REPLACE FUNCTION scopefloor.receipt_statement(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
