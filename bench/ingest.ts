@@ -6,7 +6,8 @@ import { modelRegistry } from "../src/db/access/model-registry.ts";
 import { createLog } from "../src/log.ts";
 import { prepareTurns, storeTurns } from "../src/memory/turns.ts";
 import { UNMETERED } from "../src/metering/model-call.ts";
-import { LOCAL_MODELS, Models } from "../src/models/models.ts";
+import { Models } from "../src/models/models.ts";
+import { LOCAL_MODELS } from "../src/models/settings.ts";
 import { round, table } from "./measure.ts";
 import { openPeer } from "./peer-store.ts";
 import { benchStore } from "./store.ts";
@@ -30,14 +31,14 @@ export default async function ingest(): Promise<Record<string, unknown>> {
     for (const texts of batches) {
       let began = performance.now();
       const prepared = await prepareTurns(
-        models,
+        models.in(),
         UNMETERED,
         texts.map((content) => ({ role: "user", content, labels: [], category: null, observedAt: undefined })),
       );
       embedding += performance.now() - began;
       began = performance.now();
       await store.store("tenant", async (tx) => {
-        await storeTurns(tx, models, prepared, undefined);
+        await storeTurns(tx, prepared, undefined);
       });
       ours += performance.now() - began;
       const vectors = (prepared.embedded?.vectors ?? []).map((vector) => JSON.parse(vector ?? "[]") as number[]);

@@ -189,6 +189,19 @@ CREATE TABLE "scopefloor"."retention_rule" (
 	CONSTRAINT "retention_rule_of" UNIQUE("scope_id","kind","action","is_maximum","tenant_id")
 );
 --> statement-breakpoint
+CREATE TABLE "scopefloor"."scope_credential" (
+	"tenant_id" integer NOT NULL,
+	"scope_id" integer NOT NULL,
+	"provider" text NOT NULL,
+	"base_url" text,
+	"sealed" text NOT NULL,
+	"set_by" jsonb NOT NULL,
+	"api_key_id" uuid NOT NULL,
+	"created_at" timestamp with time zone DEFAULT now() NOT NULL,
+	"updated_at" timestamp with time zone DEFAULT now() NOT NULL,
+	CONSTRAINT "scope_credential_scope_id_provider_tenant_id_pk" PRIMARY KEY("scope_id","provider","tenant_id")
+);
+--> statement-breakpoint
 CREATE TABLE "scopefloor"."scope_setting" (
 	"tenant_id" integer NOT NULL,
 	"scope_id" integer NOT NULL,
@@ -240,6 +253,18 @@ CREATE INDEX "tenant_kept_out" ON "scopefloor"."tenant" USING btree ("id") WHERE
 CREATE INDEX "memory_item_id" ON "scopefloor"."memory_item" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "memory_item_over" ON "scopefloor"."memory_item" USING btree ("expires_at") WHERE expires_at IS NOT NULL;--> statement-breakpoint
 CREATE INDEX "usage_day_tenant" ON "scopefloor"."usage_day" USING btree ("tenant_id","day");
+--> statement-breakpoint
+DO $$
+DECLARE
+  p record;
+BEGIN
+  FOR p IN SELECT polname AS name, polrelid::regclass AS at FROM pg_policy
+           WHERE polrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'scopefloor'::regnamespace) LOOP
+    EXECUTE format('DROP POLICY %I ON %s', p.name, p.at);
+  END LOOP;
+END $$;
+--> statement-breakpoint
+DROP FUNCTION scopefloor.order_embedding;
 --> statement-breakpoint
 -- src/db/sql/1_access/2_tickets.sql
 -- Tickets: what a transaction has entered for, in a setting of that transaction, signed with
@@ -840,7 +865,7 @@ BEGIN
       'scopes', coalesce((SELECT jsonb_object_agg(s.id, s.tags) FROM scopefloor.scope s WHERE s.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
-    'settings', scopefloor.settings_at(trace_tags, requested->>'context'),
+    'settings', scopefloor.settings_at(trace_tags, requested->>'context'), 'credentials', scopefloor.credentials_at(trace_tags),
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 
@@ -903,6 +928,103 @@ BEGIN
   RETURN (WITH below AS MATERIALIZED (SELECT s.id FROM scopefloor.scope s WHERE s.tags @> (t->'floor'))
           SELECT EXISTS (SELECT 1 FROM below b WHERE b.id <> ALL (seen)));
 END $$;
+
+--> statement-breakpoint
+-- src/db/sql/2_memory/1_context.sql
+-- The deployment's Context and its embedding models: no tenant's data.
+
+-- When the Context was made; NULL without a ticket.
+CREATE OR REPLACE FUNCTION scopefloor.context_created_at(of_context text) RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT c.created_at FROM scopefloor.context c WHERE c.id = of_context AND scopefloor.ticket() IS NOT NULL
+$$;
+
+-- Writes a row of its own, for a caller that undoes it: that the database takes writes is a part of being
+-- ready. (One that stayed would be of no scope, and gone with the next day.)
+CREATE OR REPLACE FUNCTION scopefloor.try_write() RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  INSERT INTO scopefloor.erasure (hash, at) VALUES (0, clock_timestamp() - interval '1 day');
+  RETURN true;
+END $$;
+
+-- Replaces the Context's configuration; false for anybody but the operator with every right.
+CREATE OR REPLACE FUNCTION scopefloor.configure_context(of_context text, changed jsonb) RETURNS bool
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.full_ticket();
+BEGIN
+  -- The Context is everyone's: only the operator, whose floor is {}, changes it.
+  IF t IS NULL OR t->'floor' <> '{}' THEN
+    RETURN false;
+  END IF;
+  UPDATE scopefloor.context SET config = config || changed WHERE id = of_context;
+  RETURN FOUND;
+END $$;
+
+-- Makes the Context's row where there is none. Where texts were analysed in an earlier way, each scope that holds
+-- any is brought up by a job, as the first key. Gives how many.
+CREATE OR REPLACE FUNCTION scopefloor.ensure_context(of_context text, of_analyser int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  earlier int;
+  ordered int := 0;
+BEGIN
+  INSERT INTO scopefloor.context (id) VALUES (of_context) ON CONFLICT DO NOTHING;
+  SELECT c.analyser INTO STRICT earlier FROM scopefloor.context c WHERE c.id = of_context FOR UPDATE;
+  IF earlier < of_analyser THEN
+    UPDATE scopefloor.context c SET analyser = of_analyser WHERE c.id = of_context;
+  END IF;
+  IF earlier BETWEEN 1 AND of_analyser - 1 THEN -- (a migration has ordered it where there was none)
+    INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, epoch, share_group)
+    SELECT s.tenant_id, s.id, gen_random_uuid(), 'bring_up', k.id, k.principal, s.epoch, scopefloor.share_group_of(k.id)
+    FROM scopefloor.scope s CROSS JOIN (SELECT a.id, a.principal FROM scopefloor.api_key a WHERE a.parent_id IS NULL AND a.principal = 'management' ORDER BY a.created_at LIMIT 1) k
+    WHERE EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.job j WHERE j.scope_id = s.id AND j.kind = 'bring_up' AND j.state = 'queued');
+    GET DIAGNOSTICS ordered = ROW_COUNT;
+  END IF;
+  RETURN ordered;
+END $$;
+
+-- The number of a model: 31 bits of its name's hash, so that it is the same in every deployment and the
+-- vectors of a tenant that moves keep theirs.
+CREATE OR REPLACE FUNCTION scopefloor.embedder_number(of_name text) RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT ('x' || left(encode(sha256(convert_to(of_name, 'UTF8')), 'hex'), 8))::bit(32)::int & 2147483647
+$$;
+
+-- The number of a model, registered when it is new. Raises where the length of its vectors has changed.
+CREATE OR REPLACE FUNCTION scopefloor.ensure_embedder(of_name text, of_dimensions int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found scopefloor.embedder;
+BEGIN
+  INSERT INTO scopefloor.embedder (id, name, dimensions) VALUES (scopefloor.embedder_number(of_name), of_name, of_dimensions) ON CONFLICT (name) DO NOTHING;
+  SELECT * INTO STRICT found FROM scopefloor.embedder WHERE name = of_name;
+  IF found.dimensions <> of_dimensions THEN
+    RAISE EXCEPTION 'the embedding model % gave % dimensions before and gives % now', of_name, found.dimensions, of_dimensions;
+  END IF;
+  RETURN found.id;
+END $$;
+
+-- A model by its name: its number, once its vectors have a known length. What was measured of it may change.
+CREATE OR REPLACE FUNCTION scopefloor.register_embedder(of_name text, of_dimensions int, measured_distance real) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  found int := scopefloor.ensure_embedder(of_name, of_dimensions);
+BEGIN
+  UPDATE scopefloor.embedder SET near_distance = measured_distance WHERE id = found AND near_distance <> measured_distance;
+  RETURN found;
+END $$;
+
+-- The models that any stored vector is of, for the service as a whole: what a query is embedded with.
+CREATE OR REPLACE FUNCTION scopefloor.embedders_in_use() RETURNS TABLE (id int, name text, dimensions int)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT e.id, e.name, e.dimensions FROM scopefloor.embedder e
+  -- The first scope that has any is enough.
+  WHERE EXISTS (SELECT 1 FROM scopefloor.scope_counter c WHERE c.embedder_id = e.id AND c.passages > 0
+                AND (SELECT sum(o.passages) FROM scopefloor.scope_counter o WHERE o.scope_id = c.scope_id AND o.embedder_id = e.id) > 0)
+$$;
 
 --> statement-breakpoint
 -- src/db/sql/2_memory/2_documents.sql
@@ -1998,7 +2120,7 @@ BEGIN
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags)));
   RETURN jsonb_build_object(
     'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags, 'target', s.tags,
-    'settings', scopefloor.settings_at(s.tags, in_context),
+    'settings', scopefloor.settings_at(s.tags, in_context), 'credentials', scopefloor.credentials_at(s.tags),
     'read', jsonb_build_object(
       'scopes', coalesce((SELECT jsonb_object_agg(o.id, o.tags) FROM scopefloor.scope o WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
@@ -2378,6 +2500,71 @@ BEGIN
 END $$;
 
 --> statement-breakpoint
+-- src/db/sql/3_governance/6_credentials.sql
+-- Keys for providers that a scope has of its own: of those above a place, the narrowest scope's is its calls'. The
+-- database keeps them sealed and has no key that opens them (src/models/credentials.ts).
+
+-- What anybody is told of one.
+CREATE OR REPLACE FUNCTION scopefloor.credential_shown(base_url text, updated_at timestamptz) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN jsonb_build_object('baseUrl', base_url, 'updatedAt', updated_at);
+END $$;
+
+-- Those in force at these tags, by provider. Of two as narrow the first by its path.
+CREATE OR REPLACE FUNCTION scopefloor.credentials_above(of_tags jsonb) RETURNS TABLE (provider text, base_url text, sealed text, updated_at timestamptz, tags jsonb)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  above jsonb[] := scopefloor.scopes_between('{}', of_tags);
+  ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above));
+BEGIN
+  RETURN QUERY SELECT DISTINCT ON (c.provider) c.provider, c.base_url, c.sealed, c.updated_at, s.tags
+    FROM scopefloor.scope_credential c JOIN scopefloor.scope s ON s.id = c.scope_id WHERE c.scope_id = ANY (ids)
+    ORDER BY c.provider, scopefloor.tag_count(s.tags) DESC,
+      (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(s.tags) t) COLLATE "C";
+END $$;
+
+-- The same for the service, which opens them: {provider: {provider, baseUrl, sealed, scope}}.
+CREATE OR REPLACE FUNCTION scopefloor.credentials_at(of_tags jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  -- Where no scope has any, this is all that anybody pays for them.
+  IF NOT EXISTS (SELECT 1 FROM scopefloor.scope_credential) THEN
+    RETURN '{}';
+  END IF;
+  RETURN (SELECT coalesce(jsonb_object_agg(c.provider, jsonb_build_object('provider', c.provider, 'baseUrl', c.base_url, 'sealed', c.sealed, 'scope', c.tags)), '{}')
+          FROM scopefloor.credentials_above(of_tags) c);
+END $$;
+
+-- What a scope has set, settings and credentials, each with the floor that set it. Of a credential no more than that it is there.
+CREATE OR REPLACE FUNCTION scopefloor.set_at(at_scope int) RETURNS TABLE (name text, value jsonb, set_by jsonb, of_provider text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT v.name, v.value, v.set_by, NULL::text FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope
+    UNION ALL SELECT 'credentials.' || c.provider, scopefloor.credential_shown(c.base_url, c.updated_at), c.set_by, c.provider
+              FROM scopefloor.scope_credential c WHERE c.scope_id = at_scope;
+END $$;
+
+-- For a worker that has the keys: what is not sealed with this one, in order, after a place in it.
+CREATE OR REPLACE FUNCTION scopefloor.credentials_under_others(current_key text, after_scope int, after_provider text, most int) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT coalesce(jsonb_agg(jsonb_build_object('scopeId', o.scope_id, 'provider', o.provider, 'baseUrl', o.base_url, 'sealed', o.sealed, 'scope', o.tags) ORDER BY o.scope_id, o.provider), '[]')
+          FROM (SELECT c.scope_id, c.provider, c.base_url, c.sealed, s.tags FROM scopefloor.scope_credential c JOIN scopefloor.scope s ON s.id = c.scope_id
+                WHERE split_part(c.sealed, '.', 1) <> current_key AND (c.scope_id, c.provider) > (after_scope, after_provider)
+                ORDER BY c.scope_id, c.provider LIMIT most) o);
+END $$;
+
+-- The same credential under another key; one that has changed meanwhile stays as it is.
+CREATE OR REPLACE FUNCTION scopefloor.reseal_credential(at_scope int, of_provider text, before text, after text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE scopefloor.scope_credential c SET sealed = after WHERE c.scope_id = at_scope AND c.provider = of_provider AND c.sealed = before;
+END $$;
+
+--> statement-breakpoint
 -- src/db/sql/3_governance/6_settings.sql
 -- Settings by scope: of a value that several scopes above a place set, the narrowest one's holds.
 
@@ -2408,8 +2595,8 @@ BEGIN
       (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(s.tags) t) COLLATE "C";
 END $$;
 
--- Sets values at the ticket's target: {name: value}. {status: ok, scope}, or {status, detail} and then none.
-CREATE OR REPLACE FUNCTION scopefloor.set_settings(given jsonb) RETURNS jsonb
+-- Sets values at the ticket's target, {name: value}, and credentials, {provider: {sealed, baseUrl}}. {status: ok, scope, settings}, or {status, detail} and then none.
+CREATE OR REPLACE FUNCTION scopefloor.set_settings(given jsonb, credentials jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.rule_ticket();
@@ -2422,15 +2609,19 @@ BEGIN
   PERFORM scopefloor.hold_scope(t->'target');
   at_scope := scopefloor.ensure_scope(t->'target');
   PERFORM 1 FROM scopefloor.scope s WHERE s.id = at_scope.id FOR NO KEY UPDATE;
-  SELECT v.name INTO above FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope.id AND given ? v.name AND NOT v.set_by @> (t->'floor') LIMIT 1;
+  SELECT v.name INTO above FROM scopefloor.set_at(at_scope.id) v
+  WHERE (given ? v.name OR credentials ? v.of_provider) AND NOT v.set_by @> (t->'floor') LIMIT 1;
   IF above IS NOT NULL THEN
     RETURN jsonb_build_object('status', 'forbidden', 'detail', format('a key above this one has set %s', above));
   END IF;
   INSERT INTO scopefloor.scope_setting AS o (tenant_id, scope_id, name, value, set_by, api_key_id)
   SELECT at_scope.tenant_id, at_scope.id, g.key, g.value, t->'floor', (t->>'key')::uuid FROM jsonb_each(given) g
   ON CONFLICT (scope_id, name, tenant_id) DO UPDATE SET value = EXCLUDED.value, set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp();
+  INSERT INTO scopefloor.scope_credential AS o (tenant_id, scope_id, provider, base_url, sealed, set_by, api_key_id)
+  SELECT at_scope.tenant_id, at_scope.id, g.key, g.value->>'baseUrl', g.value->>'sealed', t->'floor', (t->>'key')::uuid FROM jsonb_each(credentials) g
+  ON CONFLICT (scope_id, provider, tenant_id) DO UPDATE SET base_url = EXCLUDED.base_url, sealed = EXCLUDED.sealed, set_by = EXCLUDED.set_by, api_key_id = EXCLUDED.api_key_id, updated_at = clock_timestamp();
   RETURN jsonb_build_object('status', 'ok', 'scope', at_scope.tags,
-    'settings', (SELECT jsonb_object_agg(v.name, v.value) FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope.id));
+    'settings', (SELECT jsonb_object_agg(v.name, v.value) FROM scopefloor.set_at(at_scope.id) v));
 END $$;
 
 -- What scopes of the ticket's target and below set, by page: {total, scopes: [{scope, settings}]}.
@@ -2444,10 +2635,11 @@ BEGIN
     ids := scopefloor.ids_in(t->'read');
   END IF;
   RETURN (WITH found AS MATERIALIZED (
-            SELECT v.scope_id, jsonb_object_agg(v.name, v.value) AS settings FROM scopefloor.scope_setting v WHERE ids IS NULL OR v.scope_id = ANY (ids) GROUP BY 1),
+            SELECT s.scope_id FROM scopefloor.scope_setting s WHERE ids IS NULL OR s.scope_id = ANY (ids)
+            UNION SELECT c.scope_id FROM scopefloor.scope_credential c WHERE ids IS NULL OR c.scope_id = ANY (ids)),
           shown AS (SELECT f.* FROM found f ORDER BY f.scope_id LIMIT most OFFSET after)
           SELECT jsonb_build_object('total', (SELECT count(*) FROM found), 'scopes', coalesce((
-            SELECT jsonb_agg(jsonb_build_object('scope', s.tags, 'settings', o.settings) ORDER BY o.scope_id) FROM shown o JOIN scopefloor.scope s ON s.id = o.scope_id), '[]')));
+            SELECT jsonb_agg(jsonb_build_object('scope', s.tags, 'settings', (SELECT jsonb_object_agg(v.name, v.value) FROM scopefloor.set_at(o.scope_id) v)) ORDER BY o.scope_id) FROM shown o JOIN scopefloor.scope s ON s.id = o.scope_id), '[]')));
 END $$;
 
 -- What is in force at the ticket's target: {name: {value, scope}}; null in place of a scope: the Context's.
@@ -2457,7 +2649,9 @@ DECLARE
   t jsonb := scopefloor.rule_ticket();
 BEGIN
   RETURN coalesce((SELECT jsonb_object_agg(c.key, jsonb_build_object('value', c.value, 'scope', NULL)) FROM scopefloor.context o, jsonb_each(o.config) c WHERE o.id = in_context), '{}')
-    || coalesce((SELECT jsonb_object_agg(v.name, jsonb_build_object('value', v.value, 'scope', v.tags)) FROM scopefloor.settings_above(t->'target') v), '{}');
+    || coalesce((SELECT jsonb_object_agg(v.name, jsonb_build_object('value', v.value, 'scope', v.tags)) FROM scopefloor.settings_above(t->'target') v), '{}')
+    || coalesce((SELECT jsonb_object_agg('credentials.' || c.provider, jsonb_build_object('value', scopefloor.credential_shown(c.base_url, c.updated_at), 'scope', c.tags))
+                 FROM scopefloor.credentials_above(t->'target') c), '{}');
 END $$;
 
 -- Takes values of the ticket's target away (null: all): {status: ok}, or {status, detail}.
@@ -2471,11 +2665,12 @@ BEGIN
   IF scopefloor.full_ticket() IS NULL THEN
     RETURN scopefloor.needs_every_right();
   END IF;
-  IF EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
+  IF EXISTS (SELECT 1 FROM scopefloor.set_at(at_scope) v WHERE (names IS NULL OR v.name = ANY (names)) AND NOT v.set_by @> (t->'floor')) THEN
     RETURN '{"status": "forbidden", "detail": "a key above this one has set one of these"}';
   END IF;
-  DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names));
-  GET DIAGNOSTICS dropped = ROW_COUNT;
+  WITH settings AS (DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = at_scope AND (names IS NULL OR v.name = ANY (names)) RETURNING 1),
+    credentials AS (DELETE FROM scopefloor.scope_credential c WHERE c.scope_id = at_scope AND (names IS NULL OR 'credentials.' || c.provider = ANY (names)) RETURNING 1)
+  SELECT (SELECT count(*) FROM settings) + (SELECT count(*) FROM credentials) INTO dropped;
   RETURN jsonb_build_object('status', CASE dropped WHEN 0 THEN 'not-found' ELSE 'ok' END, 'detail', '');
 END $$;
 
@@ -3064,21 +3259,25 @@ END $$;
 
 -- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
 -- Numbers only: {scopes, passages, pending}; NULL for a key that has less than every right.
-CREATE OR REPLACE FUNCTION scopefloor.order_embedding(of_embedder int) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.order_embedding(in_context text, standard text, offered jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.full_ticket();
   summary jsonb;
+  any_choice bool := EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.name = 'embeddings');
+  in_general text := (SELECT c.config->>'embeddings' FROM scopefloor.context c WHERE c.id = in_context);
 BEGIN
   IF t IS NULL THEN
     RETURN NULL;
   END IF;
   WITH reached AS MATERIALIZED (
-    SELECT s.tenant_id, s.id, s.epoch FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
+    SELECT s.tenant_id, s.id, s.epoch, s.tags FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
   counted AS MATERIALIZED (
     SELECT r.tenant_id, r.id, r.epoch, sum(c.passages) AS passages,
-           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM of_embedder), 0) AS pending
-    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id GROUP BY 1, 2, 3),
+           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM chosen.embedder), 0) AS pending
+    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id
+    CROSS JOIN LATERAL (SELECT coalesce(offered->>coalesce(CASE WHEN any_choice THEN (SELECT v.value#>>'{}' FROM scopefloor.settings_above(r.tags) v WHERE v.name = 'embeddings') END, in_general), offered->>standard)::int AS embedder) chosen
+    GROUP BY 1, 2, 3),
   ordered AS (
     INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
     SELECT c.tenant_id, c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.share_group_of((t->>'key')::uuid)
@@ -3195,7 +3394,7 @@ BEGIN
   RETURN jsonb_build_object(
     'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
     'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags,
-    'settings', scopefloor.settings_at(s.tags, in_context));
+    'settings', scopefloor.settings_at(s.tags, in_context), 'credentials', scopefloor.credentials_at(s.tags));
 END $$;
 
 -- In the transaction of the job's effect: both are there or neither.
@@ -3371,7 +3570,7 @@ BEGIN
     unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
       AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
            OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
-           OR EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id))
+           OR EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_credential c WHERE c.scope_id = s.id))
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
     DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
@@ -3379,6 +3578,7 @@ BEGIN
     DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = ANY (unruled) AND r.set_by @> (t->'floor');
     DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = ANY (unruled) AND f.set_by @> (t->'floor');
     DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = ANY (unruled) AND v.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_credential c WHERE c.scope_id = ANY (unruled) AND c.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
@@ -3387,6 +3587,7 @@ BEGIN
       AND NOT EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_credential c WHERE c.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
@@ -3830,6 +4031,7 @@ BEGIN
     ('legal_hold', '{subject,words,reason,set_by}'),
     ('retention_rule', '{set_by}'),
     ('scope_setting', '{value,set_by}'),
+    ('scope_credential', '{sealed,set_by}'),
     ('template', '{body}'),
     ('tenant', '{name}'),
     ('forget_schedule', '{name,selector,set_by}'),
@@ -4189,7 +4391,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"credentials_above":[],"credentials_at":[],"credentials_under_others":["worker"],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reseal_credential":["worker"],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_at":[],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

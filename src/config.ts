@@ -1,8 +1,8 @@
 import { z } from "zod";
 import type { QuotaLimits } from "./load/quotas.ts";
 import type { ProxySettings } from "./load/strangers.ts";
-import type { ModelSettings } from "./models/models.ts";
 import type { RerankerSettings } from "./models/reranker.ts";
+import type { ModelSettings } from "./models/settings.ts";
 
 const databaseUrl = z
   .string()
@@ -11,6 +11,22 @@ const databaseUrl = z
 const portNumber = z.coerce.number().int().min(0).max(65535);
 
 const quota = (fallback: number) => z.coerce.number().int().min(1).max(Number.MAX_SAFE_INTEGER).default(fallback);
+
+/** A model as configured. */
+const MODEL = /^(local|[a-z][a-z0-9_-]{0,40}:[^\s,]{1,200})$/;
+
+/** Several values with commas between. */
+const separated = <T extends z.ZodType<unknown, string>>(one: T) =>
+  z
+    .string()
+    .default("")
+    .transform((given) =>
+      given
+        .split(",")
+        .map((each) => each.trim())
+        .filter((each) => each !== ""),
+    )
+    .pipe(z.array(one).max(50));
 
 const environment = z.object({
   PORT: portNumber.default(7700),
@@ -48,11 +64,20 @@ const environment = z.object({
   SCOPEFLOOR_ROLE: z.enum(["api", "worker", "all"]).default("all"),
   SCOPEFLOOR_EMBEDDINGS: z
     .string()
-    .regex(
-      /^(local|[a-z][a-z0-9_-]{0,40}:\S{1,200})$/,
-      "must be local, or provider:model such as openai:text-embedding-3-small",
-    )
+    .regex(MODEL, "must be local, or provider:model such as openai:text-embedding-3-small")
     .default("local"),
+  SCOPEFLOOR_EMBEDDINGS_OFFERED: separated(
+    z.string().regex(MODEL, "must be local, or provider:model, several with commas between"),
+  ),
+  SCOPEFLOOR_CREDENTIAL_KEYS: separated(
+    z
+      .string()
+      .transform((key) => Buffer.from(key, /^[0-9a-f]{64}$/i.test(key) ? "hex" : "base64"))
+      .refine((key) => key.length === 32, "must be 32 bytes each, in hex or base64 (openssl rand -base64 32)"),
+  ),
+  SCOPEFLOOR_PROVIDER_URLS: separated(
+    z.url({ protocol: /^https?$/, error: "must be http or https URLs, with commas between" }),
+  ),
   SCOPEFLOOR_CHAT_MODEL: z.undefined({ error: "must be unset: this version uses no chat model" }).optional(),
   OPENAI_API_KEY: z.string().optional(),
   OPENAI_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
@@ -157,6 +182,9 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     role: v.SCOPEFLOOR_ROLE,
     models: {
       embeddings: v.SCOPEFLOOR_EMBEDDINGS,
+      offered: v.SCOPEFLOOR_EMBEDDINGS_OFFERED,
+      credentialKeys: v.SCOPEFLOOR_CREDENTIAL_KEYS,
+      providerUrls: v.SCOPEFLOOR_PROVIDER_URLS,
       timeoutMs: v.SCOPEFLOOR_MODEL_TIMEOUT_MS,
       openaiApiKey: v.OPENAI_API_KEY,
       openaiBaseUrl: v.OPENAI_BASE_URL,

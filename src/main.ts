@@ -7,11 +7,13 @@ import { longestTransactionMs, openDatabase } from "./db/connect/open.ts";
 import { isLoopback, refuseSuperuser } from "./db/connect/warnings.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
 import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
+import { resealCredentials } from "./governance/credentials.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { startSchedules } from "./jobs/schedules.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
 import { createLog } from "./log.ts";
 import { startSettling } from "./metering/settling.ts";
+import { CredentialSeal } from "./models/credentials.ts";
 import { createService, prepareDatabase } from "./service.ts";
 import { openReceiptKey, ReceiptSigner } from "./traces/receipt-signer.ts";
 
@@ -54,6 +56,7 @@ async function main(): Promise<void> {
   const schedules = config.role === "api" ? undefined : startSchedules(database, log);
   const worker = config.role === "api" ? undefined : { concurrency: config.jobs };
   const signer = await receiptSigner(database, config, mayMigrate, log);
+  if (config.role !== "api") await resealCredentials(database, new CredentialSeal(models.credentialKeys), log);
   const service = await createService(database, { context, log, models, reranker, signer, worker, proxy, quotas });
   const server = config.role === "worker" ? undefined : await listen(createServer(service.app.callback()), config);
   if (server) announce(server, config, firstKey, log);

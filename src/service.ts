@@ -15,8 +15,11 @@ import { ShareGroups } from "./load/share-groups.ts";
 import { type ProxySettings, Strangers } from "./load/strangers.ts";
 import { HoldBatcher } from "./metering/hold-batcher.ts";
 import { BudgetedKeys } from "./metering/request-meter.ts";
-import { LOCAL_MODELS, type ModelSettings, Models, registerModel } from "./models/models.ts";
+import { opener } from "./models/credentials.ts";
+import { Models } from "./models/models.ts";
+import { registerModels } from "./models/register.ts";
 import { Reranker, type RerankerSettings } from "./models/reranker.ts";
+import { LOCAL_MODELS, type ModelSettings } from "./models/settings.ts";
 import { readinessOf } from "./readiness.ts";
 import { ANALYSER } from "./text/analysis/analyse.ts";
 import type { ReceiptSigner } from "./traces/receipt-signer.ts";
@@ -79,7 +82,7 @@ export async function prepareDatabase(
     owner.query("SELECT scopefloor.number_deployment($1::int)", [options.deployment ?? null]),
   );
   await inTransaction(database.owner, (owner) => owner.query("SELECT scopefloor.close_side_channels()"));
-  await registerModel(modelRegistry(database), options.models ?? LOCAL_MODELS, options.log);
+  await registerModels(modelRegistry(database), options.models ?? LOCAL_MODELS, options.log);
   const [row] = await inTransaction(database.owner, (owner) =>
     owner.query("SELECT scopefloor.ensure_context($1, $2) AS scopes", [options.context, ANALYSER]),
   );
@@ -111,7 +114,10 @@ export async function createService(database: Database, options: ServiceOptions)
     metering: { database, holds, budgeted: new BudgetedKeys(), log },
     auditReports: new FairQueue(AUDIT_REPORTS),
     models,
-    reranker: options.reranker === undefined ? undefined : new Reranker(options.reranker),
+    reranker:
+      options.reranker === undefined
+        ? undefined
+        : new Reranker(options.reranker, opener(models.seal, models.settings.providerUrls)),
     signer: options.signer,
     context,
     log,

@@ -1,5 +1,6 @@
-import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
+import type { Models } from "../models/models.ts";
 import { recordTrace } from "../traces/record.ts";
 
 /** How far a subtree is on its way to the present model. */
@@ -11,9 +12,18 @@ export interface EmbeddingProgress {
   readonly embedded: number;
 }
 
-/** Orders vectors of a model for whatever in the subtree has none of it. Asked again, it says how far that is. */
-export async function orderEmbedding(tx: ScopedTransaction, embedderId: number): Promise<EmbeddingProgress> {
-  const ordered = await tx.call<Omit<EmbeddingProgress, "embedded"> | null>("order_embedding", sql`${embedderId}::int`);
+/** Orders vectors of its scope's model for whatever in the subtree has none of it. Asked again, it says how far that is. */
+export async function orderEmbedding(
+  tx: ScopedTransaction,
+  context: string,
+  models: Pick<Models, "settings" | "offered">,
+): Promise<EmbeddingProgress> {
+  const ordered = await tx.call<Omit<EmbeddingProgress, "embedded"> | null>(
+    "order_embedding",
+    context,
+    models.settings.embeddings,
+    json(Object.fromEntries(models.offered)),
+  );
   if (ordered === null)
     throw new AppError(
       "forbidden",

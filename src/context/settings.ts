@@ -22,6 +22,8 @@ export const contextSettings = {
   chunkTokens: z.int().min(50).max(2_000).optional(),
   /** Whether the reranker is asked, where there is one. */
   reranker: z.boolean().optional(),
+  /** What texts are embedded with from then on: `local` or `provider:model`, of those that the operator offers. */
+  embeddings: z.string().min(1).max(241).optional(),
 };
 
 export interface ContextSettings {
@@ -32,6 +34,8 @@ export interface ContextSettings {
   readonly language: string;
   readonly chunkTokens: number;
   readonly reranker: boolean;
+  /** Undefined: the service's. */
+  readonly embeddings?: string;
 }
 
 export const DEFAULT_SETTINGS: ContextSettings = {
@@ -46,7 +50,7 @@ export const DEFAULT_SETTINGS: ContextSettings = {
 
 interface ContextFacts {
   readonly context: string;
-  readonly models: Pick<Models, "current">;
+  readonly models: Pick<Models, "standard">;
 }
 
 /** The settings in force, as entering the transaction brought them. */
@@ -70,14 +74,14 @@ async function describe(tx: ScopedTransaction, { context, models }: ContextFacts
   if (createdAt === null) throw notFound();
   return {
     id: context,
-    config: { ...settings, models: { embeddings: `${models.current.provider}:${models.current.model}`, chat: null } },
+    config: { ...settings, models: { embeddings: `${models.standard.provider}:${models.standard.model}`, chat: null } },
     createdAt: new Date(createdAt).toISOString(),
   };
 }
 
 /** Changes what is named and keeps the rest. Only the operator, whose floor is {}, may. */
 export async function configureContext(tx: ScopedTransaction, facts: ContextFacts, change: Partial<ContextSettings>) {
-  const changed = await tx.call<boolean>("configure_context", facts.context, json({ ...tx.entry.settings, ...change }));
+  const changed = await tx.call<boolean>("configure_context", facts.context, json(change));
   if (!changed)
     throw new AppError(
       "forbidden",

@@ -1,7 +1,7 @@
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
-import type { QueryVectors } from "../models/models.ts";
+import type { QueryVectors } from "../models/metered.ts";
 import { fetchHits } from "../recall/answer/hits.ts";
 import type { Candidate } from "../recall/ranking/candidate.ts";
 import { NO_FILTER } from "../recall/ranking/filter.ts";

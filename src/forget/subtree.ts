@@ -46,6 +46,7 @@ export const ERASURE = {
     "forget_schedule",
     "forget_run",
     "scope_setting",
+    "scope_credential",
   ],
   /** Numbers only: counts that the deletions above bring to zero, and what was used and held, which is paid. */
   keep: ["scope_counter", "vector_index", "usage_hour", "storage_day", "budget_hold", "stored_change"],

@@ -2,10 +2,15 @@ import { contextSettings, DEFAULT_SETTINGS } from "../context/settings.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { recordTrace } from "../traces/record.ts";
 import { type Answer, accepted } from "./answer.ts";
+import { CREDENTIAL_PROVIDERS, type SealedCredentials } from "./credentials.ts";
 
 /** What a scope may set for itself and all below it: the same as the Context. */
 export const SETTING_NAMES = Object.keys(contextSettings) as readonly (keyof typeof contextSettings)[];
-export type Settings = Readonly<Partial<Record<(typeof SETTING_NAMES)[number], unknown>>>;
+/** And what answers call its credentials. */
+export const CREDENTIAL_NAMES = CREDENTIAL_PROVIDERS.map((provider) => `credentials.${provider}` as const);
+export type Settings = Readonly<
+  Partial<Record<(typeof SETTING_NAMES)[number] | (typeof CREDENTIAL_NAMES)[number], unknown>>
+>;
 
 export interface ScopeSettings {
   readonly scope: Record<string, string>;
@@ -18,10 +23,17 @@ export interface EffectiveSetting {
   readonly scope: Record<string, string> | null;
 }
 
-/** Sets values at the transaction's scope; what is not given stays. */
-export async function setSettings(tx: ScopedTransaction, settings: Settings): Promise<ScopeSettings> {
-  const { scope, settings: now } = accepted(await tx.call<Answer<ScopeSettings>>("set_settings", json(settings)));
-  recordTrace(tx, { kind: "decision", operation: "settings_change", tierReason: Object.keys(settings).join(", ") });
+/** Sets values at the transaction's scope, and credentials, sealed for it; what is not given stays. */
+export async function setSettings(
+  tx: ScopedTransaction,
+  settings: Settings,
+  credentials: SealedCredentials = {},
+): Promise<ScopeSettings> {
+  const { scope, settings: now } = accepted(
+    await tx.call<Answer<ScopeSettings>>("set_settings", json(settings), json(credentials)),
+  );
+  const names = [...Object.keys(settings), ...Object.keys(credentials).map((provider) => `credentials.${provider}`)];
+  recordTrace(tx, { kind: "decision", operation: "settings_change", tierReason: names.join(", ") });
   return { scope, settings: now };
 }
 
@@ -36,9 +48,12 @@ export const listSettings = (
 export async function effectiveSettings(
   tx: ScopedTransaction,
   context: string,
+  embeddings: string,
 ): Promise<Record<string, EffectiveSetting>> {
   const set = await tx.call<Record<string, EffectiveSetting>>("effective_settings", context);
-  const defaults = Object.entries(DEFAULT_SETTINGS).map(([name, value]) => [name, { value, scope: null }] as const);
+  const defaults = Object.entries({ ...DEFAULT_SETTINGS, embeddings }).map(
+    ([name, value]) => [name, { value, scope: null }] as const,
+  );
   return { ...Object.fromEntries(defaults), ...set };
 }
 

@@ -150,7 +150,7 @@ class Visit {
   async replayBefore(): Promise<void> {
     const idempotency = this.#idempotency;
     const { models, reranker } = this.#deps;
-    if (idempotency === undefined || !(models.current.isRemote || reranker !== undefined)) return;
+    if (idempotency === undefined || !(models.areRemote || reranker !== undefined)) return;
     const found = await this.#enter({ verb: "self", mode: "id" }, (tx) =>
       replayStored(tx, this.#spec, idempotency, this.#input),
     );

@@ -1,9 +1,10 @@
 import { v7 as uuid } from "uuid";
+import { modelsOf } from "../context/scope-models.ts";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { holdForJob, LONGEST_WAIT_SECONDS, recordLostCall, WaitsForBudget } from "../metering/job-meter.ts";
 import type { Embedded, Embedder, TokenSource } from "../models/embedder.ts";
-import { embeddingCall } from "../models/models.ts";
+import { embeddingCall } from "../models/metered.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import type { VectorText } from "../models/vectors.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -30,20 +31,21 @@ interface Waiting {
  * @throws JobGone, or ModelUnavailable or WaitsForBudget, after which the job is tried again
  */
 export async function embedPassages(deps: JobContext, job: TakenJob): Promise<void> {
-  const embedder = deps.models.current;
   // Texts of this size and above are more than a whole budget, and wait for that to be raised.
   let tooLarge: number | undefined;
   for (let done = 0; done < BATCHES_PER_JOB; done++) {
-    const held = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    const round = await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       // A fact that comes back where another is forgotten has no words yet either.
       await renew(tx, await oldPassages(tx));
+      const embedder = modelsOf(tx, deps.models).current;
       const waiting = await waitingPassages(tx, embedder.id, tooLarge);
-      if (waiting.length > 0) return holdSome(tx, embedder, waiting, job.attempts);
-      if (tooLarge !== undefined) return new WaitsForBudget(LONGEST_WAIT_SECONDS, true);
+      if (waiting.length > 0) return { embedder, held: await holdSome(tx, embedder, waiting, job.attempts) };
+      if (tooLarge !== undefined) return { embedder, held: new WaitsForBudget(LONGEST_WAIT_SECONDS, true) };
       await finish(tx);
       return undefined;
     });
-    if (held === undefined) return;
+    if (round === undefined) return;
+    const { embedder, held } = round;
     // Now that what was brought up is kept.
     if (held instanceof WaitsForBudget) throw held;
     if ("tooLarge" in held) {
@@ -198,7 +200,7 @@ async function embedEach(embedder: Embedder, batch: readonly Waiting[], attempts
       vectors.push(null);
     }
   }
-  return { vectors, tokens, tokenSource };
+  return { embedderId: embedder.id, vectors, tokens, tokenSource };
 }
 
 /** What was forgotten or has changed meanwhile is not there any more, and is left alone. */

@@ -11,7 +11,7 @@ import {
 import { DEFAULT_THRESHOLD, forgetMatching, MAX_MATCHES } from "../forget/forget-query.ts";
 import { ERASURE, eraseSubtree } from "../forget/subtree.ts";
 import { HELD_SQLSTATE } from "../governance/holds.ts";
-import { NO_VECTORS } from "../models/models.ts";
+import { NO_VECTORS } from "../models/metered.ts";
 import { type ForgetCounts, writeReceipt } from "../traces/receipt.ts";
 import { type ReceiptSigner, signReceipts } from "../traces/receipt-signer.ts";
 import { recordTrace } from "../traces/record.ts";

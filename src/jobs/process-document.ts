@@ -1,4 +1,5 @@
 import { v7 as uuid } from "uuid";
+import { modelsOf } from "../context/scope-models.ts";
 import { settingsOf } from "../context/settings.ts";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
@@ -40,7 +41,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   }
   await advance(deps, job, "chunking");
   try {
-    await storeVersion(deps, job, started.hasReadyVersion, parsed);
+    await storeVersion(deps, job, started, parsed);
   } catch (error) {
     const { code } = error as { code?: unknown };
     if (code === HELD_SQLSTATE) return fail(deps, job, "the version before is under a legal hold");
@@ -54,13 +55,14 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
 type Parsed = Awaited<ReturnType<typeof parseDocument>>;
 
 /** Stores the chunks and keywords of one version, and ends the job. */
-async function storeVersion(deps: JobContext, job: TakenJob, hasReadyVersion: boolean, parsed: Parsed): Promise<void> {
+async function storeVersion(deps: JobContext, job: TakenJob, started: Started, parsed: Parsed): Promise<void> {
+  const { embedder } = started;
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
-  const held = deps.models.current.isRemote ? undefined : await holdInline(deps, job, sum(tokens));
+  const held = embedder.isRemote ? undefined : await holdInline(deps, job, embedder, sum(tokens));
   try {
-    await storeParts(deps, job, hasReadyVersion, parsed, tokens, held);
+    await storeParts(deps, job, started, parsed, tokens, held);
   } catch (error) {
     // Where the job is gone too, the hold expires.
     if (held !== undefined)
@@ -76,7 +78,7 @@ type Held = NonNullable<Awaited<ReturnType<typeof holdInline>>>;
 async function storeParts(
   deps: JobContext,
   job: TakenJob,
-  hasReadyVersion: boolean,
+  { hasReadyVersion, embedder }: Started,
   parsed: Parsed,
   tokens: readonly number[],
   held: Held | undefined,
@@ -92,7 +94,7 @@ async function storeParts(
       if (held !== undefined) await endJobHold(tx, held.traceId);
       return finish(tx);
     });
-  const inline = held === undefined ? undefined : deps.models.current;
+  const inline = held === undefined ? undefined : embedder;
   let embedded = 0;
   const store = async (tx: ScopedTransaction, document: Version, at: number) => {
     const [chunks, counts] = [
@@ -140,8 +142,8 @@ const HOLD_SECONDS = 600;
  * What the built-in model uses for a document, held of its budgets; undefined: there is no room, and the vectors
  * are left to a job that waits.
  */
-async function holdInline(deps: JobContext, job: TakenJob, embeddingTokens: number) {
-  const { provider, model } = deps.models.current;
+async function holdInline(deps: JobContext, job: TakenJob, embedder: Embedder, embeddingTokens: number) {
+  const { provider, model } = embedder;
   const call = { operation: "extract", provider, model, isRemote: false, inputTokens: 0, embeddingTokens };
   try {
     const traceId = await enterJob(deps.database.worker, job, deps.context, (tx) => holdForJob(tx, call, HOLD_SECONDS));
@@ -172,10 +174,16 @@ const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
     SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.ready_version AS "readyVersion"
     FROM ${tx.read("document", "o")} WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int FOR SHARE`);
 
-async function start(
-  deps: JobContext,
-  job: TakenJob,
-): Promise<{ bytes: Uint8Array; mimeType: MediaType; hasReadyVersion: boolean; chunkTokens: number } | undefined> {
+/** What is to be done, and as its scope has it. */
+interface Started {
+  readonly bytes: Uint8Array;
+  readonly mimeType: MediaType;
+  readonly hasReadyVersion: boolean;
+  readonly chunkTokens: number;
+  readonly embedder: Embedder;
+}
+
+async function start(deps: JobContext, job: TakenJob): Promise<Started | undefined> {
   return enterJob(deps.database.worker, job, deps.context, async (tx) => {
     const document = await currentVersion(tx, job);
     if (document === undefined) {
@@ -200,6 +208,7 @@ async function start(
       mimeType: document.mimeType,
       hasReadyVersion: document.readyVersion !== null,
       chunkTokens: settingsOf(tx).chunkTokens,
+      embedder: modelsOf(tx, deps.models).current,
     };
   });
 }

@@ -3,8 +3,10 @@ import { contextSecondsOf } from "../context/settings.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, invalid, notFound, unprocessable } from "../errors.ts";
 import { stringifyJson } from "../exact-json.ts";
+import type { Meter } from "../metering/model-call.ts";
 import type { Embedded } from "../models/embedder.ts";
-import type { EmbeddedNow, Models } from "../models/models.ts";
+import type { EmbeddedNow } from "../models/metered.ts";
+import type { ScopeModels } from "../models/models.ts";
 import { countTokens } from "../models/tokens.ts";
 import { cuesOf } from "../text/answer-cues.ts";
 import { wordsOfKey } from "../text/names.ts";
@@ -109,8 +111,8 @@ function valueIn(text: string, { entity, key }: FactValue): string {
 
 /** Makes the vector of the new text, before the transaction opens. */
 export const embedCorrection = (
-  models: Models,
-  meter: Parameters<Models["embedNow"]>[0],
+  models: ScopeModels,
+  meter: Meter,
   { said }: CheckedCorrection,
 ): Promise<EmbeddedNow | undefined> =>
   said === undefined ? Promise.resolve(undefined) : models.embedNow(meter, [said]);
@@ -122,7 +124,6 @@ export const embedCorrection = (
  */
 export async function correctMemory(
   tx: ScopedTransaction,
-  models: Models,
   checked: CheckedCorrection,
   now: EmbeddedNow | undefined,
 ): Promise<MemoryWithHistory> {
@@ -130,8 +131,8 @@ export async function correctMemory(
   const embedded = now?.embedded;
   const id =
     fact !== undefined && change.keepHistory === true
-      ? await sayAnew(tx, models, checked, fact, embedded)
-      : await changeInPlace(tx, models, checked, embedded);
+      ? await sayAnew(tx, checked, fact, embedded)
+      : await changeInPlace(tx, checked, embedded);
   if (said !== undefined && embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
   recordTrace(tx, {
     kind: "decision",
@@ -146,7 +147,6 @@ export async function correctMemory(
 
 async function changeInPlace(
   tx: ScopedTransaction,
-  models: Models,
   { memory, change, said, value }: CheckedCorrection,
   embedded: Embedded | undefined,
 ): Promise<string> {
@@ -161,7 +161,7 @@ async function changeInPlace(
       ...(change.expiresAt === undefined ? {} : { endsAt: endOf(change.expiresAt) }),
       keepHistory: change.keepHistory ?? false,
     }),
-    sql`${models.current.id}::int`,
+    sql`${embedded?.embedderId ?? null}::int`,
   );
   if (corrected === null) throw notFound();
   if (corrected.full !== undefined)
@@ -192,7 +192,6 @@ async function indexed(tx: ScopedTransaction, memory: Memory, said: string, embe
 /** The new value follows the old one, which stays for the past. */
 async function sayAnew(
   tx: ScopedTransaction,
-  models: Models,
   { memory, change, value }: CheckedCorrection,
   { entity, key, category }: FactValue,
   embedded: Embedded | undefined,
@@ -206,7 +205,6 @@ async function sayAnew(
       observedAt: undefined,
       sessionId: memory.sessionId,
       turnId: null,
-      embedderId: models.current.id,
       contextSeconds: contextSecondsOf(tx),
     },
     embedded,

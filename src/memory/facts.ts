@@ -3,7 +3,7 @@ import { contextSecondsOf } from "../context/settings.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { Meter } from "../metering/model-call.ts";
 import type { Embedded } from "../models/embedder.ts";
-import type { Models } from "../models/models.ts";
+import type { ScopeModels } from "../models/models.ts";
 import { recordTrace, spending } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { type StoredTriple, sentenceOf, storeTriples, type Triple } from "./triples.ts";
@@ -25,7 +25,7 @@ export interface PreparedFact {
 
 /** @param turn the fact in words, if it has any */
 export async function prepareFact(
-  models: Models,
+  models: ScopeModels,
   meter: Meter,
   turn: NewTurn | undefined,
   triples: readonly Triple[],
@@ -57,12 +57,11 @@ export interface StoredFact {
 /** Stores a fact's words as a turn, and its triples as entities, attributes and relations. */
 export async function storeFact(
   tx: ScopedTransaction,
-  models: Models,
   fact: PreparedFact,
   inSession: string | undefined,
 ): Promise<StoredFact> {
   const sessionId = inSession ?? (await insertSession(tx, {})).id;
-  const turns = fact.turns.turns.length === 0 ? undefined : await insertTurns(tx, models, fact.turns, sessionId);
+  const turns = fact.turns.turns.length === 0 ? undefined : await insertTurns(tx, fact.turns, sessionId);
   const triples =
     fact.triples.length === 0
       ? []
@@ -74,7 +73,6 @@ export async function storeFact(
             observedAt: fact.observedAt,
             sessionId,
             turnId: turns?.turnIds[0] ?? null,
-            embedderId: models.current.id,
             contextSeconds: contextSecondsOf(tx),
           },
           fact.embedded,

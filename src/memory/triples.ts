@@ -57,7 +57,6 @@ export interface Saying {
   /** RFC 3339; undefined: now, by the database's clock. */
   readonly observedAt: string | undefined;
   readonly labels: readonly string[];
-  readonly embedderId: number;
   /** How long what is only so for a while is so, in seconds. */
   readonly contextSeconds: number;
 }
@@ -100,7 +99,7 @@ export async function storeTriples(
     json(rows),
     about.sessionId,
     about.turnId,
-    embedded === undefined ? null : about.embedderId,
+    embedded?.embedderId ?? null,
   );
   const stored = triples.map(({ category: _, ...triple }, i) => ({ ...triple, ...outcomes[i] }) as StoredTriple);
   // Of two values for the same key in one call the later has taken the earlier one's place already.

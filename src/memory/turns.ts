@@ -4,7 +4,7 @@ import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError } from "../errors.ts";
 import type { Meter } from "../metering/model-call.ts";
 import { countAll, type Embedded } from "../models/embedder.ts";
-import type { Models } from "../models/models.ts";
+import type { ScopeModels } from "../models/models.ts";
 import { recordTrace, spending } from "../traces/record.ts";
 import { insertSession } from "./sessions.ts";
 import { storePassages } from "./store-passages.ts";
@@ -32,7 +32,11 @@ export interface PreparedTurns {
   readonly spent: ReturnType<typeof spending>;
 }
 
-export async function prepareTurns(models: Models, meter: Meter, turns: readonly NewTurn[]): Promise<PreparedTurns> {
+export async function prepareTurns(
+  models: ScopeModels,
+  meter: Meter,
+  turns: readonly NewTurn[],
+): Promise<PreparedTurns> {
   const texts = turns.map((turn) => turn.content);
   const [counted, now] = await Promise.all([countedTurns(turns), models.embedNow(meter, texts)]);
   return { turns: counted, embedded: now.embedded, spent: spending(now) };
@@ -53,12 +57,11 @@ export interface StoredTurns {
 /** Stores a batch of turns at the end of a session, or of a new one, and makes each a passage. */
 export async function storeTurns(
   tx: ScopedTransaction,
-  models: Models,
   prepared: PreparedTurns,
   inSession: string | undefined,
 ): Promise<StoredTurns> {
   const sessionId = inSession ?? (await insertSession(tx, {})).id;
-  const stored = await insertTurns(tx, models, prepared, sessionId);
+  const stored = await insertTurns(tx, prepared, sessionId);
   if (prepared.embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
   recordTrace(tx, {
     kind: "decision",
@@ -72,7 +75,6 @@ export async function storeTurns(
 /** Only the rows: the caller records the trace, and orders the vectors that are missing. */
 export async function insertTurns(
   tx: ScopedTransaction,
-  models: Models,
   { turns: prepared, embedded }: Pick<PreparedTurns, "turns" | "embedded">,
   sessionId: string,
 ): Promise<StoredTurns> {
@@ -98,7 +100,7 @@ export async function insertTurns(
   );
   await storePassages(
     tx,
-    embedded === undefined ? null : models.current.id,
+    embedded?.embedderId ?? null,
     rows.map(({ id, passageId, seq, role, content, labels, category, tokens, observedAt }, i) => ({
       id: passageId,
       kind: "turn",

@@ -12,6 +12,8 @@ export type { VectorText };
 export type TokenSource = "provider" | "tokenizer";
 
 export interface Embedded {
+  /** The model's row in `embedder`. */
+  readonly embedderId: number;
   /** One for each text; null where the model finds nothing in it. */
   readonly vectors: (VectorText | null)[];
   /** What it cost, as the provider says, or else as the service's tokenizer counts. */
@@ -106,7 +108,7 @@ export function overLangChain(embeddings: EmbeddingsFor, facts: EmbedderFacts): 
           count: texts.length,
           dimensions,
         });
-        return { vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
+        return { embedderId: facts.id, vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
       }
       const vectors: (VectorText | null)[] = [];
       let said = 0;
@@ -123,8 +125,8 @@ export function overLangChain(embeddings: EmbeddingsFor, facts: EmbedderFacts): 
         said += answer.tokens ?? 0;
       }
       return isSaid
-        ? { vectors, tokens: said, tokenSource: "provider" }
-        : { vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
+        ? { embedderId: facts.id, vectors, tokens: said, tokenSource: "provider" }
+        : { embedderId: facts.id, vectors, tokens: sum(await countAll(texts)), tokenSource: "tokenizer" };
     },
   };
 }

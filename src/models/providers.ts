@@ -1,4 +1,5 @@
 import type { EmbeddingsInterface } from "@langchain/core/embeddings";
+import type { OwnKey } from "./credentials.ts";
 
 /** A model as configured, `provider:model`. */
 export interface ModelName {
@@ -26,8 +27,13 @@ const PROVIDERS: Record<string, { readonly package: string; readonly embeddings:
   pinecone: { package: "@langchain/pinecone", embeddings: "PineconeEmbeddings" },
 };
 
+/** The provider whose models take a scope's own key. */
+export const OWN_KEY_PROVIDER = "openai";
+
 /** Makes a model's client for one call, which goes through this `fetch` where the client takes one. */
 export type EmbeddingsFor = (fetch: typeof globalThis.fetch) => EmbeddingsInterface;
+/** The same by the service's own key, or by another. */
+export type EmbeddingsBy = (own?: OwnKey) => EmbeddingsFor;
 
 type EmbeddingsClass = new (fields: object) => EmbeddingsInterface;
 
@@ -42,7 +48,7 @@ export interface ProviderSettings {
 /**
  * @throws Error with one line that says what to do: an unknown provider, a package that is not installed
  */
-export async function resolveEmbeddings(name: ModelName, settings: ProviderSettings): Promise<EmbeddingsFor> {
+export async function resolveEmbeddings(name: ModelName, settings: ProviderSettings): Promise<EmbeddingsBy> {
   const known = PROVIDERS[name.provider];
   if (known === undefined) {
     throw new Error(
@@ -61,22 +67,21 @@ export async function resolveEmbeddings(name: ModelName, settings: ProviderSetti
   }
   // The queue tries again, with the provider's own wish for a pause; here a call is one call.
   const common = { model: name.model, maxRetries: 0 };
-  if (name.provider === "openai") {
-    return (fetch) =>
-      new Embeddings({
+  if (name.provider === OWN_KEY_PROVIDER) {
+    return (own) => (fetch) => {
+      const baseURL = own?.baseUrl ?? settings.openaiBaseUrl;
+      return new Embeddings({
         ...common,
-        apiKey: settings.openaiApiKey ?? "none",
+        apiKey: own?.apiKey ?? settings.openaiApiKey ?? "none",
         // Numbers as JSON: not every compatible server knows the other format.
         encodingFormat: "float",
         stripNewLines: false,
-        configuration: {
-          fetch,
-          ...(settings.openaiBaseUrl === undefined ? {} : { baseURL: settings.openaiBaseUrl }),
-        },
+        configuration: { fetch, ...(baseURL === undefined ? {} : { baseURL }) },
       });
+    };
   }
   if (name.provider === "ollama") {
-    return (fetch) =>
+    return () => (fetch) =>
       new Embeddings({
         ...common,
         fetch,
@@ -85,5 +90,5 @@ export async function resolveEmbeddings(name: ModelName, settings: ProviderSetti
       });
   }
   const client = new Embeddings(common);
-  return () => client;
+  return () => () => client;
 }

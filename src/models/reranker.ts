@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type Credentials, OwnClients, type OwnKey, type SealedCredential } from "./credentials.ts";
 import { MOST_TOKENS } from "./tokens.ts";
 import { ModelUnavailable, wasUnreached } from "./unavailable.ts";
 
@@ -8,6 +9,9 @@ export interface RerankerSettings {
   readonly model: string | undefined;
   readonly apiKey: string | undefined;
 }
+
+/** What scopes' own keys for it are stored under. */
+export const RERANK_PROVIDER = "rerank";
 
 export interface Reranked {
   /** One score for each text, higher is better; undefined for a text that the model left out. */
@@ -45,11 +49,25 @@ const unavailable = (what: string, cause?: unknown, isRefusal = false) =>
  */
 export class Reranker {
   readonly settings: RerankerSettings;
+  /** By scopes' own keys. */
+  readonly #own: OwnClients<Reranker>;
   #shape: Shape = "documents";
   #pausedUntil = 0;
 
-  constructor(settings: RerankerSettings) {
+  /** @param open opens scopes' own keys */
+  constructor(settings: RerankerSettings, open: (credential: SealedCredential) => OwnKey) {
     this.settings = settings;
+    this.#own = new OwnClients(open, (key) =>
+      key instanceof ModelUnavailable
+        ? new Unusable(settings, open, key)
+        : new Reranker({ ...settings, apiKey: key.apiKey, url: key.baseUrl ?? settings.url }, open),
+    );
+  }
+
+  /** The reranker as a scope calls it: by its own key, where it has one. */
+  in(credentials: Credentials): Reranker {
+    const own = credentials[RERANK_PROVIDER];
+    return own === undefined ? this : this.#own.of(own);
   }
 
   /** @throws ModelUnavailable when it does not answer in time, or not with scores */
@@ -122,6 +140,20 @@ export class Reranker {
       signal: AbortSignal.timeout(REQUEST_MS),
       redirect: "error",
     });
+  }
+}
+
+/** One whose key cannot be used. */
+class Unusable extends Reranker {
+  readonly #reason: ModelUnavailable;
+
+  constructor(settings: RerankerSettings, open: (credential: SealedCredential) => OwnKey, reason: ModelUnavailable) {
+    super(settings, open);
+    this.#reason = reason;
+  }
+
+  override async rerank(): Promise<Reranked> {
+    throw this.#reason;
   }
 }
 

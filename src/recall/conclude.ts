@@ -1,5 +1,5 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
-import type { QueryVectors } from "../models/models.ts";
+import type { QueryVectors } from "../models/metered.ts";
 import { recordSpent, recordTrace, type TraceFields, type TraceSummary } from "../traces/record.ts";
 import type { Hit } from "./answer/hits.ts";
 import type { SearchResult, Tier } from "./ranking/search.ts";

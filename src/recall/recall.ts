@@ -3,7 +3,8 @@ import type { AccessRequest } from "../db/access/entry.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
 import type { Meter } from "../metering/model-call.ts";
-import { type Models, NO_VECTORS, type QueryVectors } from "../models/models.ts";
+import { NO_VECTORS, type QueryVectors } from "../models/metered.ts";
+import type { Models } from "../models/models.ts";
 import type { Reranker } from "../models/reranker.ts";
 import { recordSpent, spending } from "../traces/record.ts";
 import { fetchHits } from "./answer/hits.ts";
@@ -12,7 +13,7 @@ import { answerFromCache, storeAnswer } from "./cache.ts";
 import { conclude, type RecallAbout, type Recalled } from "./conclude.ts";
 import { canonicalQuestion, questionDigest } from "./question.ts";
 import { type SearchRequest, type SearchResult, search } from "./ranking/search.ts";
-import { otherModels } from "./vectors.ts";
+import { type QueryModels, queryModels, withoutLooking } from "./vectors.ts";
 
 /** What a recall needs of the service. */
 export interface RecallDeps {
@@ -36,15 +37,20 @@ const RERANK_POOL = 50;
 /** What models have supplied so far; a transaction that needs more of it is undone and begun anew. */
 interface Supplies {
   readonly vectors?: QueryVectors;
-  /** The models besides the current one that the vectors are of; absent: nobody has looked yet whether there are any. */
-  readonly others?: ReadonlySet<number>;
+  /** What they are made with; absent: nobody has looked yet. */
+  readonly asked?: QueryModels;
   /** The search whose hits were reranked, with their new order. */
   readonly reranked?: { readonly found: SearchResult; readonly version: string | null; readonly order: RerankedHits };
 }
 
 type Need =
-  | { readonly kind: "vectors"; readonly others: ReadonlySet<number> }
-  | { readonly kind: "order"; readonly found: SearchResult; readonly version: string | null };
+  | { readonly kind: "vectors"; readonly asked: QueryModels }
+  | {
+      readonly kind: "order";
+      readonly reranker: Reranker;
+      readonly found: SearchResult;
+      readonly version: string | null;
+    };
 
 /**
  * Recall through the tiers below `direct`: the cache, then hybrid or full_context, then the reranker
@@ -72,6 +78,9 @@ export async function recallThroughTiers<T>(
   }
 }
 
+/** What takes no models. */
+const NO_MODELS: Supplies = { vectors: NO_VECTORS, asked: undefined };
+
 class Recall {
   /** Under which the answer is cached. */
   readonly question: Uint8Array | undefined;
@@ -92,36 +101,30 @@ class Recall {
     const reranker = request.mode === "hybrid" ? deps.reranker : undefined;
     this.#reranker = reranker;
     this.question = questionDigest({ ...this.#request, fullContextTokens: 0 }, [
-      deps.models.current.id,
+      deps.models.standard.id,
       ...(reranker === undefined ? [] : ["reranked", reranker.settings.url, reranker.settings.model ?? ""]),
     ]);
   }
 
   /** Vectors that take no network are made at once. */
   async firstSupplies(): Promise<Supplies> {
+    if (this.#request.mode === "bm25") return NO_MODELS;
     const { models } = this.#deps;
-    const none = new Set<number>();
-    if (this.#request.mode === "bm25") return { vectors: NO_VECTORS, others: none };
-    return {
-      ...(models.current.isRemote ? {} : { vectors: await this.#embed(none) }),
-      ...((await models.haveOthers()) ? {} : { others: none }),
-    };
+    const asked = await withoutLooking(models);
+    if (asked !== undefined) return { vectors: await this.#embed(asked), asked };
+    return models.standard.isRemote ? {} : { vectors: await this.#embed({ models: models.in(), others: new Set() }) };
   }
 
   async supply(need: Need): Promise<Supplies> {
     const { query } = this.#request;
-    if (need.kind === "vectors") return { vectors: await this.#embed(need.others), others: need.others };
-    if (this.#reranker === undefined) throw new Error("an order was asked for and there is no reranker");
-    const { found, version } = need;
-    return {
-      reranked: { found, version, order: await rerankHits(this.#reranker, this.#deps.meter, query, found.hits) },
-    };
+    if (need.kind === "vectors") return { vectors: await this.#embed(need.asked), asked: need.asked };
+    const { reranker, found, version } = need;
+    return { reranked: { found, version, order: await rerankHits(reranker, this.#deps.meter, query, found.hits) } };
   }
 
   /** @throws AppError `budget-exceeded` where there is no answer without vectors */
-  async #embed(others: ReadonlySet<number>): Promise<QueryVectors> {
-    const { models, meter } = this.#deps;
-    const vectors = await models.embedQuery(meter, this.#request.query, others);
+  async #embed({ models, others }: QueryModels): Promise<QueryVectors> {
+    const vectors = await models.embedQuery(this.#deps.meter, this.#request.query, others);
     if (this.#request.mode === "vector" && vectors.vectors.length === 0 && vectors.overBudget !== undefined)
       throw vectors.overBudget;
     return vectors;
@@ -140,12 +143,12 @@ class Recall {
       const saved = { savedTokens: cached.savedTokens, ...bought };
       return conclude(tx, this.#asked, cached, this.#about, saved, vectors.spentOnOthers);
     }
-    const others = have.others ?? (await otherModels(tx, this.#deps.models));
-    if (have.vectors === undefined || (have.others === undefined && others.size > 0)) {
-      return new RolledBack({ kind: "vectors", others });
-    }
+    const asked = have.asked ?? (await queryModels(tx, this.#deps.models));
+    const isOther =
+      have.asked === undefined && (asked.others.size > 0 || asked.models.current !== this.#deps.models.standard);
+    if (have.vectors === undefined || isOther) return new RolledBack({ kind: "vectors", asked });
     const { fullContextTokens, reranker: isWanted } = settingsOf(tx);
-    const reranker = isWanted ? this.#reranker : undefined;
+    const reranker = isWanted ? this.#reranker?.in(tx.entry.credentials) : undefined;
     const version = tx.entry.recall?.version ?? null;
     const found = await search(tx, {
       ...this.#request,
@@ -154,7 +157,7 @@ class Recall {
       fullContextTokens,
     });
     if (reranker !== undefined && found.tier === "hybrid" && found.hits.length > 1) {
-      return new RolledBack({ kind: "order", found, version });
+      return new RolledBack({ kind: "order", reranker, found, version });
     }
     return this.#finish(tx, { ...found, hits: found.hits.slice(0, k) }, have.vectors, version);
   }

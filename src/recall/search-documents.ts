@@ -1,6 +1,6 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
-import type { QueryVectors } from "../models/models.ts";
+import type { QueryVectors } from "../models/metered.ts";
 import { spending } from "../traces/record.ts";
 import { remarksOn } from "./answer/hits.ts";
 import { conclude } from "./conclude.ts";

@@ -2,7 +2,7 @@ import { v7 as uuid } from "uuid";
 import { json, type NewRow, type ScopedTransaction } from "../db/access/scoped.ts";
 import type { Spent } from "../metering/model-call.ts";
 import type { TokenSource } from "../models/embedder.ts";
-import type { EmbeddedNow } from "../models/models.ts";
+import type { EmbeddedNow } from "../models/metered.ts";
 
 type Columns = NewRow<"decision_trace">;
 

@@ -48,6 +48,7 @@ export const INDEXED_WORDS: Readonly<Record<string, string>> = {
   "receipt_key.id": "a public key's thumbprint",
   "retention_rule.action": "the service's own words",
   "retention_rule.kind": "the service's own words",
+  "scope_credential.provider": "the service's own words",
   "scope_setting.name": "the service's own words",
   "template.name": "the operator's own words",
 };
@@ -135,6 +136,8 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "retention_rule.kind",
   "retention_rule.older_than",
   "retention_rule.since",
+  "scope_credential.base_url",
+  "scope_credential.provider",
   "scope_setting.name",
   "template.name",
   "tenant.state",

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { LexicalEmbeddings } from "../../src/models/lexical-embeddings.ts";
-import { LOCAL_MODELS, type ModelSettings } from "../../src/models/models.ts";
+import { LOCAL_MODELS, type ModelSettings } from "../../src/models/settings.ts";
 
 /** What a call gets; `ok` is a good answer. */
 export type Behaviour =
@@ -23,7 +23,9 @@ export interface EmbeddingProvider {
   readonly models: ModelSettings;
   /** The same with another model's name, and so other vectors; `dense` gives 256 components of which hardly any is 0. */
   modelNamed(name: string): ModelSettings;
-  readonly calls: { texts: string[]; at: number }[];
+  readonly calls: { texts: string[]; at: number; model: string; key: string }[];
+  /** Keys that it does not know. */
+  readonly unknownKeys: Set<string>;
   behave(behaviour: Behaviour): void;
   /** Before each answer. */
   delayMs: number;
@@ -50,13 +52,15 @@ function densely(vector: readonly number[]): number[] {
 export async function startProvider(): Promise<EmbeddingProvider> {
   const embeddings = new LexicalEmbeddings();
   let behaviour: Behaviour = "ok";
-  const calls: { texts: string[]; at: number }[] = [];
+  const calls: EmbeddingProvider["calls"] = [];
+  const unknownKeys = new Set<string>();
   const answer = async (request: IncomingMessage, response: ServerResponse) => {
     const parts: Buffer[] = [];
     for await (const part of request) parts.push(part as Buffer);
     const { input, model } = JSON.parse(Buffer.concat(parts).toString()) as { input: string | string[]; model: string };
     const texts = Array.isArray(input) ? input : [input];
-    calls.push({ texts, at: performance.now() });
+    const key = (request.headers.authorization ?? "").replace(/^Bearer /, "");
+    calls.push({ texts, at: performance.now(), model, key });
     if (provider.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, provider.delayMs));
     let now = behaviour;
     while (typeof now === "function") now = now(texts);
@@ -64,6 +68,7 @@ export async function startProvider(): Promise<EmbeddingProvider> {
       response.writeHead(status, { "content-type": "application/json", ...headers });
       response.end(typeof body === "string" ? body : JSON.stringify(body));
     };
+    if (unknownKeys.has(key)) return json(401, { error: { message: `Incorrect API key provided: ${key}` } });
     if (now === "hang") return;
     if (now === "reset") return void response.socket?.destroy();
     if (now === "429") return json(429, { error: { message: "slow down" } }, { "retry-after": "1" });
@@ -104,6 +109,7 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     models: modelNamed("scripted"),
     modelNamed,
     calls,
+    unknownKeys,
     behave: (next) => {
       behaviour = next;
     },

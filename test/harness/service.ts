@@ -11,8 +11,9 @@ import { hashSecret, newSecret } from "../../src/keys/secret.ts";
 import type { QuotaOptions } from "../../src/load/quotas.ts";
 import type { ProxySettings } from "../../src/load/strangers.ts";
 import { createLog } from "../../src/log.ts";
-import { type ModelSettings, registerModel } from "../../src/models/models.ts";
+import { registerModels } from "../../src/models/register.ts";
 import type { RerankerSettings } from "../../src/models/reranker.ts";
+import type { ModelSettings } from "../../src/models/settings.ts";
 import { canonicalPath, scopeFromDatabase } from "../../src/scope/scope.ts";
 import { createService } from "../../src/service.ts";
 import { newReceiptKey, parseReceiptKey, ReceiptSigner } from "../../src/traces/receipt-signer.ts";
@@ -100,7 +101,7 @@ export interface ServiceSettings {
 export async function startService(options: ServiceSettings = {}): Promise<TestService> {
   const database = await createTestDatabase(options);
   if (options.models !== undefined) {
-    await registerModel(modelRegistry(database), options.models, createLog(process.env.LOG ?? "silent"));
+    await registerModels(modelRegistry(database), options.models, createLog(process.env.LOG ?? "silent"));
   }
   const secret = newSecret("management");
   const operatorId = uuid();

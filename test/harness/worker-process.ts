@@ -4,7 +4,8 @@ import { openPostgres } from "../../src/db/connect/open.ts";
 import { PARSER_LIMITS } from "../../src/documents/parsing/parser.ts";
 import { Worker } from "../../src/jobs/worker.ts";
 import { createLog } from "../../src/log.ts";
-import { LOCAL_MODELS, type ModelSettings, Models } from "../../src/models/models.ts";
+import { Models } from "../../src/models/models.ts";
+import { LOCAL_MODELS, type ModelSettings } from "../../src/models/settings.ts";
 
 const { url, models, parser, ...options } = JSON.parse(process.argv[2] ?? "{}") as {
   url: string;

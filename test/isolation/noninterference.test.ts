@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
 import { startService, type TestService } from "../harness/service.ts";
 import { runPair, STEPS, type World } from "../model/pair.ts";
 import { Random } from "../model/random.ts";
@@ -10,13 +11,24 @@ const seed = Number(process.env.SCOPEFLOOR_SEED ?? 1);
 /** From here on fewer pairs upload: the parsers' processes would take half of the time. */
 const MANY = 200;
 
+let provider: EmbeddingProvider;
 let services: readonly [TestService, TestService];
 
 beforeAll(async () => {
   const worker = pairs > MANY ? { pollMs: 250 } : {};
-  services = await Promise.all([startService({ worker }), startService({ worker })]);
+  provider = await startProvider();
+  const models = {
+    ...provider.models,
+    embeddings: "local",
+    offered: [provider.models.embeddings],
+    credentialKeys: [Buffer.alloc(32, 1)],
+  };
+  services = await Promise.all([startService({ worker, models }), startService({ worker, models })]);
 });
-afterAll(() => Promise.all(services.map((service) => service.stop())));
+afterAll(async () => {
+  await Promise.all(services.map((service) => service.stop()));
+  await provider.stop();
+});
 
 test(`no tenant's answers depend on who else is there: ${pairs} pairs of runs (threats 2, 3, 7, 13)`, {
   timeout: 0,

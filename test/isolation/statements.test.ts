@@ -12,7 +12,8 @@ import { reconcileGraphs } from "../../src/jobs/vector-graphs.ts";
 import { ensureFirstKey } from "../../src/keys/first-key.ts";
 import { hashSecret } from "../../src/keys/secret.ts";
 import { createLog } from "../../src/log.ts";
-import { LOCAL_MODELS, registerModel } from "../../src/models/models.ts";
+import { registerModels } from "../../src/models/register.ts";
+import { LOCAL_MODELS } from "../../src/models/settings.ts";
 import { auditCatalog } from "../../src/verify/catalog.ts";
 import { onPostgres } from "../harness/database.ts";
 import { checkPlans } from "../harness/plans.ts";
@@ -303,7 +304,7 @@ describe("the owner's statements, which neither lock is on,", () => {
     const service = await startService();
     try {
       const proven = proving(service.database);
-      await registerModel(modelRegistry(proven), LOCAL_MODELS, silent);
+      await registerModels(modelRegistry(proven), LOCAL_MODELS, silent);
       await ensureFirstKey(proven, { configured: undefined, dataDir: folder });
       for (let n = 0; n < 6; n++) await service.operator.remember(`knot number ${n}`, { scopes: "org/knots" });
       await runHousekeeping(proven, new Date());

@@ -88,6 +88,11 @@ export async function runPair(seed: number, worlds: readonly [World, World], upl
     const rivals = (await floorsOf(rival)) as { floor: object };
     for (const scope of [floor, rivals.floor])
       await setRules(world.service, scope, rules, scope === floor ? new Random(seed) : world.others);
+    if (rules === 3)
+      await put(world.service, "settings", rivals.floor, {
+        embeddings: "openai:scripted",
+        credentials: { openai: "sk-of-another" },
+      });
   }
   for (let step = 0; step < STEPS; step++) {
     const answers = await Promise.all(
@@ -121,25 +126,26 @@ const floorsOf = async (client: Client) => ({
   floor: (await client.get<{ scopeFloor: object }>("/me")).body.scopeFloor,
 });
 
+async function put(service: TestService, path: string, scope: object, body: object): Promise<void> {
+  const { status, text } = await service.operator.call("PUT", `/contexts/default/${path}`, { scope, ...body });
+  if (status !== 200) throw new Error(text);
+}
+
 /** A hard budget that a few requests use up, limits of what is kept, or a hold and settings. */
 async function setRules(service: TestService, scope: object, rules: number, random: Random): Promise<void> {
-  const put = async (path: string, body: object) => {
-    const { status, text } = await service.operator.call("PUT", `/contexts/default/${path}`, { scope, ...body });
-    if (status !== 200) throw new Error(text);
-  };
   // No tokens at all: with some, when a job finds room for a text of its batch is a matter of time.
-  if (rules === 1) await put("budgets", { period: "total", tokenLimit: 0, requestLimit: 12 });
-  else if (rules === 2) await put("limits", { storageBytes: 200, sessions: 5, scopes: 2 });
+  if (rules === 1) await put(service, "budgets", scope, { period: "total", tokenLimit: 0, requestLimit: 12 });
+  else if (rules === 2) await put(service, "limits", scope, { storageBytes: 200, sessions: 5, scopes: 2 });
   else {
-    await put("holds", { subject: random.pick(WORDS), reason: "a case" });
+    await put(service, "holds", scope, { subject: random.pick(WORDS), reason: "a case" });
     const settings = { language: random.pick(["auto", "en", "de"]), cacheSeconds: random.pick([0, 60]) };
     // Room for all there is: a block names ids, and how many tokens an id has differs between the worlds.
-    await put("settings", {
+    await put(service, "settings", scope, {
       ...settings,
       contextTokens: 4_000 + random.below(400),
       chunkTokens: 50 + random.below(200),
     });
-    await put("retention", { olderThan: "P9Y", action: "erase" });
+    await put(service, "retention", scope, { olderThan: "P9Y", action: "erase" });
   }
 }
 

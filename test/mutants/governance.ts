@@ -6,6 +6,7 @@ const HOLDS = "test/governance/holds.test.ts";
 const RECEIPTS = "test/governance/receipts.test.ts";
 const RETENTION = "test/governance/retention.test.ts";
 const SCHEDULES = "test/governance/schedules.test.ts";
+const OWN_MODELS = "test/governance/own-models.test.ts";
 const SETTINGS = "test/governance/settings.test.ts";
 const TENANTS = "test/governance/tenants.test.ts";
 const ATTACKED = "test/governance/attacked.test.ts";
@@ -236,6 +237,55 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
     from: "IF above IS NOT NULL THEN",
     to: "IF false THEN",
     tests: [SETTINGS],
+  },
+  {
+    name: "governance: an administrator changes the operator's credential (threat 50)",
+    function: "set_settings",
+    from: "(given ? v.name OR credentials ? v.of_provider)",
+    to: "given ? v.name",
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential of a broader scope is used (threat 57)",
+    function: "credentials_above",
+    from: "scopefloor.tag_count(s.tags) DESC",
+    to: "scopefloor.tag_count(s.tags)",
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential of others is used (threat 57)",
+    function: "credentials_above",
+    from: "ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (above));",
+    to: "ids int[] := ARRAY(SELECT s.id FROM scopefloor.scope s);",
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential opens at another scope (threat 57)",
+    file: "src/models/credentials.ts",
+    from: "JSON.stringify([scope, provider, baseUrl])",
+    to: 'JSON.stringify([scope === "" ? scope : "", provider, baseUrl])',
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential opens for another address (threat 57)",
+    file: "src/models/credentials.ts",
+    from: "JSON.stringify([scope, provider, baseUrl])",
+    to: 'JSON.stringify([scope, provider, baseUrl === "" ? baseUrl : ""])',
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential that does not open falls back to the service's (threat 57)",
+    file: "src/models/models.ts",
+    from: "key instanceof ModelUnavailable ? failing(key, facts) : overLangChain(by(key), facts)",
+    to: "key instanceof ModelUnavailable ? overLangChain(by(), facts) : overLangChain(by(key), facts)",
+    tests: [OWN_MODELS],
+  },
+  {
+    name: "governance: a credential is sent to any address (threat 57)",
+    file: "src/governance/credentials.ts",
+    from: "if (baseUrl !== undefined && !models.settings.providerUrls.includes(baseUrl))",
+    to: "if (false)",
+    tests: [OWN_MODELS],
   },
   {
     name: "governance: a suspended tenant's keys come in (threat 56)",

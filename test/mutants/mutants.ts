@@ -915,8 +915,8 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "a query is embedded with every model that anybody has vectors of (threats 2, 7)",
     file: "src/models/models.ts",
-    from: "id === this.current.id || others.has(id)",
-    to: "id === this.current.id || others.size >= 0",
+    from: "id !== current.id && others.has(id)",
+    to: "id !== current.id && others.size >= 0",
     tests: ["test/recall/reembed.test.ts"],
   },
   {

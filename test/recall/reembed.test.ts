@@ -3,7 +3,8 @@ import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { modelRegistry } from "../../src/db/access/model-registry.ts";
 import { createLog } from "../../src/log.ts";
-import { type ModelSettings, registerModel } from "../../src/models/models.ts";
+import { registerModels } from "../../src/models/register.ts";
+import type { ModelSettings } from "../../src/models/settings.ts";
 import { createService } from "../../src/service.ts";
 import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
 import { startService, type TestService } from "../harness/service.ts";
@@ -68,7 +69,7 @@ test("a model changes while recall goes on: old and new vectors stand side by si
 /** The same database, served with another model by a service of its own. */
 async function serveWith(models: ModelSettings) {
   const log = createLog("silent");
-  await registerModel(modelRegistry(before.database), models, log);
+  await registerModels(modelRegistry(before.database), models, log);
   const service = await createService(before.database, { context: "default", log, models, worker: { pollMs: 50 } });
   const server = createServer(service.app.callback());
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -147,25 +148,25 @@ test("a model that only neighbours have vectors of has no part in an answer, its
 
 test("a model whose vectors have another length than before stops the start, and one that never answered too", async () => {
   provider.behave("wrong dimension");
-  await expect(registerModel(modelRegistry(before.database), provider.models, createLog("silent"))).rejects.toThrow(
+  await expect(registerModels(modelRegistry(before.database), provider.models, createLog("silent"))).rejects.toThrow(
     /384 dimensions before and gives 383 now/,
   );
   provider.behave("500");
   await expect(
-    registerModel(modelRegistry(before.database), provider.modelNamed("unheard"), createLog("silent")),
+    registerModels(modelRegistry(before.database), provider.modelNamed("unheard"), createLog("silent")),
   ).rejects.toThrow(/has never answered here/);
   // One that is known may be away for a while.
-  await registerModel(modelRegistry(before.database), provider.models, createLog("silent"));
+  await registerModels(modelRegistry(before.database), provider.models, createLog("silent"));
   provider.behave("ok");
   await expect(
-    registerModel(
+    registerModels(
       modelRegistry(before.database),
       { ...provider.models, embeddings: "nonsense:model" },
       createLog("silent"),
     ),
   ).rejects.toThrow(/unknown provider/);
   await expect(
-    registerModel(
+    registerModels(
       modelRegistry(before.database),
       { ...provider.models, embeddings: "cohere:model" },
       createLog("silent"),

@@ -1,6 +1,6 @@
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { inTransaction, type Leases, type Transaction } from "../connect/lease.ts";
-import type { Entry, Principal } from "./entry.ts";
+import { credentialsFromDatabase, type Entry, type Principal, type RawCredentials } from "./entry.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
 /** A job that this worker has taken. Whose work it is stands in its row, which only the database reads. */
@@ -53,6 +53,7 @@ type Answer =
       readonly tenant: number;
       readonly tags: Record<string, string>;
       readonly settings: Record<string, unknown>;
+      readonly credentials: RawCredentials;
       /** Of a run: the scopes of this step, and what it is. */
       readonly read?: {
         readonly scopes: Record<string, Record<string, string>>;
@@ -74,6 +75,7 @@ const entryOf = (answer: Granted, scope: Scope): Entry => ({
   read: { scopes: new Map([[answer.scopeId, scope]]), trees: [], tenant: answer.tenant },
   write: { id: answer.scopeId, tenant: answer.tenant },
   settings: answer.settings,
+  credentials: credentialsFromDatabase(answer.credentials),
   trace: { id: answer.scopeId, tenant: answer.tenant, tags: scope, isElsewhere: false, isBlank: false },
   hold: null,
   recall: null,

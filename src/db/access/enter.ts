@@ -2,7 +2,17 @@ import { v7 as uuid } from "uuid";
 import { AppError, type ErrorSlug, notFound } from "../../errors.ts";
 import { type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import { inTransaction, type Leases, RolledBack, retried, type Transaction } from "../connect/lease.ts";
-import type { AccessRequest, Caller, Entry, Place, RawLexicalState, RecallState, RequestContext } from "./entry.ts";
+import {
+  type AccessRequest,
+  type Caller,
+  credentialsFromDatabase,
+  type Entry,
+  type Place,
+  type RawCredentials,
+  type RawLexicalState,
+  type RecallState,
+  type RequestContext,
+} from "./entry.ts";
 import { checkAgainstFloor } from "./floor-check.ts";
 import { ScopedTransaction } from "./scoped.ts";
 
@@ -15,8 +25,9 @@ interface Refusal {
 export class NeedsHold extends Error {}
 
 type RawTags = Record<string, string>;
-type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall" | "lexical" | "hold"> & {
+type Granted = Omit<Entry, "read" | "floor" | "effective" | "trace" | "recall" | "lexical" | "hold" | "credentials"> & {
   readonly status: "ok";
+  readonly credentials: RawCredentials;
   readonly floor: RawTags;
   readonly effective: RawTags | null;
   readonly read: {
@@ -172,6 +183,7 @@ async function enter(
     ...answer,
     hold: request.hold ?? null,
     recall,
+    credentials: credentialsFromDatabase(answer.credentials),
     lexical: (await words) ?? recall?.lexical ?? null,
     floor: scopeFromDatabase(answer.floor),
     effective: answer.effective && scopeFromDatabase(answer.effective),

@@ -1,6 +1,7 @@
 import type { ShareGroups } from "../../load/share-groups.ts";
 import type { Strangers } from "../../load/strangers.ts";
-import type { Scope } from "../../scope/scope.ts";
+import type { Credentials, SealedCredential } from "../../models/credentials.ts";
+import { canonicalPath, type Scope, scopeFromDatabase } from "../../scope/scope.ts";
 import type { Selector } from "../../scope/selector.ts";
 import type { View } from "../../scope/visibility.ts";
 
@@ -99,6 +100,19 @@ export interface Place {
   readonly tenant: number;
 }
 
+/** Credentials as the database answers them. */
+export type RawCredentials = Readonly<
+  Record<string, Omit<SealedCredential, "scope"> & { readonly scope: Record<string, string> }>
+>;
+
+export const credentialsFromDatabase = (given: RawCredentials): Credentials =>
+  Object.fromEntries(
+    Object.entries(given).map(([provider, credential]) => [
+      provider,
+      { ...credential, scope: canonicalPath(scopeFromDatabase(credential.scope)) },
+    ]),
+  );
+
 /** What `scopefloor.enter` granted. */
 export interface Entry {
   readonly key: {
@@ -125,8 +139,10 @@ export interface Entry {
   };
   /** Where new rows go. */
   readonly write: Place | null;
-  /** The Context's configuration. */
+  /** The settings in force at the scope. */
   readonly settings: Readonly<Record<string, unknown>>;
+  /** The providers' keys that are its own, or a scope's above it. */
+  readonly credentials: Credentials;
   /** `isElsewhere`: its tags have no scope of their own, and it stands at that of the floor. `isBlank`: its scope was erased while the request was under way, and the trace says nothing of what was asked. */
   readonly trace: Place & { readonly tags: Scope; readonly isElsewhere: boolean; readonly isBlank: boolean };
   /** What is held of budgets for it, whose id its trace gets. */

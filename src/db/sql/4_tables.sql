@@ -46,6 +46,7 @@ BEGIN
     ('legal_hold', '{subject,words,reason,set_by}'),
     ('retention_rule', '{set_by}'),
     ('scope_setting', '{value,set_by}'),
+    ('scope_credential', '{sealed,set_by}'),
     ('template', '{body}'),
     ('tenant', '{name}'),
     ('forget_schedule', '{name,selector,set_by}'),

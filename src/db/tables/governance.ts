@@ -167,6 +167,25 @@ export const scopeSetting = scopefloor.table(
   (t) => [primaryKey({ columns: [t.scopeId, t.name, t.tenantId] })],
 );
 
+/** Keys for providers that a scope, and all below it, has of its own (src/models/credentials.ts). */
+export const scopeCredential = scopefloor.table(
+  "scope_credential",
+  {
+    ...place(),
+    provider: text("provider").notNull(),
+    /** Of those that the operator offers; null: where the service's own calls go. */
+    baseUrl: text("base_url"),
+    /** With AES-256-GCM, under a key that the database does not know, for this scope, provider and address. */
+    sealed: text("sealed").notNull(),
+    /** The floor of the key that set it: it and those above may change it. */
+    setBy: jsonb("set_by").notNull(),
+    apiKeyId: uuid("api_key_id").notNull(),
+    createdAt: createdAt(),
+    updatedAt: time("updated_at").notNull().default(sql`now()`),
+  },
+  (t) => [primaryKey({ columns: [t.scopeId, t.provider, t.tenantId] })],
+);
+
 /** What tenants are made from, each version of it. The operator's, and no tenant's data. */
 export const template = scopefloor.table(
   "template",

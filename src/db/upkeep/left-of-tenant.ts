@@ -16,6 +16,7 @@ const BESIDES = [
   "retention_rule",
   "forget_schedule",
   "scope_setting",
+  "scope_credential",
   "idempotency",
   "response_cache",
   "job",

@@ -1,5 +1,7 @@
 import { z } from "zod";
+import { refuseUnoffered } from "../../context/offered.ts";
 import { orderEmbedding } from "../../context/reembed.ts";
+import { modelsOf } from "../../context/scope-models.ts";
 import { type ContextSettings, configureContext, contextSettings, readContext } from "../../context/settings.ts";
 import { listDenied } from "../../traces/denied.ts";
 import { getReceipt, listReceipts } from "../../traces/receipt.ts";
@@ -95,22 +97,26 @@ export const contextEndpoints = [
     summary: "Change the Context's configuration",
     answer: contextDescriptionResponse,
     body: settings,
-    handle: ({ enter, deps, body }) =>
-      enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>)),
+    handle: ({ enter, deps, body }) => {
+      refuseUnoffered(deps.models, body.config);
+      return enter({}, (tx) => configureContext(tx, deps, body.config as Partial<ContextSettings>));
+    },
   }),
   endpoint({
     ...manage,
     method: "post",
     path: "/contexts/{ctx}/reembed",
     operation: "reembed",
-    summary: "Give a subtree the present model's vectors; asked again, its progress",
+    summary: "Give a subtree the vectors of the models that its scopes have now; asked again, its progress",
     answer: reembeddingResponse,
     body: fields({ scope: writeSelector }),
     handle: async ({ enter, body, deps }) => {
-      const { provider, model, id } = deps.models.current;
-      const progress = await enter(subtreeOf(body.scope), (tx) => orderEmbedding(tx, id));
+      const answer = await enter(subtreeOf(body.scope), async (tx) => {
+        const { provider, model } = modelsOf(tx, deps.models).current;
+        return { model: `${provider}:${model}`, ...(await orderEmbedding(tx, deps.context, deps.models)) };
+      });
       deps.wakeWorker();
-      return { model: `${provider}:${model}`, ...progress };
+      return answer;
     },
   }),
   endpoint({

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { modelsFor } from "../../context/scope-models.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { stringifyJson } from "../../exact-json.ts";
 import { FACT_VALUE_LIMIT, prepareFact, storeFact } from "../../memory/facts.ts";
@@ -165,7 +166,7 @@ export const factEndpoints = [
     readsOnly: (body) => body.infer === "preview",
     retold: { strip: withoutTriples, tell: withTriples },
     body: factBody,
-    handle: async ({ enter, meter, body, deps }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       const triples = triplesOf(body);
       refuseExtraction(body.infer, triples.length > 0);
       if (body.text === undefined && triples.length === 0) throw invalid("text: a fact needs a text, or triples");
@@ -183,14 +184,10 @@ export const factEndpoints = [
         body.text === undefined
           ? undefined
           : { role: body.role ?? "user", content: body.text, category: body.memoryCategory ?? null, ...said };
-      const prepared = await prepareFact(deps.models, meter(where), turn, triples, said);
+      const models = await modelsFor(deps.models, peek, where);
+      const prepared = await prepareFact(models, meter(where), turn, triples, said);
       return enter(where, async (tx) => {
-        const { triples: stored, ...ids } = await storeFact(
-          tx,
-          deps.models,
-          prepared,
-          await writtenSession(tx, body.sessionId),
-        );
+        const { triples: stored, ...ids } = await storeFact(tx, prepared, await writtenSession(tx, body.sessionId));
         tx.speaksOf(...stored.map(({ id }) => id), ...(ids.turnId === undefined ? [] : [ids.turnId]));
         return {
           mode: triples.length > 0 ? "triples" : "none",
@@ -221,13 +218,14 @@ export const factEndpoints = [
       infer: infer.optional(),
       labels: labels.optional(),
     }),
-    handle: async ({ enter, meter, body, deps }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       refuseExtraction(body.infer, false);
       if (body.extract === true)
         throw unprocessable("extract needs a chat model, which this service does not use yet; leave it out");
       const where = { selector: body.scopes, session: ourSession(body.sessionId) };
+      const models = await modelsFor(deps.models, peek, where);
       const prepared = await prepareTurns(
-        deps.models,
+        models,
         meter(where),
         body.messages.map((message) => ({
           role: message.role,
@@ -238,7 +236,7 @@ export const factEndpoints = [
         })),
       );
       return enter(where, async (tx) => {
-        const stored = await storeTurns(tx, deps.models, prepared, await writtenSession(tx, body.sessionId));
+        const stored = await storeTurns(tx, prepared, await writtenSession(tx, body.sessionId));
         return { sessionId: stored.sessionId, turnIds: stored.turnIds, chunkIds: stored.passageIds, extractions: [] };
       });
     },

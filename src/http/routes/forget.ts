@@ -5,7 +5,7 @@ import { DEFAULT_THRESHOLD, forgetMatching } from "../../forget/forget-query.ts"
 import { isNarrow } from "../../forget/matching/selection.ts";
 import { eraseSubtree } from "../../forget/subtree.ts";
 import { isOurs, visibleSession } from "../../memory/session-ids.ts";
-import { NO_VECTORS } from "../../models/models.ts";
+import { NO_VECTORS } from "../../models/metered.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
 import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { wordsOfSubject } from "../../text/names.ts";

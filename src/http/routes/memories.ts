@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { modelsFor } from "../../context/scope-models.ts";
 import { forgetMemory } from "../../forget/forget-memory.ts";
 import { checkCorrection, correctMemory, embedCorrection } from "../../memory/correct.ts";
 import { getMemory, listMemories, MEMORY_SOURCES } from "../../memory/memories.ts";
@@ -114,8 +115,9 @@ export const memoryEndpoints = [
     handle: async ({ enter, peek, meter, params, body, deps }) => {
       const where = { memory: params.id };
       const checked = await peek({ mode: "modify" }, (tx) => checkCorrection(tx, params.id, body));
-      const embedded = await embedCorrection(deps.models, meter(where), checked);
-      return enter(where, (tx) => correctMemory(tx, deps.models, checked, embedded));
+      const models = await modelsFor(deps.models, peek, where);
+      const embedded = await embedCorrection(models, meter(where), checked);
+      return enter(where, (tx) => correctMemory(tx, checked, embedded));
     },
   }),
   endpoint({

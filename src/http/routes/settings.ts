@@ -1,7 +1,10 @@
 import { z } from "zod";
+import { refuseUnoffered } from "../../context/offered.ts";
 import { contextSettings } from "../../context/settings.ts";
 import { invalid } from "../../errors.ts";
+import { checkCredentials, sealFor } from "../../governance/credentials.ts";
 import {
+  CREDENTIAL_NAMES,
   dropSettings,
   effectiveSettings,
   listSettings,
@@ -15,6 +18,18 @@ import { integer, object, scopeTags } from "../wire/shapes.ts";
 
 const manages = { verb: "manage" } as const;
 const values = z.record(z.string(), z.unknown());
+/** One without white space or control characters: it is sent in a header. */
+const apiKey = z
+  .string()
+  .regex(/^[\x21-\x7e]{1,500}$/, "must be printable ASCII without spaces, at most 500 characters");
+const credential = z
+  .union([apiKey.transform((key) => ({ apiKey: key })), fields({ apiKey, baseUrl: z.string().max(500).optional() })])
+  .optional();
+const given = <T extends object>(values: T) =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [Name in keyof T]?: Exclude<T[Name], undefined>;
+  };
+
 const scopeSettings = object({ scope: scopeTags, settings: values });
 
 export const settingsEndpoints = [
@@ -38,7 +53,7 @@ export const settingsEndpoints = [
     handle: ({ enter, deps, query: { scope, effective, page, pageSize } }) =>
       enter(subtreeOf(scope), async (tx) =>
         effective
-          ? { settings: await effectiveSettings(tx, deps.context) }
+          ? { settings: await effectiveSettings(tx, deps.context, deps.models.settings.embeddings) }
           : { ...(await listSettings(tx, pageSize, page)), page, pageSize },
       ),
   }),
@@ -49,13 +64,22 @@ export const settingsEndpoints = [
     operation: "settings_change",
     summary: "Set values for a scope and all below it; the narrowest scope's value holds",
     answer: scopeSettings,
-    body: fields({ scope: writeSelector, ...contextSettings }),
-    handle: ({ enter, body: { scope, ...given } }) => {
-      const settings = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
-      if (Object.keys(settings).length === 0) throw invalid(`say what to set: ${SETTING_NAMES.join(", ")}`);
+    body: fields({
+      scope: writeSelector,
+      ...contextSettings,
+      credentials: fields({ openai: credential, rerank: credential })
+        .optional()
+        .describe("The scope's own keys for providers: kept sealed, and never shown again"),
+    }),
+    handle: ({ enter, deps, body: { scope, credentials, ...values } }) => {
+      const [settings, keys] = [given(values), given(credentials ?? {})];
+      if (Object.keys(settings).length + Object.keys(keys).length === 0)
+        throw invalid(`say what to set: ${[...SETTING_NAMES, "credentials"].join(", ")}`);
+      refuseUnoffered(deps.models, settings);
+      checkCredentials(keys, { models: deps.models, hasReranker: deps.reranker !== undefined });
       return enter(subtreeOf(scope), (tx) => {
         refuseUnnamed(tx, scope);
-        return setSettings(tx, settings);
+        return setSettings(tx, settings, sealFor(tx, deps.models.seal, keys));
       });
     },
   }),
@@ -68,7 +92,9 @@ export const settingsEndpoints = [
     status: 204,
     query: fields({
       scope: querySelector,
-      names: listed(SETTING_NAMES).optional().describe("One or several, with commas between; absent: all"),
+      names: listed([...SETTING_NAMES, ...CREDENTIAL_NAMES])
+        .optional()
+        .describe("One or several, with commas between; absent: all"),
     }),
     handle: ({ enter, query: { scope, names } }) =>
       enter(subtreeOf(scope), (tx) => {

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { refuseUnoffered } from "../../context/offered.ts";
 import { contextSettings } from "../../context/settings.ts";
 import { invalid, unprocessable } from "../../errors.ts";
 import { retentionOf } from "../../governance/retention.ts";
@@ -142,7 +143,10 @@ export const tenantEndpoints = [
     answer: templateShape,
     params: templateName,
     body: fields(parts),
-    handle: ({ enter, params, body }) => enter({}, (tx) => putTemplate(tx, params.name, partsOf(body))),
+    handle: ({ enter, deps, params, body }) => {
+      refuseUnoffered(deps.models, body.settings);
+      return enter({}, (tx) => putTemplate(tx, params.name, partsOf(body)));
+    },
   }),
   endpoint({
     ...manages,
@@ -196,7 +200,8 @@ export const tenantEndpoints = [
       region: z.string().max(64).optional(),
       ...parts,
     }),
-    handle: ({ enter, body: { scope, name, template, templateVersion, region, ...rest } }) => {
+    handle: ({ enter, deps, body: { scope, name, template, templateVersion, region, ...rest } }) => {
+      refuseUnoffered(deps.models, rest.settings);
       if (region !== undefined) throw unprocessable("regions are not built yet; leave region out");
       if (templateVersion !== undefined && template === undefined)
         throw invalid("templateVersion: needs template, the name of the template it is a version of");

@@ -1,5 +1,5 @@
 import type { ScopedTransaction } from "../../db/access/scoped.ts";
-import type { QueryVectors } from "../../models/models.ts";
+import type { QueryVectors } from "../../models/metered.ts";
 import { sameTextDigest } from "../../text/same-text.ts";
 import { foldDuplicates } from "../answer/fold.ts";
 import { fetchHits, type Hit, recentHits } from "../answer/hits.ts";

@@ -147,7 +147,7 @@ BEGIN
       'scopes', coalesce((SELECT jsonb_object_agg(s.id, s.tags) FROM scopefloor.scope s WHERE s.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),
     'write', CASE WHEN written.id IS NOT NULL THEN jsonb_build_object('id', written.id, 'tenant', written.tenant_id) END,
-    'settings', scopefloor.settings_at(trace_tags, requested->>'context'),
+    'settings', scopefloor.settings_at(trace_tags, requested->>'context'), 'credentials', scopefloor.credentials_at(trace_tags),
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', trace_tags, 'isElsewhere', traced.tags <> trace_tags, 'isBlank', trace_is_blank));
 END $$;
 

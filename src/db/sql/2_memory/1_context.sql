@@ -25,7 +25,7 @@ BEGIN
   IF t IS NULL OR t->'floor' <> '{}' THEN
     RETURN false;
   END IF;
-  UPDATE scopefloor.context SET config = changed WHERE id = of_context;
+  UPDATE scopefloor.context SET config = config || changed WHERE id = of_context;
   RETURN FOUND;
 END $$;
 

@@ -135,7 +135,7 @@ BEGIN
     'trace', jsonb_build_object('id', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags)));
   RETURN jsonb_build_object(
     'status', 'ok', 'key', r.api_key_id, 'principal', 'management', 'onBehalfOf', NULL, 'scopeId', traced.id, 'tenant', traced.tenant_id, 'tags', traced.tags, 'target', s.tags,
-    'settings', scopefloor.settings_at(s.tags, in_context),
+    'settings', scopefloor.settings_at(s.tags, in_context), 'credentials', scopefloor.credentials_at(s.tags),
     'read', jsonb_build_object(
       'scopes', coalesce((SELECT jsonb_object_agg(o.id, o.tags) FROM scopefloor.scope o WHERE o.id = ANY (ARRAY(SELECT jsonb_array_elements_text(reach->'ids')::int))), '{}'),
       'trees', reach->'trees', 'tenant', reach->'tenant'),

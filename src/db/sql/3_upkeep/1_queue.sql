@@ -53,21 +53,25 @@ END $$;
 
 -- Orders vectors of one model for every scope of the ticket's subtree that has passages without.
 -- Numbers only: {scopes, passages, pending}; NULL for a key that has less than every right.
-CREATE OR REPLACE FUNCTION scopefloor.order_embedding(of_embedder int) RETURNS jsonb
+CREATE OR REPLACE FUNCTION scopefloor.order_embedding(in_context text, standard text, offered jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.full_ticket();
   summary jsonb;
+  any_choice bool := EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.name = 'embeddings');
+  in_general text := (SELECT c.config->>'embeddings' FROM scopefloor.context c WHERE c.id = in_context);
 BEGIN
   IF t IS NULL THEN
     RETURN NULL;
   END IF;
   WITH reached AS MATERIALIZED (
-    SELECT s.tenant_id, s.id, s.epoch FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
+    SELECT s.tenant_id, s.id, s.epoch, s.tags FROM scopefloor.scope s WHERE s.tags @> (t->'target')),
   counted AS MATERIALIZED (
     SELECT r.tenant_id, r.id, r.epoch, sum(c.passages) AS passages,
-           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM of_embedder), 0) AS pending
-    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id GROUP BY 1, 2, 3),
+           coalesce(sum(c.passages) FILTER (WHERE c.embedder_id IS DISTINCT FROM chosen.embedder), 0) AS pending
+    FROM reached r JOIN scopefloor.scope_counter c ON c.scope_id = r.id
+    CROSS JOIN LATERAL (SELECT coalesce(offered->>coalesce(CASE WHEN any_choice THEN (SELECT v.value#>>'{}' FROM scopefloor.settings_above(r.tags) v WHERE v.name = 'embeddings') END, in_general), offered->>standard)::int AS embedder) chosen
+    GROUP BY 1, 2, 3),
   ordered AS (
     INSERT INTO scopefloor.job (tenant_id, scope_id, id, kind, api_key_id, principal, on_behalf_of, epoch, share_group)
     SELECT c.tenant_id, c.id, gen_random_uuid(), 'embed', (t->>'key')::uuid, t->>'principal', (t->>'on_behalf_of')::uuid, c.epoch, scopefloor.share_group_of((t->>'key')::uuid)
@@ -184,7 +188,7 @@ BEGIN
   RETURN jsonb_build_object(
     'status', 'ok', 'key', j.api_key_id, 'principal', j.principal, 'onBehalfOf', j.on_behalf_of,
     'scopeId', s.id, 'tenant', s.tenant_id, 'tags', s.tags,
-    'settings', scopefloor.settings_at(s.tags, in_context));
+    'settings', scopefloor.settings_at(s.tags, in_context), 'credentials', scopefloor.credentials_at(s.tags));
 END $$;
 
 -- In the transaction of the job's effect: both are there or neither.

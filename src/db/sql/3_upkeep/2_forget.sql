@@ -103,7 +103,7 @@ BEGIN
     unruled := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.id = ANY (ids)
       AND (EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_limit l WHERE l.scope_id = s.id)
            OR EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
-           OR EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id))
+           OR EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id) OR EXISTS (SELECT 1 FROM scopefloor.scope_credential c WHERE c.scope_id = s.id))
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = ANY (ids) AND k.floor @> s.tags AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
     DELETE FROM scopefloor.budget b WHERE b.scope_id = ANY (unruled) AND b.set_by @> (t->'floor');
@@ -111,6 +111,7 @@ BEGIN
     DELETE FROM scopefloor.retention_rule r WHERE r.scope_id = ANY (unruled) AND r.set_by @> (t->'floor');
     DELETE FROM scopefloor.forget_schedule f WHERE f.scope_id = ANY (unruled) AND f.set_by @> (t->'floor');
     DELETE FROM scopefloor.scope_setting v WHERE v.scope_id = ANY (unruled) AND v.set_by @> (t->'floor');
+    DELETE FROM scopefloor.scope_credential c WHERE c.scope_id = ANY (unruled) AND c.set_by @> (t->'floor');
   END IF;
   gone := ARRAY(SELECT s.id FROM scopefloor.scope s
     WHERE s.id = ANY (ids) AND s.id <> 0 AND NOT EXISTS (SELECT 1 FROM scopefloor.budget b WHERE b.scope_id = s.id)
@@ -119,6 +120,7 @@ BEGIN
       AND NOT EXISTS (SELECT 1 FROM scopefloor.retention_rule r WHERE r.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.forget_schedule f WHERE f.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_setting v WHERE v.scope_id = s.id)
+      AND NOT EXISTS (SELECT 1 FROM scopefloor.scope_credential c WHERE c.scope_id = s.id)
       AND NOT EXISTS (SELECT 1 FROM scopefloor.api_key k WHERE k.scope_id = s.id AND k.revoked_at IS NULL
                       AND (k.expires_at IS NULL OR k.expires_at > clock_timestamp())));
   above := ARRAY(SELECT s.id FROM scopefloor.scope s WHERE s.tags = ANY (scopefloor.scopes_between('{}', erased)) AND s.tags <> erased);
