@@ -1,3 +1,4 @@
+import { type Hidden, hiddenByView } from "../context/hidden-scopes.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { notFound, unprocessable } from "../errors.ts";
 import { refuseOthersSession } from "../memory/sessions.ts";
@@ -48,13 +49,11 @@ export interface ForgetMatch {
   readonly scope: Record<string, string>;
 }
 
-export interface ForgetAnswer {
+export interface ForgetAnswer extends Hidden {
   /** How many rows went, or in a dry run would go. */
   readonly deleted: number;
   readonly receiptId?: string;
   readonly matches?: readonly ForgetMatch[];
-  /** Nothing was found, and the floor holds scopes that were not looked at. */
-  readonly hiddenByView?: true;
 }
 
 /**
@@ -79,7 +78,7 @@ export async function forgetMatching(tx: ScopedTransaction, request: ForgetReque
     return {
       deleted: matches.length,
       matches: matches.map(({ id, text, score, scope, why }) => ({ id, text, score, scope, why })),
-      ...(await hiddenByView(tx, matches)),
+      ...(matches.length === 0 ? await hiddenByView(tx) : {}),
     };
   }
   const named = topic === undefined ? {} : await matchNames(tx, topic, request.threshold);
@@ -102,7 +101,7 @@ export async function forgetMatching(tx: ScopedTransaction, request: ForgetReque
     },
   );
   traceForget(tx, prepared, { ...trace, candidates: matches.length, returned: matches.length });
-  return { deleted: matches.length, receiptId, ...(await hiddenByView(tx, matches)) };
+  return { deleted: matches.length, receiptId, ...(matches.length === 0 ? await hiddenByView(tx) : {}) };
 }
 
 const policyOf = ({ query, sessionId }: ForgetRequest) =>
@@ -118,10 +117,6 @@ function traceForget(tx: ScopedTransaction, { spentOnOthers }: QueryVectors, fie
   const { traceId } = recordTrace(tx, fields);
   for (const spent of spentOnOthers) recordSpent(tx, spent, { parentId: traceId });
 }
-
-/** Where nothing was found, whether the floor holds scopes that were not looked at. */
-const hiddenByView = async (tx: ScopedTransaction, matches: readonly Match[]): Promise<{ hiddenByView?: true }> =>
-  matches.length === 0 && (await tx.call<boolean>("hides_scopes")) ? { hiddenByView: true } : {};
 
 /** The rows that a passage is made from: its turn, or the fact that has the same id. */
 const itemsOf = (matches: readonly Match[], { sessionId, query, selection }: ForgetRequest): ForgottenItems => ({

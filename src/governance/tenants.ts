@@ -5,6 +5,7 @@ import { type ApiKey, mintKey } from "../keys/keys.ts";
 import { type NewBudget, setBudget } from "../metering/budgets.ts";
 import { type NewLimits, setLimits } from "../metering/limits.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
+import type { View } from "../scope/visibility.ts";
 import { recordTrace } from "../traces/record.ts";
 import { type Answer, accepted } from "./answer.ts";
 import { type NewRetention, setRetention } from "./retention.ts";
@@ -16,6 +17,7 @@ export interface TenantKey {
   readonly principal: Principal;
   readonly verbs?: readonly KeyVerb[] | undefined;
   readonly content?: boolean | undefined;
+  readonly defaultView?: View | undefined;
   /** Tags besides the tenant's own. */
   readonly scopeFloor?: Scope | undefined;
 }
@@ -135,6 +137,7 @@ async function mintKeys(tx: ScopedTransaction, wanted: readonly TenantKey[]): Pr
       scopeFloor: floorOf(key, tenant),
       verbs: key.verbs,
       content: key.content,
+      defaultView: key.defaultView,
       expiresAt: undefined,
     });
     const { id, principal, scopeFloor, verbs } = minted;

@@ -4,6 +4,7 @@ import type { KeyVerb, MemoryVerb, Principal } from "../db/access/entry.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, type ErrorSlug, notFound } from "../errors.ts";
 import { canonicalPath, type Scope } from "../scope/scope.ts";
+import type { View } from "../scope/visibility.ts";
 import { recordTrace } from "../traces/record.ts";
 import { hashSecret, newSecret } from "./secret.ts";
 
@@ -18,6 +19,8 @@ export interface ApiKey {
   readonly scopeFloor: Record<string, string>;
   readonly verbs: readonly KeyVerb[];
   readonly content: boolean;
+  /** What it sees where a request does not say: from its floor to where it asks, or all below that as well. */
+  readonly defaultView: View;
   readonly status: "active" | "expired" | "revoked";
   readonly createdAt: string;
   readonly createdBy: string | null;
@@ -57,6 +60,8 @@ export interface NewKey {
   /** Absent: the minting key's verbs. */
   readonly verbs: readonly KeyVerb[] | undefined;
   readonly content: boolean | undefined;
+  /** Absent: as a setting says, or else `strict` for an agent and `subtree` for others. */
+  readonly defaultView?: View | undefined;
   readonly expiresAt: string | undefined;
 }
 
@@ -74,6 +79,8 @@ export async function mintKey(tx: ScopedTransaction, wanted: NewKey): Promise<Ap
     wanted.verbs === undefined ? null : list(wanted.verbs),
     wanted.content ?? null,
     wanted.expiresAt ?? null,
+    wanted.defaultView ?? null,
+    (tx.entry.settings.defaultView as View | undefined) ?? null,
   );
   const key = keyOf(outcome);
   recordTrace(tx, { kind: "decision", operation: "mint_key" });

@@ -1,10 +1,11 @@
+import { type Hidden, hiddenByView } from "../context/hidden-scopes.ts";
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { QueryVectors } from "../models/metered.ts";
 import { recordSpent, recordTrace, type TraceFields, type TraceSummary } from "../traces/record.ts";
 import type { Hit } from "./answer/hits.ts";
 import type { SearchResult, Tier } from "./ranking/search.ts";
 
-export interface RecallTrace extends TraceSummary {
+export interface RecallTrace extends TraceSummary, Hidden {
   readonly resolutionTier: string;
   readonly tierReason: string;
   readonly retrievedCount: number;
@@ -12,7 +13,6 @@ export interface RecallTrace extends TraceSummary {
   readonly scope: Record<string, string>;
   readonly plan: string;
   readonly savedTokens?: number;
-  readonly hiddenByView?: true;
   readonly hintsIgnored?: readonly string[];
 }
 
@@ -80,12 +80,12 @@ export async function conclude(
   spent: Partial<TraceFields>,
   spentOnOthers: QueryVectors["spentOnOthers"] = [],
 ): Promise<Recalled> {
-  const hiddenByView = result.hits.length === 0 && (await tx.call<boolean>("hides_scopes"));
+  const hidden = result.hits.length === 0 ? await hiddenByView(tx) : {};
   const trace = traceRecall(tx, query, result, about, spent);
   for (const other of spentOnOthers) recordSpent(tx, other, { parentId: trace.traceId });
   return {
     tier: result.tier,
     hits: result.hits,
-    trace: hiddenByView ? { ...trace, hiddenByView: true } : trace,
+    trace: { ...trace, ...hidden },
   };
 }

@@ -79,6 +79,7 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "access_denied.on_behalf_of", // an id
   "access_denied.reason",
   "access_denied.route",
+  "api_key.default_view",
   "api_key.minted_verbs",
   "api_key.principal",
   "api_key.verbs",

@@ -145,6 +145,7 @@ describe("forgetting by meaning", () => {
     expect((await client.post("/forget", { query: "harbour", dryRun: true })).body).toEqual({
       deleted: 0,
       matches: [],
+      hint: expect.any(String),
       hiddenByView: true,
     });
     expect((await client.post("/forget", { query: "harbour" })).body).toMatchObject({ deleted: 0, hiddenByView: true });

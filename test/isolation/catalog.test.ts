@@ -206,7 +206,7 @@ describe("the reporting role", () => {
     expect(hidden.map((row) => row.name)).toEqual(
       [
         "access_denied.asked access_denied.floor access_denied.named",
-        "api_key.changed_at api_key.content api_key.minted_verbs api_key.narrowed_by api_key.previous_hash api_key.previous_until api_key.secret_hash",
+        "api_key.changed_at api_key.content api_key.default_view api_key.minted_verbs api_key.narrowed_by api_key.previous_hash api_key.previous_until api_key.secret_hash",
         "audit_entry.leaf audit_entry.salt audit_entry.text_hash",
         "decision_trace.elsewhere decision_trace.error decision_trace.query decision_trace.sources",
         "forget_receipt.items forget_receipt.jws forget_receipt.selector forget_receipt.target",

@@ -288,6 +288,13 @@ export const GOVERNANCE_MUTANTS: readonly Mutant[] = [
     tests: [OWN_MODELS],
   },
   {
+    name: "governance: on behalf of a strict key, the wider view counts (threat 6)",
+    function: "enter",
+    from: "OR ((caller.other).id IS NOT NULL AND scopefloor.default_view_of(caller.other) = 'strict')",
+    to: "OR false",
+    tests: ["test/keys/default-view.test.ts"],
+  },
+  {
     name: "governance: a suspended tenant's keys come in (threat 56)",
     function: "is_shut_out",
     from: "AND t.state <> 'active'",

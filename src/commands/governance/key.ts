@@ -38,9 +38,15 @@ export function keyCommand({ service, print, tell }: CommandContext): Command {
       "memory:read,memory:write,memory:forget or usage:read; absent: as the key that mints",
       namesOf,
     )
+    .addOption(
+      new Option(
+        "--default-view <view>",
+        "what it sees where a request does not say; absent: strict for agents, subtree for others",
+      ).choices(["strict", "subtree"]),
+    )
     .option("--ttl <seconds>", "", number)
-    .action(async (name: string, { principal, floor, verbs, ttl }) => {
-      const body = { name, principal, scopeFloor: scopeNamed(floor), verbs, ttlSeconds: ttl };
+    .action(async (name: string, { principal, floor, verbs, defaultView, ttl }) => {
+      const body = { name, principal, scopeFloor: scopeNamed(floor), verbs, defaultView, ttlSeconds: ttl };
       shown(await service().call("POST", "/keys", { body }));
     });
   command

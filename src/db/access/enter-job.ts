@@ -65,7 +65,7 @@ type Answer =
 type Granted = Extract<Answer, { status: "ok" }>;
 
 const entryOf = (answer: Granted, scope: Scope): Entry => ({
-  key: { id: answer.key, name: "", principal: answer.principal, content: true, expiresAt: null },
+  key: { id: answer.key, name: "", principal: answer.principal, content: true, defaultView: "strict", expiresAt: null },
   verbs: ["memory:write"],
   floor: scope,
   onBehalfOf: answer.onBehalfOf,

@@ -120,6 +120,8 @@ export interface Entry {
     readonly name: string;
     readonly principal: Principal;
     readonly content: boolean;
+    /** What it sees where a request does not say; on behalf of another, what both do. */
+    readonly defaultView: View;
     readonly expiresAt: string | null;
   };
   readonly verbs: readonly KeyVerb[];

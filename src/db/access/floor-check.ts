@@ -4,7 +4,7 @@ import type { AccessRequest, Entry } from "./entry.ts";
 
 /** A forget reaches what is below E where it says so, and without a selector where the key sees it by default. */
 const takesSubtree = ({ mode, selector, subtree }: AccessRequest, { key }: Entry): boolean =>
-  subtree ?? (mode === "forget" && selector === undefined && key.principal !== "agent");
+  subtree ?? (mode === "forget" && selector === undefined && key.defaultView === "subtree");
 
 /**
  * The first lock trusts no id: what the database resolved is checked against the algebra, from the

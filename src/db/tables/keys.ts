@@ -18,6 +18,8 @@ export const apiKey = scopefloor.table(
     /** The floor of the key that took verbs from it, of several the one above. */
     narrowedBy: jsonb("narrowed_by"),
     content: boolean("content").notNull().default(true),
+    /** `strict` or `subtree`: what it sees where a request does not say. Null: `strict` for an agent, `subtree` for others. */
+    defaultView: text("default_view"),
     /** SHA-256 of the SHA-256 of the secret: reading this table opens nothing. */
     secretHash: bytea("secret_hash").notNull().unique(),
     previousHash: bytea("previous_hash"),

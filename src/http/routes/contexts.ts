@@ -7,7 +7,7 @@ import { listDenied } from "../../traces/denied.ts";
 import { getReceipt, listReceipts } from "../../traces/receipt.ts";
 import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
-import { fields, limitAndOffset, pageAndSize, uuidText, writeSelector } from "../wire/fields.ts";
+import { defaultView, fields, limitAndOffset, pageAndSize, uuidText, writeSelector } from "../wire/fields.ts";
 import { instant, integer, numbers, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 const settings = fields({ config: fields(contextSettings) });
@@ -24,6 +24,8 @@ const contextDescriptionResponse = object({
     language: z.string(),
     chunkTokens: integer,
     reranker: z.boolean(),
+    embeddings: z.string().optional(),
+    defaultView: defaultView.optional(),
     models: object({ embeddings: z.string(), chat: z.null() }),
   }),
   createdAt: instant,

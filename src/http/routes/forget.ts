@@ -29,6 +29,15 @@ function refuseUnconfirmed(tx: ScopedTransaction, confirm: string | undefined): 
   }
 }
 
+/** So is a purge that does not say where, by a key that sees the whole subtree: it may take anything of its floor. */
+function refuseUnconfirmedPurge(tx: ScopedTransaction, confirm: string | undefined): void {
+  const path = canonicalPath(tx.entry.floor);
+  if (tx.entry.view === "subtree" && confirm !== path)
+    throw unprocessable(
+      `this would erase what it finds anywhere in ${path}; confirm it with "confirm": "${path}", or say where with scopes or subtree`,
+    );
+}
+
 /** So is the erasure of all that a key reaches: an agent's one wrong call is not enough. */
 function refuseUnconfirmedFloor(tx: ScopedTransaction, confirm: string | undefined): void {
   const { effective, floor } = tx.entry;
@@ -49,6 +58,7 @@ const forgottenResponse = object({
     .array(object({ id: uuid, text: z.string(), score: z.number(), scope: scopeTags, why: z.string() }))
     .optional(),
   hiddenByView: z.literal(true).optional(),
+  hint: z.string().optional().describe("What to do where the view hides what there may be"),
 });
 
 const erasedResponse = object({ forgotten: integer, receiptId: uuid });
@@ -113,7 +123,11 @@ export const forgetEndpoints = [
               peek({ ...access, mode: "forget" }, work),
             );
       return enter(access, (tx) => {
-        if (body.dryRun !== true && sessionId === undefined) refuseUnconfirmed(tx, body.confirm);
+        if (body.dryRun !== true && sessionId === undefined) {
+          refuseUnconfirmed(tx, body.confirm);
+          if (body.purge === true && body.scopes === undefined && body.subtree === undefined && !isById)
+            refuseUnconfirmedPurge(tx, body.confirm);
+        }
         return forgetMatching(tx, {
           query,
           prepared,

@@ -4,6 +4,7 @@ import { type ApiKey, KEY_VERBS, listKeys, mintKey, revokeKey, rotateKey } from 
 import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
 import {
+  defaultView,
   expiry,
   fields,
   graceSeconds,
@@ -24,6 +25,9 @@ const newKey = fields({
   scopeFloor: scopeObject.optional(),
   verbs: keyVerbs.optional(),
   content: z.boolean().optional(),
+  defaultView: defaultView
+    .optional()
+    .describe("What it sees where a request names no view: strict for agents, subtree for others"),
   ttlSeconds: z.int().min(1).max(999_999_999).optional(),
   expiresAt: time.optional(),
 });
@@ -38,8 +42,19 @@ function endOf(body: { ttlSeconds?: number | undefined; expiresAt?: string | und
 }
 
 function minted({ secret, ...key }: ApiKey & { secret: string }) {
-  const { id, name, principal, scopeFloor, verbs: granted, content, createdAt, expiresAt } = key;
-  return { id, name, principal, scopeFloor, verbs: granted, content, key: secret, createdAt, expiresAt };
+  const { id, name, principal, scopeFloor, verbs: granted, content, defaultView: view, createdAt, expiresAt } = key;
+  return {
+    id,
+    name,
+    principal,
+    scopeFloor,
+    verbs: granted,
+    content,
+    defaultView: view,
+    key: secret,
+    createdAt,
+    expiresAt,
+  };
 }
 
 const idOrName = z.object({ idOrName: z.string().min(1).max(200) });
@@ -51,6 +66,7 @@ const keyShape = {
   scopeFloor: scopeTags,
   verbs: z.array(z.enum(KEY_VERBS)),
   content: z.boolean(),
+  defaultView,
   createdAt: instant,
   expiresAt: instant.nullable(),
 };
@@ -92,6 +108,7 @@ export const managedKeyEndpoints = [
             scopeFloor: body.scopeFloor,
             verbs: body.verbs,
             content: body.content,
+            defaultView: body.defaultView,
             expiresAt,
           }),
         ),

@@ -8,7 +8,17 @@ import { type Scope, sameScope, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
-import { expiry, fields, graceSeconds, keepChildren, keyName, scopeObject, ttlSeconds, verbs } from "../wire/fields.ts";
+import {
+  defaultView,
+  expiry,
+  fields,
+  graceSeconds,
+  keepChildren,
+  keyName,
+  scopeObject,
+  ttlSeconds,
+  verbs,
+} from "../wire/fields.ts";
 import { budgetShape, limitShape } from "../wire/metering-shapes.ts";
 import { grantedPaths, instant, object, principalKind, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
 
@@ -35,6 +45,7 @@ const narrower = fields({
   scopeFloor: scopeObject.optional(),
   verbs: verbs.optional(),
   grants: grants.optional(),
+  defaultView: defaultView.optional(),
 });
 
 /** Grants say the same as scopeFloor and verbs: verbs that all reach the same path. */
@@ -64,6 +75,7 @@ const meResponse = object({
   verbs: z.array(z.enum(KEY_VERBS)),
   grants: grantedPaths,
   effectiveGrants: grantedPaths,
+  defaultView: defaultView.describe("What the key sees where a request names no view"),
   delegatedPrincipalId: uuid.optional(),
 });
 
@@ -115,6 +127,7 @@ export const selfEndpoints = [
           verbs: entry.verbs,
           grants: granted,
           effectiveGrants: entry.key.content ? granted : {},
+          defaultView: entry.key.defaultView,
           ...(entry.onBehalfOf === null ? {} : { delegatedPrincipalId: entry.onBehalfOf }),
         };
       }),
@@ -168,6 +181,7 @@ export const selfEndpoints = [
             ...narrowing,
             principal: tx.entry.key.principal,
             content: undefined,
+            defaultView: body.defaultView,
             expiresAt: expiry(query.ttlSeconds),
           }),
         ),

@@ -113,6 +113,7 @@ const recallTrace = object({
   plan: z.string(),
   savedTokens: integer.optional(),
   hiddenByView: z.literal(true).optional(),
+  hint: z.string().optional().describe("What to do where the view hides what there may be"),
   hintsIgnored: z.array(z.string()).optional(),
 });
 

@@ -20,6 +20,7 @@ import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
 import {
   amount,
+  defaultView,
   fields,
   keyName,
   keyVerbs,
@@ -62,6 +63,7 @@ const parts = {
         principal: z.enum(["agent", "supervisor", "management"]),
         verbs: keyVerbs.optional(),
         content: z.boolean().optional(),
+        defaultView: defaultView.optional(),
         scopeFloor: scopeObject.optional().describe("Tags besides the tenant's own"),
       }),
     )

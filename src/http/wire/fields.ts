@@ -251,6 +251,9 @@ export const expiry = (ttl: number | undefined) =>
 
 export const scopeView = z.enum(["strict", "subtree", "merged", "crossTeam"]);
 /** `merged` is strict; so is `crossTeam` as long as there are no sharing grants. */
+/** What a key sees where a request does not say. */
+export const defaultView = z.enum(["strict", "subtree"]);
+
 export function viewOf(view: z.infer<typeof scopeView> | undefined): "strict" | "subtree" | undefined {
   return view === "merged" || view === "crossTeam" ? "strict" : view;
 }

@@ -57,6 +57,12 @@ BEGIN
   content := content AND other.content;
 END $$;
 
+-- What a key sees where a request does not say: between its floor and there, or all below as well.
+CREATE OR REPLACE FUNCTION scopefloor.default_view_of(k scopefloor.api_key) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(k.default_view, CASE WHEN k.principal = 'agent' THEN 'strict' ELSE 'subtree' END)
+$$;
+
 -- The matrix of principals and verbs: null, or why not.
 CREATE OR REPLACE FUNCTION scopefloor.permit(principal text, other_principal text, verbs text[], content bool, verb text, mode text) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -32,6 +32,7 @@ DECLARE
   trace_is_blank bool := false; -- the trace says nothing of what was asked
   reach jsonb;
   general bool;
+  by_default text;
   began timestamptz := transaction_timestamp() - make_interval(secs => coalesce((requested->>'ageMs')::float8, 0) / 1000);
 BEGIN
   caller := scopefloor.authenticate(key_hash, on_behalf_of);
@@ -45,11 +46,14 @@ BEGIN
     RETURN coalesce(refusal, '{"status": "ok"}');
   END IF;
 
+  -- On behalf of another, no more than either sees.
+  by_default := CASE WHEN scopefloor.default_view_of(caller.k) = 'strict' OR ((caller.other).id IS NOT NULL AND scopefloor.default_view_of(caller.other) = 'strict')
+                THEN 'strict' ELSE 'subtree' END;
   view := CASE mode
-    WHEN 'select' THEN coalesce(view, CASE WHEN (caller.k).principal = 'agent' THEN 'strict' ELSE 'subtree' END)
+    WHEN 'select' THEN coalesce(view, by_default)
     WHEN 'write' THEN 'strict'
     WHEN 'delete' THEN CASE WHEN jsonb_typeof(requested->'clauses') = 'array' THEN 'strict' ELSE 'subtree' END
-    WHEN 'forget' THEN CASE WHEN coalesce((requested->>'subtree')::bool, jsonb_typeof(requested->'clauses') IS DISTINCT FROM 'array' AND (caller.k).principal <> 'agent')
+    WHEN 'forget' THEN CASE WHEN coalesce((requested->>'subtree')::bool, jsonb_typeof(requested->'clauses') IS DISTINCT FROM 'array' AND by_default = 'subtree')
                        THEN 'subtree' ELSE 'strict' END
     WHEN 'erase' THEN CASE WHEN (requested->>'subtree')::bool THEN 'subtree' ELSE 'strict' END
     ELSE 'subtree' END; -- id, modify
@@ -140,7 +144,7 @@ BEGIN
   RETURN jsonb_build_object(
     'status', 'ok',
     'key', jsonb_build_object('id', (caller.k).id, 'name', (caller.k).name, 'principal', (caller.k).principal, 'content', caller.content,
-                              'expiresAt', (caller.k).expires_at),
+                              'defaultView', by_default, 'expiresAt', (caller.k).expires_at),
     'verbs', to_jsonb(caller.verbs), 'floor', caller.floor, 'onBehalfOf', (caller.other).id,
     'view', view, 'effective', named.effective, 'general', general,
     'read', jsonb_build_object(

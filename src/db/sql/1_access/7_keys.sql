@@ -5,6 +5,7 @@ CREATE OR REPLACE FUNCTION scopefloor.key_row(k scopefloor.api_key) RETURNS json
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object(
     'id', k.id, 'name', k.name, 'principal', k.principal, 'scopeFloor', k.floor, 'verbs', to_jsonb(k.verbs), 'content', k.content,
+    'defaultView', scopefloor.default_view_of(k),
     'status', CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= clock_timestamp() THEN 'expired' ELSE 'active' END,
     'createdAt', k.created_at, 'createdBy', k.parent_id, 'lastUsedAt', k.last_used_at, 'expiresAt', k.expires_at, 'revokedAt', k.revoked_at)
 $$;
@@ -39,9 +40,10 @@ BEGIN
 END $$;
 
 -- Mints a key that is never wider than the ticket and the key behind it: floor = asked ∪ the caller's,
--- verbs a subset.
+-- verbs a subset. What it sees by default is as asked, as the minting agent sees, as a setting above its floor
+-- says, or as `usual_view` does.
 CREATE OR REPLACE FUNCTION scopefloor.mint_key(new_id uuid, key_hash bytea, new_name text, new_principal text, asked_floor jsonb,
-                                    asked_verbs text[], with_content bool, expires timestamptz) RETURNS jsonb
+                                    asked_verbs text[], with_content bool, expires timestamptz, asked_view text, usual_view text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.key_ticket();
@@ -100,12 +102,16 @@ BEGIN
   IF own.principal = 'agent' THEN
     expires := least(expires, own.expires_at);
   END IF;
+  IF asked_view IS NULL THEN
+    asked_view := coalesce(CASE WHEN own.principal = 'agent' THEN own.default_view END,
+      (SELECT v.value#>>'{}' FROM scopefloor.settings_above(child_floor) v WHERE v.name = 'defaultView'), usual_view);
+  END IF;
   PERFORM scopefloor.hold_scope(child_floor);
   at_scope := scopefloor.ensure_scope(child_floor);
   PERFORM scopefloor.check_room('keys', child_floor);
-  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, content, secret_hash, expires_at)
+  INSERT INTO scopefloor.api_key (id, tenant_id, scope_id, parent_id, name, principal, floor, verbs, minted_verbs, content, secret_hash, expires_at, default_view)
   VALUES (new_id, at_scope.tenant_id, at_scope.id, own.id, new_name, new_principal, child_floor,
-          coalesce(asked_verbs, parent_verbs), coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires)
+          coalesce(asked_verbs, parent_verbs), coalesce(asked_verbs, parent_verbs), child_content, sha256(key_hash), expires, asked_view)
   ON CONFLICT DO NOTHING
   RETURNING * INTO made;
   IF made.id IS NULL THEN
