@@ -123,6 +123,7 @@ export default async function upload(): Promise<Record<string, unknown>> {
         timeoutMs: 60_000,
         heapMb: 512,
         residentMb: 1_024,
+        hasSpare: false,
         entry: "dist/documents/parsing/parser-process.js",
       });
     });

@@ -223,6 +223,8 @@ CREATE TABLE "scopefloor"."template" (
 	CONSTRAINT "template_name_version_pk" PRIMARY KEY("name","version")
 );
 --> statement-breakpoint
+ALTER TABLE "scopefloor"."document" ADD COLUMN "charset" text;--> statement-breakpoint
+ALTER TABLE "scopefloor"."document" ADD COLUMN "reading" jsonb DEFAULT '{}'::jsonb NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."api_key" ADD COLUMN "default_view" text;--> statement-breakpoint
 ALTER TABLE "scopefloor"."turn" ADD COLUMN "corrected_id" uuid;--> statement-breakpoint
 ALTER TABLE "scopefloor"."job" ADD COLUMN "run_id" uuid;--> statement-breakpoint
@@ -1262,8 +1264,8 @@ DECLARE
   same_bytes uuid := scopefloor.word_hash(scopefloor.word_secret((t->>'tenant')::int, at_scope), facts->>'contentHash');
   d scopefloor.document;
 BEGIN
-  INSERT INTO scopefloor.document (tenant_id, scope_id, id, api_key_id, title, source, mime_type, size_bytes, content_hash, labels, observed_at)
-  VALUES ((t->>'tenant')::int, at_scope, new_id, (t->>'key')::uuid, facts->>'title', facts->>'source', facts->>'mimeType', (facts->>'sizeBytes')::int,
+  INSERT INTO scopefloor.document (tenant_id, scope_id, id, api_key_id, title, source, mime_type, charset, size_bytes, content_hash, labels, observed_at)
+  VALUES ((t->>'tenant')::int, at_scope, new_id, (t->>'key')::uuid, facts->>'title', facts->>'source', facts->>'mimeType', facts->>'charset', (facts->>'sizeBytes')::int,
           facts->>'contentHash', ARRAY(SELECT jsonb_array_elements_text(facts->'labels')), (facts->>'observedAt')::timestamptz)
   ON CONFLICT (scope_id, content_key, tenant_id) DO NOTHING RETURNING * INTO d;
   IF d.id IS NOT NULL THEN
@@ -1271,7 +1273,7 @@ BEGIN
   END IF;
   SELECT * INTO STRICT d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes FOR UPDATE;
   IF d.status = 'failed' THEN
-    UPDATE scopefloor.document o SET status = 'queued', error = NULL, mime_type = facts->>'mimeType', updated_at = clock_timestamp(),
+    UPDATE scopefloor.document o SET status = 'queued', error = NULL, mime_type = facts->>'mimeType', charset = facts->>'charset', reading = '{}', updated_at = clock_timestamp(),
            processing_started_at = NULL, processing_completed_at = NULL
     WHERE o.scope_id = at_scope AND o.id = d.id;
     RETURN jsonb_build_object('id', d.id, 'status', 'queued', 'version', d.version, 'deduplicated', true, 'again', true);
@@ -1315,7 +1317,7 @@ BEGIN
   END IF;
   UPDATE scopefloor.document o
   SET version = o.version + 1, status = 'queued', error = NULL, content_hash = facts->>'contentHash', size_bytes = (facts->>'sizeBytes')::int,
-      mime_type = facts->>'mimeType', title = coalesce(facts->>'title', o.title), source = coalesce(facts->>'source', o.source),
+      mime_type = facts->>'mimeType', charset = facts->>'charset', title = coalesce(facts->>'title', o.title), source = coalesce(facts->>'source', o.source),
       labels = CASE WHEN jsonb_typeof(facts->'labels') = 'array' THEN ARRAY(SELECT jsonb_array_elements_text(facts->'labels')) ELSE o.labels END,
       observed_at = coalesce((facts->>'observedAt')::timestamptz, o.observed_at), api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp(),
       processing_started_at = NULL, processing_completed_at = NULL
@@ -4568,7 +4570,7 @@ GRANT UPDATE (closed_at, metadata) ON scopefloor.session TO scopefloor_app;
 GRANT UPDATE (expired_at) ON scopefloor.turn TO scopefloor_app;
 GRANT UPDATE (expired_at, embedding, embedder_id, terms) ON scopefloor.passage TO scopefloor_app;
 GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_app; -- a heading may name what is forgotten
-GRANT UPDATE (status, error, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
+GRANT UPDATE (status, error, reading, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
   ON scopefloor.document TO scopefloor_app, scopefloor_worker;
 
 -- The worker, inside a job.

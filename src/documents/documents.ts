@@ -4,6 +4,7 @@ import { AppError, notFound } from "../errors.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace } from "../traces/record.ts";
+import type { Reading } from "./parsing/formats/extracted.ts";
 import type { MediaType } from "./parsing/media-type.ts";
 import type { SpooledFile } from "./spool.ts";
 
@@ -24,6 +25,8 @@ export interface NewDocument {
   readonly title: string | undefined;
   readonly source: string | undefined;
   readonly mimeType: MediaType;
+  /** As the upload says. */
+  readonly charset: string | undefined;
   readonly labels: readonly string[] | undefined;
   readonly observedAt: string | undefined;
   readonly file: SpooledFile;
@@ -41,6 +44,7 @@ const factsOf = (document: NewDocument) => ({
   title: document.title ?? null,
   source: document.source ?? null,
   mimeType: document.mimeType,
+  charset: document.charset ?? null,
   sizeBytes: document.file.size,
   contentHash: document.file.hash,
   labels: document.labels ?? null,
@@ -111,6 +115,10 @@ export interface Document {
   readonly contentHash: string | null;
   readonly status: DocumentStatus;
   readonly error?: string;
+  /** What a person sees in the file and is not in its text. */
+  readonly warnings?: readonly string[];
+  /** How it was read, where it did not say so. */
+  readonly reading?: Reading;
   readonly version: number;
   readonly labels: readonly string[];
   readonly scope: Scope;
@@ -125,28 +133,41 @@ export interface Document {
 }
 
 interface DocumentRow
-  extends Omit<Document, "scope" | "scopes" | "error" | "processingStartedAt" | "processingCompletedAt" | "progress"> {
+  extends Omit<
+    Document,
+    "scope" | "scopes" | "error" | "warnings" | "reading" | "processingStartedAt" | "processingCompletedAt" | "progress"
+  > {
   readonly tags: Record<string, string>;
   readonly error: string | null;
+  readonly reading: Reading & { readonly warnings?: readonly string[] };
   readonly processingStartedAt: string | null;
   readonly processingCompletedAt: string | null;
 }
 
 const COLUMNS = sql`
-  o.id, o.title, o.source, o.mime_type AS "mimeType", o.size_bytes AS "sizeBytes", o.content_hash AS "contentHash", o.status, o.error,
+  o.id, o.title, o.source, o.mime_type AS "mimeType", o.size_bytes AS "sizeBytes", o.content_hash AS "contentHash", o.status, o.error, o.reading,
   o.version, to_jsonb(o.labels) AS labels, d.tags, o.observed_at AS "observedAt", o.created_at AS "createdAt", o.updated_at AS "updatedAt",
   o.processing_started_at AS "processingStartedAt", o.processing_completed_at AS "processingCompletedAt"`;
 
 const tables = (tx: ScopedTransaction) =>
   sql`${tx.read("document", "o")} JOIN ${tx.read("scope", "d")} ON d.id = o.scope_id`;
 
-function toDocument({ tags, error, processingStartedAt, processingCompletedAt, ...row }: DocumentRow): Document {
+function toDocument({
+  tags,
+  error,
+  reading: { warnings = [], ...reading },
+  processingStartedAt,
+  processingCompletedAt,
+  ...row
+}: DocumentRow): Document {
   const scope = scopeFromDatabase(tags);
   return {
     ...row,
     scope,
     scopes: scopePaths(scope),
     ...(error === null ? {} : { error }),
+    ...(warnings.length === 0 ? {} : { warnings }),
+    ...(Object.keys(reading).length === 0 ? {} : { reading }),
     ...(processingStartedAt === null ? {} : { processingStartedAt }),
     ...(processingCompletedAt === null ? {} : { processingCompletedAt }),
   };

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Readable } from "node:stream";
 import busboy from "busboy";
+import { charsetIn } from "../documents/parsing/media-type.ts";
 import { type SpooledFile, spool } from "../documents/spool.ts";
 import { AppError, invalid } from "../errors.ts";
 import { parseJson } from "./body.ts";
@@ -14,8 +15,10 @@ const METADATA_LIMIT = 64 * 1024;
 export interface Upload {
   readonly file: SpooledFile;
   readonly filename: string;
-  /** The content type of the file's part. */
+  /** The content type of the file's part, without its parameters. */
   readonly partType: string;
+  /** The charset that the part's content type names. */
+  readonly charset: string | undefined;
   readonly metadata: unknown;
   /** What makes two requests the same for an idempotency key: everything but the boundary. */
   readonly digest: Buffer;
@@ -39,7 +42,7 @@ export async function readUpload(request: IncomingMessage): Promise<Upload> {
   // The parts' own headers take some bytes too.
   if (Number(request.headers["content-length"] ?? 0) > UPLOAD_LIMIT + METADATA_LIMIT + 16 * 1024) throw tooLarge();
   const read = await readParts(request);
-  const { spooled, metadata } = read;
+  const { spooled, metadata, charset } = read;
   if (spooled === undefined) throw invalid('file: the part named "file" is missing');
   try {
     const parsed = metadata === undefined ? {} : parseJson(Buffer.from(metadata), "application/json");
@@ -50,9 +53,11 @@ export async function readUpload(request: IncomingMessage): Promise<Upload> {
       .update("\0")
       .update(spooled.partType)
       .update("\0")
+      .update(charset ?? "")
+      .update("\0")
       .update(metadata ?? "")
       .digest();
-    return { ...spooled, metadata: parsed ?? {}, digest };
+    return { ...spooled, charset, metadata: parsed ?? {}, digest };
   } catch (error) {
     await spooled.file.discard();
     throw error;
@@ -84,6 +89,7 @@ async function readField(stream: Readable): Promise<string> {
 interface Parts {
   spooled: { file: SpooledFile; filename: string; partType: string } | undefined;
   metadata: string | undefined;
+  charset: string | undefined;
 }
 
 /** Bytes that are read on and thrown away after a refusal, so that the client reads the answer. */
@@ -126,6 +132,7 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
   if (request.destroyed) throw cutShort();
   const parser = parserOf(request);
   const taker = new PartTaker();
+  const head = new BodyHead();
   await new Promise<void>((resolve) => {
     taker.onFailure = resolve;
     // busboy's types promise a name and a file name; a part need have neither.
@@ -147,6 +154,7 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
     request.on("close", () => {
       if (!request.complete) taker.fail(cutShort());
     });
+    head.watch(request);
     request.pipe(parser);
   });
   if (taker.failure !== undefined) {
@@ -154,14 +162,42 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
     drain(request);
     parser.destroy();
   }
-  return taker.taken();
+  return { ...(await taker.taken()), charset: head.charset };
+}
+
+/** The parts' own headers begin within so much of the body: the metadata may stand before the file. */
+const HEAD_BYTES = METADATA_LIMIT + 32 * 1024;
+const FILE_PART = /content-disposition:[^\r\n]*\bname="?file"?[\s\S]*?\r\n\r\n/i;
+
+/** The file part's header, which busboy keeps to itself but for the type. */
+class BodyHead {
+  #parts: Buffer[] = [];
+  #size = 0;
+
+  watch(request: IncomingMessage): void {
+    const onData = (part: Buffer) => {
+      this.#parts.push(part.subarray(0, HEAD_BYTES - this.#size));
+      this.#size += part.length;
+      if (this.#size >= HEAD_BYTES) request.off("data", onData);
+    };
+    request.on("data", onData);
+  }
+
+  get charset(): string | undefined {
+    const text = Buffer.concat(this.#parts).toString("latin1");
+    const at = FILE_PART.exec(text);
+    if (at === null) return undefined;
+    // The type may stand before the disposition.
+    const header = text.slice(text.lastIndexOf("\r\n--", at.index) + 1, at.index + at[0].length);
+    return charsetIn(/\r\ncontent-type:([^\r\n]*)/i.exec(header)?.[1] ?? "");
+  }
 }
 
 /** Takes the parts of one body as they come; the first thing that is wrong is what is told. */
 class PartTaker {
   failure: unknown;
   onFailure: () => void = () => undefined;
-  readonly #parts: Parts = { spooled: undefined, metadata: undefined };
+  readonly #parts: Omit<Parts, "charset"> = { spooled: undefined, metadata: undefined };
   readonly #filing: Promise<void>[] = [];
   #hasFile = false;
 
@@ -196,7 +232,7 @@ class PartTaker {
   }
 
   /** What there is once all of it is on disk. */
-  async taken(): Promise<Parts> {
+  async taken(): Promise<Omit<Parts, "charset">> {
     await Promise.all(this.#filing);
     if (this.failure === undefined) return this.#parts;
     await this.#parts.spooled?.file.discard();

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import type { TakenJob } from "../db/access/enter-job.ts";
 import type { Database } from "../db/connect/lease.ts";
-import type { ParserLimits } from "../documents/parsing/parser.ts";
+import type { Parsers } from "../documents/parsing/parser.ts";
 import type { Models } from "../models/models.ts";
 import type { ReceiptSigner } from "../traces/receipt-signer.ts";
 
@@ -13,6 +13,6 @@ export interface JobContext {
   readonly log: Logger;
   /** Signs receipts; absent: they have no signature. */
   readonly signer?: ReceiptSigner | undefined;
-  readonly parser: ParserLimits;
+  readonly parsers: Pick<Parsers, "parse">;
   extend(job: TakenJob): Promise<void>;
 }

@@ -2,13 +2,13 @@ import { v7 as uuid } from "uuid";
 import { modelsOf } from "../context/scope-models.ts";
 import { settingsOf } from "../context/settings.ts";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
-import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
+import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { type DocumentStatus, removeChunks } from "../documents/documents.ts";
 import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
 import type { Chunk } from "../documents/parsing/chunk.ts";
 import type { Keyword } from "../documents/parsing/keywords.ts";
 import type { MediaType } from "../documents/parsing/media-type.ts";
-import { parseDocument } from "../documents/parsing/parser.ts";
+import type { Parsed } from "../documents/parsing/parser.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { HELD_SQLSTATE } from "../governance/holds.ts";
 import { storePassages } from "../memory/store-passages.ts";
@@ -33,7 +33,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   if (started === undefined) return;
   let parsed: Parsed;
   try {
-    parsed = await parseDocument(started.bytes, started.mimeType, deps.parser, started.chunkTokens);
+    parsed = await deps.parsers.parse(started.bytes, started.mimeType, started);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     await fail(deps, job, error.message);
@@ -51,8 +51,6 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     await fail(deps, job, "a limit on what may be kept is reached");
   }
 }
-
-type Parsed = Awaited<ReturnType<typeof parseDocument>>;
 
 /** Stores the chunks and keywords of one version, and ends the job. */
 async function storeVersion(deps: JobContext, job: TakenJob, started: Started, parsed: Parsed): Promise<void> {
@@ -121,7 +119,7 @@ async function storeParts(
       }
     }
     await storeKeywords(tx, document.id, parsed.keywords);
-    await complete(tx, job, inline === undefined ? "embedding" : "ready");
+    await complete(tx, job, parsed, inline === undefined ? "embedding" : "ready");
     if (inline === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
     recordTrace(tx, {
       id: held?.traceId,
@@ -162,6 +160,7 @@ interface Version {
   readonly labels: readonly string[];
   readonly observedAt: string;
   readonly mimeType: MediaType;
+  readonly charset: string | null;
   readonly readyVersion: number | null;
 }
 
@@ -171,13 +170,14 @@ interface Version {
  */
 const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
   tx.row<Version>(sql`
-    SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.ready_version AS "readyVersion"
+    SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.charset, o.ready_version AS "readyVersion"
     FROM ${tx.read("document", "o")} WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int FOR SHARE`);
 
 /** What is to be done, and as its scope has it. */
 interface Started {
   readonly bytes: Uint8Array;
   readonly mimeType: MediaType;
+  readonly charset: string | undefined;
   readonly hasReadyVersion: boolean;
   readonly chunkTokens: number;
   readonly embedder: Embedder;
@@ -206,6 +206,7 @@ async function start(deps: JobContext, job: TakenJob): Promise<Started | undefin
     return {
       bytes: Buffer.concat(parts),
       mimeType: document.mimeType,
+      charset: document.charset ?? undefined,
       hasReadyVersion: document.readyVersion !== null,
       chunkTokens: settingsOf(tx).chunkTokens,
       embedder: modelsOf(tx, deps.models).current,
@@ -284,10 +285,16 @@ async function storeKeywords(tx: ScopedTransaction, documentId: string, keywords
   );
 }
 
-async function complete(tx: ScopedTransaction, job: TakenJob, status: "ready" | "embedding"): Promise<void> {
+async function complete(
+  tx: ScopedTransaction,
+  job: TakenJob,
+  { warnings, reading }: Parsed,
+  status: "ready" | "embedding",
+): Promise<void> {
   const completed = await setStatus(tx, job, {
     status,
     error: null,
+    reading: json({ ...(warnings.length === 0 ? {} : { warnings }), ...reading }),
     readyVersion: job.version,
     ...(status === "ready" ? { processingCompletedAt: sql`now()` } : {}),
   });

@@ -1,5 +1,5 @@
 import { JobGone, type TakenJob } from "../db/access/enter-job.ts";
-import { PARSER_LIMITS, type ParserLimits } from "../documents/parsing/parser.ts";
+import { PARSER_LIMITS, type ParserLimits, Parsers } from "../documents/parsing/parser.ts";
 import { failureOf } from "../log.ts";
 import { WaitsForBudget } from "../metering/job-meter.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
@@ -48,7 +48,8 @@ const MAX_BACKOFF_SECONDS = 300;
 
 /** Takes jobs from the queue and does them, until it is stopped. */
 export class Worker {
-  readonly #deps: Omit<JobContext, "extend" | "parser">;
+  readonly #deps: Omit<JobContext, "extend" | "parsers">;
+  readonly #parsers: Parsers;
   readonly #settings: WorkerOptions;
   readonly #queue: Queue;
   readonly #atWork = new Set<Promise<void>>();
@@ -58,9 +59,10 @@ export class Worker {
   /** Something was put into the queue while it was being polled. */
   #pollAgain = false;
 
-  constructor(deps: Omit<JobContext, "extend" | "parser">, options: Partial<WorkerOptions> = {}) {
+  constructor(deps: Omit<JobContext, "extend" | "parsers">, options: Partial<WorkerOptions> = {}) {
     this.#deps = deps;
     this.#settings = { ...WORKER_DEFAULTS, ...options };
+    this.#parsers = new Parsers(this.#settings.parser);
     this.#queue = new Queue(deps.database, this.#settings.leaseSeconds);
   }
 
@@ -100,6 +102,7 @@ export class Worker {
     clearTimeout(this.#timer);
     await this.#polling;
     await Promise.all(this.#atWork);
+    await this.#parsers.stop();
   }
 
   async #poll(): Promise<void> {
@@ -118,7 +121,7 @@ export class Worker {
   }
 
   async #run(job: TakenJob): Promise<void> {
-    const { leaseSeconds, attempts, parser } = this.#settings;
+    const { leaseSeconds, attempts } = this.#settings;
     const startedAt = performance.now();
     const extend = (mine: TakenJob) => this.#queue.extend(mine);
     // Where it fails the lease runs out, and the job runs once more.
@@ -128,7 +131,7 @@ export class Worker {
         await this.#queue.postpone(job, `given up after ${attempts} attempts that were interrupted`, 0, true);
         return;
       }
-      await WORK[job.kind]({ ...this.#deps, parser, extend }, job);
+      await WORK[job.kind]({ ...this.#deps, parsers: this.#parsers, extend }, job);
       const ms = Math.round(performance.now() - startedAt);
       this.#deps.log.info({ job: job.id, kind: job.kind, attempts: job.attempts, ms }, "job done");
     } catch (error) {

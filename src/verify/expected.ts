@@ -104,6 +104,7 @@ export const SAMPLED: ReadonlySet<string> = new Set([
   "decision_trace.tier",
   "decision_trace.tier_reason",
   "decision_trace.token_source",
+  "document.charset",
   "document.mime_type",
   "document.status",
   "embedder.name",

@@ -128,7 +128,13 @@ async function serve(
     ...(options.reranker === undefined ? {} : { reranker: options.reranker }),
     ...(options.worker === undefined
       ? {}
-      : { worker: { pollMs: 50, parser: { ...PARSER_LIMITS, entry: inject("parser") }, ...options.worker } }),
+      : {
+          worker: {
+            pollMs: 50,
+            parser: { ...PARSER_LIMITS, hasSpare: false, entry: inject("parser") },
+            ...options.worker,
+          },
+        }),
   });
   const server: Server = createServer(service.app.callback());
   // A busy machine may leave a connection idle for longer than the usual 5 s, and use it just then.

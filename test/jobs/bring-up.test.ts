@@ -59,7 +59,7 @@ test("rows from before are brought up: spellings become one with their history, 
       await queue.postpone(job, "not of this test", 3_600, false);
       continue;
     }
-    const unused = { models: undefined as never, parser: undefined as never, log: createLog("silent") };
+    const unused = { models: undefined as never, parsers: undefined as never, log: createLog("silent") };
     await bringUp(
       { ...unused, database: service.database, context: "default", extend: (mine) => queue.extend(mine) },
       job,

@@ -33,7 +33,7 @@ GRANT UPDATE (closed_at, metadata) ON scopefloor.session TO scopefloor_app;
 GRANT UPDATE (expired_at) ON scopefloor.turn TO scopefloor_app;
 GRANT UPDATE (expired_at, embedding, embedder_id, terms) ON scopefloor.passage TO scopefloor_app;
 GRANT UPDATE (section) ON scopefloor.passage TO scopefloor_app; -- a heading may name what is forgotten
-GRANT UPDATE (status, error, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
+GRANT UPDATE (status, error, reading, ready_version, content_hash, title, source, updated_at, processing_started_at, processing_completed_at)
   ON scopefloor.document TO scopefloor_app, scopefloor_worker;
 
 -- The worker, inside a job.

@@ -1,5 +1,5 @@
 import { sql } from "drizzle-orm";
-import { foreignKey, index, integer, primaryKey, real, text, unique, uuid } from "drizzle-orm/pg-core";
+import { foreignKey, index, integer, jsonb, primaryKey, real, text, unique, uuid } from "drizzle-orm/pg-core";
 import { bytea, createdAt, lookupHash, place, scopefloor, time } from "./columns.ts";
 
 /** An uploaded file. Its bytes are in `document_content`, its text in passages of kind chunk. */
@@ -12,6 +12,10 @@ export const document = scopefloor.table(
     title: text("title").notNull(),
     source: text("source"),
     mimeType: text("mime_type").notNull(),
+    /** As the upload says; null: it does not. */
+    charset: text("charset"),
+    /** {warnings, encoding, encodingFrom, delimiter, header}: what is not in its text, and how it was read. */
+    reading: jsonb("reading").notNull().default({}),
     sizeBytes: integer("size_bytes").notNull(),
     /** SHA-256 of the bytes, hex; null once part of the document was forgotten, and with it the bytes. */
     contentHash: text("content_hash"),

@@ -28,11 +28,35 @@ interface Found {
   readonly matches: readonly { readonly nodes?: Nodes[]; readonly node?: Nodes }[];
 }
 
+/** Of a sentence; one without end takes time by the square of its length. */
+const LONGEST_SENTENCE = 600;
+
+/** The text with a break in what goes on for longer than a sentence: at a line's end or a space, or wherever. */
+function inSentences(text: string): string {
+  const parts: string[] = [];
+  let start = 0;
+  let lastBreak = 0;
+  for (let at = 0; at < text.length; at++) {
+    const c = text[at] as string;
+    if (c === " " || c === "\n") lastBreak = at + 1;
+    const isEnd = (/[.!?。！？]/.test(c) && /\s/.test(text[at + 1] ?? " ")) || (c === "\n" && text[at + 1] === "\n");
+    if (isEnd) {
+      parts.push(text.slice(start, at + 1));
+      start = at + 1;
+    } else if (at - start >= LONGEST_SENTENCE) {
+      const cut = lastBreak > start ? lastBreak : at;
+      parts.push(text.slice(start, cut), "\n\n");
+      start = cut;
+    }
+  }
+  return parts.join("") + text.slice(start);
+}
+
 /** The key phrases and key words of a text by retext-keywords (English parts of speech), best first. */
 export async function keywordsOf(text: string): Promise<Keyword[]> {
   const processor = unified().use(retextEnglish).use(retextPos).use(retextKeywords, { maximum: MAX_KEYWORDS });
   const { VFile } = await import("vfile");
-  const file = new VFile(text.slice(0, MAX_KEYWORD_INPUT));
+  const file = new VFile(inSentences(text.slice(0, MAX_KEYWORD_INPUT)));
   await processor.run(processor.parse(file), file);
   const { toString: textOf } = await import("nlcst-to-string");
   const { keyphrases = [], keywords = [] } = file.data as { keyphrases?: Found[]; keywords?: Found[] };

@@ -7,19 +7,41 @@ export const MEDIA_TYPES = {
   html: "text/html",
   csv: "text/csv",
   json: "application/json",
+  jsonLines: "application/x-ndjson",
   pdf: "application/pdf",
   docx: "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+  xlsx: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+  pptx: "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+  odt: "application/vnd.oasis.opendocument.text",
+  eml: "message/rfc822",
 } as const;
 
 export type MediaType = (typeof MEDIA_TYPES)[keyof typeof MEDIA_TYPES];
+
+const TEXT: ReadonlySet<MediaType> = new Set(
+  ["text", "markdown", "html", "csv", "json", "jsonLines"].map((kind) => MEDIA_TYPES[kind as keyof typeof MEDIA_TYPES]),
+);
+/** Whether a type is of text, which takes no library that unpacks. */
+export const isText = (type: MediaType): boolean => TEXT.has(type);
 
 const OTHER_NAMES: Record<string, MediaType> = {
   "text/x-markdown": MEDIA_TYPES.markdown,
   "application/xhtml+xml": MEDIA_TYPES.html,
   "application/csv": MEDIA_TYPES.csv,
+  "application/x-csv": MEDIA_TYPES.csv,
+  "text/x-csv": MEDIA_TYPES.csv,
+  "text/comma-separated-values": MEDIA_TYPES.csv,
+  "text/x-comma-separated-values": MEDIA_TYPES.csv,
   "text/tab-separated-values": MEDIA_TYPES.csv,
   "text/json": MEDIA_TYPES.json,
+  "text/x-json": MEDIA_TYPES.json,
+  "application/x-json": MEDIA_TYPES.json,
+  "application/jsonl": MEDIA_TYPES.jsonLines,
+  "application/x-jsonlines": MEDIA_TYPES.jsonLines,
+  "application/jsonlines": MEDIA_TYPES.jsonLines,
+  "application/ndjson": MEDIA_TYPES.jsonLines,
   "application/x-pdf": MEDIA_TYPES.pdf,
+  "application/eml": MEDIA_TYPES.eml,
 };
 
 const EXTENSIONS: Record<string, MediaType> = {
@@ -33,13 +55,38 @@ const EXTENSIONS: Record<string, MediaType> = {
   xhtml: MEDIA_TYPES.html,
   csv: MEDIA_TYPES.csv,
   tsv: MEDIA_TYPES.csv,
+  tab: MEDIA_TYPES.csv,
   json: MEDIA_TYPES.json,
+  jsonl: MEDIA_TYPES.jsonLines,
+  ndjson: MEDIA_TYPES.jsonLines,
   pdf: MEDIA_TYPES.pdf,
   docx: MEDIA_TYPES.docx,
+  docm: MEDIA_TYPES.docx,
+  xlsx: MEDIA_TYPES.xlsx,
+  xlsm: MEDIA_TYPES.xlsx,
+  pptx: MEDIA_TYPES.pptx,
+  pptm: MEDIA_TYPES.pptx,
+  odt: MEDIA_TYPES.odt,
+  eml: MEDIA_TYPES.eml,
 };
 
 const isKnown = (type: string): type is MediaType => (Object.values(MEDIA_TYPES) as string[]).includes(type);
-const GENERIC_TYPES = new Set(["", "application/octet-stream", "binary/octet-stream"]);
+/** What says nothing of the file: clients send these for what they do not know, and Windows names each table Excel's. */
+const GENERIC_TYPES = new Set([
+  "",
+  "application/octet-stream",
+  "binary/octet-stream",
+  "application/zip",
+  "application/x-zip-compressed",
+  "application/vnd.ms-excel",
+  "application/msword",
+  "application/x-unknown",
+  "application/unknown",
+]);
+
+/** The charset that a content type names. */
+export const charsetIn = (type: string): string | undefined =>
+  /;\s*charset\s*=\s*"?([A-Za-z0-9_:.+-]{1,40})"?/i.exec(type)?.[1]?.toLowerCase();
 
 /**
  * The type of an upload: as its metadata says, or its part's header, or its name. What the bytes are
@@ -50,20 +97,25 @@ const GENERIC_TYPES = new Set(["", "application/octet-stream", "binary/octet-str
 export function mediaTypeOf(said: { mimeType: string | undefined; partType: string; filename: string }): MediaType {
   for (const given of [said.mimeType ?? "", said.partType]) {
     const type = (given.split(";")[0] ?? "").trim().toLowerCase();
-    if (GENERIC_TYPES.has(type)) continue;
-    const known = isKnown(type) ? type : OTHER_NAMES[type];
-    if (known !== undefined) {
-      // Clients send every unknown extension as plain text: the name says more.
-      const named = byExtension(said.filename);
-      return known === MEDIA_TYPES.text && given === said.partType && named !== undefined ? named : known;
+    const named = byExtension(said.filename);
+    if (GENERIC_TYPES.has(type)) {
+      if (named === undefined && /ms-excel|msword|zip/.test(type)) throw unsupported(type);
+      continue;
     }
-    throw new AppError(
-      "unsupported-media-type",
-      `${JSON.stringify(type.slice(0, 80))} is not supported; supported are ${Object.values(MEDIA_TYPES).join(", ")}`,
-    );
+    const known = isKnown(type) ? type : OTHER_NAMES[type];
+    // Clients send every unknown extension as plain text: the name says more.
+    if (known !== undefined)
+      return known === MEDIA_TYPES.text && given === said.partType && named !== undefined ? named : known;
+    throw unsupported(type);
   }
   return byExtension(said.filename) ?? MEDIA_TYPES.text;
 }
+
+const unsupported = (type: string) =>
+  new AppError(
+    "unsupported-media-type",
+    `${JSON.stringify(type.slice(0, 80))} is not supported; supported are ${Object.values(MEDIA_TYPES).join(", ")}`,
+  );
 
 const byExtension = (filename: string): MediaType | undefined =>
   EXTENSIONS[/\.([A-Za-z0-9]{1,10})$/.exec(filename)?.[1]?.toLowerCase() ?? ""];

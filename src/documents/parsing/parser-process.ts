@@ -1,8 +1,9 @@
-/** One document's parsing, in a process that ends with it: what one tenant's file does to a library reaches no other's. */
+/** Parsing of documents in a process of its own, which its parent ends (parser.ts). */
 import { writeFile } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Chunk } from "./chunk.ts";
 import { extract } from "./extract.ts";
+import type { Reading } from "./formats/extracted.ts";
 import type { keywordsOf } from "./keywords.ts";
 import type { MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
@@ -13,13 +14,20 @@ const CHUNKS_PER_MESSAGE = 500;
 export interface ToParser {
   readonly bytes: Uint8Array;
   readonly type: MediaType;
+  /** As the upload says. */
+  readonly charset?: string | undefined;
   /** Of a chunk at most; absent: the usual. */
   readonly chunkTokens?: number | undefined;
 }
 
 export type FromParser =
   | { readonly type: "chunks"; readonly chunks: readonly Chunk[] }
-  | { readonly type: "keywords"; readonly keywords: Awaited<ReturnType<typeof keywordsOf>> }
+  | {
+      readonly type: "read";
+      readonly keywords: Awaited<ReturnType<typeof keywordsOf>>;
+      readonly warnings: readonly string[];
+      readonly reading: Reading;
+    }
   | { readonly type: "unreadable"; readonly reason: string };
 
 const tell = (message: FromParser) =>
@@ -27,10 +35,9 @@ const tell = (message: FromParser) =>
     process.send?.(message, (error: Error | null) => (error ? reject(error) : resolve()));
   });
 
-async function parse({ bytes, type, chunkTokens }: ToParser): Promise<void> {
+async function parse({ bytes, type, charset, chunkTokens }: ToParser): Promise<void> {
   try {
-    const extracted = await extract(bytes, type);
-    // Loaded once they are needed: a file that cannot be read needs neither, and the keywords' lexicon is large.
+    const extracted = await extract(bytes, type, charset);
     const { chunksOf, chunkSizeOf } = await import("./chunk.ts");
     let batch: Chunk[] = [];
     for await (const chunk of chunksOf(extracted, chunkTokens === undefined ? undefined : chunkSizeOf(chunkTokens))) {
@@ -41,7 +48,8 @@ async function parse({ bytes, type, chunkTokens }: ToParser): Promise<void> {
     }
     await tell({ type: "chunks", chunks: batch });
     const { keywordsOf } = await import("./keywords.ts");
-    await tell({ type: "keywords", keywords: await keywordsOf(extracted.text) });
+    const { warnings = [], reading = {} } = extracted;
+    await tell({ type: "read", keywords: await keywordsOf(extracted.text), warnings, reading });
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     await tell({ type: "unreadable", reason: error.message });
@@ -56,6 +64,8 @@ const WATCHDOG = `
 new Worker(WATCHDOG, { eval: true }).unref();
 // Should the machine run out of memory, this process goes and not the service. (Linux; elsewhere there is no such file.)
 await writeFile("/proc/self/oom_score_adj", "1000").catch(() => undefined);
-const asked = await new Promise<ToParser>((resolve) => process.once("message", resolve as (message: unknown) => void));
-await parse(asked);
-process.disconnect();
+process.on("disconnect", () => process.exit());
+// One after the other: its parent asks for the next when it has the last.
+process.on("message", (asked: ToParser) => void parse(asked));
+// What every file takes, while there is none yet.
+await Promise.all([import("./chunk.ts"), import("./keywords.ts")]);

@@ -1,15 +1,20 @@
 import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Chunk } from "./chunk.ts";
+import type { Reading } from "./formats/extracted.ts";
 import type { Keyword } from "./keywords.ts";
-import type { MediaType } from "./media-type.ts";
+import { isText, type MediaType } from "./media-type.ts";
 import type { FromParser, ToParser } from "./parser-process.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
 export interface Parsed {
   readonly chunks: readonly Chunk[];
   readonly keywords: readonly Keyword[];
+  /** What a person sees in the file and is not in its text. */
+  readonly warnings: readonly string[];
+  readonly reading: Reading;
 }
 
 export interface ParserLimits {
@@ -18,11 +23,13 @@ export interface ParserLimits {
   readonly heapMb: number;
   /** Of all of its memory: buffers lie outside of the heap. Watched on Linux. */
   readonly residentMb: number;
+  /** Whether the next process for a file that is no text is started before it is needed. */
+  readonly hasSpare: boolean;
   /** The program to run; absent: the one beside this file. */
   readonly entry?: string;
 }
 
-export const PARSER_LIMITS: ParserLimits = { timeoutMs: 60_000, heapMb: 512, residentMb: 1_024 };
+export const PARSER_LIMITS: ParserLimits = { timeoutMs: 60_000, heapMb: 512, residentMb: 1_024, hasSpare: true };
 
 const WATCH_MS = 50;
 
@@ -32,50 +39,158 @@ const ENTRY = fileURLToPath(new URL(isSource ? "./parser-process.ts" : "./parser
 
 const TOO_MUCH_MEMORY = "the file takes more memory to read than is allowed";
 
+/** One process that parses, a document at a time. */
+class ParserProcess {
+  readonly #child: ChildProcess;
+  readonly #limits: ParserLimits;
+  #files = 0;
+  #isOver = false;
+
+  constructor(limits: ParserLimits) {
+    this.#limits = limits;
+    this.#child = startParser(limits);
+    this.#child.once("close", () => {
+      this.#isOver = true;
+    });
+    this.#child.on("error", () => undefined);
+  }
+
+  /** @throws UnreadableDocument for whatever the file is to blame for */
+  parse(asked: ToParser): Promise<Parsed> {
+    const child = this.#child;
+    const chunks: Chunk[] = [];
+    let blame: UnreadableDocument | undefined;
+    this.#files++;
+    return new Promise<Parsed>((resolve, reject) => {
+      const unwatch = watchLimits(child, this.#limits, (reason) => {
+        blame ??= new UnreadableDocument(reason);
+        child.kill("SIGKILL");
+      });
+      const settle = (done: () => void) => {
+        unwatch();
+        child.off("message", onMessage).off("error", onError).off("close", onClose);
+        done();
+      };
+      const onMessage = (message: FromParser) => {
+        if (message.type === "chunks") for (const chunk of message.chunks) chunks.push(chunk);
+        else if (message.type === "unreadable") settle(() => reject(new UnreadableDocument(message.reason)));
+        else {
+          const { keywords, warnings, reading } = message;
+          settle(() => resolve({ chunks, keywords, warnings, reading }));
+        }
+      };
+      // It could not be started, or not be told: that is the machine's fault, and is tried again.
+      const onError = (cause: Error) =>
+        settle(() => reject(blame ?? new Error("the parser could not be run", { cause })));
+      const onClose = (_: number | null, signal: NodeJS.Signals | null) => {
+        // V8 aborts when its heap is full; the kernel kills what uses the machine's last memory.
+        const isMemory = signal === "SIGABRT" || signal === "SIGKILL";
+        settle(() => reject(blame ?? new UnreadableDocument(isMemory ? TOO_MUCH_MEMORY : "the file cannot be read")));
+      };
+      child.on("message", onMessage).on("error", onError).on("close", onClose);
+      if (this.#isOver) onError(new Error("it has ended"));
+      else child.send(asked, (error) => error !== null && onError(error));
+    });
+  }
+
+  /** Whether it may parse another file. */
+  async isFresh(): Promise<boolean> {
+    return (
+      !this.#isOver && this.#files < MOST_FILES && (await residentMb(this.#child).catch(() => 0)) < MOST_RESIDENT_MB
+    );
+  }
+
+  async end(): Promise<void> {
+    if (this.#isOver) return;
+    const closed = once(this.#child, "close");
+    this.#child.kill("SIGKILL");
+    await closed;
+  }
+}
+
+/** Files that one process parses, and what memory it may have when it takes another. */
+const MOST_FILES = 500;
+const MOST_RESIDENT_MB = 400;
+const IDLE_MS = 60_000;
+
 /**
- * Parses a document in a process of its own, within limits of time and memory.
+ * The processes that parse documents, within limits of time and memory. Text is read by a process that reads on; for
+ * each file of another kind there is one of its own, since the libraries that unpack those are large: what a file does
+ * to one of them ends with it. The next such process is started before it is needed.
  *
- * Not in a worker thread: V8 ends the whole process when a thread's heap is full inside a native
- * call (Node.js 20.20: 9 MB of `[{},{},…]` given to JSON.parse, resourceLimits or not).
- *
- * @throws UnreadableDocument for whatever the file is to blame for
+ * Not in worker threads: V8 ends the whole process when a thread's heap is full inside a native call (Node.js 20.20:
+ * 9 MB of `[{},{},…]` given to JSON.parse, resourceLimits or not).
  */
-export function parseDocument(
+export class Parsers {
+  readonly #limits: ParserLimits;
+  readonly #forText: ParserProcess[] = [];
+  #spare: ParserProcess | undefined;
+  #idle: NodeJS.Timeout | undefined;
+  #isStopped = false;
+
+  constructor(limits: ParserLimits = PARSER_LIMITS) {
+    this.#limits = limits;
+  }
+
+  /**
+   * @param about how large its chunks are, and the charset that the upload names
+   * @throws UnreadableDocument for whatever the file is to blame for
+   */
+  async parse(
+    bytes: Uint8Array,
+    type: MediaType,
+    about: Pick<ToParser, "chunkTokens" | "charset"> = {},
+  ): Promise<Parsed> {
+    const isOfText = isText(type);
+    const process = (isOfText ? this.#forText.pop() : this.#takeSpare()) ?? new ParserProcess(this.#limits);
+    try {
+      const { chunkTokens, charset } = about;
+      return await process.parse({ bytes, type, chunkTokens, charset });
+    } finally {
+      if (isOfText && !this.#isStopped && (await process.isFresh())) this.#forText.push(process);
+      else await process.end();
+      this.#endIdle();
+    }
+  }
+
+  #takeSpare(): ParserProcess | undefined {
+    const taken = this.#spare;
+    this.#spare = this.#limits.hasSpare && !this.#isStopped ? new ParserProcess(this.#limits) : undefined;
+    return taken;
+  }
+
+  /** After a while without files. */
+  #endIdle(): void {
+    clearTimeout(this.#idle);
+    this.#idle = setTimeout(() => void this.#endAll(), IDLE_MS).unref();
+  }
+
+  async #endAll(): Promise<void> {
+    const all = [...this.#forText.splice(0), ...(this.#spare === undefined ? [] : [this.#spare])];
+    this.#spare = undefined;
+    await Promise.all(all.map((process) => process.end()));
+  }
+
+  /** Ends those that wait; what is at work ends when it is done. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    clearTimeout(this.#idle);
+    await this.#endAll();
+  }
+}
+
+/** Parses one document, in a process for it alone. @throws UnreadableDocument */
+export async function parseDocument(
   bytes: Uint8Array,
   type: MediaType,
   limits: ParserLimits = PARSER_LIMITS,
-  chunkTokens?: number,
 ): Promise<Parsed> {
-  const parser = startParser(limits);
-  const chunks: Chunk[] = [];
-  let keywords: readonly Keyword[] | undefined;
-  let blame: UnreadableDocument | undefined;
-  return new Promise<Parsed>((resolve, reject) => {
-    const unwatch = watchLimits(parser, limits, (reason) => {
-      blame ??= new UnreadableDocument(reason);
-      parser.kill("SIGKILL");
-    });
-    parser.on("message", (message: FromParser) => {
-      if (message.type === "chunks") for (const chunk of message.chunks) chunks.push(chunk);
-      else if (message.type === "keywords") keywords = message.keywords;
-      else blame ??= new UnreadableDocument(message.reason);
-    });
-    parser.on("error", (cause) => {
-      // It could not be started, or not be told: that is the machine's fault, and is tried again.
-      unwatch();
-      reject(blame ?? new Error("the parser could not be run", { cause }));
-    });
-    // After its last message, unlike "exit".
-    parser.on("close", (code, signal) => {
-      unwatch();
-      if (blame !== undefined) reject(blame);
-      else if (keywords !== undefined && code === 0) resolve({ chunks, keywords });
-      // V8 aborts when its heap is full; the kernel kills what uses the machine's last memory.
-      else if (signal === "SIGABRT" || signal === "SIGKILL") reject(new UnreadableDocument(TOO_MUCH_MEMORY));
-      else reject(new UnreadableDocument("the file cannot be read"));
-    });
-    parser.send({ bytes, type, chunkTokens } satisfies ToParser);
-  });
+  const parsers = new Parsers({ ...limits, hasSpare: false });
+  try {
+    return await parsers.parse(bytes, type);
+  } finally {
+    await parsers.stop();
+  }
 }
 
 function startParser({ entry, heapMb }: ParserLimits): ChildProcess {

@@ -11,7 +11,7 @@ import {
   type NewDocument,
   replaceDocument,
 } from "../../documents/documents.ts";
-import { mediaTypeOf } from "../../documents/parsing/media-type.ts";
+import { charsetIn, mediaTypeOf } from "../../documents/parsing/media-type.ts";
 import { unprocessable } from "../../errors.ts";
 import { queryDocuments } from "../../recall/search-documents.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
@@ -59,6 +59,7 @@ const newDocument = (
   title: said.title ?? title,
   source: said.source,
   mimeType: mediaTypeOf({ mimeType: said.mimeType, partType: upload.partType, filename: upload.filename }),
+  charset: charsetIn(said.mimeType ?? "") ?? upload.charset,
   labels: said.labels,
   observedAt: said.observedAt,
   file: upload.file,

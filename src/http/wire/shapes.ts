@@ -30,6 +30,18 @@ export const document = object({
   contentHash: z.string().nullable().describe("SHA-256, hex; null once a part of the document was forgotten"),
   status: z.enum(DOCUMENT_STATUSES),
   error: z.string().optional(),
+  warnings: z
+    .array(z.string())
+    .optional()
+    .describe("What a person sees in the file and could not be read, with its pages or lines"),
+  reading: object({
+    encoding: z.string().optional(),
+    encodingFrom: z.enum(["declared", "byte order mark", "file", "detected"]).optional(),
+    delimiter: z.string().optional(),
+    header: z.boolean().optional(),
+  })
+    .optional()
+    .describe("How it was read, where that is not plain"),
   version: integer,
   labels: z.array(z.string()),
   scope: scopeTags,

@@ -1,0 +1,108 @@
+/** Bytes to text, by the charset that they are in. */
+import { analyse } from "chardet";
+import type { Reading } from "./formats/extracted.ts";
+import { UnreadableDocument } from "./unreadable.ts";
+
+export interface Decoded {
+  readonly text: string;
+  readonly reading: Pick<Reading, "encoding" | "encodingFrom">;
+  readonly warning?: string;
+}
+
+export interface DecodeOptions {
+  /** As the upload says. */
+  readonly declared?: string | undefined;
+  /** Whether the file may name its charset as a page does. */
+  readonly isHtml?: boolean;
+}
+
+/** Bytes that a guess looks at. */
+const SAMPLE_BYTES = 64 * 1024;
+/** Below this share of certainty a guess is none. */
+const LEAST_CERTAIN = 10;
+
+const begins = (bytes: Uint8Array, ...magic: number[]) => magic.every((byte, i) => bytes[i] === byte);
+
+/**
+ * The text: by its byte order mark, as the upload or the file says, as UTF-8, or as its bytes look.
+ *
+ * @throws UnreadableDocument for what is no text
+ */
+export function decodeText(bytes: Uint8Array, { declared, isHtml = false }: DecodeOptions): Decoded {
+  const mark = begins(bytes, 0xef, 0xbb, 0xbf)
+    ? "utf-8"
+    : begins(bytes, 0xff, 0xfe)
+      ? "utf-16le"
+      : begins(bytes, 0xfe, 0xff)
+        ? "utf-16be"
+        : undefined;
+  const found =
+    attempt(bytes, mark, "byte order mark") ??
+    attempt(bytes, declared, "declared") ??
+    attempt(bytes, isHtml ? charsetOfHtml(bytes) : undefined, "file") ??
+    attempt(bytes, "utf-8", undefined) ??
+    guessed(bytes);
+  if (found === undefined) throw new UnreadableDocument("the file is not text in any charset that is known here");
+  if (found.text.includes("\0") || controlsIn(found.text) > found.text.length * 0.02)
+    throw new UnreadableDocument("the file is binary, not text");
+  const isOther = declared !== undefined && labelOf(declared) !== found.reading.encoding;
+  return isOther && mark === undefined
+    ? {
+        ...found,
+        warning: `the upload says that it is ${declared.slice(0, 40)}, and it is not; it was read as ${found.reading.encoding}`,
+      }
+    : found;
+}
+
+function labelOf(name: string): string | undefined {
+  try {
+    return new TextDecoder(name.trim()).encoding;
+  } catch {
+    return undefined;
+  }
+}
+
+function attempt(
+  bytes: Uint8Array,
+  name: string | undefined,
+  encodingFrom: Reading["encodingFrom"],
+): Decoded | undefined {
+  const encoding = name === undefined ? undefined : labelOf(name);
+  if (encoding === undefined) return undefined;
+  try {
+    const text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
+    return { text, reading: encodingFrom === undefined ? {} : { encoding, encodingFrom } };
+  } catch {
+    return undefined;
+  }
+}
+
+function guessed(bytes: Uint8Array): Decoded | undefined {
+  for (const { name, confidence } of analyse(bytes.subarray(0, SAMPLE_BYTES))) {
+    if (confidence < LEAST_CERTAIN) break;
+    // Text in these has a mark, or is none.
+    if (/^utf-?(16|32)/i.test(name)) continue;
+    const read = attempt(bytes, name, "detected");
+    if (read !== undefined) return read;
+  }
+  return undefined;
+}
+
+/** The charset that a page names in its first bytes, if it does. */
+function charsetOfHtml(bytes: Uint8Array): string | undefined {
+  const head = Buffer.from(bytes.buffer, bytes.byteOffset, Math.min(bytes.length, 4_096)).toString("latin1");
+  return (
+    /<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)/i.exec(head)?.[1] ??
+    /^\s*<\?xml[^>]+encoding\s*=\s*["']([A-Za-z0-9_:.-]+)/i.exec(head)?.[1]
+  );
+}
+
+/** Characters that no text has. */
+function controlsIn(text: string): number {
+  let count = 0;
+  for (let i = 0; i < text.length && i < SAMPLE_BYTES; i++) {
+    const code = text.charCodeAt(i);
+    if (code < 32 ? code !== 9 && code !== 10 && code !== 13 && code !== 12 && code !== 27 : code === 127) count++;
+  }
+  return count;
+}

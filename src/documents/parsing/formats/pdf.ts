@@ -1,0 +1,195 @@
+/** PDF to what a person reads of its pages: the words in their order, filled fields, and notes. */
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import type { PDFDocumentProxy, PDFPageProxy } from "pdfjs-dist";
+import type { TextItem } from "pdfjs-dist/types/src/display/api.js";
+import { UnreadableDocument } from "../unreadable.ts";
+import { type Extracted, ranges, Warnings } from "./extracted.ts";
+import { Flow } from "./flow.ts";
+import { invisibleText } from "./pdf-invisible.ts";
+import { linesOf, type Piece, textOfLines } from "./pdf-lines.ts";
+
+type PdfJs = typeof import("pdfjs-dist");
+
+/** PDF.js in this process, without its worker. */
+async function loadPdfJs(): Promise<PdfJs> {
+  // @ts-expect-error: it has no types, and none are needed.
+  const worker: unknown = await import("pdfjs-dist/legacy/build/pdf.worker.mjs");
+  (globalThis as { pdfjsWorker?: unknown }).pdfjsWorker = worker;
+  return import("pdfjs-dist/legacy/build/pdf.mjs") as Promise<PdfJs>;
+}
+
+/** Each page is a section. @throws UnreadableDocument */
+export async function readPdf(bytes: Uint8Array): Promise<Extracted> {
+  const pdfjs = await loadPdfJs();
+  const data = dirname(createRequire(import.meta.url).resolve("pdfjs-dist/package.json"));
+  let pdf: PDFDocumentProxy;
+  try {
+    pdf = await pdfjs.getDocument({
+      // PDF.js takes no Buffer, and takes what it is given for its own.
+      data: new Uint8Array(bytes),
+      isEvalSupported: false,
+      useSystemFonts: false,
+      stopAtErrors: false,
+      cMapUrl: join(data, "cmaps/"),
+      cMapPacked: true,
+      standardFontDataUrl: join(data, "standard_fonts/"),
+      // No picture is unpacked: what is drawn is not looked at.
+      maxImageSize: 1,
+      verbosity: pdfjs.VerbosityLevel.ERRORS,
+    }).promise;
+  } catch (cause) {
+    if ((cause as { name?: string }).name === "PasswordException")
+      throw new UnreadableDocument("the PDF is encrypted; upload it without its password", { cause });
+    throw new UnreadableDocument("the PDF is damaged and cannot be read", { cause });
+  }
+  try {
+    return await new PdfReader(pdfjs).read(pdf);
+  } finally {
+    await pdf.loadingTask.destroy().catch(() => undefined);
+  }
+}
+
+/** From this share of its characters on a page's font does not say which letters it shows. */
+const UNKNOWN_SHARE = 0.3;
+
+class PdfReader {
+  readonly #pdfjs: PdfJs;
+  readonly #flow = new Flow();
+  readonly #pages = { damaged: [] as number[], empty: [] as number[], unknown: [] as number[] };
+
+  constructor(pdfjs: PdfJs) {
+    this.#pdfjs = pdfjs;
+  }
+
+  async read(pdf: PDFDocumentProxy): Promise<Extracted> {
+    for (let number = 1; number <= pdf.numPages; number++) {
+      let page: PDFPageProxy | undefined;
+      try {
+        page = await pdf.getPage(number);
+        await this.#page(page, number);
+      } catch {
+        this.#pages.damaged.push(number);
+      } finally {
+        page?.cleanup();
+      }
+    }
+    if (this.#pages.damaged.length === pdf.numPages)
+      throw new UnreadableDocument("the PDF is damaged and cannot be read");
+    return { ...this.#flow.done(), warnings: this.#warnings() };
+  }
+
+  async #page(page: PDFPageProxy, number: number): Promise<void> {
+    const [content, annotations] = [await page.getTextContent(), await page.getAnnotations().catch(() => [])];
+    const items = content.items.filter((item): item is TextItem => "str" in item);
+    const invisible = await invisibleText(this.#pdfjs, page).catch(() => undefined);
+    const pieces = items
+      .map((item) => pieceOf(item, content.styles[item.fontName]?.vertical ?? false))
+      .filter((piece) => isOnPage(piece, page.view) && invisible?.(piece.x, piece.y) !== true);
+    const text = textOfLines(linesOf(pieces));
+    if (unknownShare(text) > UNKNOWN_SHARE) this.#pages.unknown.push(number);
+    const notes = [...fieldsOf(annotations), ...notesOf(annotations)];
+    if (text === "" && notes.length === 0) {
+      this.#pages.empty.push(number);
+      return;
+    }
+    this.#flow.openSection(`Page ${number}`);
+    this.#flow.verbatim(text);
+    for (const note of notes) {
+      this.#flow.line();
+      this.#flow.verbatim(note);
+    }
+    this.#flow.paragraph();
+  }
+
+  #warnings(): string[] {
+    const { damaged, empty, unknown } = this.#pages;
+    const warnings = new Warnings();
+    const pages = (numbers: readonly number[]) => `page${numbers.length === 1 ? "" : "s"} ${ranges(numbers)}`;
+    if (damaged.length > 0) warnings.add(`${pages(damaged)}: damaged, and left out`);
+    if (empty.length > 0) warnings.add(`${pages(empty)}: no text, only pictures of it, or nothing`);
+    if (unknown.length > 0)
+      warnings.add(`${pages(unknown)}: fonts that do not say which letters they show; the text is not what is seen`);
+    return warnings.list;
+  }
+}
+
+function pieceOf({ str, transform, width, height, dir, hasEOL }: TextItem, isVertical: boolean): Piece {
+  const [a = 1, b = 0, c = 0, d = 1, x = 0, y = 0] = transform as number[];
+  return {
+    text: str,
+    x,
+    y,
+    angle: Math.round((Math.atan2(b, a) * 180) / Math.PI),
+    size: Math.hypot(c, d) || height,
+    width: isVertical ? height : width,
+    isRightToLeft: dir === "rtl",
+    isVertical,
+    endsLine: hasEOL,
+  };
+}
+
+/** Whether any of it lies inside of the page, as that is cut. */
+function isOnPage({ x, y, size, width, angle }: Piece, [left = 0, bottom = 0, right = 0, top = 0]: number[]): boolean {
+  const across = angle % 180 === 0 ? width : size;
+  return x + Math.max(across, size) > left && x - across < right && y + size > bottom && y - size < top;
+}
+
+/** Replacements, the private area, and controls that are no white space. */
+const UNKNOWN = /[\ufffd\ue000-\uf8ff]|(?!\s)\p{Cc}/gu;
+const unknownShare = (text: string) =>
+  text.length === 0 ? 0 : (text.match(UNKNOWN)?.length ?? 0) / text.replace(/\s/g, "").length;
+
+interface Annotation {
+  readonly subtype?: string;
+  readonly annotationFlags?: number;
+  readonly fieldType?: string;
+  readonly fieldName?: string;
+  readonly alternativeText?: string;
+  readonly fieldValue?: unknown;
+  readonly checkBox?: boolean;
+  readonly radioButton?: boolean;
+  readonly buttonValue?: string;
+  readonly options?: readonly { readonly exportValue: string; readonly displayValue: string }[];
+  readonly contentsObj?: { readonly str?: string };
+  readonly titleObj?: { readonly str?: string };
+}
+
+/** Hidden, or never on the screen. */
+const isUnseen = ({ annotationFlags = 0 }: Annotation) => (annotationFlags & (2 | 32)) !== 0;
+
+/** What is filled in, each under its field's name. */
+function fieldsOf(annotations: readonly Annotation[]): string[] {
+  return annotations.flatMap((field) => {
+    if (field.subtype !== "Widget" || isUnseen(field)) return [];
+    const name = (field.alternativeText || field.fieldName || "").trim();
+    const value = filledIn(field);
+    return value === undefined ? [] : [name === "" ? value : `${name}: ${value}`];
+  });
+}
+
+function filledIn({ fieldType, fieldValue, checkBox, radioButton, buttonValue, options }: Annotation) {
+  if (fieldType === "Btn") {
+    if (checkBox) return fieldValue === undefined || fieldValue === null || fieldValue === "Off" ? "☐" : "☑";
+    return radioButton && fieldValue === buttonValue && buttonValue ? buttonValue : undefined;
+  }
+  const values = (Array.isArray(fieldValue) ? fieldValue : [fieldValue]).filter(
+    (value): value is string => typeof value === "string" && value.trim() !== "",
+  );
+  if (values.length === 0) return undefined;
+  return values
+    .map((value) => options?.find(({ exportValue }) => exportValue === value)?.displayValue ?? value)
+    .join(", ");
+}
+
+const NOTES = new Set(["FreeText", "Text", "Highlight", "Underline", "Squiggly", "StrikeOut", "Caret", "Stamp", "Ink"]);
+
+/** What was written on the page afterwards. */
+function notesOf(annotations: readonly Annotation[]): string[] {
+  return annotations.flatMap((note) => {
+    const text = note.contentsObj?.str?.trim() ?? "";
+    if (!NOTES.has(note.subtype ?? "") || isUnseen(note) || text === "") return [];
+    const author = note.titleObj?.str?.trim() ?? "";
+    return [note.subtype === "FreeText" ? text : `Note${author === "" ? "" : ` by ${author}`}: ${text}`];
+  });
+}
