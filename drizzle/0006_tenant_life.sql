@@ -4235,7 +4235,7 @@ BEGIN
     ('passage', '{text,labels,embedding,code,section,digest,suspicious,terms,languages}'),
     ('posting_block', '{data,key}'),
     ('scope_counter', '{languages}'),
-    ('document', '{title,source,content_hash,labels,error}'),
+    ('document', '{title,source,content_hash,labels,error,reading}'),
     ('document_content', '{bytes}'),
     ('keyword', '{normalised,phrase}'),
     ('entity', '{name,type,identity,folded}'),

@@ -1,10 +1,10 @@
 import { readFile } from "node:fs/promises";
-import { crc32, deflateRawSync, deflateSync } from "node:zlib";
+import { deflateSync } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
 import { MEDIA_TYPES } from "../../src/documents/parsing/media-type.ts";
 import { PARSER_LIMITS, parseDocument } from "../../src/documents/parsing/parser.ts";
 import { UnreadableDocument } from "../../src/documents/parsing/unreadable.ts";
-import { docxOf, pdfOf } from "../harness/files.ts";
+import { docxOf, pdfOf, zipOf } from "../harness/files.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
 let service: TestService;
@@ -17,48 +17,6 @@ beforeAll(async () => {
 afterAll(() => service.stop());
 
 const bytes = (text: string) => new TextEncoder().encode(text);
-
-/** A ZIP of stored entries, written by hand: libraries do not make what is wrong on purpose. */
-function zipOf(entries: { name: string; data: Uint8Array; says?: number; flags?: number }[]): Uint8Array {
-  const parts: Buffer[] = [];
-  const directory: Buffer[] = [];
-  let offset = 0;
-  for (const { name, data, says = data.length, flags = 0 } of entries) {
-    const packed = deflateRawSync(data);
-    const crc = crc32(data);
-    const head = Buffer.alloc(30);
-    head.writeUInt32LE(0x04034b50, 0);
-    head.writeUInt16LE(20, 4);
-    head.writeUInt16LE(flags, 6);
-    head.writeUInt16LE(8, 8);
-    head.writeUInt32LE(crc, 14);
-    head.writeUInt32LE(packed.length, 18);
-    head.writeUInt32LE(says, 22);
-    head.writeUInt16LE(name.length, 26);
-    const central = Buffer.alloc(46);
-    central.writeUInt32LE(0x02014b50, 0);
-    central.writeUInt16LE(20, 4);
-    central.writeUInt16LE(20, 6);
-    central.writeUInt16LE(flags, 8);
-    central.writeUInt16LE(8, 10);
-    central.writeUInt32LE(crc, 16);
-    central.writeUInt32LE(packed.length, 20);
-    central.writeUInt32LE(says, 24);
-    central.writeUInt16LE(name.length, 28);
-    central.writeUInt32LE(offset, 42);
-    parts.push(head, Buffer.from(name), packed);
-    directory.push(central, Buffer.from(name));
-    offset += 30 + name.length + packed.length;
-  }
-  const centralSize = directory.reduce((sum, part) => sum + part.length, 0);
-  const end = Buffer.alloc(22);
-  end.writeUInt32LE(0x06054b50, 0);
-  end.writeUInt16LE(entries.length, 8);
-  end.writeUInt16LE(entries.length, 10);
-  end.writeUInt32LE(centralSize, 12);
-  end.writeUInt32LE(offset, 16);
-  return Buffer.concat([...parts, ...directory, end]);
-}
 
 const WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main";
 const docxAround = (xml: string) =>
@@ -137,12 +95,26 @@ describe("a file that cannot be read ends as failed, with a reason, and harms no
       () => bytes(`${'{"a":'.repeat(100_000)}1${"}".repeat(100_000)}`),
       /nested|not valid JSON/,
     ],
-    ["a quote that is not closed", "a.csv", () => bytes(`a,b\n"${"x".repeat(2_000_000)}`), /CSV cannot be read/],
+    ...["xlsx", "pptx", "odt"].map(
+      (kind): Case => [
+        `a zip bomb that says it is ${kind}`,
+        `a.${kind}`,
+        () => zipOf([{ name: "content.xml", data: new Uint8Array(80 * 1024 * 1024) }]),
+        /bomb/,
+      ],
+    ),
   ])("%s", isRefused);
 
   test.each<Case>([
     ["only white space", "a.md", () => bytes(" \n\t \n"), /no text/],
-    ["bytes that are no UTF-8", "a.txt", () => new Uint8Array([0x68, 0xff, 0xfe, 0x69]), /not text in UTF-8/],
+    [
+      "bytes that are no text",
+      "a.txt",
+      () => Uint8Array.from({ length: 999 }, (_, i) => ((i * 37) % 255) | 1),
+      /not text/,
+    ],
+    ["a message that is none", "a.eml", () => bytes("<html>"), /not one/],
+    ["an old Excel file", "a.xlsx", () => new Uint8Array([0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1]), /old Word, Excel/],
     [
       "a picture that says it is text",
       "a.txt",

@@ -129,6 +129,35 @@ describe("an upload of each kind", () => {
     expect([...Array(text.length).keys()].filter((i) => !covered[i] && text[i]?.trim() !== "").length).toBeLessThan(3);
   });
 
+  test("the charset that a file's part names is the file's, and a document says what could not be read", async () => {
+    const body = (first: string, second: string) =>
+      Buffer.from(`--b\r\n${first}\r\n--b\r\n${second}\r\n--b--\r\n`, "latin1");
+    const metadata = 'Content-Disposition: form-data; name="metadata"\r\n\r\n{"title": "cities"}';
+    const part = (charset: string, value: string) =>
+      `Content-Type: text/csv; charset=${charset}\r\nContent-Disposition: form-data; name="file"; filename="c.csv"\r\n\r\ncity\r\n${value}\r\n`;
+    const send = async (raw: Buffer) => {
+      const { body: accepted, text: said } = await acme.call<{ id: string }>("POST", "/documents", undefined, {
+        raw,
+        headers: { "content-type": "multipart/form-data; boundary=b" },
+      });
+      expect(accepted.id, said).toBeDefined();
+      const document = await acme.processed(accepted.id);
+      return { ...document, text: (await chunksOf(acme, accepted.id)).map(({ text }) => text).join("") };
+    };
+    // The same bytes are a letter of another alphabet.
+    expect(await send(body(metadata, part("iso-8859-2", "\xa3\xf3d\xbc")))).toMatchObject({
+      status: "ready",
+      text: "city: Łódź",
+      reading: { encoding: "iso-8859-2", encodingFrom: "declared", delimiter: ",", header: true },
+    });
+    expect(await send(body(part("utf-8", 'K\xf6ln\r\n"open'), metadata))).toMatchObject({
+      warnings: [
+        expect.stringContaining("says that it is utf-8"),
+        "line 3: a quote is not closed; it was read as text",
+      ],
+    });
+  });
+
   test("underscores stay in headings, and front matter is no heading", { tags: ["long"] }, async () => {
     const document = await stored(acme, "---\nlayout: x\n---\n\n# The `foo_bar_baz` call\n\nIt calls.\n", "front.md");
     // Both are too short to stand by themselves.

@@ -289,7 +289,7 @@ describe("the scoped builder", () => {
       const tables = text.match(/scopefloor\.(?!dev)\w+/g) ?? [];
       // Functions of the owner's and the worker's connections, which have no ticket and read no content.
       const functions =
-        /^scopefloor\.(enter|retire_scopes|ensure_\w+|number_deployment|close_side_channels|try_write|set_first_key|recover_first_key|has_first_key|touch_key|fold_counters|hold_calls|end_holds|fold_holds|fold_calls|record_spent|record_lost_call|sample_storage|seal_audit|check_audit|check_unchained|journal_lines|unknown_lines|named_scopes|knows_lines|begin_replay|end_replay|note_replayed|purge_old|end_over_anywhere|vector_index_work|note_vector_index|embedder|register_embedder|embedders_in_use|(take|extend|postpone)_job|recover_jobs|queue_depth|has_work|enqueue|register_receipt_key|receipt_keys)$/;
+        /^scopefloor\.(enter|retire_scopes|ensure_\w+|number_deployment|close_side_channels|try_write|set_first_key|recover_first_key|has_first_key|touch_key|fold_counters|hold_calls|end_holds|fold_holds|fold_calls|record_spent|record_lost_call|sample_storage|seal_audit|check_audit|check_unchained|journal_lines|unknown_lines|named_scopes|knows_lines|begin_replay|end_replay|note_replayed|purge_old|end_over_anywhere|vector_index_work|note_vector_index|embedder|register_embedder|embedders_in_use|(take|extend|postpone)_job|recover_jobs|queue_depth|has_work|enqueue|register_receipt_key|receipt_keys|credentials_under_others|reseal_credential)$/;
       expect(
         tables.filter((name) => !functions.test(name)),
         file,

@@ -37,7 +37,7 @@ describe("a job", () => {
     const scope = { org: "acme" };
     const place = seen.entry.write;
     expect(seen.entry).toEqual({
-      key: { id: agent.id, name: "", principal: "agent", content: true, expiresAt: null },
+      key: { id: agent.id, name: "", principal: "agent", content: true, defaultView: "strict", expiresAt: null },
       verbs: ["memory:write"],
       floor: scope,
       onBehalfOf: null,
@@ -47,6 +47,7 @@ describe("a job", () => {
       read: { scopes: new Map([[place?.id, scope]]), trees: [], tenant: place?.tenant },
       write: { id: expect.any(Number), tenant: expect.any(Number) },
       settings: expect.anything(),
+      credentials: {},
       trace: { ...place, tags: scope, isElsewhere: false, isBlank: false },
       hold: null,
       recall: null,

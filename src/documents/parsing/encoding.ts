@@ -18,6 +18,8 @@ export interface DecodeOptions {
 
 /** Bytes that a guess looks at. */
 const SAMPLE_BYTES = 64 * 1024;
+/** Of bytes that are no ASCII so few tell no Asian charset. */
+const FEW_BYTES = 8;
 /** Below this share of certainty a guess is none. */
 const LEAST_CERTAIN = 10;
 
@@ -78,14 +80,19 @@ function attempt(
 }
 
 function guessed(bytes: Uint8Array): Decoded | undefined {
-  for (const { name, confidence } of analyse(bytes.subarray(0, SAMPLE_BYTES))) {
+  const sample = bytes.subarray(0, SAMPLE_BYTES);
+  const isLittle = sample.filter((byte) => byte > 127).length < FEW_BYTES;
+  for (const { name, confidence } of analyse(sample)) {
     if (confidence < LEAST_CERTAIN) break;
+    // Two letters of a Western word look like one of these.
+    if (isLittle && /^(shift|euc|gb|big5|iso-2022)/i.test(name)) continue;
     // Text in these has a mark, or is none.
     if (/^utf-?(16|32)/i.test(name)) continue;
     const read = attempt(bytes, name, "detected");
     if (read !== undefined) return read;
   }
-  return undefined;
+  // What Windows writes in the West.
+  return isLittle ? attempt(bytes, "windows-1252", "detected") : undefined;
 }
 
 /** The charset that a page names in its first bytes, if it does. */

@@ -5,7 +5,7 @@ import { Numbering, Styles } from "./docx-styles.ts";
 import { type Extracted, Warnings } from "./extracted.ts";
 import { Flow } from "./flow.ts";
 import { writeHtml } from "./html.ts";
-import { chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
+import { chartTexts, chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
 import { allOf, childOf, isNode, nodesOf, textIn, type XmlNode } from "./xml.ts";
 
 const WHAT = "DOCX document";
@@ -148,8 +148,9 @@ class BodyWriter {
       flow.text(formula(node));
       flow.line();
     } else if (node.name === "AlternateContent") for (const child of chosenVersion(node)) this.#block(child);
-    else if (node.name === "relIds") {
-      for (const text of diagramTexts(office.part(relations.get(node.attributes.dm ?? "")?.target))) {
+    else if (node.name === "relIds" || node.name === "chart") {
+      const part = office.part(relations.get(node.attributes.dm ?? node.attributes.id ?? "")?.target);
+      for (const text of node.name === "chart" ? chartTexts(part) : diagramTexts(part)) {
         flow.line();
         flow.text(text);
         flow.line();
@@ -232,6 +233,7 @@ class BodyWriter {
         flow.text(node.attributes.descr ?? "");
         return;
       case "relIds":
+      case "chart":
         this.#behind.push(() => this.#block(node));
         return;
       default:

@@ -20,7 +20,8 @@ export async function readEml(bytes: Uint8Array): Promise<Extracted> {
   const email = await PostalMime.parse(bytes, { maxNestingDepth: MAX_NESTING }).catch((cause: unknown) => {
     throw new UnreadableDocument("the message is damaged and cannot be read", { cause });
   });
-  if (email.headers.length === 0) throw new UnreadableDocument("the file says it is a message and is not one");
+  if (!email.from && !email.subject && !email.date && !email.to)
+    throw new UnreadableDocument("the file says it is a message and is not one");
   const flow = new Flow();
   const warnings = new Warnings();
   if (email.subject) flow.openSection(email.subject);

@@ -107,7 +107,6 @@ class OdtWriter {
       for (const block of nodesOf(item)) {
         if (block.name === "list") this.#list(block, depth + 1);
         else {
-          flow.line();
           this.#inline(block);
           flow.line();
         }

@@ -1,6 +1,6 @@
 /** What the formats of Office Open XML share: parts that name each other, and formulas. */
 import { UnreadableDocument } from "../unreadable.ts";
-import { childOf, nodesOf, parseXml, textIn, type XmlNode } from "./xml.ts";
+import { allOf, childOf, nodesOf, parseXml, textIn, type XmlNode } from "./xml.ts";
 import { inPackage, openPackage, type Package } from "./zip.ts";
 
 /** A part's relation to another. */
@@ -90,6 +90,19 @@ export function diagramTexts(data: XmlNode | undefined): string[] {
     .filter(({ attributes }) => !["pres", "parTrans", "sibTrans", "doc"].includes(attributes.type ?? "node"))
     .map((point) => textIn(childOf(point, "t")).trim())
     .filter((text) => text !== "");
+}
+
+/** What a chart says: its titles, and the values of each series under their categories. */
+export function chartTexts(chart: XmlNode | undefined): string[] {
+  const titles = [...allOf(chart, "title")].map((title) => textIn(childOf(title, "tx")).replace(/\s+/g, " ").trim());
+  const points = (node: XmlNode | undefined) =>
+    [...allOf(node, "pt")].map((point) => textIn(childOf(point, "v")).trim());
+  const series = [...allOf(chart, "ser")].map((one) => {
+    const categories = points(childOf(one, "cat"));
+    const values = points(childOf(one, "val")).map((value, i) => `${categories[i] ? `${categories[i]} ` : ""}${value}`);
+    return [points(childOf(one, "tx")).join(" "), values.join(", ")].filter((part) => part !== "").join(": ");
+  });
+  return [...titles, ...series].filter((text) => text !== "");
 }
 
 const BRACKETED = /^([\p{L}\p{N}.,]+|[([{].*[)\]}])$/u;

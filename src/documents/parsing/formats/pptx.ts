@@ -1,7 +1,7 @@
 /** PPTX: each slide that is shown is a section, with its notes. */
 import { type Extracted, ranges, Warnings } from "./extracted.ts";
 import { Flow } from "./flow.ts";
-import { chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
+import { chartTexts, chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
 import { allOf, childOf, nodesOf, textIn, within, type XmlNode } from "./xml.ts";
 
 /** @throws UnreadableDocument */
@@ -77,12 +77,15 @@ class SlideWriter {
       }
       flow.closeRow();
     }
-    for (const { attributes } of allOf(node, "relIds")) {
-      for (const text of diagramTexts(this.#office.part(this.#relations.get(attributes.dm ?? "")?.target))) {
-        flow.line();
-        flow.text(text);
-        flow.line();
-      }
+    const part = (id: string | undefined) => this.#office.part(this.#relations.get(id ?? "")?.target);
+    const drawn = [
+      ...[...allOf(node, "relIds")].flatMap(({ attributes }) => diagramTexts(part(attributes.dm))),
+      ...[...allOf(node, "chart")].flatMap(({ attributes }) => chartTexts(part(attributes.id))),
+    ];
+    for (const text of drawn) {
+      flow.line();
+      flow.text(text);
+      flow.line();
     }
     flow.paragraph();
   }
