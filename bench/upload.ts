@@ -14,6 +14,7 @@ import { randomText, seeded } from "./text.ts";
 
 const JOBS = 2;
 const UPLOADERS = 8;
+const SMALL_FILES = 400;
 
 interface BenchFile {
   readonly name: string;
@@ -88,31 +89,55 @@ export default async function upload(): Promise<Record<string, unknown>> {
   try {
     const keys: string[] = [];
     for (let i = 0; i < 4; i++) keys.push(await mintAgent(api, `tenant ${i}`, { org: `tenant-${i}` }));
-    const startedAt = performance.now();
-    const sent = await load(files.length, UPLOADERS, async (i) => {
-      const form = new FormData();
-      const { name, bytes } = files[i] as BenchFile;
-      form.append("file", new Blob([new Uint8Array(bytes)]), name);
-      const answer = await fetch(`${api.url}/default/documents`, {
-        method: "POST",
-        headers: { authorization: `Bearer ${keys[i % keys.length]}` },
-        body: form,
-      });
-      if (answer.status !== 202) throw new Error(`upload answered ${answer.status}`);
-      await answer.arrayBuffer();
-    });
     const sql = database.connect();
-    for (;;) {
-      const [left] =
-        await sql`SELECT count(*)::int AS n FROM scopefloor.document WHERE status NOT IN ('ready', 'failed')`;
-      if (left?.n === 0) break;
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
+    const send = (all: readonly BenchFile[]) =>
+      load(all.length, UPLOADERS, async (i) => {
+        const form = new FormData();
+        const { name, bytes } = all[i] as BenchFile;
+        form.append("file", new Blob([new Uint8Array(bytes)]), name);
+        const answer = await fetch(`${api.url}/default/documents`, {
+          method: "POST",
+          headers: { authorization: `Bearer ${keys[i % keys.length]}` },
+          body: form,
+        });
+        if (answer.status !== 202) throw new Error(`upload answered ${answer.status}`);
+        await answer.arrayBuffer();
+      });
+    const allReady = async (everyMs: number) => {
+      for (;;) {
+        const [left] =
+          await sql`SELECT count(*)::int AS n FROM scopefloor.document WHERE status NOT IN ('ready', 'failed')`;
+        if (left?.n === 0) break;
+        await new Promise((resolve) => setTimeout(resolve, everyMs));
+      }
+    };
+    const startedAt = performance.now();
+    const sent = await send(files);
+    await allReady(50);
     const seconds = (performance.now() - startedAt) / 1000;
     const documents = await sql`
       SELECT status, extract(epoch FROM processing_completed_at - created_at)::float8 * 1000 AS waited,
              extract(epoch FROM processing_completed_at - processing_started_at)::float8 * 1000 AS worked FROM scopefloor.document`;
     const chunks = await sql`SELECT text FROM scopefloor.passage WHERE kind = 'chunk'`;
+    const random = seeded(42);
+    const small = Array.from({ length: SMALL_FILES }, (_, i) => ({
+      name: `small-${i}.txt`,
+      bytes: new TextEncoder().encode(`${randomText(random, 150)}.`),
+    }));
+    const smallAt = performance.now();
+    await send(small);
+    await allReady(20);
+    const smallSeconds = (performance.now() - smallAt) / 1000;
+    const alone: number[] = [];
+    for (let i = 0; i < 15; i++) {
+      const bytes = await pdfOf([`${randomText(random, 120)}.`]);
+      // The worker is at rest, and has the next process ready.
+      await new Promise((resolve) => setTimeout(resolve, 700));
+      const at = performance.now();
+      await send([{ name: `alone-${i}.pdf`, bytes }]);
+      await allReady(5);
+      alone.push(performance.now() - at);
+    }
     await sql.end();
     const failed = documents.filter(({ status }) => status !== "ready").length;
     if (failed > 0) throw new Error(`${failed} files failed`);
@@ -146,6 +171,8 @@ export default async function upload(): Promise<Record<string, unknown>> {
         ["one file at work, p95 ms", quantile(times("worked"), 0.95)],
         ["upload to ready in the burst, p50 s", quantile(times("waited"), 0.5) / 1000],
         ["upload to ready in the burst, p95 s", quantile(times("waited"), 0.95) / 1000],
+        [`${SMALL_FILES} texts of a kilobyte: files/s until ready`, SMALL_FILES / smallSeconds],
+        ["one small PDF alone, sent to ready, p50 ms", quantile(alone, 0.5)],
         ["seconds in all", seconds],
         ["seconds of parsing alone", parsingSeconds],
         ["seconds of embedding alone", embeddingSeconds],
@@ -157,6 +184,8 @@ export default async function upload(): Promise<Record<string, unknown>> {
     return {
       filesPerSecond: round(files.length / seconds),
       passagesPerSecond: round(chunks.length / seconds),
+      smallPerSecond: round(SMALL_FILES / smallSeconds),
+      alonePdfP50Ms: round(quantile(alone, 0.5)),
       readyP50Ms: round(quantile(times("worked"), 0.5)),
       readyP95Ms: round(quantile(times("worked"), 0.95)),
       burstP50Ms: round(quantile(times("waited"), 0.5)),

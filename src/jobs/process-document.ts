@@ -3,7 +3,7 @@ import { modelsOf } from "../context/scope-models.ts";
 import { settingsOf } from "../context/settings.ts";
 import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { type DocumentStatus, removeChunks } from "../documents/documents.ts";
+import { removeChunks } from "../documents/documents.ts";
 import { findNearDuplicates, storeBands } from "../documents/near-duplicates.ts";
 import type { Chunk } from "../documents/parsing/chunk.ts";
 import type { Keyword } from "../documents/parsing/keywords.ts";
@@ -39,7 +39,6 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     await fail(deps, job, error.message);
     return;
   }
-  await advance(deps, job, "chunking");
   try {
     await storeVersion(deps, job, started, parsed);
   } catch (error) {
@@ -58,7 +57,8 @@ async function storeVersion(deps: JobContext, job: TakenJob, started: Started, p
   const tokens = await countAll(parsed.chunks.map((chunk) => chunk.text));
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
-  const held = embedder.isRemote ? undefined : await holdInline(deps, job, embedder, sum(tokens));
+  const call = embedder.isRemote ? undefined : inlineCall(embedder, sum(tokens));
+  const held = await begin(deps, job, call);
   try {
     await storeParts(deps, job, started, parsed, tokens, held);
   } catch (error) {
@@ -71,7 +71,7 @@ async function storeVersion(deps: JobContext, job: TakenJob, started: Started, p
   }
 }
 
-type Held = NonNullable<Awaited<ReturnType<typeof holdInline>>>;
+type Held = NonNullable<Awaited<ReturnType<typeof begin>>>;
 
 async function storeParts(
   deps: JobContext,
@@ -101,17 +101,18 @@ async function storeParts(
     ];
     embedded += await storeChunks(tx, inline, document, chunks, counts);
   };
-  const isFirst = !hasReadyVersion;
-  if (isFirst) {
-    // Nothing has to leave recall in the same moment: short transactions, so that an erasure of the
-    // scope, or a reader behind it, never waits for a whole book. A retry begins again.
+  // Of a first version nothing has to leave recall in the same moment; a short one takes one transaction all the same.
+  const isInSteps = !hasReadyVersion && parsed.chunks.length > CHUNKS_PER_TRANSACTION;
+  if (isInSteps) {
+    // Short transactions, so that an erasure of the scope, or a reader behind it, never waits for a whole book. A
+    // retry begins again.
     await enter((tx) => clear(tx, job));
     for (let at = 0; at < parsed.chunks.length; at += CHUNKS_PER_TRANSACTION) {
       await enter((tx, document) => store(tx, document, at));
     }
   }
   await enter(async (tx, document, renew) => {
-    if (!isFirst) {
+    if (!isInSteps) {
       await clear(tx, job);
       for (let at = 0; at < parsed.chunks.length; at += CHUNKS_PER_TRANSACTION) {
         await renew();
@@ -136,16 +137,28 @@ async function storeParts(
 /** One transaction takes no longer than this; each extends the hold. */
 const HOLD_SECONDS = 600;
 
+/** What the built-in model uses for a document. */
+const inlineCall = ({ provider, model }: Embedder, embeddingTokens: number) => ({
+  operation: "extract",
+  provider,
+  model,
+  isRemote: false,
+  inputTokens: 0,
+  embeddingTokens,
+});
+
 /**
- * What the built-in model uses for a document, held of its budgets; undefined: there is no room, and the vectors
- * are left to a job that waits.
+ * Says that its chunks are made, and holds that of its budgets; undefined: there is no room, and the vectors are left
+ * to a job that waits.
  */
-async function holdInline(deps: JobContext, job: TakenJob, embedder: Embedder, embeddingTokens: number) {
-  const { provider, model } = embedder;
-  const call = { operation: "extract", provider, model, isRemote: false, inputTokens: 0, embeddingTokens };
+async function begin(deps: JobContext, job: TakenJob, call: ReturnType<typeof inlineCall> | undefined) {
   try {
-    const traceId = await enterJob(deps.database.worker, job, deps.context, (tx) => holdForJob(tx, call, HOLD_SECONDS));
-    return { traceId, call: { ...call, tokenSource: "tokenizer", status: "ok", durationMs: 0 } as const };
+    return await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+      await setStatus(tx, job, { status: "chunking" });
+      if (call === undefined) return undefined;
+      const traceId = await holdForJob(tx, call, HOLD_SECONDS);
+      return { traceId, call: { ...call, tokenSource: "tokenizer", status: "ok", durationMs: 0 } as const };
+    });
   } catch (error) {
     if (error instanceof WaitsForBudget) return undefined;
     throw error;
@@ -222,9 +235,6 @@ const setStatus = (tx: ScopedTransaction, job: TakenJob, change: DocumentChange)
     { updatedAt: sql`now()`, ...change },
     sql`id = ${job.documentId}::uuid AND version = ${job.version}::int`,
   );
-
-const advance = (deps: JobContext, job: TakenJob, status: DocumentStatus) =>
-  enterJob(deps.database.worker, job, deps.context, (tx) => setStatus(tx, job, { status }));
 
 async function fail(deps: JobContext, job: TakenJob, reason: string): Promise<void> {
   await enterJob(deps.database.worker, job, deps.context, async (tx) => {

@@ -45,6 +45,8 @@ const WORKER_DEFAULTS: WorkerOptions = {
 };
 
 const MAX_BACKOFF_SECONDS = 300;
+const BURST_MS = 30_000;
+const BURST_POLL_MS = 100;
 
 /** Takes jobs from the queue and does them, until it is stopped. */
 export class Worker {
@@ -54,6 +56,7 @@ export class Worker {
   readonly #queue: Queue;
   readonly #atWork = new Set<Promise<void>>();
   #isStopped = false;
+  #lastWork = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
   #polling: Promise<void> | undefined;
   /** Something was put into the queue while it was being polled. */
@@ -92,8 +95,14 @@ export class Worker {
       .catch((error: unknown) => this.#logFailure("the queue could not be read", error))
       .finally(() => {
         this.#polling = undefined;
-        if (!this.#isStopped) this.#timer = setTimeout(() => this.wake(), this.#settings.pollMs);
+        if (!this.#isStopped) this.#timer = setTimeout(() => this.wake(), this.#pause());
       });
+  }
+
+  /** Work comes in bursts: for a while after the last the queue is looked at more often. */
+  #pause(): number {
+    const { pollMs } = this.#settings;
+    return performance.now() - this.#lastWork < BURST_MS ? Math.min(pollMs, BURST_POLL_MS) : pollMs;
   }
 
   /** Takes no more jobs, and waits for those at work. */
@@ -111,6 +120,7 @@ export class Worker {
       while (!this.#isStopped && this.#atWork.size < this.#settings.concurrency) {
         const job = await this.#queue.take(this.#settings.perGroup);
         if (job === undefined) break;
+        this.#lastWork = performance.now();
         const work = this.#run(job).finally(() => {
           this.#atWork.delete(work);
           this.wake();

@@ -3,7 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { Worker } from "node:worker_threads";
 import type { Chunk } from "./chunk.ts";
 import { extract } from "./extract.ts";
-import type { Reading } from "./formats/extracted.ts";
+import type { Extracted, Reading } from "./formats/extracted.ts";
 import type { keywordsOf } from "./keywords.ts";
 import type { MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
@@ -11,17 +11,27 @@ import { UnreadableDocument } from "./unreadable.ts";
 /** Chunks in one message. */
 const CHUNKS_PER_MESSAGE = 500;
 
-export interface ToParser {
+/** A file as it was uploaded. */
+export interface UploadedFile {
   readonly bytes: Uint8Array;
   readonly type: MediaType;
   /** As the upload says. */
   readonly charset?: string | undefined;
-  /** Of a chunk at most; absent: the usual. */
-  readonly chunkTokens?: number | undefined;
 }
+
+/** What is to be done: text out of a file, or what is made of a text, or both. */
+export type ToParser =
+  | { readonly want: "text"; readonly file: UploadedFile }
+  | {
+      readonly want: "chunks";
+      readonly from: UploadedFile | Extracted;
+      /** Of a chunk at most; absent: the usual. */
+      readonly chunkTokens: number | undefined;
+    };
 
 export type FromParser =
   | { readonly type: "chunks"; readonly chunks: readonly Chunk[] }
+  | { readonly type: "extracted"; readonly extracted: Extracted }
   | {
       readonly type: "read";
       readonly keywords: Awaited<ReturnType<typeof keywordsOf>>;
@@ -35,25 +45,32 @@ const tell = (message: FromParser) =>
     process.send?.(message, (error: Error | null) => (error ? reject(error) : resolve()));
   });
 
-async function parse({ bytes, type, charset, chunkTokens }: ToParser): Promise<void> {
+async function parse(asked: ToParser): Promise<void> {
   try {
-    const extracted = await extract(bytes, type, charset);
-    const { chunksOf, chunkSizeOf } = await import("./chunk.ts");
-    let batch: Chunk[] = [];
-    for await (const chunk of chunksOf(extracted, chunkTokens === undefined ? undefined : chunkSizeOf(chunkTokens))) {
-      batch.push(chunk);
-      if (batch.length < CHUNKS_PER_MESSAGE) continue;
-      await tell({ type: "chunks", chunks: batch });
-      batch = [];
-    }
-    await tell({ type: "chunks", chunks: batch });
-    const { keywordsOf } = await import("./keywords.ts");
-    const { warnings = [], reading = {} } = extracted;
-    await tell({ type: "read", keywords: await keywordsOf(extracted.text), warnings, reading });
+    if (asked.want === "text") await tell({ type: "extracted", extracted: await textOf(asked.file) });
+    else await cut("bytes" in asked.from ? await textOf(asked.from) : asked.from, asked.chunkTokens);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     await tell({ type: "unreadable", reason: error.message });
   }
+}
+
+const textOf = ({ bytes, type, charset }: UploadedFile) => extract(bytes, type, charset);
+
+async function cut(extracted: Extracted, chunkTokens: number | undefined): Promise<void> {
+  // A process that only gives text loads neither.
+  const { chunksOf, chunkSizeOf } = await import("./chunk.ts");
+  let batch: Chunk[] = [];
+  for await (const chunk of chunksOf(extracted, chunkTokens === undefined ? undefined : chunkSizeOf(chunkTokens))) {
+    batch.push(chunk);
+    if (batch.length < CHUNKS_PER_MESSAGE) continue;
+    await tell({ type: "chunks", chunks: batch });
+    batch = [];
+  }
+  await tell({ type: "chunks", chunks: batch });
+  const { keywordsOf } = await import("./keywords.ts");
+  const { warnings = [], reading = {} } = extracted;
+  await tell({ type: "read", keywords: await keywordsOf(extracted.text), warnings, reading });
 }
 
 /** Ends this process when its parent is gone, also from inside a loop that never looks up. */
@@ -67,5 +84,3 @@ await writeFile("/proc/self/oom_score_adj", "1000").catch(() => undefined);
 process.on("disconnect", () => process.exit());
 // One after the other: its parent asks for the next when it has the last.
 process.on("message", (asked: ToParser) => void parse(asked));
-// What every file takes, while there is none yet.
-await Promise.all([import("./chunk.ts"), import("./keywords.ts")]);

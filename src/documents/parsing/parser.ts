@@ -3,10 +3,10 @@ import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Chunk } from "./chunk.ts";
-import type { Reading } from "./formats/extracted.ts";
+import type { Extracted, Reading } from "./formats/extracted.ts";
 import type { Keyword } from "./keywords.ts";
 import { isText, type MediaType } from "./media-type.ts";
-import type { FromParser, ToParser } from "./parser-process.ts";
+import type { FromParser, ToParser, UploadedFile } from "./parser-process.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
 export interface Parsed {
@@ -56,12 +56,25 @@ class ParserProcess {
   }
 
   /** @throws UnreadableDocument for whatever the file is to blame for */
-  parse(asked: ToParser): Promise<Parsed> {
+  async extract(file: UploadedFile): Promise<Extracted> {
+    const { extracted } = await this.#ask({ want: "text", file });
+    if (extracted === undefined) throw new Error("the parser gave no text");
+    return extracted;
+  }
+
+  /** @throws UnreadableDocument for whatever the file is to blame for */
+  async cut(from: UploadedFile | Extracted, chunkTokens: number | undefined): Promise<Parsed> {
+    const { parsed } = await this.#ask({ want: "chunks", from, chunkTokens });
+    if (parsed === undefined) throw new Error("the parser gave no chunks");
+    return parsed;
+  }
+
+  #ask(asked: ToParser): Promise<{ readonly parsed?: Parsed; readonly extracted?: Extracted }> {
     const child = this.#child;
     const chunks: Chunk[] = [];
     let blame: UnreadableDocument | undefined;
     this.#files++;
-    return new Promise<Parsed>((resolve, reject) => {
+    return new Promise((resolve, reject) => {
       const unwatch = watchLimits(child, this.#limits, (reason) => {
         blame ??= new UnreadableDocument(reason);
         child.kill("SIGKILL");
@@ -74,9 +87,10 @@ class ParserProcess {
       const onMessage = (message: FromParser) => {
         if (message.type === "chunks") for (const chunk of message.chunks) chunks.push(chunk);
         else if (message.type === "unreadable") settle(() => reject(new UnreadableDocument(message.reason)));
+        else if (message.type === "extracted") settle(() => resolve({ extracted: message.extracted }));
         else {
           const { keywords, warnings, reading } = message;
-          settle(() => resolve({ chunks, keywords, warnings, reading }));
+          settle(() => resolve({ parsed: { chunks, keywords, warnings, reading } }));
         }
       };
       // It could not be started, or not be told: that is the machine's fault, and is tried again.
@@ -133,23 +147,32 @@ export class Parsers {
   }
 
   /**
-   * @param about how large its chunks are, and the charset that the upload names
    * @throws UnreadableDocument for whatever the file is to blame for
    */
   async parse(
     bytes: Uint8Array,
     type: MediaType,
-    about: Pick<ToParser, "chunkTokens" | "charset"> = {},
+    { chunkTokens, charset }: { readonly chunkTokens?: number | undefined; readonly charset?: string | undefined } = {},
   ): Promise<Parsed> {
-    const isOfText = isText(type);
-    const process = (isOfText ? this.#forText.pop() : this.#takeSpare()) ?? new ParserProcess(this.#limits);
+    const file = { bytes, type, charset };
+    const from = isText(type) ? file : await this.#extract(file);
+    const process = this.#forText.pop() ?? new ParserProcess(this.#limits);
     try {
-      const { chunkTokens, charset } = about;
-      return await process.parse({ bytes, type, chunkTokens, charset });
+      return await process.cut(from, chunkTokens);
     } finally {
-      if (isOfText && !this.#isStopped && (await process.isFresh())) this.#forText.push(process);
+      if (!this.#isStopped && (await process.isFresh())) this.#forText.push(process);
       else await process.end();
       this.#endIdle();
+    }
+  }
+
+  /** Its text alone, so that such a process loads no more than the one library. */
+  async #extract(file: UploadedFile): Promise<Extracted> {
+    const process = this.#takeSpare() ?? new ParserProcess(this.#limits);
+    try {
+      return await process.extract(file);
+    } finally {
+      await process.end();
     }
   }
 
