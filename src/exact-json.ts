@@ -53,7 +53,8 @@ export function parseNumbersAsText(text: string): unknown {
   let kept = 0;
   for (const { start, end } of numbersIn(text)) {
     const number = text.slice(start, end);
-    if (!JSON_NUMBER.test(number)) continue;
+    // Most numbers are written as they are printed.
+    if (!JSON_NUMBER.test(number) || String(Number(number)) === number) continue;
     parts.push(text.slice(kept, start), `"${number}"`);
     kept = end;
   }

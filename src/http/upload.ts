@@ -167,8 +167,6 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
 
 /** The parts' own headers begin within so much of the body: the metadata may stand before the file. */
 const HEAD_BYTES = METADATA_LIMIT + 32 * 1024;
-const FILE_PART = /content-disposition:[^\r\n]*\bname="?file"?[\s\S]*?\r\n\r\n/i;
-
 /** The file part's header, which busboy keeps to itself but for the type. */
 class BodyHead {
   #parts: Buffer[] = [];
@@ -184,12 +182,15 @@ class BodyHead {
   }
 
   get charset(): string | undefined {
-    const text = Buffer.concat(this.#parts).toString("latin1");
-    const at = FILE_PART.exec(text);
-    if (at === null) return undefined;
-    // The type may stand before the disposition.
-    const header = text.slice(text.lastIndexOf("\r\n--", at.index) + 1, at.index + at[0].length);
-    return charsetIn(/\r\ncontent-type:([^\r\n]*)/i.exec(header)?.[1] ?? "");
+    let header: string[] | undefined;
+    for (const line of Buffer.concat(this.#parts).toString("latin1").split("\r\n")) {
+      if (line.startsWith("--")) header = [];
+      else if (line === "" && header?.some((one) => /^content-disposition:.*\bname="?file"?(;|\s|$)/i.test(one)))
+        return charsetIn(header.find((one) => /^content-type:/i.test(one)) ?? "");
+      else if (line === "") header = undefined;
+      else header?.push(line.slice(0, 1_000));
+    }
+    return undefined;
   }
 }
 

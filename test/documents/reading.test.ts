@@ -53,6 +53,11 @@ describe("HTML", () => {
     await expect(html(`${"<div>".repeat(6_000)}deep`)).rejects.toThrow(/nested too deeply/);
   });
 
+  test("reads what is wide, too", { tags: ["long"] }, async () => {
+    expect(await html(`<select>${"<option>x".repeat(200_000)}<option selected>chosen</select>`)).toBe("chosen");
+    expect((await html(`<table>${"<tr><td>a<td>b".repeat(100_000)}</table>`)).length).toBe(100_000 * 6 - 1);
+  });
+
   test("a heading opens a section also inside a table that lays out a page", async () => {
     const { text, sections } = await read(
       "<table><tr><td><h2>Left</h2><p>one</p><p>two</p></td><td><h2>Right</h2><p>three</p></td></tr></table>",
@@ -426,6 +431,11 @@ describe("PDF", () => {
     ["nothing without ink", `${at(50, 700, "seen")}BT 3 Tr /F1 12 Tf 50 600 Td (secret) Tj ET`, "seen"],
     ["the text below a scan", "BT 3 Tr /F1 12 Tf 50 600 Td (scanned) Tj ET", "scanned"],
   ])("%s", async (_, content, text) => expect((await pdf(content)).text.trim()).toBe(text));
+
+  test("a page of many lines takes time by their number", { tags: ["long"] }, async () => {
+    const lines = Array.from({ length: 20_000 }, (_, i) => at(50, 800 - (i % 700), `line ${i}-`)).join("");
+    expect((await pdf(lines)).text.length).toBeGreaterThan(200_000);
+  });
 
   test("fields that are filled in, by their names, and notes on the page", async () => {
     const { text } = await pdf(at(50, 605, "Surname:"), {

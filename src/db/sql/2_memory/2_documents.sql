@@ -3,7 +3,7 @@
 
 -- Adds a document at the ticket's write scope, or finds the one there that has the same bytes: another
 -- scope's copy is not looked at. {id, status, version, deduplicated, again}; `again`: the one that is
--- there had failed and is to be processed once more.
+-- there had failed, or is said to be in another charset, and is to be processed once more.
 CREATE OR REPLACE FUNCTION scopefloor.add_document(new_id uuid, facts jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -20,7 +20,8 @@ BEGIN
     RETURN jsonb_build_object('id', d.id, 'status', d.status, 'version', 1, 'deduplicated', false, 'again', false);
   END IF;
   SELECT * INTO STRICT d FROM scopefloor.document o WHERE o.scope_id = at_scope AND o.content_key = same_bytes FOR UPDATE;
-  IF d.status = 'failed' THEN
+  -- Who names another charset wants it read anew.
+  IF d.status = 'failed' OR (facts->>'charset' <> coalesce(d.charset, '') AND NOT scopefloor.is_document_held(d)) THEN
     UPDATE scopefloor.document o SET status = 'queued', error = NULL, mime_type = facts->>'mimeType', charset = facts->>'charset', reading = '{}', updated_at = clock_timestamp(),
            processing_started_at = NULL, processing_completed_at = NULL
     WHERE o.scope_id = at_scope AND o.id = d.id;

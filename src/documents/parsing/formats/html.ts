@@ -179,7 +179,7 @@ function chosenIn(select: Element): Element[] {
   const open: Element[] = [select];
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     if (next.tagName === "option") options.push(next);
-    else open.push(...next.childNodes.filter((child): child is Element => "tagName" in child).reverse());
+    else for (const child of [...next.childNodes].reverse()) if ("tagName" in child) open.push(child);
   }
   const chosen = options.filter((option) => attribute(option, "selected") !== undefined);
   return chosen.length > 0 ? chosen : options.slice(0, attribute(select, "multiple") === undefined ? 1 : 0);

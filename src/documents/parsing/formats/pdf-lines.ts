@@ -109,8 +109,7 @@ function lineOf(drawn: readonly Placed[]): Line | undefined {
   }
   return {
     text,
-    from: Math.min(...drawn.map(({ from }) => from)),
-    to: Math.max(...drawn.map(({ to }) => to)),
+    ...extent(drawn),
     height: main.height,
     size: main.piece.size,
     angle: main.piece.angle + (main.piece.isVertical ? 1_000 : 0),
@@ -150,7 +149,7 @@ function inRows(lines: readonly Line[]): Line[] {
     const table = [blocks[i] as Line[]];
     while (i + 1 < blocks.length && table.every((column) => areColumns(column, blocks[i + 1] as Line[])))
       table.push(blocks[++i] as Line[]);
-    read.push(...(table.length === 1 ? (table[0] as Line[]) : rowsOf(table)));
+    for (const line of table.length === 1 ? (table[0] as Line[]) : rowsOf(table)) read.push(line);
   }
   return read;
 }
@@ -165,9 +164,9 @@ function areColumns(a: readonly Line[], b: readonly Line[]): boolean {
   return aligned.length >= ALIGNED_SHARE * fewer.length;
 }
 
-const extent = (lines: readonly Line[]) => ({
-  from: Math.min(...lines.map(({ from }) => from)),
-  to: Math.max(...lines.map(({ to }) => to)),
+const extent = (runs: readonly { readonly from: number; readonly to: number }[]) => ({
+  from: runs.reduce((least, { from }) => Math.min(least, from), Number.POSITIVE_INFINITY),
+  to: runs.reduce((most, { to }) => Math.max(most, to), Number.NEGATIVE_INFINITY),
 });
 const median = (numbers: readonly number[]) => [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)] ?? 0;
 const areAligned = (a: Line, b: Line) =>
@@ -194,7 +193,7 @@ export function textOfLines(lines: readonly Line[]): string {
   let last: Line | undefined;
   for (const line of lines) {
     if (last === undefined) text = line.text;
-    else if (HYPHENATED.test(text) && /^\p{Ll}/u.test(line.text)) text = text.slice(0, -1) + line.text;
+    else if (HYPHENATED.test(text.slice(-3)) && /^\p{Ll}/u.test(line.text)) text = text.slice(0, -1) + line.text;
     else {
       const step = last.height - line.height;
       const isNear = last.angle === line.angle && step >= 0 && step < PARAGRAPH * Math.max(last.size, line.size);

@@ -61,7 +61,7 @@ export function* allOf(node: XmlNode | undefined, name: string): Generator<XmlNo
   const open = nodesOf(node).reverse();
   for (let next = open.pop(); next !== undefined; next = open.pop()) {
     if (next.name === name) yield next;
-    open.push(...nodesOf(next).reverse());
+    for (const node of nodesOf(next).reverse()) open.push(node);
   }
 }
 
