@@ -127,6 +127,7 @@ describe("JSON", () => {
 });
 
 describe("charsets", () => {
+  const sjis = (hex: string) => new Uint8Array(Buffer.from(hex, "hex"));
   const RUSSIAN = "Наша кошка сидит на окне и смотрит на птиц, которые летают над старым домом у реки.";
   const encoded = (label: string, text: string) => {
     // Node encodes few charsets: a table from its decoder is enough for these.
@@ -146,6 +147,22 @@ describe("charsets", () => {
     ],
     ["KOI8-R, detected", encoded("koi8-r", RUSSIAN), undefined, "кошка", "koi8-r", "detected"],
     ["windows-1251, declared", encoded("windows-1251", RUSSIAN), "windows-1251", "кошка", "windows-1251", "declared"],
+    [
+      "Shift-JIS, detected",
+      sjis("96bc914f2c944e97ee2c8f5a8f8a0a8db293a191be98592c33302c938c8b9e"),
+      undefined,
+      "佐藤太郎,30,東京",
+      "shift_jis",
+      "detected",
+    ],
+    [
+      "windows-1252 with its quotes",
+      bytes("He said \x93a caf\xe9\x94 and it\x92s", "latin1"),
+      undefined,
+      "“a café” and it’s",
+      "windows-1252",
+      "detected",
+    ],
     ["Shift-JIS, declared", Uint8Array.of(0x93, 0xfa, 0x96, 0x7b), "Shift_JIS", "日本", "shift_jis", "declared"],
     ["GBK, declared", Uint8Array.of(0xd6, 0xd0, 0xce, 0xc4), "gbk", "中文", "gbk", "declared"],
     ["EUC-KR, declared", Uint8Array.of(0xc7, 0xd1, 0xb1, 0xdb), "euc-kr", "한글", "euc-kr", "declared"],

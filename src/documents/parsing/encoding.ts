@@ -64,6 +64,10 @@ function labelOf(name: string): string | undefined {
   }
 }
 
+/** What windows-1252 has where Latin-1 has controls; Node.js 20 takes the one for the other. */
+const WINDOWS = "€\u0081‚ƒ„…†‡ˆ‰Š‹Œ\u008dŽ\u008f\u0090‘’“”•–—˜™š›œ\u009džŸ";
+const fromWindows = (control: string) => WINDOWS[control.charCodeAt(0) - 0x80] as string;
+
 function attempt(
   bytes: Uint8Array,
   name: string | undefined,
@@ -72,7 +76,8 @@ function attempt(
   const encoding = name === undefined ? undefined : labelOf(name);
   if (encoding === undefined) return undefined;
   try {
-    const text = new TextDecoder(encoding, { fatal: true }).decode(bytes);
+    const decoded = new TextDecoder(encoding, { fatal: true }).decode(bytes);
+    const text = encoding === "windows-1252" ? decoded.replace(/[\u0080-\u009f]/g, fromWindows) : decoded;
     return { text, reading: encodingFrom === undefined ? {} : { encoding, encodingFrom } };
   } catch {
     return undefined;
@@ -81,16 +86,20 @@ function attempt(
 
 function guessed(bytes: Uint8Array): Decoded | undefined {
   const sample = bytes.subarray(0, SAMPLE_BYTES);
+  let second: Decoded | undefined;
   const isLittle = sample.filter((byte) => byte > 127).length < FEW_BYTES;
   for (const { name, confidence } of analyse(sample)) {
     if (confidence < LEAST_CERTAIN) break;
     // Two letters of a Western word look like one of these.
-    if (isLittle && /^(shift|euc|gb|big5|iso-2022)/i.test(name)) continue;
+    if (isLittle && ASIAN.test(name)) continue;
     // Text in these has a mark, or is none.
     if (/^utf-?(16|32)/i.test(name)) continue;
     const read = attempt(bytes, name, "detected");
-    if (read !== undefined) return read;
+    if (read === undefined) continue;
+    if (looksWritten(read.text, name)) return read;
+    second ??= read;
   }
+  if (second !== undefined && !isLittle) return second;
   // What Windows writes in the West.
   return isLittle ? attempt(bytes, "windows-1252", "detected") : undefined;
 }
@@ -102,6 +111,22 @@ function charsetOfHtml(bytes: Uint8Array): string | undefined {
     /<meta[^>]+charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]+)/i.exec(head)?.[1] ??
     /^\s*<\?xml[^>]+encoding\s*=\s*["']([A-Za-z0-9_:.-]+)/i.exec(head)?.[1]
   );
+}
+
+const LETTERS_SHARE = 0.7;
+const ASIAN = /^(shift|euc|gb|big5|iso-2022)/i;
+
+/**
+ * Whether what is no ASCII is writing: mostly letters, and in Asia several together. The bytes of another charset are
+ * fractions, marks and signs, and a quotation mark before a letter looks like one Asian letter.
+ */
+function looksWritten(text: string, name: string): boolean {
+  const runs = text.slice(0, SAMPLE_BYTES).match(/[^\p{ASCII}]+/gu) ?? [];
+  const characters = runs.join("");
+  if (characters === "") return true;
+  const letters = characters.match(/[\p{L}\p{M}\p{Nd}]/gu)?.length ?? 0;
+  const isTogether = !ASIAN.test(name) || characters.length >= 2 * runs.length;
+  return isTogether && letters >= LETTERS_SHARE * characters.length;
 }
 
 /** Characters that no text has. */
