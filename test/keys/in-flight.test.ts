@@ -31,6 +31,8 @@ describe.runIf(onPostgres())("while a key's verbs are taken away (threat 29)", (
       verbs === null ? null : `{${verbs.join(",")}}`,
       null,
       null,
+      null,
+      null,
     );
   const narrow = (client: Client) =>
     service.operator.post(`/principals/${client.id}/grants`, { verbs: ["memory:read"] });
