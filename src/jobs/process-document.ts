@@ -36,6 +36,8 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     parsed = await deps.parsers.parse(started.bytes, started.mimeType, started);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
+    // An earlier attempt may have stored a part of it.
+    if (!started.hasReadyVersion) await enterJob(deps.database.worker, job, deps.context, (tx) => clear(tx, job));
     await fail(deps, job, error.message);
     return;
   }

@@ -35,6 +35,16 @@ export type EmbeddingsFor = (fetch: typeof globalThis.fetch) => EmbeddingsInterf
 /** The same by the service's own key, or by another. */
 export type EmbeddingsBy = (own?: OwnKey) => EmbeddingsFor;
 
+/** What a call by a scope's own key may say: the client adds the service's own organisation, project and headers to each. */
+const OWN_HEADERS = new Set(["authorization", "content-type", "accept", "user-agent"]);
+const bare =
+  (fetch: typeof globalThis.fetch): typeof globalThis.fetch =>
+  (input, init) =>
+    fetch(input, {
+      ...init,
+      headers: [...new Headers(init?.headers)].filter(([name]) => OWN_HEADERS.has(name.toLowerCase())),
+    });
+
 type EmbeddingsClass = new (fields: object) => EmbeddingsInterface;
 
 /** The provider's own variables that its client does not read by itself. */
@@ -76,7 +86,10 @@ export async function resolveEmbeddings(name: ModelName, settings: ProviderSetti
         // Numbers as JSON: not every compatible server knows the other format.
         encodingFormat: "float",
         stripNewLines: false,
-        configuration: { fetch, ...(baseURL === undefined ? {} : { baseURL }) },
+        configuration: {
+          fetch: own === undefined ? fetch : bare(fetch),
+          ...(baseURL === undefined ? {} : { baseURL }),
+        },
       });
     };
   }

@@ -99,6 +99,16 @@ describe("tables", () => {
     expect(await read(source, MEDIA_TYPES.csv)).toMatchObject({ text, reading, warnings: [] }),
   );
 
+  test.each([
+    ["a title over a table", "Merger plan,,\n,name,age\n,Bob,3\n", "Merger plan\nname, age\nBob, 3"],
+    ["a name over an empty column", "name,email\nBob,\n", "name, email\nname: Bob"],
+    [
+      "a quote that another follows",
+      'id,note\n1,"5 inch\n2,"ok"\n3,x\n',
+      'id: 1; note: "5 inch\nid: 2; note: ok\nid: 3; note: x',
+    ],
+  ])("nothing is lost: %s", async (_, source, text) => expect(await textOf(source, MEDIA_TYPES.csv)).toBe(text));
+
   test("a quote that is not closed is text, with its line, and the rest of the file is read", async () => {
     const { text, warnings } = await read('a,b\n1,"open\n2,x\n3,y\n', MEDIA_TYPES.csv);
     expect(text).toBe('a: 1; b: "open\na: 2; b: x\na: 3; b: y');
@@ -180,6 +190,18 @@ describe("charsets", () => {
     expect(reading).toMatchObject({ encoding, encodingFrom });
   });
 
+  test("UTF-8 with a byte that is none stays UTF-8, and says so", async () => {
+    const text = "Über die Größe der Häuser läßt sich öfter streiten. ".repeat(20);
+    for (const data of [bytes(text).subarray(0, -3), Uint8Array.of(0xef, 0xbb, 0xbf, ...bytes(text), 0xff)]) {
+      const cut = data[0] === 0xef ? data : Uint8Array.of(...data, 0xc3);
+      const said = await read(cut, MEDIA_TYPES.text);
+      expect([said.text.slice(0, 20), said.warnings]).toEqual([
+        text.slice(0, 20),
+        [expect.stringContaining("no UTF-8")],
+      ]);
+    }
+  });
+
   test("a page names its own; UTF-8 needs no name; what is declared wrongly is said", async () => {
     const page = Buffer.concat([Buffer.from('<meta charset="windows-1251"><p>'), encoded("windows-1251", "кошка")]);
     expect(await read(page, MEDIA_TYPES.html)).toMatchObject({ text: "кошка", reading: { encodingFrom: "file" } });
@@ -200,8 +222,10 @@ test.each([
 ])("a file sent as %s by the name %s is %s", (partType, filename, type) =>
   expect(mediaTypeOf({ mimeType: undefined, partType, filename })).toBe(type),
 );
-test.each(["application/vnd.ms-excel", "application/zip", "image/png"])("%s alone is not supported", (partType) =>
-  expect(() => mediaTypeOf({ mimeType: undefined, partType, filename: "a.xls" })).toThrow(/not supported/),
+test.each(["application/vnd.ms-excel", "application/zip", "image/png", "constructor", "__proto__"])(
+  "%s alone is not supported",
+  (partType) =>
+    expect(() => mediaTypeOf({ mimeType: undefined, partType, filename: "a.xls" })).toThrow(/not supported/),
 );
 
 describe("DOCX", () => {
@@ -300,7 +324,7 @@ describe("DOCX", () => {
         },
       ],
     );
-    expect(text).toBe("Plan\n\nfrom a page");
+    expect(text).toBe("from a page\n\nPlan");
   });
 });
 
@@ -445,7 +469,16 @@ describe("PDF", () => {
     ],
     ["bold that is drawn twice", at(50, 700, "Total") + at(50.3, 700, "Total"), "Total"],
     ["nothing outside of the page", at(50, 700, "seen") + at(900, 700, "secret"), "seen"],
-    ["nothing without ink", `${at(50, 700, "seen")}BT 3 Tr /F1 12 Tf 50 600 Td (secret) Tj ET`, "seen"],
+    [
+      "the text below a scan with a stamp",
+      `BT 3 Tr /F1 12 Tf 50 600 Td (a whole page of it) Tj ET 0 Tr ${at(50, 700, "No. 7")}`,
+      "a whole page of it\n\nNo. 7",
+    ],
+    [
+      "nothing without ink",
+      `${at(50, 700, "seen and more")}BT 3 Tr /F1 12 Tf 50 600 Td (secret) Tj ET`,
+      "seen and more",
+    ],
     ["the text below a scan", "BT 3 Tr /F1 12 Tf 50 600 Td (scanned) Tj ET", "scanned"],
   ])("%s", async (_, content, text) => expect((await pdf(content)).text.trim()).toBe(text));
 

@@ -317,6 +317,23 @@ describe("a credential of a scope", () => {
     expect([keysSince(from), elsewhere.calls.length]).toEqual([[secret()], 0]);
   });
 
+  test("is sent without what the environment adds to the service's own calls (threat 57)", async () => {
+    const added = { OPENAI_ORG_ID: "org-of-the-service", OPENAI_PROJECT_ID: "project-of-the-service" };
+    Object.assign(process.env, added);
+    try {
+      await set(admin, { scope: { org }, credentials: { openai: secret() } });
+      await agent.remember("By its own key.");
+      const rival = await service.mint("agent", { org: `${org}-rival` });
+      await rival.remember("By the service's.");
+      const said = (key: string) => JSON.stringify(provider.calls.findLast((call) => call.key === key)?.headers);
+      expect(said(secret())).not.toContain("of-the-service");
+      // The control: the service's own say it.
+      expect(said(SERVICE_KEY)).toContain("org-of-the-service");
+    } finally {
+      for (const name of Object.keys(added)) delete process.env[name];
+    }
+  });
+
   test("goes to an address of the operator's list alone (threat 57)", async () => {
     const inside = ["http://127.0.0.1:1/v1", "http://169.254.169.254/latest", "file:///etc/passwd", ""];
     for (const baseUrl of [...inside, `${elsewhere.models.openaiBaseUrl}/../admin`]) {

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { LexicalEmbeddings } from "../../src/models/lexical-embeddings.ts";
 import { LOCAL_MODELS, type ModelSettings } from "../../src/models/settings.ts";
@@ -23,7 +23,7 @@ export interface EmbeddingProvider {
   readonly models: ModelSettings;
   /** The same with another model's name, and so other vectors; `dense` gives 256 components of which hardly any is 0. */
   modelNamed(name: string): ModelSettings;
-  readonly calls: { texts: string[]; at: number; model: string; key: string }[];
+  readonly calls: { texts: string[]; at: number; model: string; key: string; headers: IncomingHttpHeaders }[];
   /** Keys that it does not know. */
   readonly unknownKeys: Set<string>;
   behave(behaviour: Behaviour): void;
@@ -60,7 +60,7 @@ export async function startProvider(): Promise<EmbeddingProvider> {
     const { input, model } = JSON.parse(Buffer.concat(parts).toString()) as { input: string | string[]; model: string };
     const texts = Array.isArray(input) ? input : [input];
     const key = (request.headers.authorization ?? "").replace(/^Bearer /, "");
-    calls.push({ texts, at: performance.now(), model, key });
+    calls.push({ texts, at: performance.now(), model, key, headers: request.headers });
     if (provider.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, provider.delayMs));
     let now = behaviour;
     while (typeof now === "function") now = now(texts);

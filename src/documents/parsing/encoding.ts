@@ -43,6 +43,7 @@ export function decodeText(bytes: Uint8Array, { declared, isHtml = false }: Deco
     attempt(bytes, declared, "declared") ??
     attempt(bytes, isHtml ? charsetOfHtml(bytes) : undefined, "file") ??
     attempt(bytes, "utf-8", undefined) ??
+    damagedUtf8(bytes, mark === "utf-8" || labelOf(declared ?? "") === "utf-8") ??
     guessed(bytes);
   if (found === undefined) throw new UnreadableDocument("the file is not text in any charset that is known here");
   if (found.text.includes("\0") || controlsIn(found.text) > found.text.length * 0.02)
@@ -54,6 +55,19 @@ export function decodeText(bytes: Uint8Array, { declared, isHtml = false }: Deco
         warning: `the upload says that it is ${declared.slice(0, 40)}, and it is not; it was read as ${found.reading.encoding}`,
       }
     : found;
+}
+
+/** UTF-8 with a few bytes that are none: cut in the middle of a letter, or put together of several files. */
+function damagedUtf8(bytes: Uint8Array, isSaid: boolean): Decoded | undefined {
+  const text = new TextDecoder("utf-8").decode(bytes);
+  let [bad, good] = [0, 0];
+  for (const character of text) {
+    if (character === "\ufffd") bad++;
+    else if (character > "\u007f") good++;
+  }
+  if (good < bad * (isSaid ? 1 : 8) || good < 3) return undefined;
+  const warning = `${bad} byte${bad === 1 ? " is" : "s are"} no UTF-8, and stand${bad === 1 ? "s" : ""} in the text as U+FFFD`;
+  return { text, reading: { encoding: "utf-8", encodingFrom: isSaid ? "declared" : "detected" }, warning };
 }
 
 function labelOf(name: string): string | undefined {

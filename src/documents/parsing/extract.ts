@@ -33,11 +33,11 @@ type Reader = (bytes: Uint8Array) => Promise<Extracted>;
 
 /** Each is loaded when a file is its own. */
 const BINARY: Partial<Record<MediaType, Reader>> = {
-  [MEDIA_TYPES.pdf]: async (bytes) => (await import("./formats/pdf.ts")).readPdf(bytes),
-  [MEDIA_TYPES.docx]: async (bytes) => (await import("./formats/docx.ts")).readDocx(bytes),
-  [MEDIA_TYPES.xlsx]: async (bytes) => (await import("./formats/xlsx.ts")).readXlsx(bytes),
-  [MEDIA_TYPES.pptx]: async (bytes) => (await import("./formats/pptx.ts")).readPptx(bytes),
-  [MEDIA_TYPES.odt]: async (bytes) => (await import("./formats/odt.ts")).readOdt(bytes),
+  [MEDIA_TYPES.pdf]: async (bytes) => (await import("./formats/pdf/pdf.ts")).readPdf(bytes),
+  [MEDIA_TYPES.docx]: async (bytes) => (await import("./formats/office/docx.ts")).readDocx(bytes),
+  [MEDIA_TYPES.xlsx]: async (bytes) => (await import("./formats/office/xlsx.ts")).readXlsx(bytes),
+  [MEDIA_TYPES.pptx]: async (bytes) => (await import("./formats/office/pptx.ts")).readPptx(bytes),
+  [MEDIA_TYPES.odt]: async (bytes) => (await import("./formats/office/odt.ts")).readOdt(bytes),
   [MEDIA_TYPES.eml]: async (bytes) => (await import("./formats/eml.ts")).readEml(bytes),
 };
 

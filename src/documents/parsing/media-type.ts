@@ -24,51 +24,55 @@ const TEXT: ReadonlySet<MediaType> = new Set(
 /** Whether a type is of text, which takes no library that unpacks. */
 export const isText = (type: MediaType): boolean => TEXT.has(type);
 
-const OTHER_NAMES: Record<string, MediaType> = {
-  "text/x-markdown": MEDIA_TYPES.markdown,
-  "application/xhtml+xml": MEDIA_TYPES.html,
-  "application/csv": MEDIA_TYPES.csv,
-  "application/x-csv": MEDIA_TYPES.csv,
-  "text/x-csv": MEDIA_TYPES.csv,
-  "text/comma-separated-values": MEDIA_TYPES.csv,
-  "text/x-comma-separated-values": MEDIA_TYPES.csv,
-  "text/tab-separated-values": MEDIA_TYPES.csv,
-  "text/json": MEDIA_TYPES.json,
-  "text/x-json": MEDIA_TYPES.json,
-  "application/x-json": MEDIA_TYPES.json,
-  "application/jsonl": MEDIA_TYPES.jsonLines,
-  "application/x-jsonlines": MEDIA_TYPES.jsonLines,
-  "application/jsonlines": MEDIA_TYPES.jsonLines,
-  "application/ndjson": MEDIA_TYPES.jsonLines,
-  "application/x-pdf": MEDIA_TYPES.pdf,
-  "application/eml": MEDIA_TYPES.eml,
-};
+const OTHER_NAMES: ReadonlyMap<string, MediaType> = new Map(
+  Object.entries({
+    "text/x-markdown": MEDIA_TYPES.markdown,
+    "application/xhtml+xml": MEDIA_TYPES.html,
+    "application/csv": MEDIA_TYPES.csv,
+    "application/x-csv": MEDIA_TYPES.csv,
+    "text/x-csv": MEDIA_TYPES.csv,
+    "text/comma-separated-values": MEDIA_TYPES.csv,
+    "text/x-comma-separated-values": MEDIA_TYPES.csv,
+    "text/tab-separated-values": MEDIA_TYPES.csv,
+    "text/json": MEDIA_TYPES.json,
+    "text/x-json": MEDIA_TYPES.json,
+    "application/x-json": MEDIA_TYPES.json,
+    "application/jsonl": MEDIA_TYPES.jsonLines,
+    "application/x-jsonlines": MEDIA_TYPES.jsonLines,
+    "application/jsonlines": MEDIA_TYPES.jsonLines,
+    "application/ndjson": MEDIA_TYPES.jsonLines,
+    "application/x-pdf": MEDIA_TYPES.pdf,
+    "application/eml": MEDIA_TYPES.eml,
+  }),
+);
 
-const EXTENSIONS: Record<string, MediaType> = {
-  txt: MEDIA_TYPES.text,
-  text: MEDIA_TYPES.text,
-  log: MEDIA_TYPES.text,
-  md: MEDIA_TYPES.markdown,
-  markdown: MEDIA_TYPES.markdown,
-  html: MEDIA_TYPES.html,
-  htm: MEDIA_TYPES.html,
-  xhtml: MEDIA_TYPES.html,
-  csv: MEDIA_TYPES.csv,
-  tsv: MEDIA_TYPES.csv,
-  tab: MEDIA_TYPES.csv,
-  json: MEDIA_TYPES.json,
-  jsonl: MEDIA_TYPES.jsonLines,
-  ndjson: MEDIA_TYPES.jsonLines,
-  pdf: MEDIA_TYPES.pdf,
-  docx: MEDIA_TYPES.docx,
-  docm: MEDIA_TYPES.docx,
-  xlsx: MEDIA_TYPES.xlsx,
-  xlsm: MEDIA_TYPES.xlsx,
-  pptx: MEDIA_TYPES.pptx,
-  pptm: MEDIA_TYPES.pptx,
-  odt: MEDIA_TYPES.odt,
-  eml: MEDIA_TYPES.eml,
-};
+const EXTENSIONS: ReadonlyMap<string, MediaType> = new Map(
+  Object.entries({
+    txt: MEDIA_TYPES.text,
+    text: MEDIA_TYPES.text,
+    log: MEDIA_TYPES.text,
+    md: MEDIA_TYPES.markdown,
+    markdown: MEDIA_TYPES.markdown,
+    html: MEDIA_TYPES.html,
+    htm: MEDIA_TYPES.html,
+    xhtml: MEDIA_TYPES.html,
+    csv: MEDIA_TYPES.csv,
+    tsv: MEDIA_TYPES.csv,
+    tab: MEDIA_TYPES.csv,
+    json: MEDIA_TYPES.json,
+    jsonl: MEDIA_TYPES.jsonLines,
+    ndjson: MEDIA_TYPES.jsonLines,
+    pdf: MEDIA_TYPES.pdf,
+    docx: MEDIA_TYPES.docx,
+    docm: MEDIA_TYPES.docx,
+    xlsx: MEDIA_TYPES.xlsx,
+    xlsm: MEDIA_TYPES.xlsx,
+    pptx: MEDIA_TYPES.pptx,
+    pptm: MEDIA_TYPES.pptx,
+    odt: MEDIA_TYPES.odt,
+    eml: MEDIA_TYPES.eml,
+  }),
+);
 
 const isKnown = (type: string): type is MediaType => (Object.values(MEDIA_TYPES) as string[]).includes(type);
 /** What says nothing of the file: clients send these for what they do not know, and Windows names each table Excel's. */
@@ -102,7 +106,7 @@ export function mediaTypeOf(said: { mimeType: string | undefined; partType: stri
       if (named === undefined && /ms-excel|msword|zip/.test(type)) throw unsupported(type);
       continue;
     }
-    const known = isKnown(type) ? type : OTHER_NAMES[type];
+    const known = isKnown(type) ? type : OTHER_NAMES.get(type);
     // Clients send every unknown extension as plain text: the name says more.
     if (known !== undefined)
       return known === MEDIA_TYPES.text && given === said.partType && named !== undefined ? named : known;
@@ -118,4 +122,4 @@ const unsupported = (type: string) =>
   );
 
 const byExtension = (filename: string): MediaType | undefined =>
-  EXTENSIONS[/\.([A-Za-z0-9]{1,10})$/.exec(filename)?.[1]?.toLowerCase() ?? ""];
+  EXTENSIONS.get(/\.([A-Za-z0-9]{1,10})$/.exec(filename)?.[1]?.toLowerCase() ?? "");

@@ -45,6 +45,8 @@ class ParserProcess {
   readonly #limits: ParserLimits;
   #files = 0;
   #isOver = false;
+  /** It is killed, and may not have closed yet. */
+  #isKilled = false;
 
   constructor(limits: ParserLimits) {
     this.#limits = limits;
@@ -77,6 +79,7 @@ class ParserProcess {
     return new Promise((resolve, reject) => {
       const unwatch = watchLimits(child, this.#limits, (reason) => {
         blame ??= new UnreadableDocument(reason);
+        this.#isKilled = true;
         child.kill("SIGKILL");
       });
       const settle = (done: () => void) => {
@@ -110,7 +113,11 @@ class ParserProcess {
   /** Whether it may parse another file. */
   async isFresh(): Promise<boolean> {
     return (
-      !this.#isOver && this.#files < MOST_FILES && (await residentMb(this.#child).catch(() => 0)) < MOST_RESIDENT_MB
+      !this.#isOver &&
+      !this.#isKilled &&
+      !this.#child.killed &&
+      this.#files < MOST_FILES &&
+      (await residentMb(this.#child).catch(() => 0)) < MOST_RESIDENT_MB
     );
   }
 

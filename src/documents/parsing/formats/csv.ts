@@ -57,11 +57,11 @@ function* records(text: string, delimiter: string, onUnclosed: (line: number) =>
     for (;;) {
       let value = "";
       const end = text[at] === '"' && at < closesUntil ? closingQuote(text, at, delimiter) : undefined;
-      if (text[at] === '"' && at < closesUntil && end === undefined) {
-        closesUntil = at;
+      if (end === "never" || end === "another opens") {
+        if (end === "never") closesUntil = at;
         onUnclosed(line);
       }
-      if (end === undefined) {
+      if (typeof end !== "number") {
         const from = at;
         while (at < text.length && text[at] !== delimiter && text[at] !== "\n" && text[at] !== "\r") at++;
         value = text.slice(from, at);
@@ -81,20 +81,24 @@ function* records(text: string, delimiter: string, onUnclosed: (line: number) =>
   }
 }
 
-/** Where a quoted value ends: at a quote behind which a value, a line or the file ends. */
-function closingQuote(text: string, opened: number, delimiter: string): number | undefined {
+/** Where a quoted value ends: at a quote behind which a value, a line or the file ends. Before that no other value may open with one. */
+function closingQuote(text: string, opened: number, delimiter: string): number | "never" | "another opens" {
+  const isEdge = (c: string | undefined) => c === undefined || c === delimiter || c === "\n" || c === "\r";
   for (let at = text.indexOf('"', opened + 1); at >= 0; at = text.indexOf('"', at + 1)) {
     const next = text[at + 1];
     if (next === '"') at++;
-    else if (next === undefined || next === delimiter || next === "\n" || next === "\r") return at;
+    else if (isEdge(next)) return at;
+    else if (isEdge(text[at - 1])) return "another opens";
   }
-  return undefined;
+  return "never";
 }
 
 const NUMBER = /^[-+(]?[$€£¥]?\s*\d[\d.,\s'’]*\s*[%$€£¥)]?$/;
+const LONGEST_NUMBER = 100;
 const DATE = /^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?$/;
 const ADDRESS = /^(https?:\/\/\S+|\S+@\S+\.\S+)$/i;
-const isData = (value: string) => NUMBER.test(value) || DATE.test(value) || ADDRESS.test(value);
+const isData = (value: string) => value.length <= LONGEST_NUMBER && isShortData(value);
+const isShortData = (value: string) => NUMBER.test(value) || DATE.test(value) || ADDRESS.test(value);
 const YEAR = /^(19|20)\d\d$/;
 
 /** Whether the first record names the columns: words, each once, over values. */
@@ -103,6 +107,9 @@ export function hasHeader(rows: readonly (readonly string[])[]): boolean {
   const names = first.map((value) => value.trim()).filter((value) => value !== "");
   if (rest.length === 0 || names.length === 0) return false;
   if (new Set(names.map((name) => name.toLowerCase())).size < names.length) return false;
+  // A title over a table is no row of names.
+  const widths = rest.map((row) => row.filter((value) => value.trim() !== "").length).sort((a, b) => a - b);
+  if (names.length < 0.6 * (widths[Math.floor(widths.length / 2)] ?? 0)) return false;
   // Years stand over columns, too.
   return !names.some((name) => isData(name) && !YEAR.test(name)) && !names.every((name) => YEAR.test(name));
 }
@@ -110,8 +117,25 @@ export function hasHeader(rows: readonly (readonly string[])[]): boolean {
 /** One line for each record, each value under its column's name. */
 export function linesOfTable(rows: readonly (readonly string[])[], header: boolean): string[] {
   const names = header ? (rows[0] ?? []) : [];
-  const clean = (value: string) => value.trim().replace(/\s*\r?\n\s*/g, " ");
-  return rows
+  const clean = (value: string) =>
+    value
+      .split(/\r?\n/)
+      .map((line) => line.trim())
+      .join(" ")
+      .trim();
+  // A column without a value says its name in no line.
+  const isUnsaid = names.some(
+    (name, i) => name.trim() !== "" && rows.slice(1).every((row) => (row[i] ?? "").trim() === ""),
+  );
+  const first = isUnsaid
+    ? [
+        names
+          .map(clean)
+          .filter((name) => name !== "")
+          .join(", "),
+      ]
+    : [];
+  const lines = rows
     .slice(header ? 1 : 0)
     .map((row) =>
       row
@@ -122,6 +146,7 @@ export function linesOfTable(rows: readonly (readonly string[])[], header: boole
         .join(header ? "; " : ", "),
     )
     .filter((line) => line !== "");
+  return [...first, ...lines];
 }
 
 /** A file that is a table. */

@@ -42,7 +42,7 @@ export async function readEml(bytes: Uint8Array): Promise<Extracted> {
   if (email.text?.trim()) flow.verbatim(email.text.trim());
   else if (email.html) writeHtml(email.html, flow);
   flow.paragraph();
-  const attached = email.attachments.filter(({ disposition, related }) => disposition !== "inline" && !related);
+  const attached = email.attachments.filter(({ mimeType, related }) => !(related && mimeType.startsWith("image/")));
   if (attached.length > 0) {
     const names = attached.map(({ filename, mimeType }) => filename || mimeType);
     flow.text(`Attachments: ${names.join(", ")}`);

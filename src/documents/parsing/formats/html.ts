@@ -12,7 +12,7 @@ const MAX_DEPTH = 5_000;
 
 /** What a browser does not show. */
 const UNSEEN = new Set(
-  "head script style template noscript title meta link base datalist noembed noframes param rp source track area object".split(
+  "head script style template noscript title meta link base datalist noembed noframes param rp source track area object iframe audio video canvas".split(
     " ",
   ),
 );
@@ -136,7 +136,7 @@ function enter(element: Element, state: State): void {
     after(() => flow.text("”"));
   }
   if (tagName === "ul" || tagName === "ol" || tagName === "menu") {
-    state.lists.push(tagName === "ol" ? Number.parseInt(attribute(element, "start") ?? "1", 10) || 1 : undefined);
+    state.lists.push(tagName === "ol" ? startOf(element) : undefined);
     after(() => state.lists.pop());
   }
   if (tagName === "pre" || tagName === "textarea" || tagName === "listing" || tagName === "xmp") {
@@ -146,6 +146,11 @@ function enter(element: Element, state: State): void {
   // Of a select a person sees what is chosen.
   const children = tagName === "select" ? chosenIn(element) : element.childNodes;
   for (let i = children.length - 1; i >= 0; i--) open.push(children[i] as Node);
+}
+
+function startOf(list: Element): number {
+  const start = Number.parseInt(attribute(list, "start") ?? "", 10);
+  return Number.isNaN(start) ? 1 : start;
 }
 
 function writeMark(element: Element, { flow, lists }: State): void {

@@ -40,8 +40,9 @@ function lengthOfFrontMatter(text: string): number {
 /** Cut behind blank lines: a heading never stands on both sides of one. */
 function* pieces(text: string, from: number): Generator<{ start: number; end: number }> {
   for (let start = from; start < text.length; ) {
-    const blank = text.indexOf("\n\n", start + PIECE_CHARACTERS);
-    const end = blank < 0 ? text.length : blank + 2;
+    const blank = /\r?\n[ \t]*\r?\n/g;
+    blank.lastIndex = start + PIECE_CHARACTERS;
+    const end = blank.exec(text) === null ? text.length : blank.lastIndex;
     yield { start, end };
     start = end;
   }

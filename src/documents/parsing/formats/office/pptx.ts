@@ -1,6 +1,6 @@
 /** PPTX: each slide that is shown is a section, with its notes. */
-import { type Extracted, ranges, Warnings } from "./extracted.ts";
-import { Flow } from "./flow.ts";
+import { type Extracted, ranges, Warnings } from "../extracted.ts";
+import { Flow } from "../flow.ts";
 import { chartTexts, chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
 import { allOf, childOf, nodesOf, textIn, within, type XmlNode } from "./xml.ts";
 

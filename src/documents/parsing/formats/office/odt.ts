@@ -1,7 +1,7 @@
 /** ODT to what a person reads of the document. */
-import { UnreadableDocument } from "../unreadable.ts";
-import type { Extracted } from "./extracted.ts";
-import { Flow } from "./flow.ts";
+import { UnreadableDocument } from "../../unreadable.ts";
+import type { Extracted } from "../extracted.ts";
+import { Flow } from "../flow.ts";
 import { allOf, childOf, isNode, nodesOf, parseXml, textIn, within, type XmlNode } from "./xml.ts";
 import { openPackage, type Package } from "./zip.ts";
 
@@ -106,10 +106,10 @@ class OdtWriter {
       if (item.name === "list-item") flow.text("- ");
       for (const block of nodesOf(item)) {
         if (block.name === "list") this.#list(block, depth + 1);
-        else {
-          this.#inline(block);
+        else if (block.name === "p") {
+          if (!this.#hidden.has(block.attributes["style-name"] ?? "")) this.#inline(block);
           flow.line();
-        }
+        } else this.#block(block);
       }
     }
     if (depth === 0) flow.paragraph();
@@ -146,11 +146,10 @@ class OdtWriter {
     this.#behind.push(() => {
       this.flow.line();
       this.flow.text(label);
-      for (const [i, paragraph] of nodesOf(body)
-        .filter(({ name }) => name === "p")
-        .entries()) {
-        if (i > 0) this.flow.line();
-        this.#inline(paragraph);
+      for (const block of nodesOf(body).filter(({ name }) => name !== "creator" && name !== "date")) {
+        if (block.name === "p") this.#inline(block);
+        else this.#block(block);
+        this.flow.line();
       }
       this.flow.paragraph();
     });

@@ -33,7 +33,7 @@ interface State {
 }
 
 /**
- * Whether the text at a place of a page is invisible; undefined: none is, or all, which is the text of a scan below
+ * Whether the text at a place of a page is invisible; undefined: none is, or most, which is the text of a scan below
  * the picture of it.
  */
 export async function invisibleText(
@@ -46,7 +46,8 @@ export async function invisibleText(
   const stack: State[] = [];
   let state: State = { matrix: IDENTITY, mode: 0, size: 1, scale: 1, leading: 0, rise: 0, ofCharacter: 0, ofWord: 0 };
   let [line, text]: [Matrix, Matrix] = [IDENTITY, IDENTITY];
-  const runs: { readonly isInvisible: boolean; readonly from: Matrix; readonly to: Matrix }[] = [];
+  const runs: { readonly isInvisible: boolean; readonly glyphs: number; readonly from: Matrix; readonly to: Matrix }[] =
+    [];
   const next = (x: number, y: number) => {
     line = times(line, [1, 0, 0, 1, x, y]);
     text = line;
@@ -63,7 +64,7 @@ export async function invisibleText(
     const from = times(times(state.matrix, text), [1, 0, 0, 1, 0, state.rise]);
     text = times(text, [1, 0, 0, 1, width * state.scale, 0]);
     const to = times(times(state.matrix, text), [1, 0, 0, 1, 0, state.rise]);
-    runs.push({ isInvisible: isInvisible(state.mode), from, to });
+    runs.push({ isInvisible: isInvisible(state.mode), glyphs: glyphs.length, from, to });
   };
   for (const [i, fn] of fnArray.entries()) {
     const args = (argsArray[i] ?? []) as number[];
@@ -92,7 +93,10 @@ export async function invisibleText(
     else if (fn === OPS.setTextRenderingMode) state.mode = first;
     else if (fn === OPS.showText) show((argsArray[i]?.[0] ?? []) as (Glyph | number | null)[]);
   }
-  if (runs.every((run) => run.isInvisible)) return undefined;
+  // Of a scan the text lies below its picture; a stamp or a page's number may lie above both.
+  const glyphs = (isInvisible: boolean) =>
+    runs.reduce((sum, run) => sum + (run.isInvisible === isInvisible ? run.glyphs : 0), 0);
+  if (glyphs(true) >= glyphs(false)) return undefined;
   const unseen = runs.filter((run) => run.isInvisible);
   return (x, y) => unseen.some((run) => isAt(run, x, y)) && !runs.some((run) => !run.isInvisible && isAt(run, x, y));
 }

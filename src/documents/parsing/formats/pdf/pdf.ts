@@ -3,11 +3,11 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import type { PDFDocumentProxy, PDFPageProxy } from "pdfjs-dist";
 import type { TextItem } from "pdfjs-dist/types/src/display/api.js";
-import { UnreadableDocument } from "../unreadable.ts";
-import { type Extracted, ranges, Warnings } from "./extracted.ts";
-import { Flow } from "./flow.ts";
-import { invisibleText } from "./pdf-invisible.ts";
-import { linesOf, type Piece, textOfLines } from "./pdf-lines.ts";
+import { UnreadableDocument } from "../../unreadable.ts";
+import { type Extracted, ranges, Warnings } from "../extracted.ts";
+import { Flow } from "../flow.ts";
+import { invisibleText } from "./invisible.ts";
+import { linesOf, type Piece, textOfLines } from "./lines.ts";
 
 type PdfJs = typeof import("pdfjs-dist");
 
@@ -56,7 +56,12 @@ const UNKNOWN_SHARE = 0.3;
 class PdfReader {
   readonly #pdfjs: PdfJs;
   readonly #flow = new Flow();
-  readonly #pages = { damaged: [] as number[], empty: [] as number[], unknown: [] as number[] };
+  readonly #pages = {
+    damaged: [] as number[],
+    empty: [] as number[],
+    unknown: [] as number[],
+    invisible: [] as number[],
+  };
 
   constructor(pdfjs: PdfJs) {
     this.#pdfjs = pdfjs;
@@ -85,8 +90,10 @@ class PdfReader {
     const invisible = await invisibleText(this.#pdfjs, page).catch(() => undefined);
     const pieces = items
       .map((item) => pieceOf(item, content.styles[item.fontName]?.vertical ?? false))
-      .filter((piece) => isOnPage(piece, page.view) && invisible?.(piece.x, piece.y) !== true);
-    const text = textOfLines(linesOf(pieces));
+      .filter((piece) => isOnPage(piece, page.view));
+    const seen = pieces.filter(({ x, y }) => invisible?.(x, y) !== true);
+    if (seen.some(({ text }) => text.trim() !== "") && seen.length < pieces.length) this.#pages.invisible.push(number);
+    const text = textOfLines(linesOf(seen));
     if (unknownShare(text) > UNKNOWN_SHARE) this.#pages.unknown.push(number);
     const notes = [...fieldsOf(annotations), ...notesOf(annotations)];
     if (text === "" && notes.length === 0) {
@@ -103,13 +110,14 @@ class PdfReader {
   }
 
   #warnings(): string[] {
-    const { damaged, empty, unknown } = this.#pages;
+    const { damaged, empty, unknown, invisible } = this.#pages;
     const warnings = new Warnings();
     const pages = (numbers: readonly number[]) => `page${numbers.length === 1 ? "" : "s"} ${ranges(numbers)}`;
     if (damaged.length > 0) warnings.add(`${pages(damaged)}: damaged, and left out`);
     if (empty.length > 0) warnings.add(`${pages(empty)}: no text, only pictures of it, or nothing`);
     if (unknown.length > 0)
       warnings.add(`${pages(unknown)}: fonts that do not say which letters they show; the text is not what is seen`);
+    if (invisible.length > 0) warnings.add(`${pages(invisible)}: text that is drawn without ink was left out`);
     return warnings.list;
   }
 }

@@ -1,10 +1,10 @@
 /** DOCX to what a person reads of the document, with what stands around it: headers, notes, comments. */
-import dingbatToUnicode from "dingbat-to-unicode";
-import { decodeText } from "../encoding.ts";
+import { decodeText } from "../../encoding.ts";
+import { type Extracted, Warnings } from "../extracted.ts";
+import { Flow } from "../flow.ts";
+import { writeHtml } from "../html.ts";
+import { cellsIn, rowsIn, symbol } from "./docx-parts.ts";
 import { Numbering, Styles } from "./docx-styles.ts";
-import { type Extracted, Warnings } from "./extracted.ts";
-import { Flow } from "./flow.ts";
-import { writeHtml } from "./html.ts";
 import { chartTexts, chosenVersion, diagramTexts, formula, OfficePackage, type Relation } from "./ooxml.ts";
 import { allOf, childOf, isNode, nodesOf, textIn, type XmlNode } from "./xml.ts";
 
@@ -28,7 +28,8 @@ async function writeDocx(bytes: Uint8Array, flow: Flow, warnings: Warnings, dept
   if (body === undefined) throw office.damaged();
   const styles = new Styles(office.relatedTo(relations, "styles"));
   const numbering = new Numbering(office.relatedTo(relations, "numbering"), styles);
-  const shared = { office, flow, styles, numbering, warnings };
+  const embedded = await embeddedIn(office, depth);
+  const shared = { office, flow, styles, numbering, warnings, embedded };
   const notes = {
     footnote: byId(office.relatedTo(relations, "footnotes"), "footnote"),
     endnote: byId(office.relatedTo(relations, "endnotes"), "endnote"),
@@ -39,9 +40,7 @@ async function writeDocx(bytes: Uint8Array, flow: Flow, warnings: Warnings, dept
     shared,
     parts.filter(({ type }) => type === "header"),
   );
-  const writer = new BodyWriter({ ...shared, relations, notes });
-  writer.blocks(body);
-  for (const chunk of writer.embedded) await writeEmbedded(office, chunk, flow, warnings, depth);
+  new BodyWriter({ ...shared, relations, notes }).blocks(body);
   writeAround(
     shared,
     parts.filter(({ type }) => type === "footer"),
@@ -55,7 +54,7 @@ const byId = (root: XmlNode | undefined, name: string): ReadonlyMap<string, XmlN
       .map((node) => [node.attributes.id ?? "", node]),
   );
 
-type Shared = Pick<Context, "office" | "flow" | "styles" | "numbering" | "warnings">;
+type Shared = Pick<Context, "office" | "flow" | "styles" | "numbering" | "warnings" | "embedded">;
 
 /** Headers or footers, each text once, however many sections have it; a page's number alone is none. */
 function writeAround(shared: Shared, parts: readonly Relation[]): void {
@@ -72,22 +71,16 @@ function writeAround(shared: Shared, parts: readonly Relation[]): void {
   }
 }
 
-/** A file of another kind that the document shows in its place. */
-async function writeEmbedded(
-  office: OfficePackage,
-  { path }: { readonly path: string },
-  flow: Flow,
-  warnings: Warnings,
-  depth: number,
-): Promise<void> {
-  const bytes = office.files.get(path);
-  flow.paragraph();
-  if (bytes === undefined || (path.endsWith(".docx") && depth >= MAX_NESTED))
-    warnings.add("a document that is embedded in it is not read");
-  else if (path.endsWith(".docx")) await writeDocx(bytes, flow, warnings, depth + 1);
-  else if (/\.html?$/.test(path)) writeHtml(decodeText(bytes, { isHtml: true }).text, flow);
-  else flow.verbatim(decodeText(bytes, {}).text);
-  flow.paragraph();
+/** Documents that the document shows in their place, which take time to unpack. */
+async function embeddedIn(office: OfficePackage, depth: number): Promise<ReadonlyMap<string, string>> {
+  const texts = new Map<string, string>();
+  for (const [path, bytes] of office.files) {
+    if (!path.endsWith(".docx") || depth >= MAX_NESTED) continue;
+    const flow = new Flow();
+    await writeDocx(bytes, flow, new Warnings(), depth + 1);
+    texts.set(path, flow.done().text);
+  }
+  return texts;
 }
 
 interface Context {
@@ -98,6 +91,8 @@ interface Context {
   readonly numbering: Numbering;
   readonly notes: Partial<Record<"footnote" | "endnote" | "comment", ReadonlyMap<string, XmlNode>>>;
   readonly warnings: Warnings;
+  /** The texts of the documents in the package, by path. */
+  readonly embedded: ReadonlyMap<string, string>;
 }
 
 /** What is not in the text: it was taken out, or is an instruction to the program. */
@@ -121,8 +116,6 @@ const LEFT_OUT = new Set([
 
 /** Writes the blocks of one part. */
 class BodyWriter {
-  /** Files that stand in the document's place of them; they are read when it is. */
-  readonly embedded: { readonly path: string }[] = [];
   readonly #context: Context;
   /** What a paragraph names, to be said behind it. */
   #behind: (() => void)[] = [];
@@ -141,8 +134,7 @@ class BodyWriter {
     if (node.name === "p") this.#paragraph(node);
     else if (node.name === "tbl") this.#table(node);
     else if (node.name === "altChunk") {
-      const path = relations.get(node.attributes.id ?? "")?.target;
-      if (path !== undefined) this.embedded.push({ path });
+      this.#embedded(relations.get(node.attributes.id ?? "")?.target);
     } else if (node.name === "oMathPara" || node.name === "oMath") {
       flow.line();
       flow.text(formula(node));
@@ -156,6 +148,20 @@ class BodyWriter {
         flow.line();
       }
     } else this.blocks(node);
+  }
+
+  /** A file of another kind that the document shows in its place. */
+  #embedded(path: string | undefined): void {
+    const { flow, office, warnings, embedded } = this.#context;
+    const bytes = office.files.get(path ?? "");
+    const text = embedded.get(path ?? "");
+    flow.paragraph();
+    if (text !== undefined) flow.verbatim(text);
+    else if (bytes === undefined || path === undefined || path.endsWith(".docx"))
+      warnings.add("a document that is embedded in it is not read");
+    else if (/\.html?$/.test(path)) writeHtml(decodeText(bytes, { isHtml: true }).text, flow);
+    else flow.verbatim(decodeText(bytes, {}).text);
+    flow.paragraph();
   }
 
   #paragraph(node: XmlNode): void {
@@ -263,11 +269,10 @@ class BodyWriter {
     this.#behind.push(() => {
       flow.line();
       flow.text(label);
-      for (const [i, paragraph] of nodesOf(note)
-        .filter(({ name }) => name === "p")
-        .entries()) {
-        if (i > 0) flow.line();
-        this.#inline(paragraph, false);
+      for (const block of nodesOf(note)) {
+        if (block.name === "p") this.#inline(block, false);
+        else this.#block(block);
+        flow.line();
       }
       flow.paragraph();
       // Notes name no notes of their own.
@@ -299,24 +304,4 @@ class BodyWriter {
     }
     flow.paragraph();
   }
-}
-
-/** Rows and cells may stand in content controls. */
-const unwrapped = (name: string) =>
-  function find(parent: XmlNode): XmlNode[] {
-    return nodesOf(parent).flatMap((node) =>
-      node.name === name ? [node] : ["sdt", "sdtContent", "customXml", "ins"].includes(node.name) ? find(node) : [],
-    );
-  };
-const rowsIn = unwrapped("tr");
-const cellsIn = unwrapped("tc");
-
-/** A character of a font of pictures. */
-function symbol({ attributes: { font = "", char = "" } }: XmlNode): string {
-  const code = Number.parseInt(char, 16);
-  if (Number.isNaN(code)) return "";
-  const known = dingbatToUnicode.codePoint(font, code) ?? dingbatToUnicode.codePoint(font, code & 0xff);
-  if (known !== undefined) return known.string;
-  // The private area says nothing without its font.
-  return code >= 0xf000 && code <= 0xf0ff ? "" : String.fromCodePoint(code);
 }

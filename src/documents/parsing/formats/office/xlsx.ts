@@ -1,7 +1,7 @@
 /** XLSX: each sheet that is shown is a section, each row a line. */
-import { hasHeader, linesOfTable } from "./csv.ts";
-import { type Extracted, Warnings } from "./extracted.ts";
-import { Flow } from "./flow.ts";
+import { hasHeader, linesOfTable } from "../csv.ts";
+import { type Extracted, Warnings } from "../extracted.ts";
+import { Flow } from "../flow.ts";
 import { OfficePackage, type Relation } from "./ooxml.ts";
 import { allOf, childOf, nodesOf, textIn, within, type XmlNode } from "./xml.ts";
 
@@ -49,9 +49,9 @@ function rowsOf(sheet: XmlNode, shown: (cell: XmlNode) => string): string[][] {
   return nodesOf(childOf(sheet, "sheetData")).map((row) => {
     const values: string[] = [];
     for (const cell of nodesOf(row)) {
-      const column = columnOf(cell.attributes.r) ?? values.length;
-      while (values.length < column) values.push("");
-      values[column] = shown(cell);
+      // What has a format and no value may stand in the last column of all.
+      const value = shown(cell);
+      if (value !== "") values[columnOf(cell.attributes.r) ?? values.length] = value;
     }
     return values;
   });
@@ -77,7 +77,7 @@ function shownValue(cell: XmlNode, { strings, formats, epoch }: Shown): string {
   const value = textIn(childOf(cell, "v"));
   switch (cell.attributes.t) {
     case "s":
-      return strings[Number(value)] ?? "";
+      return value === "" ? "" : (strings[Number(value)] ?? "");
     case "inlineStr":
       return richText(childOf(cell, "is") ?? cell);
     case "b":

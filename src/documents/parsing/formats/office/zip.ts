@@ -1,6 +1,6 @@
 import { promisify } from "node:util";
 import { type Entry, fromBuffer, type ZipFile } from "yauzl";
-import { UnreadableDocument } from "../unreadable.ts";
+import { UnreadableDocument } from "../../unreadable.ts";
 
 /** Bytes that a package may unpack to, one of its XML files, and those that are kept; and how many files it may hold. */
 const MOST_BYTES = 256 * 1024 * 1024;

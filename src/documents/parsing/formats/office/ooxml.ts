@@ -1,5 +1,5 @@
 /** What the formats of Office Open XML share: parts that name each other, and formulas. */
-import { UnreadableDocument } from "../unreadable.ts";
+import { UnreadableDocument } from "../../unreadable.ts";
 import { allOf, childOf, nodesOf, parseXml, textIn, type XmlNode } from "./xml.ts";
 import { inPackage, openPackage, type Package } from "./zip.ts";
 
