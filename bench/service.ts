@@ -47,15 +47,21 @@ function startProcess(environment: Record<string, string>): BuiltProcess & { rea
   };
 }
 
+/** Of all processes of a bench: whichever of them is first makes it the first key. */
+const managementKey = `sf_mgmt_bench_${randomBytes(24).toString("hex")}`;
+
 /** Only the worker, which migrates the database and listens nowhere. */
 export async function startBuiltWorker(environment: Record<string, string>): Promise<BuiltProcess> {
-  const { child: _, ...worker } = startProcess({ ...environment, SCOPEFLOOR_ROLE: "worker" });
+  const { child: _, ...worker } = startProcess({
+    SCOPEFLOOR_MANAGEMENT_KEY: managementKey,
+    ...environment,
+    SCOPEFLOOR_ROLE: "worker",
+  });
   return worker;
 }
 
 export async function startBuilt(environment: Record<string, string>): Promise<BenchService> {
   const port = await freePort();
-  const managementKey = `sf_mgmt_bench_${randomBytes(24).toString("hex")}`;
   const startedAt = performance.now();
   const { child, pid, stop } = startProcess({
     PORT: String(port),
