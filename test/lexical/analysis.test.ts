@@ -103,6 +103,13 @@ describe("terms", () => {
     expect(analyser.text(long).terms.has("末尾")).toBe(true);
   });
 
+  test("a stroke of Arabic writing alone is no word, and stretches one without a change", () => {
+    expect([...analyser.text("\u0640").terms.keys()]).toEqual([]);
+    expect([...analyser.text("\u0643\u0640\u0640\u062a\u0627\u0628").terms.keys()]).toEqual([
+      ...analyser.text("\u0643\u062a\u0627\u0628").terms.keys(),
+    ]);
+  });
+
   test("any text has terms of bounded number, and no stemmer ends it", () => {
     fc.assert(
       fc.property(
@@ -110,7 +117,7 @@ describe("terms", () => {
           fc.oneof(
             fc.string({ unit: "grapheme" }),
             fc.string({ unit: "binary" }),
-            fc.constantFrom("Straße", "недели", "ที่", "\ud800"),
+            fc.constantFrom("Straße", "недели", "ที่", "\ud800", "\u0640"),
           ),
         ),
         (parts) => {

@@ -61,6 +61,8 @@ export class Analyser {
     const terms = new Map<string, number>();
     const main = new Set<string>();
     const add = (term: string) => {
+      // A stroke between Arabic letters, alone, is a word of none.
+      if (term === "") return;
       const known = terms.get(term);
       if (known !== undefined) terms.set(term, Math.min(known + 1, MAX_FREQUENCY));
       else if (terms.size < MAX_TERMS) terms.set(term, 1);
