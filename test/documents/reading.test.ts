@@ -312,6 +312,24 @@ describe("DOCX", () => {
     ]);
   });
 
+  test("a document that is shown in its place, and none that is only attached", async () => {
+    const inner = officeOf({
+      name: "word/document.xml",
+      xml: `<w:document ${ALL}><w:body>${p("inside")}</w:body></w:document>`,
+    });
+    const around = `${p("before")}<w:altChunk r:id="r1"/>${p("after")}`;
+    const damaged = new TextEncoder().encode("no package");
+    const attached = { type: "package", name: "embeddings/attached.docx", data: damaged };
+    expect(await docx(around, [{ type: "aFChunk", name: "inner.docx", data: inner }, attached])).toMatchObject({
+      text: "before\n\ninside\n\nafter",
+      warnings: [],
+    });
+    expect(await docx(around, [{ type: "aFChunk", name: "inner.docx", data: damaged }])).toMatchObject({
+      text: "before\n\nafter",
+      warnings: ["a document that is embedded in it is not read"],
+    });
+  });
+
   test("a page in its place, and the words of a diagram", async () => {
     const { text } = await docx(
       '<w:altChunk r:id="r1"/><w:p><w:r><w:drawing><dgm:relIds r:dm="r2"/></w:drawing></w:r></w:p>',

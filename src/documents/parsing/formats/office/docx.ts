@@ -1,5 +1,6 @@
 /** DOCX to what a person reads of the document, with what stands around it: headers, notes, comments. */
 import { decodeText } from "../../encoding.ts";
+import { UnreadableDocument } from "../../unreadable.ts";
 import { type Extracted, Warnings } from "../extracted.ts";
 import { Flow } from "../flow.ts";
 import { writeHtml } from "../html.ts";
@@ -28,7 +29,7 @@ async function writeDocx(bytes: Uint8Array, flow: Flow, warnings: Warnings, dept
   if (body === undefined) throw office.damaged();
   const styles = new Styles(office.relatedTo(relations, "styles"));
   const numbering = new Numbering(office.relatedTo(relations, "numbering"), styles);
-  const embedded = await embeddedIn(office, depth);
+  const embedded = await embeddedIn(office, relations, warnings, depth);
   const shared = { office, flow, styles, numbering, warnings, embedded };
   const notes = {
     footnote: byId(office.relatedTo(relations, "footnotes"), "footnote"),
@@ -72,13 +73,24 @@ function writeAround(shared: Shared, parts: readonly Relation[]): void {
 }
 
 /** Documents that the document shows in their place, which take time to unpack. */
-async function embeddedIn(office: OfficePackage, depth: number): Promise<ReadonlyMap<string, string>> {
+async function embeddedIn(
+  office: OfficePackage,
+  relations: ReadonlyMap<string, Relation>,
+  warnings: Warnings,
+  depth: number,
+): Promise<ReadonlyMap<string, string>> {
   const texts = new Map<string, string>();
-  for (const [path, bytes] of office.files) {
-    if (!path.endsWith(".docx") || depth >= MAX_NESTED) continue;
+  for (const { type, target: path = "" } of relations.values()) {
+    const bytes = office.files.get(path);
+    if (type !== "afchunk" || !path.endsWith(".docx") || bytes === undefined || depth >= MAX_NESTED) continue;
     const flow = new Flow();
-    await writeDocx(bytes, flow, new Warnings(), depth + 1);
-    texts.set(path, flow.done().text);
+    try {
+      await writeDocx(bytes, flow, warnings, depth + 1);
+      texts.set(path, flow.done().text);
+    } catch (error) {
+      // Said where it stands; what is around it is read.
+      if (!(error instanceof UnreadableDocument)) throw error;
+    }
   }
   return texts;
 }
