@@ -36,20 +36,15 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
     parsed = await deps.parsers.parse(started.bytes, started.mimeType, started);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
-    // An earlier attempt may have stored a part of it.
-    if (!started.hasReadyVersion) await enterJob(deps.database.worker, job, deps.context, (tx) => clear(tx, job));
-    await fail(deps, job, error.message);
-    return;
+    return fail(deps, job, error.message, !started.hasReadyVersion);
   }
   try {
     await storeVersion(deps, job, started, parsed);
   } catch (error) {
     const { code } = error as { code?: unknown };
-    if (code === HELD_SQLSTATE) return fail(deps, job, "the version before is under a legal hold");
+    if (code === HELD_SQLSTATE) return fail(deps, job, "the version before is under a legal hold", false);
     if (code !== QUOTA_SQLSTATE) throw error;
-    // Nothing of it stays: an upload has taken as much as its file, and its text is more.
-    if (!started.hasReadyVersion) await enterJob(deps.database.worker, job, deps.context, (tx) => clear(tx, job));
-    await fail(deps, job, "a limit on what may be kept is reached");
+    await fail(deps, job, "a limit on what may be kept is reached", !started.hasReadyVersion);
   }
 }
 
@@ -238,8 +233,10 @@ const setStatus = (tx: ScopedTransaction, job: TakenJob, change: DocumentChange)
     sql`id = ${job.documentId}::uuid AND version = ${job.version}::int`,
   );
 
-async function fail(deps: JobContext, job: TakenJob, reason: string): Promise<void> {
+/** @param clears of a first version nothing stays: an earlier attempt may have stored a part of it, and its text is more than its file */
+async function fail(deps: JobContext, job: TakenJob, reason: string, clears: boolean): Promise<void> {
   await enterJob(deps.database.worker, job, deps.context, async (tx) => {
+    if (clears) await clear(tx, job);
     await setStatus(tx, job, { status: "failed", error: reason, processingCompletedAt: sql`now()` });
     recordTrace(tx, { kind: "decision", operation: "extract", sources: [job.documentId ?? ""], returned: 0 });
     await finish(tx);
