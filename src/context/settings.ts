@@ -2,7 +2,7 @@ import { z } from "zod";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
 import type { Models } from "../models/models.ts";
-import type { View } from "../scope/visibility.ts";
+import { VIEWS, type View } from "../scope/visibility.ts";
 import { Analyser } from "../text/analysis/analyse.ts";
 import { LANGUAGES } from "../text/analysis/languages.ts";
 import { recordTrace } from "../traces/record.ts";
@@ -26,7 +26,7 @@ export const contextSettings = {
   /** What texts are embedded with from then on: `local` or `provider:model`, of those that the operator offers. */
   embeddings: z.string().min(1).max(241).optional(),
   /** What keys that are minted from then on see where a request does not say. */
-  defaultView: z.enum(["strict", "subtree"]).optional(),
+  defaultView: z.enum(VIEWS).optional(),
 };
 
 export interface ContextSettings {

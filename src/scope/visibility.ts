@@ -2,7 +2,8 @@ import { GENERAL, holds, merge, type Scope, sameScope } from "./scope.ts";
 import type { Selector } from "./selector.ts";
 
 /** `strict`: rows between the floor and E. `subtree`: rows at E and below it. */
-export type View = "strict" | "subtree";
+export const VIEWS = ["strict", "subtree"] as const;
+export type View = (typeof VIEWS)[number];
 
 /** What a read may see: the floor, its clauses merged with the floor, and whether `{}` counts. */
 export interface Reach {

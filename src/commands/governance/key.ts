@@ -1,6 +1,7 @@
 import { Command, Option } from "commander";
 import type { ApiKey } from "../../keys/keys.ts";
 import { scopeText } from "../../scope/scope.ts";
+import { VIEWS } from "../../scope/visibility.ts";
 import { allPages, type CommandContext, confirmed, namesOf, number, scopeNamed, scopeOf } from "../command-context.ts";
 
 const HEADER = ["id", "name", "principal", "floor", "verbs", "status", "last used", "expires"];
@@ -42,7 +43,7 @@ export function keyCommand({ service, print, tell }: CommandContext): Command {
       new Option(
         "--default-view <view>",
         "what it sees where a request does not say; absent: strict for agents, subtree for others",
-      ).choices(["strict", "subtree"]),
+      ).choices(VIEWS),
     )
     .option("--ttl <seconds>", "", number)
     .action(async (name: string, { principal, floor, verbs, defaultView, ttl }) => {

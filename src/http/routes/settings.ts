@@ -13,7 +13,7 @@ import {
 } from "../../governance/settings.ts";
 import { endpoint } from "../endpoint.ts";
 import { refuseUnnamed, subtreeOf } from "../wire/access.ts";
-import { fields, flag, listed, pageAndSize, querySelector, writeSelector } from "../wire/fields.ts";
+import { fields, flag, given, listed, pageAndSize, querySelector, writeSelector } from "../wire/fields.ts";
 import { integer, object, scopeTags } from "../wire/shapes.ts";
 
 const manages = { verb: "manage" } as const;
@@ -25,11 +25,6 @@ const apiKey = z
 const credential = z
   .union([apiKey.transform((key) => ({ apiKey: key })), fields({ apiKey, baseUrl: z.string().max(500).optional() })])
   .optional();
-const given = <T extends object>(values: T) =>
-  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
-    [Name in keyof T]?: Exclude<T[Name], undefined>;
-  };
-
 const scopeSettings = object({ scope: scopeTags, settings: values });
 
 export const settingsEndpoints = [

@@ -22,6 +22,7 @@ import {
   amount,
   defaultView,
   fields,
+  given,
   keyName,
   keyVerbs,
   namedScope,
@@ -89,7 +90,6 @@ const partsOf = ({
   ...(retention === undefined ? {} : { retention: retention.map(retentionOf) }),
   ...(settings === undefined ? {} : { settings: given(settings) }),
 });
-const given = (values: object) => Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 
 const templateShape = object({
   name: z.string(),

@@ -6,6 +6,7 @@ import { KEY_VERBS, VERBS } from "../../keys/keys.ts";
 import { parseScope } from "../../scope/scope.ts";
 import { parseQuerySelector, parseSelector, parseWriteSelector } from "../../scope/selector.ts";
 import { hintFor, isSpelled } from "../../scope/spelling.ts";
+import { VIEWS, type View } from "../../scope/visibility.ts";
 import { normalKey } from "../../text/names.ts";
 import { normalForm } from "../../text/normal-form.ts";
 
@@ -249,12 +250,18 @@ export const ttlSeconds = wholeNumber(1, 999_999_999);
 export const expiry = (ttl: number | undefined) =>
   ttl === undefined ? undefined : new Date(Date.now() + ttl * 1000).toISOString();
 
+/** What a key sees where a request does not say. */
+export const defaultView = z.enum(VIEWS);
+
+/** The fields that a body has a value for. */
+export const given = <T extends object>(values: T) =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) as {
+    [Name in keyof T]?: Exclude<T[Name], undefined>;
+  };
+
 export const scopeView = z.enum(["strict", "subtree", "merged", "crossTeam"]);
 /** `merged` is strict; so is `crossTeam` as long as there are no sharing grants. */
-/** What a key sees where a request does not say. */
-export const defaultView = z.enum(["strict", "subtree"]);
-
-export function viewOf(view: z.infer<typeof scopeView> | undefined): "strict" | "subtree" | undefined {
+export function viewOf(view: z.infer<typeof scopeView> | undefined): View | undefined {
   return view === "merged" || view === "crossTeam" ? "strict" : view;
 }
 
