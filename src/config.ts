@@ -15,6 +15,9 @@ const quota = (fallback: number) => z.coerce.number().int().min(1).max(Number.MA
 /** A model as configured. */
 const MODEL = /^(local|[a-z][a-z0-9_-]{0,40}:[^\s,]{1,200})$/;
 
+/** One that is called by OpenAI's API. */
+const OPENAI_MODEL = /^openai:[^\s,]{1,200}$/;
+
 /** Several values with commas between. */
 const separated = <T extends z.ZodType<unknown, string>>(one: T) =>
   z
@@ -78,6 +81,11 @@ const environment = z.object({
   SCOPEFLOOR_PROVIDER_URLS: separated(
     z.url({ protocol: /^https?$/, error: "must be http or https URLs, with commas between" }),
   ),
+  SCOPEFLOOR_VISION_MODEL: z
+    .string()
+    .regex(OPENAI_MODEL, "must be openai:model, such as openai:gpt-4o-mini")
+    .optional(),
+  SCOPEFLOOR_SPEECH_MODEL: z.string().regex(OPENAI_MODEL, "must be openai:model, such as openai:whisper-1").optional(),
   SCOPEFLOOR_CHAT_MODEL: z.undefined({ error: "must be unset: this version uses no chat model" }).optional(),
   OPENAI_API_KEY: z.string().optional(),
   OPENAI_BASE_URL: z.url({ protocol: /^https?$/, error: "must be an http or https URL" }).optional(),
@@ -183,6 +191,8 @@ export function readConfig(env: NodeJS.ProcessEnv): Config {
     models: {
       embeddings: v.SCOPEFLOOR_EMBEDDINGS,
       offered: v.SCOPEFLOOR_EMBEDDINGS_OFFERED,
+      vision: v.SCOPEFLOOR_VISION_MODEL,
+      speech: v.SCOPEFLOOR_SPEECH_MODEL,
       credentialKeys: v.SCOPEFLOOR_CREDENTIAL_KEYS,
       providerUrls: v.SCOPEFLOOR_PROVIDER_URLS,
       timeoutMs: v.SCOPEFLOOR_MODEL_TIMEOUT_MS,

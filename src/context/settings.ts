@@ -25,6 +25,8 @@ export const contextSettings = {
   reranker: z.boolean().optional(),
   /** What texts are embedded with from then on: `local` or `provider:model`, of those that the operator offers. */
   embeddings: z.string().min(1).max(241).optional(),
+  /** Whether pictures, sound, and pages of which there is only a picture are sent to the models that the operator has set for them. */
+  mediaReading: z.boolean().optional(),
   /** What keys that are minted from then on see where a request does not say. */
   defaultView: z.enum(VIEWS).optional(),
 };
@@ -37,6 +39,7 @@ export interface ContextSettings {
   readonly language: string;
   readonly chunkTokens: number;
   readonly reranker: boolean;
+  readonly mediaReading: boolean;
   /** Undefined: the service's. */
   readonly embeddings?: string;
   /** Undefined: `strict` for agents, `subtree` for others. */
@@ -51,6 +54,7 @@ export const DEFAULT_SETTINGS: ContextSettings = {
   language: "auto",
   chunkTokens: 250,
   reranker: true,
+  mediaReading: false,
 };
 
 interface ContextFacts {

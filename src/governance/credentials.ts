@@ -34,7 +34,11 @@ export function checkCredentials(
     throw unprocessable(
       "credentials: this service takes none; the operator sets SCOPEFLOOR_CREDENTIAL_KEYS, which they are sealed with",
     );
-  if (given.openai !== undefined && ![...models.offered.keys()].some((name) => name.startsWith(`${OWN_KEY_PROVIDER}:`)))
+  const isCalled =
+    models.media.has("picture") ||
+    models.media.has("sound") ||
+    [...models.offered.keys()].some((name) => name.startsWith(`${OWN_KEY_PROVIDER}:`));
+  if (given.openai !== undefined && !isCalled)
     throw unprocessable("credentials.openai: this service offers no model of openai, so nothing would use it");
   if (given.rerank !== undefined && !hasReranker)
     throw unprocessable("credentials.rerank: this service has no reranker, so nothing would use it");

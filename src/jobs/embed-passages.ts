@@ -111,8 +111,7 @@ async function tell(
       recordTrace(tx, { ...spent, returned });
     });
   } catch (error) {
-    if (error instanceof JobGone)
-      await recordLostCall(deps.database, spent.id, spent.embeddingTokens, spent.tokenSource);
+    if (error instanceof JobGone) await recordLostCall(deps.database, spent.id, spent, spent.tokenSource);
     throw error;
   }
 }

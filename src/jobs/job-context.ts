@@ -13,6 +13,6 @@ export interface JobContext {
   readonly log: Logger;
   /** Signs receipts; absent: they have no signature. */
   readonly signer?: ReceiptSigner | undefined;
-  readonly parsers: Pick<Parsers, "parse">;
+  readonly parsers: Pick<Parsers, "extract" | "draw" | "cut">;
   extend(job: TakenJob): Promise<void>;
 }

@@ -9,6 +9,7 @@ import type { Chunk } from "../documents/parsing/chunk.ts";
 import type { Keyword } from "../documents/parsing/keywords.ts";
 import type { MediaType } from "../documents/parsing/media-type.ts";
 import type { Parsed } from "../documents/parsing/parser.ts";
+import type { UploadedFile } from "../documents/parsing/parser-process.ts";
 import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
 import { HELD_SQLSTATE } from "../governance/holds.ts";
 import { storePassages } from "../memory/store-passages.ts";
@@ -17,6 +18,7 @@ import { QUOTA_SQLSTATE } from "../metering/limits.ts";
 import { countAll, type Embedder, sum } from "../models/embedder.ts";
 import { recordTrace, spentOn } from "../traces/record.ts";
 import type { JobContext } from "./job-context.ts";
+import { type AllowedReaders, textOf } from "./read-media.ts";
 
 /** Chunks stored by one statement. */
 const CHUNKS_PER_TRANSACTION = 500;
@@ -33,7 +35,7 @@ export async function processDocument(deps: JobContext, job: TakenJob): Promise<
   if (started === undefined) return;
   let parsed: Parsed;
   try {
-    parsed = await deps.parsers.parse(started.bytes, started.mimeType, started);
+    parsed = await deps.parsers.cut(await textOf({ deps, job, ...started }), started.chunkTokens);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
     return fail(deps, job, error.message, !started.hasReadyVersion);
@@ -185,9 +187,8 @@ const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
 
 /** What is to be done, and as its scope has it. */
 interface Started {
-  readonly bytes: Uint8Array;
-  readonly mimeType: MediaType;
-  readonly charset: string | undefined;
+  readonly file: UploadedFile;
+  readonly readers: AllowedReaders;
   readonly hasReadyVersion: boolean;
   readonly chunkTokens: number;
   readonly embedder: Embedder;
@@ -213,12 +214,12 @@ async function start(deps: JobContext, job: TakenJob): Promise<Started | undefin
       processingStartedAt: sql`coalesce(processing_started_at, now())`,
       error: null,
     });
+    const { chunkTokens, mediaReading } = settingsOf(tx);
     return {
-      bytes: Buffer.concat(parts),
-      mimeType: document.mimeType,
-      charset: document.charset ?? undefined,
+      file: { bytes: Buffer.concat(parts), type: document.mimeType, charset: document.charset ?? undefined },
+      readers: mediaReading ? deps.models.media.in(tx.entry.credentials) : {},
       hasReadyVersion: document.readyVersion !== null,
-      chunkTokens: settingsOf(tx).chunkTokens,
+      chunkTokens,
       embedder: modelsOf(tx, deps.models).current,
     };
   });

@@ -3,7 +3,7 @@ import { json, type ScopedTransaction } from "../db/access/scoped.ts";
 import { type Database, inTransaction } from "../db/connect/lease.ts";
 import type { TokenSource } from "../models/embedder.ts";
 import type { HoldAnswer } from "./hold-batcher.ts";
-import type { ModelCall } from "./model-call.ts";
+import type { ModelCall, UsedTokens } from "./model-call.ts";
 
 /** A budget has no room for what a job's model would use: the job waits. */
 export class WaitsForBudget extends Error {
@@ -34,7 +34,8 @@ export const LONGEST_WAIT_SECONDS = 120;
 export async function holdForJob(tx: ScopedTransaction, call: ModelCall, seconds: number): Promise<string> {
   const id = uuid();
   const { operation, provider, model, isRemote: isSent, inputTokens: input, embeddingTokens: embedding } = call;
-  const asked = { id, operation, provider, model, isSent, isOwn: true, mayDegrade: false, input, output: 0, embedding };
+  const output = call.outputTokens ?? 0;
+  const asked = { id, operation, provider, model, isSent, isOwn: true, mayDegrade: false, input, output, embedding };
   const answer = await tx.call<HoldAnswer>("hold_for_job", json(asked), seconds);
   if (answer.status === "limited") throw new WaitsForBudget(answer.retryAfter, answer.isTooLarge);
   if (answer.status !== "refused") return id;
@@ -59,10 +60,11 @@ export const endJobHold = (tx: ScopedTransaction, id: string) => tx.call<void>("
 export async function recordLostCall(
   database: Database,
   id: string,
-  tokens: number,
+  { inputTokens = 0, outputTokens = 0, embeddingTokens = 0 }: Partial<UsedTokens>,
   source: TokenSource,
 ): Promise<void> {
+  const used = JSON.stringify({ input: inputTokens, output: outputTokens, embedding: embeddingTokens });
   await inTransaction(database.worker, (worker) =>
-    worker.query("SELECT scopefloor.record_lost_call($1, $2, $3)", [id, tokens, source]),
+    worker.query("SELECT scopefloor.record_lost_call($1, $2::jsonb, $3)", [id, used, source]),
   );
 }

@@ -10,8 +10,12 @@ export interface ModelCall {
   /** Whether it goes to a provider, who may bill it whatever becomes of the answer. */
   readonly isRemote: boolean;
   readonly inputTokens: number;
+  /** Absent: it gives no text. */
+  readonly outputTokens?: number;
   readonly embeddingTokens: number;
 }
+
+export type UsedTokens = Required<Pick<ModelCall, "inputTokens" | "outputTokens" | "embeddingTokens">>;
 
 /** A call that was made, with what it used. */
 export interface Spent extends ModelCall {

@@ -45,8 +45,10 @@ export const PRICED_OPERATIONS = [
   "sessions",
   "state",
   "traces",
+  "transcribe",
   "turns",
   "upload",
+  "vision",
 ] as const;
 
 /** A price in USD, from a time on. One of model, operation and storage. */

@@ -3,7 +3,7 @@ import type { EmbeddingsInterface } from "@langchain/core/embeddings";
 import { observe } from "./observed-fetch.ts";
 import type { EmbeddingsFor } from "./providers.ts";
 import { countTokens } from "./tokens.ts";
-import { codeOf, ModelUnavailable, wasUnreached } from "./unavailable.ts";
+import { codeOf, type ModelRole, ModelUnavailable, wasUnreached } from "./unavailable.ts";
 import { checkVectors, type VectorText } from "./vectors.ts";
 
 export type { VectorText };
@@ -76,13 +76,11 @@ export function overLangChain(embeddings: EmbeddingsFor, facts: EmbedderFacts): 
       throw new ModelUnavailable("it failed a moment ago, and is left alone", { retryAfterMs: wait, isRefusal: true });
     let said: number | undefined;
     try {
-      const { result, tokens } = await observe(
-        timeoutMs,
-        (fetch) => vectorsOf(embeddings(fetch), texts, as),
-        (used) => {
+      const { result, tokens } = await observe(timeoutMs, (fetch) => vectorsOf(embeddings(fetch), texts, as), {
+        onTokens: (used) => {
           said = used;
         },
-      );
+      });
       const vectors = checkVectors(result, { count: texts.length, dimensions });
       failures = 0;
       return { vectors, tokens };
@@ -164,14 +162,15 @@ function* inBatches(texts: readonly string[]): Generator<string[]> {
 }
 
 /** Clients wrap what the observed `fetch` threw; what they threw themselves may quote the text, so only its name is kept. */
-export function asUnavailable(error: unknown): ModelUnavailable {
+export function asUnavailable(error: unknown, model?: ModelRole): ModelUnavailable {
   for (let cause: unknown = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
     if (cause instanceof ModelUnavailable) return cause;
   }
   if (error instanceof Error && /^the model gave /.test(error.message))
-    return new ModelUnavailable(error.message, { cause: error, mayBeText: true });
+    return new ModelUnavailable(error.message, { model, cause: error, mayBeText: true });
   const code = codeOf(error);
   return new ModelUnavailable(code === undefined ? "the call failed" : `the call failed (${code})`, {
+    model,
     cause: error,
     isRefusal: wasUnreached(error),
   });

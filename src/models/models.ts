@@ -3,6 +3,7 @@ import type { Meter } from "../metering/model-call.ts";
 import { CredentialSeal, type Credentials, OwnClients, opener } from "./credentials.ts";
 import { type Embedder, overLangChain } from "./embedder.ts";
 import { LexicalEmbeddings } from "./lexical-embeddings.ts";
+import { MediaReaders } from "./media.ts";
 import { type EmbeddedNow, embedMetered, type QueryVectors } from "./metered.ts";
 import { type EmbeddingsBy, OWN_KEY_PROVIDER, resolveEmbeddings } from "./providers.ts";
 import type { ModelRegistry, RegisteredModel } from "./registry.ts";
@@ -31,6 +32,8 @@ export class Models {
   readonly areRemote: boolean;
   /** Seals and opens scopes' own credentials. */
   readonly seal: CredentialSeal;
+  /** Read pictures and sound, where the operator has set any. */
+  readonly media: MediaReaders;
   readonly settings: ModelSettings;
   readonly #registry: ModelRegistry;
   readonly #log: Logger;
@@ -53,6 +56,7 @@ export class Models {
     this.settings = settings;
     this.#log = log;
     this.seal = seal;
+    this.media = new MediaReaders(settings, seal);
     this.#offered = offered;
     this.areRemote = [...offered.values()].some(({ standard: { isRemote } }) => isRemote);
     this.#standard = standard;

@@ -37,7 +37,7 @@ export type EmbeddingsBy = (own?: OwnKey) => EmbeddingsFor;
 
 /** What a call by a scope's own key may say: the client adds the service's own organisation, project and headers to each. */
 const OWN_HEADERS = new Set(["authorization", "content-type", "accept", "user-agent"]);
-const bare =
+export const bare =
   (fetch: typeof globalThis.fetch): typeof globalThis.fetch =>
   (input, init) =>
     fetch(input, {

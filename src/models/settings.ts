@@ -8,6 +8,9 @@ export interface ModelSettings extends ProviderSettings {
   readonly embeddings: string;
   /** What scopes may choose besides, in the same form. */
   readonly offered: readonly string[];
+  /** `openai:model` that reads pictures, and one that reads sound. Unset: nobody does. */
+  readonly vision: string | undefined;
+  readonly speech: string | undefined;
   /** 32 bytes each, the newest first: scopes' own credentials are sealed with the first, and open with any. */
   readonly credentialKeys: readonly Buffer[];
   /** Where a scope's own credential may have calls go, besides where the service's own go. */
@@ -19,6 +22,8 @@ export interface ModelSettings extends ProviderSettings {
 export const LOCAL_MODELS: ModelSettings = {
   embeddings: "local",
   offered: [],
+  vision: undefined,
+  speech: undefined,
   credentialKeys: [],
   providerUrls: [],
   timeoutMs: 60_000,

@@ -1,3 +1,6 @@
+/** What a model is for, as errors call it. */
+export type ModelRole = "embedding model" | "reranker" | "vision model" | "speech model";
+
 /** A model did not give what was asked of it. The message is for operators and traces: it holds no text of theirs. */
 export class ModelUnavailable extends Error {
   /** How long the provider asks to be left alone, in ms. */
@@ -12,7 +15,7 @@ export class ModelUnavailable extends Error {
   constructor(
     what: string,
     options: {
-      readonly model?: "embedding model" | "reranker";
+      readonly model?: ModelRole | undefined;
       readonly cause?: unknown;
       readonly retryAfterMs?: number | undefined;
       readonly mayBeText?: boolean;

@@ -63,6 +63,7 @@ export const spentOn = (spent: Spent | undefined) =>
         provider: spent.provider,
         model: spent.model,
         inputTokens: spent.inputTokens,
+        outputTokens: spent.outputTokens ?? 0,
         embeddingTokens: spent.embeddingTokens,
         tokenSource: spent.tokenSource,
       };

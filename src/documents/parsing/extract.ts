@@ -9,31 +9,40 @@ const MOST_CHARACTERS = 64 * 1024 * 1024;
 
 /**
  * @param charset as the upload says
+ * @param leavesPictures places of which there is only a picture are left for a model
  * @throws UnreadableDocument
  */
-export async function extract(bytes: Uint8Array, type: MediaType, charset?: string): Promise<Extracted> {
+export async function extract(
+  bytes: Uint8Array,
+  type: MediaType,
+  charset?: string,
+  leavesPictures = false,
+): Promise<Extracted> {
   if (bytes.length === 0) throw new UnreadableDocument("the file is empty");
   refuseMislabelled(bytes, type);
-  const extracted = await (isText(type) ? readText(bytes, type, charset) : (BINARY[type] as Reader)(bytes));
+  const extracted = await (isText(type)
+    ? readText(bytes, type, charset)
+    : (BINARY[type] as Reader)(bytes, leavesPictures));
   // U+0000 cannot be stored; half a surrogate pair is not text.
   const text = extracted.text.replaceAll("\0", " ").toWellFormed();
   if (text.length > MOST_CHARACTERS)
     throw new UnreadableDocument(`the file has more than ${MOST_CHARACTERS} characters of text`);
-  if (text.trim() === "") {
+  if (text.trim() === "" && !extracted.unread?.length) {
     throw new UnreadableDocument(
       type === MEDIA_TYPES.pdf
-        ? "the PDF has no text: its pages are images, as of a scan, or empty"
+        ? "the PDF has no text: its pages are images, as of a scan, or empty (setting mediaReading)"
         : "there is no text in the file",
     );
   }
   return { ...extracted, text };
 }
 
-type Reader = (bytes: Uint8Array) => Promise<Extracted>;
+type Reader = (bytes: Uint8Array, leavesPictures: boolean) => Promise<Extracted>;
 
 /** Each is loaded when a file is its own. */
 const BINARY: Partial<Record<MediaType, Reader>> = {
-  [MEDIA_TYPES.pdf]: async (bytes) => (await import("./formats/pdf/pdf.ts")).readPdf(bytes),
+  [MEDIA_TYPES.pdf]: async (bytes, leavesPictures) =>
+    (await import("./formats/pdf/pdf.ts")).readPdf(bytes, leavesPictures),
   [MEDIA_TYPES.docx]: async (bytes) => (await import("./formats/office/docx.ts")).readDocx(bytes),
   [MEDIA_TYPES.xlsx]: async (bytes) => (await import("./formats/office/xlsx.ts")).readXlsx(bytes),
   [MEDIA_TYPES.pptx]: async (bytes) => (await import("./formats/office/pptx.ts")).readPptx(bytes),

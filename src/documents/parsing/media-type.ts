@@ -1,4 +1,5 @@
 import { AppError } from "../../errors.ts";
+import type { MediaKind } from "../../models/media.ts";
 
 /** What the service extracts text from. */
 export const MEDIA_TYPES = {
@@ -14,6 +15,16 @@ export const MEDIA_TYPES = {
   pptx: "application/vnd.openxmlformats-officedocument.presentationml.presentation",
   odt: "application/vnd.oasis.opendocument.text",
   eml: "message/rfc822",
+  png: "image/png",
+  jpeg: "image/jpeg",
+  webp: "image/webp",
+  gif: "image/gif",
+  mp3: "audio/mpeg",
+  m4a: "audio/mp4",
+  wav: "audio/wav",
+  ogg: "audio/ogg",
+  webm: "audio/webm",
+  flac: "audio/flac",
 } as const;
 
 export type MediaType = (typeof MEDIA_TYPES)[keyof typeof MEDIA_TYPES];
@@ -23,6 +34,10 @@ const TEXT: ReadonlySet<MediaType> = new Set(
 );
 /** Whether a type is of text, which takes no library that unpacks. */
 export const isText = (type: MediaType): boolean => TEXT.has(type);
+
+/** What a model has to make text of; undefined: it is read here. */
+export const mediaKindOf = (type: MediaType): MediaKind | undefined =>
+  type.startsWith("image/") ? "picture" : type.startsWith("audio/") ? "sound" : undefined;
 
 const OTHER_NAMES: ReadonlyMap<string, MediaType> = new Map(
   Object.entries({
@@ -43,6 +58,20 @@ const OTHER_NAMES: ReadonlyMap<string, MediaType> = new Map(
     "application/ndjson": MEDIA_TYPES.jsonLines,
     "application/x-pdf": MEDIA_TYPES.pdf,
     "application/eml": MEDIA_TYPES.eml,
+    "image/jpg": MEDIA_TYPES.jpeg,
+    "image/pjpeg": MEDIA_TYPES.jpeg,
+    "image/x-png": MEDIA_TYPES.png,
+    "audio/mp3": MEDIA_TYPES.mp3,
+    "audio/mpeg3": MEDIA_TYPES.mp3,
+    "audio/x-mpeg": MEDIA_TYPES.mp3,
+    "audio/m4a": MEDIA_TYPES.m4a,
+    "audio/x-m4a": MEDIA_TYPES.m4a,
+    "audio/wave": MEDIA_TYPES.wav,
+    "audio/x-wav": MEDIA_TYPES.wav,
+    "audio/vnd.wave": MEDIA_TYPES.wav,
+    "audio/opus": MEDIA_TYPES.ogg,
+    "application/ogg": MEDIA_TYPES.ogg,
+    "audio/x-flac": MEDIA_TYPES.flac,
   }),
 );
 
@@ -71,6 +100,18 @@ const EXTENSIONS: ReadonlyMap<string, MediaType> = new Map(
     pptm: MEDIA_TYPES.pptx,
     odt: MEDIA_TYPES.odt,
     eml: MEDIA_TYPES.eml,
+    png: MEDIA_TYPES.png,
+    jpg: MEDIA_TYPES.jpeg,
+    jpeg: MEDIA_TYPES.jpeg,
+    webp: MEDIA_TYPES.webp,
+    gif: MEDIA_TYPES.gif,
+    mp3: MEDIA_TYPES.mp3,
+    m4a: MEDIA_TYPES.m4a,
+    wav: MEDIA_TYPES.wav,
+    ogg: MEDIA_TYPES.ogg,
+    oga: MEDIA_TYPES.ogg,
+    opus: MEDIA_TYPES.ogg,
+    flac: MEDIA_TYPES.flac,
   }),
 );
 
@@ -96,9 +137,23 @@ export const charsetIn = (type: string): string | undefined =>
  * The type of an upload: as its metadata says, or its part's header, or its name. What the bytes are
  * is looked at when they are parsed: a file that is something else than it says fails there.
  *
+ * @param readers whether there is a model for pictures, and one for sound
  * @throws AppError 415 for a type that is not supported
  */
-export function mediaTypeOf(said: { mimeType: string | undefined; partType: string; filename: string }): MediaType {
+export function mediaTypeOf(
+  said: { mimeType: string | undefined; partType: string; filename: string },
+  readers: { has(kind: MediaKind): boolean } = { has: () => false },
+): MediaType {
+  const type = typeSaid(said);
+  const kind = mediaKindOf(type);
+  if (kind !== undefined && !readers.has(kind))
+    throw unsupported(type, `; a model reads such files, and this service has none (${MODEL_VARIABLE[kind]})`);
+  return type;
+}
+
+const MODEL_VARIABLE = { picture: "SCOPEFLOOR_VISION_MODEL", sound: "SCOPEFLOOR_SPEECH_MODEL" } as const;
+
+function typeSaid(said: { mimeType: string | undefined; partType: string; filename: string }): MediaType {
   for (const given of [said.mimeType ?? "", said.partType]) {
     const type = (given.split(";")[0] ?? "").trim().toLowerCase();
     const named = byExtension(said.filename);
@@ -115,10 +170,10 @@ export function mediaTypeOf(said: { mimeType: string | undefined; partType: stri
   return byExtension(said.filename) ?? MEDIA_TYPES.text;
 }
 
-const unsupported = (type: string) =>
+const unsupported = (type: string, why?: string) =>
   new AppError(
     "unsupported-media-type",
-    `${JSON.stringify(type.slice(0, 80))} is not supported; supported are ${Object.values(MEDIA_TYPES).join(", ")}`,
+    `${JSON.stringify(type.slice(0, 80))} is not supported${why ?? `; supported are ${Object.values(MEDIA_TYPES).join(", ")}`}`,
   );
 
 const byExtension = (filename: string): MediaType | undefined =>

@@ -4,8 +4,9 @@ import { Worker } from "node:worker_threads";
 import type { Chunk } from "./chunk.ts";
 import { extract } from "./extract.ts";
 import type { Extracted, Reading } from "./formats/extracted.ts";
+import type { Picture } from "./formats/picture.ts";
 import type { keywordsOf } from "./keywords.ts";
-import type { MediaType } from "./media-type.ts";
+import { MEDIA_TYPES, type MediaType } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
 /** Chunks in one message. */
@@ -19,9 +20,10 @@ export interface UploadedFile {
   readonly charset?: string | undefined;
 }
 
-/** What is to be done: text out of a file, or what is made of a text, or both. */
+/** What is to be done: text out of a file, or what is made of a text, or both; or a picture of one page, for a model to read. */
 export type ToParser =
-  | { readonly want: "text"; readonly file: UploadedFile }
+  | { readonly want: "text"; readonly file: UploadedFile; readonly leavesPictures: boolean }
+  | { readonly want: "picture"; readonly file: UploadedFile; readonly page: number }
   | {
       readonly want: "chunks";
       readonly from: UploadedFile | Extracted;
@@ -32,6 +34,7 @@ export type ToParser =
 export type FromParser =
   | { readonly type: "chunks"; readonly chunks: readonly Chunk[] }
   | { readonly type: "extracted"; readonly extracted: Extracted }
+  | { readonly type: "picture"; readonly picture: Picture }
   | {
       readonly type: "read";
       readonly keywords: Awaited<ReturnType<typeof keywordsOf>>;
@@ -47,7 +50,10 @@ const tell = (message: FromParser) =>
 
 async function parse(asked: ToParser): Promise<void> {
   try {
-    if (asked.want === "text") await tell({ type: "extracted", extracted: await textOf(asked.file) });
+    if (asked.want === "text")
+      await tell({ type: "extracted", extracted: await textOf(asked.file, asked.leavesPictures) });
+    else if (asked.want === "picture")
+      await tell({ type: "picture", picture: await pictureOf(asked.file, asked.page) });
     else await cut("bytes" in asked.from ? await textOf(asked.from) : asked.from, asked.chunkTokens);
   } catch (error) {
     if (!(error instanceof UnreadableDocument)) throw error;
@@ -55,7 +61,13 @@ async function parse(asked: ToParser): Promise<void> {
   }
 }
 
-const textOf = ({ bytes, type, charset }: UploadedFile) => extract(bytes, type, charset);
+const textOf = ({ bytes, type, charset }: UploadedFile, leavesPictures = false) =>
+  extract(bytes, type, charset, leavesPictures);
+
+async function pictureOf({ bytes, type }: UploadedFile, page: number): Promise<Picture> {
+  if (type === MEDIA_TYPES.pdf) return (await import("./formats/pdf/draw.ts")).drawPage(bytes, page);
+  return (await import("./formats/picture.ts")).readPicture(bytes);
+}
 
 async function cut(extracted: Extracted, chunkTokens: number | undefined): Promise<void> {
   // A process that only gives text loads neither.

@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import type { Chunk } from "./chunk.ts";
 import type { Extracted, Reading } from "./formats/extracted.ts";
+import type { Picture } from "./formats/picture.ts";
 import type { Keyword } from "./keywords.ts";
 import { isText, type MediaType } from "./media-type.ts";
 import type { FromParser, ToParser, UploadedFile } from "./parser-process.ts";
@@ -39,6 +40,12 @@ const ENTRY = fileURLToPath(new URL(isSource ? "./parser-process.ts" : "./parser
 
 const TOO_MUCH_MEMORY = "the file takes more memory to read than is allowed";
 
+interface Answered {
+  readonly parsed?: Parsed;
+  readonly extracted?: Extracted;
+  readonly picture?: Picture;
+}
+
 /** One process that parses, a document at a time. */
 class ParserProcess {
   readonly #child: ChildProcess;
@@ -58,10 +65,17 @@ class ParserProcess {
   }
 
   /** @throws UnreadableDocument for whatever the file is to blame for */
-  async extract(file: UploadedFile): Promise<Extracted> {
-    const { extracted } = await this.#ask({ want: "text", file });
+  async extract(file: UploadedFile, leavesPictures: boolean): Promise<Extracted> {
+    const { extracted } = await this.#ask({ want: "text", file, leavesPictures });
     if (extracted === undefined) throw new Error("the parser gave no text");
     return extracted;
+  }
+
+  /** @throws UnreadableDocument for whatever the file is to blame for */
+  async draw(file: UploadedFile, page: number): Promise<Picture> {
+    const { picture } = await this.#ask({ want: "picture", file, page });
+    if (picture === undefined) throw new Error("the parser gave no picture");
+    return picture;
   }
 
   /** @throws UnreadableDocument for whatever the file is to blame for */
@@ -71,7 +85,7 @@ class ParserProcess {
     return parsed;
   }
 
-  #ask(asked: ToParser): Promise<{ readonly parsed?: Parsed; readonly extracted?: Extracted }> {
+  #ask(asked: ToParser): Promise<Answered> {
     const child = this.#child;
     const chunks: Chunk[] = [];
     let blame: UnreadableDocument | undefined;
@@ -91,6 +105,7 @@ class ParserProcess {
         if (message.type === "chunks") for (const chunk of message.chunks) chunks.push(chunk);
         else if (message.type === "unreadable") settle(() => reject(new UnreadableDocument(message.reason)));
         else if (message.type === "extracted") settle(() => resolve({ extracted: message.extracted }));
+        else if (message.type === "picture") settle(() => resolve({ picture: message.picture }));
         else {
           const { keywords, warnings, reading } = message;
           settle(() => resolve({ parsed: { chunks, keywords, warnings, reading } }));
@@ -153,16 +168,17 @@ export class Parsers {
     this.#limits = limits;
   }
 
+  /** @throws UnreadableDocument for whatever the file is to blame for */
+  async parse(file: UploadedFile, chunkTokens?: number): Promise<Parsed> {
+    return this.cut(isText(file.type) ? file : await this.extract(file), chunkTokens);
+  }
+
   /**
+   * Chunks and keywords of a file of text, or of the text that was taken from one of another kind.
+   *
    * @throws UnreadableDocument for whatever the file is to blame for
    */
-  async parse(
-    bytes: Uint8Array,
-    type: MediaType,
-    { chunkTokens, charset }: { readonly chunkTokens?: number | undefined; readonly charset?: string | undefined } = {},
-  ): Promise<Parsed> {
-    const file = { bytes, type, charset };
-    const from = isText(type) ? file : await this.#extract(file);
+  async cut(from: UploadedFile | Extracted, chunkTokens: number | undefined): Promise<Parsed> {
     const process = this.#forText.pop() ?? new ParserProcess(this.#limits);
     try {
       return await process.cut(from, chunkTokens);
@@ -173,11 +189,30 @@ export class Parsers {
     }
   }
 
-  /** Its text alone, so that such a process loads no more than the one library. */
-  async #extract(file: UploadedFile): Promise<Extracted> {
+  /**
+   * A file's text alone, so that such a process loads no more than the one library.
+   *
+   * @param leavesPictures places of which there is only a picture are told, and are no warning
+   * @throws UnreadableDocument
+   */
+  extract(file: UploadedFile, leavesPictures = false): Promise<Extracted> {
+    return this.#once((process) => process.extract(file, leavesPictures));
+  }
+
+  /**
+   * A page of a PDF, or a picture, as a model takes it.
+   *
+   * @param page from 1; of a picture there is one
+   * @throws UnreadableDocument
+   */
+  draw(file: UploadedFile, page: number): Promise<Picture> {
+    return this.#once((process) => process.draw(file, page));
+  }
+
+  async #once<T>(work: (process: ParserProcess) => Promise<T>): Promise<T> {
     const process = this.#takeSpare() ?? new ParserProcess(this.#limits);
     try {
-      return await process.extract(file);
+      return await work(process);
     } finally {
       await process.end();
     }
@@ -217,7 +252,7 @@ export async function parseDocument(
 ): Promise<Parsed> {
   const parsers = new Parsers({ ...limits, hasSpare: false });
   try {
-    return await parsers.parse(bytes, type);
+    return await parsers.parse({ bytes, type });
   } finally {
     await parsers.stop();
   }

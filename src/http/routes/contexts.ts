@@ -24,6 +24,7 @@ const contextDescriptionResponse = object({
     language: z.string(),
     chunkTokens: integer,
     reranker: z.boolean(),
+    mediaReading: z.boolean(),
     embeddings: z.string().optional(),
     defaultView: defaultView.optional(),
     models: object({ embeddings: z.string(), chat: z.null() }),

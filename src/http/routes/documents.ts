@@ -13,6 +13,7 @@ import {
 } from "../../documents/documents.ts";
 import { charsetIn, mediaTypeOf } from "../../documents/parsing/media-type.ts";
 import { unprocessable } from "../../errors.ts";
+import type { MediaReaders } from "../../models/media.ts";
 import { queryDocuments } from "../../recall/search-documents.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
 import { elapsed } from "../../traces/record.ts";
@@ -55,10 +56,11 @@ const newDocument = (
     labels?: string[] | undefined;
   },
   title: string | undefined,
+  readers: MediaReaders,
 ): NewDocument => ({
   title: said.title ?? title,
   source: said.source,
-  mimeType: mediaTypeOf({ mimeType: said.mimeType, partType: upload.partType, filename: upload.filename }),
+  mimeType: mediaTypeOf({ mimeType: said.mimeType, partType: upload.partType, filename: upload.filename }, readers),
   charset: charsetIn(said.mimeType ?? "") ?? upload.charset,
   labels: said.labels,
   observedAt: said.observedAt,
@@ -113,7 +115,7 @@ export const documentEndpoints = [
     upload: true,
     body: fields({ ...metadata, scopes: writeSelector }),
     handle: async ({ enter, body, upload, deps }) => {
-      const document = newDocument(upload, body, titleOf(upload));
+      const document = newDocument(upload, body, titleOf(upload), deps.models.media);
       const accepted = await enter({ selector: body.scopes }, (tx) => addDocument(tx, document));
       deps.wakeWorker();
       return accepted;
@@ -220,7 +222,7 @@ export const documentEndpoints = [
     params: id,
     body: fields({ ...metadata, scopes: writeSelector }),
     handle: async ({ enter, params, body, upload, deps }) => {
-      const document = newDocument(upload, body, undefined);
+      const document = newDocument(upload, body, undefined, deps.models.media);
       const accepted = await enter({ selector: body.scopes, document: params.id }, (tx) =>
         replaceDocument(tx, params.id, document),
       );

@@ -39,6 +39,7 @@ export const document = object({
     encodingFrom: z.enum(["declared", "byte order mark", "file", "detected"]).optional(),
     delimiter: z.string().optional(),
     header: z.boolean().optional(),
+    readBy: z.string().optional(),
   })
     .optional()
     .describe("How it was read, where that is not plain"),

@@ -314,7 +314,7 @@ BEGIN
     'budgets', scopefloor.windows_for(NULL, t->'target'));
   answer := scopefloor.hold_placed(jsonb_build_array(call), ttl_seconds)->0;
   IF answer->>'status' = 'none' AND (call->>'isSent')::bool THEN
-    PERFORM scopefloor.keep_hold(call, (call->>'input')::bigint + (call->>'embedding')::bigint, 0, '{}', '{}', '{}', 0, clock_timestamp() + make_interval(secs => ttl_seconds));
+    PERFORM scopefloor.keep_hold(call, (call->>'input')::bigint + (call->>'output')::bigint + (call->>'embedding')::bigint, 0, '{}', '{}', '{}', 0, clock_timestamp() + make_interval(secs => ttl_seconds));
   END IF;
   RETURN answer;
 END $$;

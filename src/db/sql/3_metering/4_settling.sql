@@ -192,7 +192,7 @@ END $$;
 
 -- Records what a job's call used whose job was gone when it came back: its scope was erased, or another has done
 -- the work. Everything but the numbers is the hold's.
-CREATE OR REPLACE FUNCTION scopefloor.record_lost_call(of_id uuid, used_tokens int, source text) RETURNS void
+CREATE OR REPLACE FUNCTION scopefloor.record_lost_call(of_id uuid, used jsonb, source text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   h scopefloor.budget_hold;
@@ -203,8 +203,9 @@ BEGIN
   END IF;
   -- An erasure that is under way ends first: its scope has a marker then.
   PERFORM scopefloor.hold_scope((SELECT s.tags - '!erased' FROM scopefloor.scope s WHERE s.id = h.scope_id));
-  INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, provider, model, embedding_tokens, token_source, duration_ms, status)
-  SELECT h.id, 'model', h.operation, h.tenant_id, h.scope_id, s.tags, k.id, k.principal, h.provider, h.model, used_tokens,
+  INSERT INTO scopefloor.decision_trace (id, kind, operation, tenant_id, scope_id, scope, api_key_id, principal, provider, model, input_tokens, output_tokens, embedding_tokens, token_source, duration_ms, status)
+  SELECT h.id, 'model', h.operation, h.tenant_id, h.scope_id, s.tags, k.id, k.principal, h.provider, h.model,
+         (used->>'input')::int, (used->>'output')::int, (used->>'embedding')::int,
          CASE WHEN source IN ('provider', 'tokenizer') THEN source END, 0, 'error'
   FROM scopefloor.scope s, scopefloor.api_key k WHERE s.id = h.scope_id AND k.id = h.api_key_id;
 END $$;

@@ -13,6 +13,18 @@ export interface Reading {
   /** Of a table: what stands between two values, and whether its first line names the columns. */
   readonly delimiter?: string;
   readonly header?: boolean;
+  /** Who read what of it is a picture or a sound, `provider:model`. */
+  readonly readBy?: string;
+}
+
+/** A place of which there is only a picture or a sound. */
+export interface Unread {
+  /** Of the page, from 1. */
+  readonly number: number;
+  /** Where its text belongs, in UTF-16 units of the text that there is. */
+  readonly at: number;
+  /** Of the section that it is. */
+  readonly title: string | null;
 }
 
 export interface Extracted {
@@ -21,6 +33,8 @@ export interface Extracted {
   /** What a person sees in the file and is not in the text, each with where. No text of the file. */
   readonly warnings?: readonly string[];
   readonly reading?: Reading;
+  /** In order; absent: none, or they are not looked for. */
+  readonly unread?: readonly Unread[];
 }
 
 /** Of these at most, and the rest counted: a file of faults is no reason for a list without end. */

@@ -145,6 +145,11 @@ export class Flow {
     return { text, sections: sectionsFrom(this.#opened, text.length) };
   }
 
+  /** Of the text so far. */
+  get length(): number {
+    return this.#length;
+  }
+
   get isEmpty(): boolean {
     return this.#length === 0;
   }

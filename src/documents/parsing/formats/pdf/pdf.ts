@@ -1,60 +1,30 @@
 /** PDF to what a person reads of its pages: the words in their order, filled fields, and notes. */
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
 import type { PDFDocumentProxy, PDFPageProxy } from "pdfjs-dist";
 import type { TextItem } from "pdfjs-dist/types/src/display/api.js";
 import { UnreadableDocument } from "../../unreadable.ts";
-import { type Extracted, ranges, Warnings } from "../extracted.ts";
+import { type Extracted, ranges, type Unread, Warnings } from "../extracted.ts";
 import { Flow } from "../flow.ts";
 import { invisibleText } from "./invisible.ts";
 import { linesOf, type Piece, textOfLines } from "./lines.ts";
+import { type PdfJs, withPdf } from "./open.ts";
 
-type PdfJs = typeof import("pdfjs-dist");
-
-/** PDF.js in this process, without its worker. */
-async function loadPdfJs(): Promise<PdfJs> {
-  // @ts-expect-error: it has no types, and none are needed.
-  const worker: unknown = await import("pdfjs-dist/legacy/build/pdf.worker.mjs");
-  (globalThis as { pdfjsWorker?: unknown }).pdfjsWorker = worker;
-  return import("pdfjs-dist/legacy/build/pdf.mjs") as Promise<PdfJs>;
-}
-
-/** Each page is a section. @throws UnreadableDocument */
-export async function readPdf(bytes: Uint8Array): Promise<Extracted> {
-  const pdfjs = await loadPdfJs();
-  const data = dirname(createRequire(import.meta.url).resolve("pdfjs-dist/package.json"));
-  let pdf: PDFDocumentProxy;
-  try {
-    pdf = await pdfjs.getDocument({
-      // PDF.js takes no Buffer, and takes what it is given for its own.
-      data: new Uint8Array(bytes),
-      isEvalSupported: false,
-      useSystemFonts: false,
-      stopAtErrors: false,
-      cMapUrl: join(data, "cmaps/"),
-      cMapPacked: true,
-      standardFontDataUrl: join(data, "standard_fonts/"),
-      // No picture is unpacked: what is drawn is not looked at.
-      maxImageSize: 1,
-      verbosity: pdfjs.VerbosityLevel.ERRORS,
-    }).promise;
-  } catch (cause) {
-    if ((cause as { name?: string }).name === "PasswordException")
-      throw new UnreadableDocument("the PDF is encrypted; upload it without its password", { cause });
-    throw new UnreadableDocument("the PDF is damaged and cannot be read", { cause });
-  }
-  try {
-    return await new PdfReader(pdfjs).read(pdf);
-  } finally {
-    await pdf.loadingTask.destroy().catch(() => undefined);
-  }
-}
+/**
+ * Each page is a section.
+ *
+ * @param leavesPictures pages of which there is only a picture are left for a model, and are no warning
+ * @throws UnreadableDocument
+ */
+export const readPdf = (bytes: Uint8Array, leavesPictures = false): Promise<Extracted> =>
+  // No picture is unpacked: what is drawn is not looked at.
+  withPdf(bytes, { maxImageSize: 1 }, (pdf, pdfjs) => new PdfReader(pdfjs, leavesPictures).read(pdf));
 
 /** From this share of its characters on a page's font does not say which letters it shows. */
 const UNKNOWN_SHARE = 0.3;
 
 class PdfReader {
   readonly #pdfjs: PdfJs;
+  readonly #leavesPictures: boolean;
+  readonly #unread: Unread[] = [];
   readonly #flow = new Flow();
   readonly #pages = {
     damaged: [] as number[],
@@ -63,8 +33,9 @@ class PdfReader {
     invisible: [] as number[],
   };
 
-  constructor(pdfjs: PdfJs) {
+  constructor(pdfjs: PdfJs, leavesPictures: boolean) {
     this.#pdfjs = pdfjs;
+    this.#leavesPictures = leavesPictures;
   }
 
   async read(pdf: PDFDocumentProxy): Promise<Extracted> {
@@ -81,7 +52,7 @@ class PdfReader {
     }
     if (this.#pages.damaged.length === pdf.numPages)
       throw new UnreadableDocument("the PDF is damaged and cannot be read");
-    return { ...this.#flow.done(), warnings: this.#warnings() };
+    return { ...this.#flow.done(), warnings: this.#warnings(), unread: this.#unread };
   }
 
   async #page(page: PDFPageProxy, number: number): Promise<void> {
@@ -97,10 +68,11 @@ class PdfReader {
     if (unknownShare(text) > UNKNOWN_SHARE) this.#pages.unknown.push(number);
     const notes = [...fieldsOf(annotations), ...notesOf(annotations)];
     if (text === "" && notes.length === 0) {
-      this.#pages.empty.push(number);
+      if (this.#leavesPictures) this.#unread.push({ number, at: this.#flow.length, title: titleOf(number) });
+      else this.#pages.empty.push(number);
       return;
     }
-    this.#flow.openSection(`Page ${number}`);
+    this.#flow.openSection(titleOf(number));
     this.#flow.verbatim(text);
     for (const note of notes) {
       this.#flow.line();
@@ -114,13 +86,16 @@ class PdfReader {
     const warnings = new Warnings();
     const pages = (numbers: readonly number[]) => `page${numbers.length === 1 ? "" : "s"} ${ranges(numbers)}`;
     if (damaged.length > 0) warnings.add(`${pages(damaged)}: damaged, and left out`);
-    if (empty.length > 0) warnings.add(`${pages(empty)}: no text, only pictures of it, or nothing`);
+    if (empty.length > 0)
+      warnings.add(`${pages(empty)}: no text, only pictures of it, or nothing (setting mediaReading)`);
     if (unknown.length > 0)
       warnings.add(`${pages(unknown)}: fonts that do not say which letters they show; the text is not what is seen`);
     if (invisible.length > 0) warnings.add(`${pages(invisible)}: text that is drawn without ink was left out`);
     return warnings.list;
   }
 }
+
+const titleOf = (number: number) => `Page ${number}`;
 
 function pieceOf({ str, transform, width, height, dir, hasEOL }: TextItem, isVertical: boolean): Piece {
   const [a = 1, b = 0, c = 0, d = 1, x = 0, y = 0] = transform as number[];
