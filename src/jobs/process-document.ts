@@ -57,38 +57,55 @@ async function storeVersion(deps: JobContext, job: TakenJob, started: Started, p
   // A model in this process costs no waiting; another one is asked from the queue, batch by batch,
   // once the text is recallable by its words.
   const call = embedder.isRemote ? undefined : inlineCall(embedder, sum(tokens));
-  const held = await begin(deps, job, call);
+  const parts: Parts = { ...parsed, tokens, version: started };
+  if (call === undefined) return storeParts(deps, job, parts, undefined);
+  // What takes long is held in a transaction of its own: nobody waits for a budget's row meanwhile.
+  const held = parsed.chunks.length <= FEW_CHUNKS ? { call } : await begin(deps, job, call);
   try {
-    await storeParts(deps, job, started, parsed, tokens, held);
+    await storeParts(deps, job, parts, held);
   } catch (error) {
+    if (error instanceof WaitsForBudget) return storeParts(deps, job, parts, undefined);
     // Where the job is gone too, the hold expires.
-    if (held !== undefined)
-      await enterJob(deps.database.worker, job, deps.context, (tx) => endJobHold(tx, held.traceId)).catch(
-        () => undefined,
-      );
+    const { traceId } = held ?? {};
+    if (traceId !== undefined)
+      await enterJob(deps.database.worker, job, deps.context, (tx) => endJobHold(tx, traceId)).catch(() => undefined);
     throw error;
   }
 }
 
-type Held = NonNullable<Awaited<ReturnType<typeof begin>>>;
+/** Chunks that are embedded and stored in some ten milliseconds. */
+const FEW_CHUNKS = 20;
 
+/** What is stored of one version. */
+interface Parts extends Parsed {
+  /** Model tokens of each chunk. */
+  readonly tokens: readonly number[];
+  readonly version: Pick<Started, "hasReadyVersion" | "embedder">;
+}
+
+/** A call to the built-in model. */
+interface Inline {
+  readonly call: ReturnType<typeof inlineCall>;
+  /** Of its hold; absent: it is held in the transaction that makes it. */
+  readonly traceId?: string;
+}
+
+/** @throws WaitsForBudget where it holds what it uses, and there is no room; then nothing is stored */
 async function storeParts(
   deps: JobContext,
   job: TakenJob,
-  { hasReadyVersion, embedder }: Started,
-  parsed: Parsed,
-  tokens: readonly number[],
-  held: Held | undefined,
+  { version: { hasReadyVersion, embedder }, tokens, ...parsed }: Parts,
+  held: Inline | undefined,
 ): Promise<void> {
   const enter = <T>(work: (tx: ScopedTransaction, document: Version, renew: () => Promise<void>) => Promise<T>) =>
     enterJob(deps.database.worker, job, deps.context, async (tx, renew) => {
       const document = await currentVersion(tx, job);
       if (document !== undefined) {
-        if (held !== undefined) await extendJobHold(tx, held.traceId, HOLD_SECONDS);
+        if (held?.traceId !== undefined) await extendJobHold(tx, held.traceId, HOLD_SECONDS);
         return work(tx, document, renew);
       }
       // Deleted, or a newer version was uploaded, whose own job does the work.
-      if (held !== undefined) await endJobHold(tx, held.traceId);
+      if (held?.traceId !== undefined) await endJobHold(tx, held.traceId);
       return finish(tx);
     });
   const inline = held === undefined ? undefined : embedder;
@@ -111,8 +128,10 @@ async function storeParts(
     }
   }
   await enter(async (tx, document, renew) => {
+    const traceId = held === undefined ? undefined : (held.traceId ?? (await holdForJob(tx, held.call, HOLD_SECONDS)));
     if (!isInSteps) {
-      await clear(tx, job);
+      // Chunks are the first to be stored: where a first version has none, there is nothing else either.
+      if (document.hasChunks || job.version !== 1) await clear(tx, job);
       for (let at = 0; at < parsed.chunks.length; at += CHUNKS_PER_TRANSACTION) {
         await renew();
         await store(tx, document, at);
@@ -122,12 +141,12 @@ async function storeParts(
     await complete(tx, job, parsed, inline === undefined ? "embedding" : "ready");
     if (inline === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
     recordTrace(tx, {
-      id: held?.traceId,
+      id: traceId,
       kind: inline === undefined ? "decision" : "model",
       operation: "extract",
       sources: [document.id],
       returned: parsed.chunks.length,
-      ...(held === undefined ? {} : spentOn({ ...held.call, embeddingTokens: embedded })),
+      ...(held === undefined ? {} : spentOn({ ...held.call, ...COUNTED_HERE, embeddingTokens: embedded })),
     });
     await finish(tx);
   });
@@ -135,6 +154,8 @@ async function storeParts(
 
 /** One transaction takes no longer than this; each extends the hold. */
 const HOLD_SECONDS = 600;
+
+const COUNTED_HERE = { tokenSource: "tokenizer", status: "ok", durationMs: 0 } as const;
 
 /** What the built-in model uses for a document. */
 const inlineCall = ({ provider, model }: Embedder, embeddingTokens: number) => ({
@@ -150,13 +171,11 @@ const inlineCall = ({ provider, model }: Embedder, embeddingTokens: number) => (
  * Says that its chunks are made, and holds that of its budgets; undefined: there is no room, and the vectors are left
  * to a job that waits.
  */
-async function begin(deps: JobContext, job: TakenJob, call: ReturnType<typeof inlineCall> | undefined) {
+async function begin(deps: JobContext, job: TakenJob, call: Inline["call"]): Promise<Inline | undefined> {
   try {
     return await enterJob(deps.database.worker, job, deps.context, async (tx) => {
       await setStatus(tx, job, { status: "chunking" });
-      if (call === undefined) return undefined;
-      const traceId = await holdForJob(tx, call, HOLD_SECONDS);
-      return { traceId, call: { ...call, tokenSource: "tokenizer", status: "ok", durationMs: 0 } as const };
+      return { call, traceId: await holdForJob(tx, call, HOLD_SECONDS) };
     });
   } catch (error) {
     if (error instanceof WaitsForBudget) return undefined;
@@ -174,6 +193,8 @@ interface Version {
   readonly mimeType: MediaType;
   readonly charset: string | null;
   readonly readyVersion: number | null;
+  /** Of an earlier version, or an earlier attempt. */
+  readonly hasChunks: boolean;
 }
 
 /**
@@ -182,7 +203,8 @@ interface Version {
  */
 const currentVersion = (tx: ScopedTransaction, job: TakenJob) =>
   tx.row<Version>(sql`
-    SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.charset, o.ready_version AS "readyVersion"
+    SELECT o.id, o.title, to_jsonb(o.labels) AS labels, o.observed_at AS "observedAt", o.mime_type AS "mimeType", o.charset, o.ready_version AS "readyVersion",
+      EXISTS (SELECT 1 FROM ${tx.read("passage", "p")} WHERE p.document_id = o.id) AS "hasChunks"
     FROM ${tx.read("document", "o")} WHERE o.id = ${job.documentId}::uuid AND o.version = ${job.version}::int FOR SHARE`);
 
 /** What is to be done, and as its scope has it. */
