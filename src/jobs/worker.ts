@@ -4,11 +4,11 @@ import { failureOf } from "../log.ts";
 import { WaitsForBudget } from "../metering/job-meter.ts";
 import { ModelUnavailable } from "../models/unavailable.ts";
 import { bringUp } from "./bring-up.ts";
+import { processDocument } from "./documents/process-document.ts";
 import { embedPassages } from "./embed-passages.ts";
 import { forget } from "./forget.ts";
 import { indexPassages } from "./index-passages.ts";
 import type { JobContext } from "./job-context.ts";
-import { processDocument } from "./process-document.ts";
 import { Queue } from "./queue.ts";
 
 export interface WorkerOptions {

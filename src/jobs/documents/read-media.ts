@@ -1,15 +1,15 @@
-import { enterJob, JobGone, type TakenJob } from "../db/access/enter-job.ts";
-import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { type Extracted, ranges, type Unread } from "../documents/parsing/formats/extracted.ts";
-import { type Read, withRead } from "../documents/parsing/formats/with-read.ts";
-import { isText, mediaKindOf } from "../documents/parsing/media-type.ts";
-import type { UploadedFile } from "../documents/parsing/parser-process.ts";
-import { UnreadableDocument } from "../documents/parsing/unreadable.ts";
-import { holdForJob, recordLostCall } from "../metering/job-meter.ts";
-import type { MediaKind, MediaReader, Medium, ReadMedium } from "../models/media.ts";
-import { ModelUnavailable } from "../models/unavailable.ts";
-import { recordTrace } from "../traces/record.ts";
-import type { JobContext } from "./job-context.ts";
+import { enterJob, JobGone, type TakenJob } from "../../db/access/enter-job.ts";
+import { type ScopedTransaction, sql } from "../../db/access/scoped.ts";
+import { type Extracted, ranges, type Unread } from "../../documents/parsing/formats/extracted.ts";
+import { type Read, withRead } from "../../documents/parsing/formats/with-read.ts";
+import { isText, mediaKindOf } from "../../documents/parsing/media-type.ts";
+import type { UploadedFile } from "../../documents/parsing/parser-process.ts";
+import { UnreadableDocument } from "../../documents/parsing/unreadable.ts";
+import { holdForJob, recordLostCall } from "../../metering/job-meter.ts";
+import type { MediaKind, MediaReader, Medium, ReadMedium } from "../../models/media.ts";
+import { ModelUnavailable } from "../../models/unavailable.ts";
+import { recordTrace } from "../../traces/record.ts";
+import type { JobContext } from "../job-context.ts";
 
 /** The models that a scope lets read its pictures and sound. */
 export type AllowedReaders = Readonly<Partial<Record<MediaKind, MediaReader>>>;
