@@ -75,6 +75,22 @@ export async function addDocument(tx: ScopedTransaction, document: NewDocument):
   return accepted(added, document);
 }
 
+/** Reads the stored bytes of a document's newest version again, and gives how far it is. */
+export async function processAgain(tx: ScopedTransaction, id: string): Promise<Accepted> {
+  const queued = await tx.call<(Added & { readonly contentHash: string }) | { readonly status: "gone" | "forgotten" }>(
+    "replace_document",
+    id,
+    json({}),
+  );
+  if (queued.status === "forgotten")
+    throw new AppError("conflict", "the document's bytes were forgotten with a part of its text; upload it anew");
+  if (!("id" in queued)) throw notFound();
+  if (queued.again) await tx.call("enqueue", uuid(), "document", id, sql`${queued.version}::int`);
+  recordTrace(tx, { kind: "decision", operation: "upload", sources: [id], returned: queued.again ? 1 : 0 });
+  const { status, contentHash, version } = queued;
+  return { id, status, contentHash, deduplicated: queued.again !== true, version };
+}
+
 /** Stores the next version of the document that the transaction was entered for; recall shows the old one until this is ready. */
 export async function replaceDocument(tx: ScopedTransaction, id: string, document: NewDocument): Promise<Accepted> {
   const added = await tx.call<Added | { readonly status: "gone" } | null>(
@@ -267,17 +283,36 @@ export const toChunk = ({ section, duplicateOf, suspicious, ...row }: ChunkRow):
   ...(suspicious.length === 0 ? {} : { suspicious }),
 });
 
-/** In order, of the version that recall shows. */
-export async function listChunks(tx: ScopedTransaction, id: string, limit: number, offset: number): Promise<Chunk[]> {
+/** In order, of the version that recall shows; and how many there are in all. */
+export async function listChunks(
+  tx: ScopedTransaction,
+  id: string,
+  limit: number,
+  offset: number,
+): Promise<{ readonly chunks: Chunk[]; readonly total: number }> {
   await getDocument(tx, id);
-  const rows = await tx.rows<ChunkRow>(sql`
-    SELECT ${CHUNK_COLUMNS} FROM ${tx.read("passage", "p")}
-    WHERE p.document_id = ${id}::uuid AND p.expired_at IS NULL ORDER BY p.position LIMIT ${limit} OFFSET ${offset}`);
+  const own = sql`p.document_id = ${id}::uuid AND p.expired_at IS NULL`;
+  const [rows, counted] = await Promise.all([
+    tx.rows<ChunkRow>(sql`
+      SELECT ${CHUNK_COLUMNS} FROM ${tx.read("passage", "p")}
+      WHERE ${own} ORDER BY p.position LIMIT ${limit} OFFSET ${offset}`),
+    tx.row<{ n: number }>(sql`SELECT count(*)::int AS n FROM ${tx.read("passage", "p")} WHERE ${own}`),
+  ]);
   recordTrace(tx, {
     kind: "retrieval",
     operation: "chunks",
     sources: rows.map((row) => row.id),
     returned: rows.length,
   });
-  return rows.map(toChunk);
+  return { chunks: rows.map(toChunk), total: counted?.n ?? 0 };
+}
+
+/** The one at a position, from 0. */
+export async function chunkAt(tx: ScopedTransaction, id: string, position: number): Promise<Chunk> {
+  const row = await tx.row<ChunkRow>(sql`
+    SELECT ${CHUNK_COLUMNS} FROM ${tx.read("passage", "p")}
+    WHERE p.document_id = ${id}::uuid AND p.position = ${position}::int AND p.expired_at IS NULL`);
+  if (row === undefined) throw notFound();
+  recordTrace(tx, { kind: "retrieval", operation: "chunks", sources: [row.id], returned: 1 });
+  return toChunk(row);
 }

@@ -63,7 +63,7 @@ export interface Endpoint {
   /** The answer carries a secret: it is never stored. */
   readonly secret: boolean;
   /** The body is multipart: a file, and metadata that `body` describes. */
-  readonly upload: boolean;
+  readonly upload: Uploads;
   /** Whether a request only reads: then no answer is stored for its `Idempotency-Key`, and a repeat runs anew. */
   readonly readsOnly: (body: unknown) => boolean;
   readonly retold: Retold | undefined;
@@ -75,7 +75,11 @@ export interface Endpoint {
   readonly handle: (request: Request<unknown, unknown, unknown, unknown>) => Promise<unknown>;
 }
 
-export interface EndpointSpec<P, Q, B, U extends boolean>
+/** Whether a body is a file with metadata: of every request, or of one that has a body. */
+export type Uploads = boolean | "optional";
+type UploadOf<U extends Uploads> = U extends true ? Upload : U extends "optional" ? Upload | undefined : undefined;
+
+export interface EndpointSpec<P, Q, B, U extends Uploads>
   extends Pick<Endpoint, "method" | "path" | "verb" | "operation"> {
   readonly summary?: string;
   readonly answer?: z.ZodType;
@@ -95,12 +99,10 @@ export interface EndpointSpec<P, Q, B, U extends boolean>
   readonly params?: P;
   readonly query?: Q;
   readonly body?: B;
-  readonly handle: (
-    request: Request<Infer<P>, Infer<Q>, Infer<B>, U extends true ? Upload : undefined>,
-  ) => Promise<unknown>;
+  readonly handle: (request: Request<Infer<P>, Infer<Q>, Infer<B>, UploadOf<U>>) => Promise<unknown>;
 }
 
-export function endpoint<P, Q, B, U extends boolean = false>(spec: EndpointSpec<P, Q, B, U>): Endpoint {
+export function endpoint<P, Q, B, U extends Uploads = false>(spec: EndpointSpec<P, Q, B, U>): Endpoint {
   return {
     mode: "id",
     status: 200,

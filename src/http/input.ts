@@ -1,3 +1,4 @@
+import type { IncomingMessage } from "node:http";
 import type { ParameterizedContext } from "koa";
 import type { z } from "zod";
 import { invalid, notFound } from "../errors.ts";
@@ -28,7 +29,7 @@ export async function readInput(
 ): Promise<Input> {
   const params = parseParams(spec.params, named);
   const query = parseInput(spec.query, queryOf(ctx), "query");
-  if (spec.upload) {
+  if (spec.upload && !(spec.upload === "optional" && hasNoBody(ctx.req))) {
     const upload = await readUpload(ctx.req);
     try {
       return { params, query, body: bodyOf(spec, upload.metadata), upload, digested: upload.digest };
@@ -37,11 +38,15 @@ export async function readInput(
       throw error;
     }
   }
+  if (spec.upload) return { params, query, body: {}, upload: undefined, digested: Buffer.alloc(0) };
   const hasBody = spec.body !== undefined || !["get", "delete"].includes(spec.method);
   const raw = hasBody ? await readBody(ctx.req, spec.bodyLimit) : Buffer.alloc(0);
   const body = spec.body === undefined ? refuseBody(raw) : bodyOf(spec, parseJson(raw, ctx.get("content-type")) ?? {});
   return { params, query, body, upload: undefined, digested: raw };
 }
+
+const hasNoBody = ({ headers }: IncomingMessage) =>
+  headers["transfer-encoding"] === undefined && Number(headers["content-length"] ?? 0) === 0;
 
 const bodyOf = (spec: Endpoint, input: unknown) =>
   spec.body === undefined ? {} : parseInput(spec.body, input, "body");

@@ -61,7 +61,7 @@ function bodyOf(endpoint: Endpoint): Json {
   const parts = { file: { type: "string", contentMediaType: "application/octet-stream" }, metadata: body };
   return {
     requestBody: {
-      required: true,
+      required: endpoint.upload === true,
       content: {
         "multipart/form-data": {
           schema: { type: "object", required: ["file"], properties: parts },

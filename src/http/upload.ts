@@ -2,10 +2,10 @@ import { createHash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import type { Readable } from "node:stream";
 import busboy from "busboy";
-import { charsetIn } from "../documents/parsing/media-type.ts";
 import { type SpooledFile, spool } from "../documents/spool.ts";
 import { AppError, invalid } from "../errors.ts";
 import { parseJson } from "./body.ts";
+import { FileHead } from "./file-head.ts";
 
 /** Bytes of an upload's file. */
 const UPLOAD_LIMIT = 50 * 1024 * 1024;
@@ -132,7 +132,7 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
   if (request.destroyed) throw cutShort();
   const parser = parserOf(request);
   const taker = new PartTaker();
-  const head = new BodyHead();
+  const head = new FileHead();
   await new Promise<void>((resolve) => {
     taker.onFailure = resolve;
     // busboy's types promise a name and a file name; a part need have neither.
@@ -154,44 +154,14 @@ async function readParts(request: IncomingMessage): Promise<Parts> {
     request.on("close", () => {
       if (!request.complete) taker.fail(cutShort());
     });
-    head.watch(request);
-    request.pipe(parser);
+    request.pipe(head).pipe(parser);
   });
   if (taker.failure !== undefined) {
-    request.unpipe(parser);
+    request.unpipe(head);
     drain(request);
     parser.destroy();
   }
   return { ...(await taker.taken()), charset: head.charset };
-}
-
-/** The parts' own headers begin within so much of the body: the metadata may stand before the file. */
-const HEAD_BYTES = METADATA_LIMIT + 32 * 1024;
-/** The file part's header, which busboy keeps to itself but for the type. */
-class BodyHead {
-  #parts: Buffer[] = [];
-  #size = 0;
-
-  watch(request: IncomingMessage): void {
-    const onData = (part: Buffer) => {
-      this.#parts.push(part.subarray(0, HEAD_BYTES - this.#size));
-      this.#size += part.length;
-      if (this.#size >= HEAD_BYTES) request.off("data", onData);
-    };
-    request.on("data", onData);
-  }
-
-  get charset(): string | undefined {
-    let header: string[] | undefined;
-    for (const line of Buffer.concat(this.#parts).toString("latin1").split("\r\n")) {
-      if (line.startsWith("--")) header = [];
-      else if (line === "" && header?.some((one) => /^content-disposition:.*\bname="?file"?(;|\s|$)/i.test(one)))
-        return charsetIn(header.find((one) => /^content-type:/i.test(one)) ?? "");
-      else if (line === "") header = undefined;
-      else header?.push(line.slice(0, 1_000));
-    }
-    return undefined;
-  }
 }
 
 /** Takes the parts of one body as they come; the first thing that is wrong is what is told. */

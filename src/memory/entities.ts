@@ -17,6 +17,8 @@ export interface Entity extends EntityName {
 export interface Fact {
   readonly id: string;
   readonly entity: EntityName;
+  readonly entityId: string;
+  readonly entityCreatedAt: string;
   readonly key: string;
   readonly category: string | null;
   readonly validFrom: string;
@@ -26,6 +28,7 @@ export interface Fact {
   readonly closedAt: string | null;
   readonly sessionId: string | null;
   readonly turnId: string | null;
+  readonly labels: readonly string[];
   readonly scope: Scope;
 }
 
@@ -47,9 +50,9 @@ export const NARROWEST_FIRST = sql`
   (SELECT string_agg(t.key || '/' || t.value, '/' ORDER BY t.key <> 'org', t.key COLLATE "C") FROM jsonb_each_text(d.tags) t) COLLATE "C"`;
 
 const FACT = sql`
-  f.id, jsonb_build_object('type', e.type, 'name', e.name) AS entity, f.key, f.category, f.valid_from AS "validFrom",
+  f.id, jsonb_build_object('type', e.type, 'name', e.name) AS entity, e.id AS "entityId", e.created_at AS "entityCreatedAt", f.key, f.category, f.valid_from AS "validFrom",
   f.known_until AS "validUntil", f.known_by AS "supersededBy", f.created_at AS "createdAt", f.known_closed AS "closedAt",
-  f.session_id AS "sessionId", f.turn_id AS "turnId", d.tags, (count(*) OVER ())::int AS total`;
+  f.session_id AS "sessionId", f.turn_id AS "turnId", to_jsonb(f.labels) AS labels, d.tags, (count(*) OVER ())::int AS total`;
 
 const ORDER = sql`ORDER BY ${NARROWEST_FIRST}, e.type, e.name, f.key, f.valid_from DESC, f.id`;
 
@@ -177,6 +180,21 @@ export async function historyOf(
 ): Promise<(Attribute | Relation)[]> {
   await entitiesNamed(tx, named);
   return factsEver(tx, sql`${isNamed(tx, named)} AND ${tx.isNamed("f", "key_hash", normalKey(key))}`);
+}
+
+/** How an entity stands to others under a key. */
+export async function relationsOf(
+  tx: ScopedTransaction,
+  named: EntityName,
+  key: string,
+  moment: Moment,
+): Promise<FirstOf<Relation>> {
+  await entitiesNamed(tx, named);
+  const where = sql`${isNamed(tx, named)} AND ${tx.isNamed("f", "key_hash", normalKey(key))}`;
+  const relations = await relationsWhere(tx, where, moment);
+  const sources = relations.map(({ id }) => id);
+  recordTrace(tx, { kind: "retrieval", operation: "entities", sources, returned: sources.length });
+  return relations;
 }
 
 /** The same under every key, the keys in their order. */

@@ -60,17 +60,17 @@ export async function profileOf(tx: ScopedTransaction): Promise<Profile> {
   };
 }
 
-interface Part {
-  readonly entities: readonly EntityName[];
+/** What is known of one category. */
+export interface StatePart {
   readonly attributes: readonly Attribute[];
   readonly relations: readonly Relation[];
 }
 
 export interface State {
-  readonly identity: Part;
+  readonly identity: StatePart;
   /** With the facts that were given no category. */
-  readonly knowledge: Part;
-  readonly context: Part;
+  readonly knowledge: StatePart;
+  readonly context: StatePart;
   readonly instructions: readonly Instruction[];
   /** Entities that something points at and of which nothing is known. */
   readonly unknowns: readonly EntityName[];
@@ -89,10 +89,9 @@ export async function stateOf(tx: ScopedTransaction): Promise<State> {
     operation: "state",
     returned: attributes.length + relations.length + instructions.length,
   });
-  const part = (category: string): Part => {
+  const part = (category: string): StatePart => {
     const isIn = (fact: { category: string | null }) => (fact.category ?? "knowledge") === category;
-    const own = { attributes: attributes.filter(isIn), relations: relations.filter(isIn) };
-    return { entities: distinct([...own.attributes, ...own.relations].map(({ entity }) => entity)), ...own };
+    return { attributes: attributes.filter(isIn), relations: relations.filter(isIn) };
   };
   const known = new Set([...attributes, ...relations].map(({ entity }) => identityOf(entity)));
   return {

@@ -25,13 +25,14 @@ export interface Triple {
   readonly target?: EntityName;
 }
 
-export interface StoredTriple {
+/** What came of a triple. */
+export interface Outcome {
   readonly id: string;
   readonly entityId: string;
-  readonly entity: EntityName;
-  readonly key: string;
-  readonly value?: unknown;
-  readonly target?: EntityName;
+  /** Of the target. */
+  readonly targetId?: string;
+  /** Those of its entities that nobody had spoken of at this scope before. */
+  readonly newEntities: readonly string[];
   /** False: it confirms what was known already, and the id is that fact's. */
   readonly stored: boolean;
   /** Whether it is so at present: not over, and not of the future. */
@@ -40,12 +41,15 @@ export interface StoredTriple {
   readonly superseded: readonly string[];
 }
 
-const spell = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
+export type StoredTriple = Triple & Outcome;
+
+/** A value in words: a string as it is, anything else as JSON. */
+export const spellValue = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
 
 /** A fact in words, as recall finds and shows it. */
 export const sentenceOf = ({ entity, key, value, target }: Pick<Triple, "entity" | "key" | "value" | "target">) =>
   target === undefined
-    ? `${entity.name}: ${wordsOfKey(key)}: ${spell(value)}`
+    ? `${entity.name}: ${wordsOfKey(key)}: ${spellValue(value)}`
     : `${entity.name} ${wordsOfKey(key)} ${target.name}`;
 
 const named = (entity: EntityName) => ({ ...entity, identity: identityOf(entity), folded: foldedName(entity.name) });
@@ -94,14 +98,14 @@ export async function storeTriples(
       ...(embedded === undefined ? {} : { embedding: embedded.vectors[i] ?? null }),
     };
   });
-  const outcomes = await tx.call<Pick<StoredTriple, "id" | "entityId" | "stored" | "current" | "superseded">[]>(
+  const outcomes = await tx.call<Outcome[]>(
     "put_triples",
     json(rows),
     about.sessionId,
     about.turnId,
     embedded?.embedderId ?? null,
   );
-  const stored = triples.map(({ category: _, ...triple }, i) => ({ ...triple, ...outcomes[i] }) as StoredTriple);
+  const stored = triples.map((triple, i) => ({ ...triple, ...outcomes[i] }) as StoredTriple);
   // Of two values for the same key in one call the later has taken the earlier one's place already.
   const gone = new Set(stored.flatMap(({ superseded }) => superseded));
   return stored.map((triple) => (gone.has(triple.id) ? { ...triple, current: false } : triple));

@@ -14,6 +14,7 @@ export interface RecallTrace extends TraceSummary, Hidden {
   readonly plan: string;
   readonly savedTokens?: number;
   readonly hintsIgnored?: readonly string[];
+  readonly source?: string;
 }
 
 export interface Recalled {
@@ -26,6 +27,8 @@ export interface RecallAbout {
   readonly operation: "query" | "context" | "documents_query";
   readonly hintsIgnored?: readonly string[];
   readonly sessionId?: string | undefined;
+  /** What the caller calls itself. */
+  readonly source?: string | undefined;
 }
 
 /** What a recall came to: the tier and why, what it ran, and what it found, best first. */
@@ -51,7 +54,7 @@ export function traceRecall(
     query,
     tier,
     tierReason,
-    plan,
+    plan: about.source === undefined ? plan : `${plan}; for ${about.source}`,
     sources: hits.map(({ id }) => id),
     candidates,
     returned: hits.length,
@@ -67,6 +70,7 @@ export function traceRecall(
     scope: tx.entry.trace.tags,
     plan,
     ...(spent.savedTokens === undefined ? {} : { savedTokens: spent.savedTokens }),
+    ...(about.source === undefined ? {} : { source: about.source }),
     ...(about.hintsIgnored && about.hintsIgnored.length > 0 ? { hintsIgnored: about.hintsIgnored } : {}),
   };
 }

@@ -51,7 +51,11 @@ export interface DirectHit {
   readonly text: string;
   readonly score: number;
   readonly scope: Scope;
+  readonly labels: readonly string[];
   readonly occurredAt: string;
+  readonly createdAt: string;
+  readonly sessionId?: string;
+  readonly turnId?: string;
 }
 
 export interface DirectAnswer {
@@ -89,7 +93,9 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
         text: `${key}: ${text}`,
         score: 1,
         scope: scopeFromDatabase(item.tags),
+        labels: [],
         occurredAt: item.updatedAt,
+        createdAt: item.updatedAt,
       },
     ],
     seedEntities: [],
@@ -137,7 +143,11 @@ async function byEntity(
       text: sentenceOf(fact),
       score: 1,
       scope: fact.scope,
+      labels: fact.labels,
       occurredAt: fact.validFrom,
+      createdAt: fact.createdAt,
+      ...(fact.sessionId === null ? {} : { sessionId: fact.sessionId }),
+      ...(fact.turnId === null ? {} : { turnId: fact.turnId }),
     })),
     seedEntities: [...new Map(answering.map(({ entity }) => [`${entity.type}/${entity.name}`, entity])).values()],
     reason: "typed question: an attribute of an entity",

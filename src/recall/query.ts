@@ -1,7 +1,7 @@
 import type { ScopedTransaction } from "../db/access/scoped.ts";
 import { RolledBack } from "../db/connect/lease.ts";
 import type { Moment } from "../memory/fact-timeline.ts";
-import { elapsed } from "../traces/record.ts";
+import { wholeMs } from "../traces/record.ts";
 import { type Hit, remarksOn } from "./answer/hits.ts";
 import { type RecallAbout, traceRecall } from "./conclude.ts";
 import { answerDirectly, parseTypedQuestion, type TypedQuestion } from "./direct.ts";
@@ -19,13 +19,15 @@ export interface QueryRequest {
   readonly moment: Moment;
   readonly sessionId: string | undefined;
   readonly hintsIgnored: readonly string[];
+  /** What the caller calls itself. */
+  readonly source: string | undefined;
 }
 
 /** Answers a query through the tiers: direct where it is a typed question that has an answer, then the others. */
 export async function answerQuery(enter: Enter, deps: RecallDeps, request: QueryRequest) {
   const startedAt = performance.now();
-  const { query, k, moment, filter, includeDuplicates, sessionId, hintsIgnored } = request;
-  const about = { operation: "query", sessionId, hintsIgnored } as const;
+  const { query, k, moment, filter, includeDuplicates, sessionId, hintsIgnored, source } = request;
+  const about = { operation: "query", sessionId, hintsIgnored, source } as const;
   const typed = typedQuestion(request);
   if (typed !== undefined) {
     // No vector is made for what is found by its name.
@@ -33,7 +35,7 @@ export async function answerQuery(enter: Enter, deps: RecallDeps, request: Query
       {},
       async (tx) => (await recallDirectly(tx, query, typed, moment, k, about)) ?? new RolledBack(undefined),
     );
-    if (!(direct instanceof RolledBack)) return { ...direct, queryMs: elapsed(startedAt) };
+    if (!(direct instanceof RolledBack)) return { ...direct, queryMs: wholeMs(startedAt) };
   }
   return recallThroughTiers(
     enter,
@@ -42,10 +44,10 @@ export async function answerQuery(enter: Enter, deps: RecallDeps, request: Query
     about,
     (_, { tier, hits, trace }) => ({
       tier,
-      classificationKind: "open",
+      classificationKind: tier === "full_context" ? "full_context" : "hybrid",
       hits: hits.map(hitOf),
       seedEntities: [],
-      queryMs: elapsed(startedAt),
+      queryMs: wholeMs(startedAt),
       trace,
     }),
   );
@@ -75,20 +77,28 @@ async function recallDirectly(
   const outcome = { tier: "direct", tierReason, plan, candidates: hits.length, hits } as const;
   return {
     tier: outcome.tier,
-    classificationKind: question.kind,
+    classificationKind: "direct_lookup",
     hits,
-    seedEntities,
+    seedEntities: seedEntities.map(({ type, name }) => `${type}/${name}`),
     trace: traceRecall(tx, query, outcome, about, {}),
   };
 }
 
-const hitOf = ({ id, source, text, score, scope, occurredAt, documentTitle, ...hit }: Hit) => ({
-  id,
-  source,
-  text,
-  score,
-  scope,
-  occurredAt,
-  ...(documentTitle === null ? {} : { documentTitle }),
-  ...remarksOn(hit),
-});
+/** A hit as answers have it: what it has not is left out. */
+const hitOf = (hit: Hit) => {
+  const { id, source, text, score, scope, labels, occurredAt, createdAt, position } = hit;
+  const isTurn = source === "memory_chunk";
+  const said = given({
+    sessionId: hit.sessionId,
+    turnId: hit.turnId,
+    role: hit.role,
+    seq: isTurn ? position : null,
+    documentId: hit.documentId,
+    documentTitle: hit.documentTitle,
+    position: isTurn ? null : position,
+  });
+  return { id, source, text, score, scope, labels, occurredAt, createdAt, ...said, ...remarksOn(hit) };
+};
+
+const given = (values: Record<string, unknown>) =>
+  Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null && value !== undefined));

@@ -26,7 +26,7 @@ export function questionDigest(
   rankedBy: readonly (string | number)[],
 ): Uint8Array | undefined {
   const { query, filter, fusion, ...rest } = request;
-  if (filter.mimeType !== undefined || fusion !== undefined || !isPresent(filter.moment ?? {})) return undefined;
+  if (filter.mimeTypes !== undefined || fusion !== undefined || !isPresent(filter.moment ?? {})) return undefined;
   const narrowed = Object.entries({ ...filter, moment: undefined })
     .filter(([, value]) => value !== undefined)
     .sort(([a], [b]) => (a < b ? -1 : 1));

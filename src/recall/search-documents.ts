@@ -16,7 +16,7 @@ export interface DocumentsRequest {
   /** Least score of a result. */
   readonly threshold: number | undefined;
   readonly documentIds: readonly string[] | undefined;
-  readonly mimeType: string | undefined;
+  readonly mimeTypes: readonly string[] | undefined;
   readonly labels: readonly string[];
   readonly includeDuplicates: boolean;
   readonly excludeSuspicious: boolean;
@@ -31,7 +31,7 @@ export interface DocumentResult {
     readonly id: string;
     readonly title: string;
     readonly mimeType: string;
-    readonly source: string | null;
+    readonly source: string;
     readonly version: number;
   };
   readonly score: number;
@@ -59,7 +59,7 @@ export async function queryDocuments(
       labels: request.labels,
       kinds: ["chunk"],
       documentIds: request.documentIds,
-      mimeType: request.mimeType,
+      mimeTypes: request.mimeTypes,
       excludeSuspicious: request.excludeSuspicious,
     },
     includeDuplicates: request.includeDuplicates,
@@ -83,7 +83,7 @@ export async function queryDocuments(
   return rows
     .map(({ title, mimeType, source, version, ...row }) => ({
       chunk: toChunk(row),
-      document: { id: row.document, title, mimeType, source, version },
+      document: { id: row.document, title, mimeType, source: source ?? "", version },
       score: byId.get(row.id)?.score ?? 0,
       ...remarksOn(byId.get(row.id)),
     }))

@@ -15,6 +15,9 @@ export interface AuditRow {
   readonly status: string;
   readonly returned: number | null;
   readonly totalTokens: number;
+  readonly model: string | null;
+  readonly latencyMs: number;
+  readonly costUsd: number | null;
 }
 
 export interface AuditFilter {
@@ -30,7 +33,8 @@ export interface AuditFilter {
 export async function auditRows(tx: ScopedTransaction, filter: AuditFilter): Promise<AuditRow[]> {
   return tx.rows<AuditRow>(sql`
     SELECT d.id, d.created_at AS "createdAt", d.kind, d.operation, d.principal, d.api_key_id AS "keyId", d.on_behalf_of AS "onBehalfOf",
-           d.scope, d.session_id AS "sessionId", d.status, d.returned, d.total_tokens AS "totalTokens"
+           d.scope, d.session_id AS "sessionId", d.status, d.returned, d.total_tokens AS "totalTokens",
+           d.model, d.duration_ms AS "latencyMs", d.cost_usd::float8 AS "costUsd"
     FROM ${tx.read("decision_trace", "d")}
     WHERE ${ofCaller(tx)}
       AND (${filter.principal ?? null}::text IS NULL OR d.principal = ${filter.principal ?? null})

@@ -21,10 +21,11 @@ export interface Trace {
     readonly embedding: number;
     readonly total: number;
   };
-  readonly retrievals?: readonly string[];
+  /** Ids that the answer was made of. */
+  readonly sources?: readonly string[];
 }
 
-interface TraceRow extends Omit<Trace, "tokens" | "cached" | "retrievals"> {
+interface TraceRow extends Omit<Trace, "tokens" | "cached" | "sources"> {
   readonly sources: readonly string[] | null;
   readonly input: number;
   readonly output: number;
@@ -42,7 +43,7 @@ function toTrace({ sources, input, output, embedding, total, ...row }: TraceRow)
     ...row,
     cached: row.resolutionTier === "cache",
     tokens: { input, output, embedding, total },
-    ...(sources === null ? {} : { retrievals: sources }),
+    ...(sources === null ? {} : { sources }),
   };
 }
 
@@ -76,53 +77,4 @@ export async function getTrace(tx: ScopedTransaction, id: string): Promise<Trace
     SELECT ${COLUMNS} FROM ${tx.read("decision_trace", "d")} WHERE ${ofCaller(tx)} AND d.id = ${id}::uuid`);
   if (row === undefined) throw notFound();
   return toTrace(row);
-}
-
-export interface TraceStats {
-  readonly total: number;
-  readonly byOperation: Record<string, number>;
-  readonly byTier: Record<string, number>;
-  readonly totalTokens: number;
-  readonly averageLatencyMs: number | null;
-  /** Of the recalls below the direct tier: how many the cache answered, and what they did not spend again. */
-  readonly cache: { readonly hits: number; readonly hitRate: number | null; readonly savedTokens: number };
-}
-
-/** Over the same traces that {@link listTraces} shows. */
-export async function traceStats(tx: ScopedTransaction): Promise<TraceStats> {
-  const groups = await tx.rows<{
-    operation: string;
-    tier: string | null;
-    calls: number;
-    tokens: number;
-    ms: number;
-    saved: number;
-  }>(sql`
-    SELECT d.operation, d.tier, count(*)::int AS calls, sum(d.total_tokens)::float8 AS tokens, sum(d.duration_ms)::float8 AS ms,
-           sum(d.saved_tokens)::float8 AS saved
-    FROM ${tx.read("decision_trace", "d")} WHERE ${ofCaller(tx)} GROUP BY d.operation, d.tier ORDER BY d.operation, d.tier`);
-  const byOperation: Record<string, number> = {};
-  const byTier: Record<string, number> = {};
-  let total = 0;
-  let totalTokens = 0;
-  let ms = 0;
-  let savedTokens = 0;
-  for (const group of groups) {
-    byOperation[group.operation] = (byOperation[group.operation] ?? 0) + group.calls;
-    if (group.tier !== null) byTier[group.tier] = (byTier[group.tier] ?? 0) + group.calls;
-    total += group.calls;
-    totalTokens += group.tokens;
-    ms += group.ms;
-    savedTokens += group.saved;
-  }
-  const hits = byTier.cache ?? 0;
-  const asked = hits + (byTier.hybrid ?? 0) + (byTier.full_context ?? 0);
-  return {
-    total,
-    byOperation,
-    byTier,
-    totalTokens,
-    averageLatencyMs: total === 0 ? null : ms / total,
-    cache: { hits, hitRate: asked === 0 ? null : hits / asked, savedTokens },
-  };
 }

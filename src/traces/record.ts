@@ -55,6 +55,9 @@ export interface TraceSummary {
 /** Milliseconds since a reading of performance.now(), to the microsecond. */
 export const elapsed = (startedAt: number) => Math.round((performance.now() - startedAt) * 1000) / 1000;
 
+/** The same in whole milliseconds, as answers have it. */
+export const wholeMs = (startedAt: number) => Math.round(elapsed(startedAt));
+
 /** What a call to a model used, for the trace that tells of it; nothing where none was made. */
 export const spentOn = (spent: Spent | undefined) =>
   spent === undefined
@@ -102,7 +105,7 @@ export function recordTrace(tx: ScopedTransaction, fields: TraceFields): TraceSu
   const source = fields.tokenSource as TokenSource | null | undefined;
   return {
     traceId,
-    latencyMs,
+    latencyMs: Math.round(latencyMs),
     tokens: { input, output, embedding, total: input + output + embedding, ...(source ? { source } : {}) },
   };
 }

@@ -131,10 +131,12 @@ describe("fields", () => {
   });
 
   test("dates that do not exist, and times without a zone, are 400", async () => {
+    expect((await agent.post("/facts", { text: "x", observed_at: "2026-01-01" })).status).toBe(400);
     for (const time of [
+      "2026-02-30",
+      "2026-1-1",
       "2026-02-30T00:00:00Z",
       "2026-13-01T00:00:00Z",
-      "2026-01-01",
       "2026-01-01T00:00:00",
       "yesterday",
       5,
@@ -154,7 +156,9 @@ describe("fields", () => {
       { mode: "fast" },
       { scopeView: "all" },
       { include: "everything" },
-      { source: ["chunk", "rows"] },
+      { sources: ["chunk", "rows"] },
+      { source: "a label\nof two lines" },
+      { source: ["chunk"] },
       { labels: "a=b" },
       { labels: ["_hidden=1"] },
       { labels: ["_a=1"] },

@@ -281,7 +281,7 @@ describe("numbers", () => {
     expect(await raw("GET", "/memory/n")).toContain(`{"id":[${digits}],"text":"${digits}"}`);
     expect(await raw("GET", "/memory?prefix=n")).toContain(`[${digits}]`);
     await raw("POST", "/facts", `{"triples":[{"entity":{"type":"P","name":"M"},"key":"account","value":${digits}}]}`);
-    expect(await raw("GET", "/entities/P/M")).toContain(`"value":${digits}`);
+    expect(await raw("GET", "/entities/P/M")).toContain(`"json":${digits}`);
     expect(await client.recall("What is M's account?")).toEqual([`M: account: ${digits}`]);
     const session = JSON.parse(await raw("POST", "/sessions", `{"metadata":{"order":${digits}}}`)) as { id: string };
     expect(await raw("GET", `/sessions/${session.id}`)).toContain(`"order":${digits}`);

@@ -82,7 +82,11 @@ describe("triples", () => {
       infer: "preview",
       triples: [{ entity: alice, key: "city", value: "Rome" }],
     });
-    expect(preview.body).toMatchObject({ mode: "preview", preview: { sentences: ["Alice: city: Rome"] } });
+    expect(preview.body).toMatchObject({
+      mode: "preview",
+      preview: true,
+      extraction: { attributes: [{ id: "", value: "Rome", sentence: "Alice: city: Rome", stored: false }] },
+    });
     expect((await about(client)).attributes).toMatchObject([{ value: "Oslo" }]);
   });
 
@@ -163,7 +167,7 @@ describe("supersession", () => {
     );
     expect((await about(client)).attributes).toHaveLength(1);
     const { history } = (await client.get<{ history: FactRow[] }>("/entities/Person/Alice/history/counter")).body;
-    expect(history.map(({ value }) => value).sort()).toEqual(Array.from({ length: 12 }, (_, i) => i).sort());
+    expect(history.map(({ value }) => value).sort()).toEqual(Array.from({ length: 12 }, (_, i) => `${i}`).sort());
     expect(history.filter(({ supersededBy }) => supersededBy === null)).toHaveLength(1);
   });
 });
@@ -231,15 +235,15 @@ describe("the tier direct", () => {
       tier: string;
       classificationKind: string;
       hits: { text: string; source: string }[];
-      seedEntities: object[];
+      seedEntities: string[];
       trace: { tokens: { embedding: number }; traceId: string };
     };
     const direct = (await client.post<Answer>("/query", { query: "What is Alice's favourite drink?" })).body;
     expect(direct).toMatchObject({
       tier: "direct",
-      classificationKind: "attribute",
+      classificationKind: "direct_lookup",
       hits: [{ source: "attribute", text: "Alice: favourite drink: oolong" }],
-      seedEntities: [alice],
+      seedEntities: ["Person/Alice"],
       trace: { tokens: { embedding: 0 } },
     });
     expect((await client.get(`/traces/${direct.trace.traceId}`)).body).toMatchObject({ resolutionTier: "direct" });

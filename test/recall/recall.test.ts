@@ -68,7 +68,8 @@ describe("a query", () => {
     const traces = await agent.get(`/traces/${answer.trace.traceId}`);
     expect(traces.body).toMatchObject({
       queryText: "where did Alice move",
-      retrievals: answer.hits.map((hit) => hit.id),
+      sources: answer.hits.map((hit) => hit.id),
+      retrievals: [{ retrievedIds: answer.hits.map((hit) => hit.id) }],
     });
   });
 
@@ -84,8 +85,8 @@ describe("a query", () => {
       "Alice said this elsewhere",
     ]);
     expect((await query("Alice", { include: "facts" })).hits).toEqual([]);
-    expect((await query("Alice", { source: ["chunk", "section"] })).hits).toEqual([]);
-    expect((await query("Alice", { source: "memory_chunk" })).hits.length).toBeGreaterThan(0);
+    expect((await query("Alice", { sources: ["chunk", "section"] })).hits).toEqual([]);
+    expect((await query("Alice", { sources: "memory_chunk" })).hits.length).toBeGreaterThan(0);
     await agent.post("/forget", { sessionId, purge: true });
   });
 

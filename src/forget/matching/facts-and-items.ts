@@ -8,7 +8,10 @@ import type { Keep } from "./selection.ts";
 import { shareOfText, type Topic } from "./topic.ts";
 
 /** What a forget found: a passage, or something that recall does not rank. */
-export type Match = Omit<Hit, "source" | "scopeId" | "suspicious" | "duplicates"> & {
+export type Match = Omit<
+  Hit,
+  "source" | "scopeId" | "labels" | "createdAt" | "position" | "suspicious" | "duplicates"
+> & {
   readonly source: Hit["source"] | "item" | "document";
   /** Why it matches, in a few words. */
   readonly why: string;

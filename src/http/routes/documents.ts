@@ -9,14 +9,15 @@ import {
   listChunks,
   listDocuments,
   type NewDocument,
+  processAgain,
   replaceDocument,
 } from "../../documents/documents.ts";
 import { charsetIn, mediaTypeOf } from "../../documents/parsing/media-type.ts";
-import { unprocessable } from "../../errors.ts";
+import { invalid, unprocessable } from "../../errors.ts";
 import type { MediaReaders } from "../../models/media.ts";
 import { queryDocuments } from "../../recall/search-documents.ts";
 import { prepareQuery } from "../../recall/vectors.ts";
-import { elapsed } from "../../traces/record.ts";
+import { wholeMs } from "../../traces/record.ts";
 import { Download, endpoint } from "../endpoint.ts";
 import type { Upload } from "../upload.ts";
 import { listAccess } from "../wire/access.ts";
@@ -37,7 +38,7 @@ import {
   viewOf,
   writeSelector,
 } from "../wire/fields.ts";
-import { chunk, document, integer, object, pageShape, uuid } from "../wire/shapes.ts";
+import { chunk, document, integer, object, pageShape, tellDocument, uuid } from "../wire/shapes.ts";
 
 const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
@@ -84,7 +85,7 @@ const acceptedResponse = object({
 });
 
 const documentsResponse = object({ documents: z.array(document), ...pageShape });
-const chunksResponse = object({ chunks: z.array(chunk) });
+const chunksResponse = object({ chunks: z.array(chunk), ...pageShape });
 const documentResultsResponse = object({
   results: z.array(
     object({
@@ -93,14 +94,25 @@ const documentResultsResponse = object({
         id: uuid,
         title: z.string(),
         mimeType: z.string(),
-        source: z.string().nullable(),
+        source: z.string(),
         version: integer,
       }),
       score: z.number(),
     }),
   ),
-  queryMs: z.number(),
+  queryMs: integer,
 });
+
+/** Kinds of edges between documents, by the words of the field. Here keywords make the links, and there are no sections or summaries to link. */
+const GRAPH_EDGES = [
+  "keyword",
+  "knowledge_has_keyword",
+  "document_link",
+  "section_match",
+  "document_summary",
+  "hybrid_graph",
+] as const;
+const LINKS: ReadonlySet<string> = new Set(["keyword", "knowledge_has_keyword", "document_link", "hybrid_graph"]);
 
 export const documentEndpoints = [
   endpoint({
@@ -134,7 +146,11 @@ export const documentEndpoints = [
       status: z.enum(DOCUMENT_STATUSES).optional(),
       mimeType: z.string().max(200).optional(),
     }),
-    handle: ({ enter, query }) => enter(listAccess(query), (tx) => listDocuments(tx, query)),
+    handle: ({ enter, query }) =>
+      enter(listAccess(query), async (tx) => {
+        const { documents, ...page } = await listDocuments(tx, query);
+        return { documents: documents.map(tellDocument), ...page };
+      }),
   }),
   endpoint({
     method: "post",
@@ -151,14 +167,11 @@ export const documentEndpoints = [
       threshold: z.number().min(0).optional(),
       filter: fields({
         documentIds: z.array(uuidText).max(500).optional(),
-        mimeType: z.string().max(200).optional(),
+        mimeType: z.union([z.string().max(200), z.array(z.string().max(200)).max(50)]).optional(),
       }).optional(),
       rrfK: z.int().min(1).max(1_000).optional(),
       vectorWeight: z.number().min(0).max(1).optional(),
-      graphEdges: z
-        .array(z.enum(["keyword"]))
-        .max(10)
-        .optional(),
+      graphEdges: z.array(z.enum(GRAPH_EDGES)).max(10).optional(),
       location: z.unknown().optional(),
       lens: readSelector,
       scopeView: scopeView.optional(),
@@ -184,10 +197,10 @@ export const documentEndpoints = [
           query: body.query,
           k: body.k ?? 10,
           // Links of no kind are no links.
-          mode: mode === "hybrid_graph" && body.graphEdges?.length === 0 ? "hybrid" : mode,
+          mode: mode === "hybrid_graph" && body.graphEdges?.some((edge) => LINKS.has(edge)) === false ? "hybrid" : mode,
           threshold: body.threshold,
           documentIds: body.filter?.documentIds,
-          mimeType: body.filter?.mimeType,
+          mimeTypes: typeof body.filter?.mimeType === "string" ? [body.filter.mimeType] : body.filter?.mimeType,
           labels: body.labels ?? [],
           includeDuplicates: body.includeDuplicates ?? false,
           excludeSuspicious: body.excludeSuspicious ?? false,
@@ -195,7 +208,7 @@ export const documentEndpoints = [
           vectorWeight: body.vectorWeight,
           hintsIgnored: ignoredHints(body),
         }),
-        queryMs: elapsed(startedAt),
+        queryMs: wholeMs(startedAt),
       }));
     },
   }),
@@ -207,7 +220,7 @@ export const documentEndpoints = [
     summary: "One document, and how far it is",
     answer: document,
     params: id,
-    handle: ({ enter, params }) => enter({}, (tx) => getDocument(tx, params.id)),
+    handle: ({ enter, params }) => enter({}, async (tx) => tellDocument(await getDocument(tx, params.id))),
   }),
   endpoint({
     method: "put",
@@ -215,16 +228,16 @@ export const documentEndpoints = [
     verb: "memory:write",
     mode: "write",
     operation: "upload",
-    summary: "Upload a document's next version",
+    summary: "Upload a document's next version; without a body, read its bytes again",
     answer: acceptedResponse,
     status: 202,
-    upload: true,
+    upload: "optional",
     params: id,
     body: fields({ ...metadata, scopes: writeSelector }),
     handle: async ({ enter, params, body, upload, deps }) => {
-      const document = newDocument(upload, body, undefined, deps.models.media);
+      const document = upload && newDocument(upload, body, undefined, deps.models.media);
       const accepted = await enter({ selector: body.scopes, document: params.id }, (tx) =>
-        replaceDocument(tx, params.id, document),
+        document === undefined ? processAgain(tx, params.id) : replaceDocument(tx, params.id, document),
       );
       deps.wakeWorker();
       return accepted;
@@ -269,8 +282,22 @@ export const documentEndpoints = [
     summary: "A document's chunks, in order",
     answer: chunksResponse,
     params: id,
-    query: fields(limitAndOffset),
-    handle: ({ enter, params, query }) =>
-      enter({}, async (tx) => ({ chunks: await listChunks(tx, params.id, query.limit, query.offset) })),
+    query: fields({
+      limit: limitAndOffset.limit.unwrap().optional(),
+      offset: limitAndOffset.offset.unwrap().optional(),
+      page: pageAndSize.page.unwrap().optional(),
+      pageSize: pageAndSize.pageSize.unwrap().optional(),
+    }),
+    handle: ({ enter, params, query }) => {
+      const byPage = query.page !== undefined || query.pageSize !== undefined;
+      if (byPage && (query.limit !== undefined || query.offset !== undefined))
+        throw invalid("give page and pageSize, or limit and offset");
+      const pageSize = (byPage ? query.pageSize : query.limit) ?? (byPage ? 20 : 100);
+      const offset = byPage ? (query.page ?? 0) * pageSize : (query.offset ?? 0);
+      return enter({}, async (tx) => {
+        const { chunks, total } = await listChunks(tx, params.id, pageSize, offset);
+        return { chunks, page: Math.floor(offset / pageSize), pageSize, total };
+      });
+    },
   }),
 ];

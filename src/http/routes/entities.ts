@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { deleteEntity, describeEntity, historyOf, listEntities } from "../../memory/entities.ts";
-import { inspect, parseReference } from "../../memory/inspect.ts";
+import { type Inspected, inspect, parseReference } from "../../memory/inspect.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
 import {
@@ -14,7 +14,20 @@ import {
   queryWriteSelector,
   refuseReversed,
 } from "../wire/fields.ts";
-import { chunk, described, document, entity, facet, instant, object, trace, uuid } from "../wire/shapes.ts";
+import {
+  attribute,
+  described,
+  entity,
+  facet,
+  relation,
+  tellAttribute,
+  tellDescribed,
+  tellEntity,
+  tellFacts,
+  tellRelation,
+} from "../wire/known.ts";
+import { chunk, document, instant, memoryWithHistory, object, tellDocument, uuid } from "../wire/shapes.ts";
+import { tellTrace, trace } from "../wire/traces.ts";
 
 const reads = { verb: "memory:read" } as const;
 const named = z.object({ type: entityType, name: entityName });
@@ -24,7 +37,11 @@ const describedEntityResponse = object(described);
 const historyResponse = object({ history: facet });
 const inspectionResponse = z.union([
   object({ kind: z.literal("entity"), ...described, history: facet }),
+  object({ kind: z.literal("attribute"), current: attribute.nullable(), history: facet }),
+  object({ kind: z.literal("relation"), matches: z.array(relation) }),
   object({ kind: z.literal("document"), document, chunks: z.array(chunk) }),
+  object({ kind: z.literal("passage"), document, chunk }),
+  object({ kind: z.literal("memory"), memory: memoryWithHistory }),
   object({
     kind: z.literal("trace"),
     trace,
@@ -42,6 +59,30 @@ const inspectionResponse = z.union([
   }),
 ]);
 
+/** An inspected thing as answers have it. */
+function tellInspected(found: Inspected) {
+  switch (found.kind) {
+    case "entity":
+      return { kind: found.kind, ...tellDescribed(found), history: tellFacts(found.history) };
+    case "attribute":
+      return {
+        kind: found.kind,
+        current: found.current === undefined ? null : tellAttribute(found.current),
+        history: tellFacts(found.history),
+      };
+    case "relation":
+      return { kind: found.kind, matches: found.matches.map(tellRelation) };
+    case "trace":
+      return { ...found, trace: tellTrace(found.trace) };
+    case "document":
+      return { ...found, document: tellDocument(found.document) };
+    case "passage":
+      return { ...found, document: tellDocument(found.document) };
+    case "memory":
+      return found;
+  }
+}
+
 /** Entities, what is said of them, and where it comes from. */
 export const entityEndpoints = [
   endpoint({
@@ -52,7 +93,10 @@ export const entityEndpoints = [
     summary: "List entities",
     answer: entitiesResponse,
     query: fields({ ...limitAndOffset, ...lens, type: entityType.optional() }),
-    handle: ({ enter, query }) => enter(listAccess(query), async (tx) => ({ entities: await listEntities(tx, query) })),
+    handle: ({ enter, query }) =>
+      enter(listAccess(query), async (tx) => ({
+        entities: (await listEntities(tx, query)).map((one) => tellEntity(one)),
+      })),
   }),
   endpoint({
     ...reads,
@@ -65,7 +109,7 @@ export const entityEndpoints = [
     query: fields({ ...lens, ...moment }),
     handle: ({ enter, params, query }) => {
       refuseReversed({ validFrom: query.validFrom, validUntil: query.validUntil });
-      return enter(listAccess(query), (tx) => describeEntity(tx, params, query));
+      return enter(listAccess(query), async (tx) => tellDescribed(await describeEntity(tx, params, query)));
     },
   }),
   endpoint({
@@ -90,7 +134,9 @@ export const entityEndpoints = [
     params: z.object({ type: entityType, name: entityName, key: factKey }),
     query: fields(lens),
     handle: ({ enter, params, query }) =>
-      enter(listAccess(query), async (tx) => ({ history: await historyOf(tx, params, params.key) })),
+      enter(listAccess(query), async (tx) => ({
+        history: tellFacts(await historyOf(tx, params, params.key)),
+      })),
   }),
   endpoint({
     ...reads,
@@ -103,7 +149,7 @@ export const entityEndpoints = [
     handle: ({ enter, query }) => {
       const reference = parseReference(query.ref);
       refuseReversed({ validFrom: query.validFrom, validUntil: query.validUntil });
-      return enter(listAccess(query), (tx) => inspect(tx, reference, query));
+      return enter(listAccess(query), async (tx) => tellInspected(await inspect(tx, reference, query)));
     },
   }),
 ];

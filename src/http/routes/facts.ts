@@ -4,9 +4,10 @@ import { invalid, unprocessable } from "../../errors.ts";
 import { stringifyJson } from "../../exact-json.ts";
 import { FACT_VALUE_LIMIT, prepareFact, storeFact } from "../../memory/facts.ts";
 import { ourSession, writtenSession } from "../../memory/session-ids.ts";
-import { type StoredTriple, sentenceOf, type Triple } from "../../memory/triples.ts";
+import type { Outcome, Triple } from "../../memory/triples.ts";
 import { prepareTurns, storeTurns } from "../../memory/turns.ts";
 import { endpoint } from "../endpoint.ts";
+import { extraction, extractionOf, isAttribute, outcomesIn } from "../wire/extraction.ts";
 import {
   entityName,
   entityType,
@@ -20,7 +21,7 @@ import {
   time,
   writeSelector,
 } from "../wire/fields.ts";
-import { namedEntity, object, uuid } from "../wire/shapes.ts";
+import { object, uuid } from "../wire/shapes.ts";
 
 const BATCH_LIMIT = 16 * 1024 * 1024;
 const MOST_TRIPLES = 200;
@@ -60,47 +61,22 @@ const triplesOf = (body: FactBody): Triple[] =>
     category: category ?? body.memoryCategory ?? null,
   }));
 
-/** What is known of the entities after a write, or would be: `extraction` and `preview` have one shape. */
-function extractionOf(triples: readonly (Triple | StoredTriple)[]) {
-  const entities = new Map(
-    triples
-      .flatMap(({ entity, target }) => [entity, ...(target === undefined ? [] : [target])])
-      .map((e) => [`${e.type}/${e.name}`, e]),
-  );
-  return {
-    entities: [...entities.values()],
-    attributes: triples.filter(({ target }) => target === undefined),
-    relations: triples.filter(({ target }) => target !== undefined),
-  };
-}
-
-type Outcome = Omit<StoredTriple, "entity" | "key" | "value" | "target">;
 interface FactAnswer<T> {
-  readonly extraction?: { readonly attributes: readonly T[]; readonly relations: readonly T[] };
+  readonly turnId?: string;
+  readonly extraction?: T;
 }
-
-const outcomeOf = ({ entity: _, key: __, value: ___, target: ____, ...outcome }: StoredTriple): Outcome => outcome;
+type Extraction = ReturnType<typeof extractionOf>;
 
 /** An answer as it is stored: what the triples say is in the request. */
-const withoutTriples = ({ extraction, ...ids }: FactAnswer<StoredTriple>): FactAnswer<Outcome> =>
-  extraction === undefined
-    ? ids
-    : {
-        ...ids,
-        extraction: {
-          attributes: extraction.attributes.map(outcomeOf),
-          relations: extraction.relations.map(outcomeOf),
-        },
-      };
+const withoutTriples = ({ extraction, ...ids }: FactAnswer<Extraction>): FactAnswer<readonly Outcome[]> =>
+  extraction === undefined ? ids : { ...ids, extraction: outcomesIn(extraction) };
 
-function withTriples({ extraction, ...ids }: FactAnswer<Outcome>, { body }: { readonly body: FactBody }) {
+function withTriples({ extraction, ...ids }: FactAnswer<readonly Outcome[]>, { body }: { readonly body: FactBody }) {
   if (extraction === undefined) return ids;
-  const [attributes, relations] = [[...extraction.attributes], [...extraction.relations]];
-  const stored = triplesOf(body).map(({ category: _, ...triple }) => ({
-    ...triple,
-    ...((triple.target === undefined ? attributes : relations).shift() as Outcome),
-  }));
-  return { ...ids, extraction: extractionOf(stored) };
+  const triples = triplesOf(body);
+  const inOrder = [...triples.filter(isAttribute), ...triples.filter((triple) => !isAttribute(triple))];
+  const stored = inOrder.map((triple, i) => ({ ...triple, ...(extraction[i] as Outcome) }));
+  return { ...ids, extraction: extractionOf(stored, ids.turnId) };
 }
 
 /** Without a chat model nothing is read out of a text: triples are literal, and `full` does as `none`. */
@@ -112,46 +88,20 @@ function refuseExtraction(wanted: z.infer<typeof infer> | undefined, hasTriples:
   }
 }
 
-const storedTriple = object({
-  id: uuid,
-  entityId: uuid,
-  entity: namedEntity,
-  key: z.string(),
-  value: z.unknown().optional(),
-  target: namedEntity.optional(),
-  stored: z.boolean(),
-  current: z.boolean(),
-  superseded: z.array(uuid),
-});
-
-const givenTriple = object({
-  entity: namedEntity,
-  key: z.string(),
-  value: z.unknown().optional(),
-  target: namedEntity.optional(),
-  category: z.string().nullable(),
-});
-
-const extraction = (triple: z.ZodType) => ({
-  entities: z.array(namedEntity),
-  attributes: z.array(triple),
-  relations: z.array(triple),
-});
-
 const factResponse = object({
   mode: z.enum(["none", "triples", "preview"]),
-  sessionId: uuid.optional(),
+  sessionId: z.string().describe("Empty where a preview is of no session"),
   turnId: uuid.optional(),
   chunkId: uuid.optional(),
-  extraction: object(extraction(storedTriple)).optional(),
-  preview: object({ ...extraction(givenTriple), sentences: z.array(z.string()) }).optional(),
+  preview: z.literal(true).optional().describe("Nothing was stored, and the ids in the extraction are empty"),
+  extraction: extraction.optional(),
 });
 
 const factsResponse = object({
   sessionId: uuid,
   turnIds: z.array(uuid),
   chunkIds: z.array(uuid),
-  extractions: z.array(z.never()),
+  extractions: z.array(z.never()).describe("Empty: nothing is read out of texts"),
 });
 
 export const factEndpoints = [
@@ -175,8 +125,9 @@ export const factEndpoints = [
         const own = ourSession(body.sessionId);
         return enter(where, async () => ({
           mode: "preview",
-          ...(own === undefined ? {} : { sessionId: own }),
-          preview: { ...extractionOf(triples), sentences: triples.map(sentenceOf) },
+          sessionId: own ?? "",
+          preview: true,
+          extraction: extractionOf(triples),
         }));
       }
       const said = { labels: body.labels ?? [], observedAt: body.observedAt };
@@ -193,7 +144,9 @@ export const factEndpoints = [
           mode: triples.length > 0 ? "triples" : "none",
           ...ids,
           // What was known before is for those who may read.
-          ...(triples.length > 0 && tx.entry.verbs.includes("memory:read") ? { extraction: extractionOf(stored) } : {}),
+          ...(triples.length > 0 && tx.entry.verbs.includes("memory:read")
+            ? { extraction: extractionOf(stored, ids.turnId) }
+            : {}),
         };
       });
     },
@@ -214,7 +167,7 @@ export const factEndpoints = [
         .max(500),
       sessionId: sessionName.optional(),
       scopes: writeSelector,
-      extract: z.boolean().optional(),
+      extract: z.union([z.enum(["per_message", "whole_conversation"]), z.boolean()]).optional(),
       infer: infer.optional(),
       labels: labels.optional(),
     }),

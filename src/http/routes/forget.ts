@@ -12,11 +12,12 @@ import { wordsOfSubject } from "../../text/names.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   fields,
+  fromTime,
   labels,
   queryText,
   refuseReversed,
   sessionName,
-  time,
+  untilTime,
   uuidText,
   writeSelector,
 } from "../wire/fields.ts";
@@ -92,8 +93,8 @@ export const forgetEndpoints = [
         ),
       documentId: uuidText.optional(),
       ids: z.array(uuidText).min(1).max(1_000).optional().describe("The ids that hits have"),
-      since: time.optional().describe("What was observed from this time on"),
-      until: time.optional().describe("What was observed up to this time"),
+      since: fromTime.optional().describe("What was observed from this time on"),
+      until: untilTime.optional().describe("What was observed up to this time"),
       subtree: z.boolean().optional(),
       confirm,
     }),

@@ -1,9 +1,11 @@
 import { z } from "zod";
 import { checkMemory, FSCK_CHECKS } from "../../memory/fsck.ts";
+import { spellValue } from "../../memory/triples.ts";
 import { PLANTED_KINDS } from "../../text/planted.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields } from "../wire/fields.ts";
-import { integer, namedEntity, object, scopeTags, uuid } from "../wire/shapes.ts";
+import { spellEntity } from "../wire/known.ts";
+import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
 
 const DEFAULT_THRESHOLD = 0.95;
 const DEFAULT_RESULTS = 100;
@@ -12,12 +14,19 @@ const check = z.enum(FSCK_CHECKS);
 const foundEntity = object({ id: uuid, type: z.string(), name: z.string(), scope: scopeTags });
 
 const fsckResponse = object({
-  duplicates: z.array(object({ entityA: foundEntity, entityB: foundEntity, similarity: z.number() })),
+  duplicates: z.array(
+    object({
+      entityA: z.string().describe("<type>/<name>"),
+      entityB: z.string().describe("<type>/<name>"),
+      similarity: z.number(),
+      entities: z.tuple([foundEntity, foundEntity]),
+    }),
+  ),
   contradictions: z.array(
     object({
-      entity: namedEntity,
+      entity: z.string().describe("<type>/<name>"),
       key: z.string(),
-      values: z.array(z.unknown()),
+      values: z.array(z.string()).describe("What is no string, as JSON"),
       facts: z.array(object({ id: uuid, value: z.unknown(), scope: scopeTags })),
     }),
   ),
@@ -41,12 +50,26 @@ export const fsckEndpoints = [
       maxResults: z.int().min(1).max(500).optional(),
     }),
     handle: ({ enter, body }) =>
-      enter({}, (tx) =>
-        checkMemory(tx, {
+      enter({}, async (tx) => {
+        const { duplicates, contradictions, ...report } = await checkMemory(tx, {
           checks: body.check ?? FSCK_CHECKS,
           duplicateThreshold: body.duplicateThreshold ?? DEFAULT_THRESHOLD,
           maxResults: body.maxResults ?? DEFAULT_RESULTS,
-        }),
-      ),
+        });
+        return {
+          duplicates: duplicates.map(({ entityA, entityB, similarity }) => ({
+            entityA: spellEntity(entityA),
+            entityB: spellEntity(entityB),
+            similarity,
+            entities: [entityA, entityB],
+          })),
+          contradictions: contradictions.map(({ entity, values, ...one }) => ({
+            ...one,
+            entity: spellEntity(entity),
+            values: values.map(spellValue),
+          })),
+          ...report,
+        };
+      }),
   }),
 ];

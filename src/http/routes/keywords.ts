@@ -8,7 +8,7 @@ import {
   searchKeywords,
 } from "../../documents/keyword-index.ts";
 import { normalise } from "../../documents/parsing/normalise.ts";
-import { elapsed } from "../../traces/record.ts";
+import { wholeMs } from "../../traces/record.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
 import {
@@ -30,16 +30,23 @@ const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
 
 const linksResponse = object({ linksEmitted: integer });
-const keyword = object({ keyword: z.string(), normalised: z.string(), documentCount: integer, score: z.number() });
+/** A keyword is known by its normalised spelling. */
+const named = { id: z.string(), text: z.string(), keyword: z.string(), normalised: z.string() };
+const keyword = object({ ...named, documentCount: integer, score: z.number() });
+const tell = <K extends { readonly keyword: string; readonly normalised: string }>(one: K) => ({
+  id: one.normalised,
+  text: one.keyword,
+  ...one,
+});
 const keywordsResponse = object({ keywords: z.array(keyword), ...pageShape });
-const keywordResultsResponse = object({ results: z.array(keyword), queryMs: z.number() });
+const keywordResultsResponse = object({ results: z.array(keyword), queryMs: integer });
 const describedKeywordResponse = object({
   ...keyword.shape,
   documents: z.array(object({ id: uuid, title: z.string(), score: z.number(), count: integer })),
 });
 
 const documentKeywordsResponse = object({
-  keywords: z.array(object({ keyword: z.string(), normalised: z.string(), score: z.number(), count: integer })),
+  keywords: z.array(object({ ...named, score: z.number(), count: integer })),
 });
 
 /** What documents are about, and the links between them that come of it. They stand before the routes by a document's id. */
@@ -70,7 +77,11 @@ export const keywordEndpoints = [
       minDocumentCount: count(1, 1_000_000, 1),
       sort: z.enum(KEYWORD_ORDERS).default("documentCount"),
     }),
-    handle: ({ enter, query }) => enter(listAccess(query), (tx) => listKeywords(tx, query)),
+    handle: ({ enter, query }) =>
+      enter(listAccess(query), async (tx) => {
+        const { keywords, ...page } = await listKeywords(tx, query);
+        return { keywords: keywords.map(tell), ...page };
+      }),
   }),
   endpoint({
     method: "post",
@@ -90,8 +101,10 @@ export const keywordEndpoints = [
     handle: ({ enter, body }) => {
       const startedAt = performance.now();
       return enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => ({
-        results: await searchKeywords(tx, { query: body.query, k: body.k ?? 10, threshold: body.threshold ?? 0 }),
-        queryMs: elapsed(startedAt),
+        results: (await searchKeywords(tx, { query: body.query, k: body.k ?? 10, threshold: body.threshold ?? 0 })).map(
+          tell,
+        ),
+        queryMs: wholeMs(startedAt),
       }));
     },
   }),
@@ -105,7 +118,7 @@ export const keywordEndpoints = [
     params: z.object({ normalised: z.string().max(200) }),
     query: fields(lens),
     handle: ({ enter, params, query }) =>
-      enter(listAccess(query), (tx) => describeKeyword(tx, normalise(params.normalised))),
+      enter(listAccess(query), async (tx) => tell(await describeKeyword(tx, normalise(params.normalised)))),
   }),
   endpoint({
     method: "get",
@@ -115,6 +128,7 @@ export const keywordEndpoints = [
     summary: "A document's keywords",
     answer: documentKeywordsResponse,
     params: id,
-    handle: ({ enter, params }) => enter({}, async (tx) => ({ keywords: await keywordsOfDocument(tx, params.id) })),
+    handle: ({ enter, params }) =>
+      enter({}, async (tx) => ({ keywords: (await keywordsOfDocument(tx, params.id)).map(tell) })),
   }),
 ];

@@ -7,6 +7,7 @@ import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
 import {
   fields,
+  fromTime,
   jsonValue,
   labels,
   lens,
@@ -16,34 +17,11 @@ import {
   refuseReversed,
   text,
   time,
+  untilTime,
   uuidText,
 } from "../wire/fields.ts";
-import { instant, integer, object, scopeTags, uuid } from "../wire/shapes.ts";
+import { integer, memory, memoryWithHistory, object, uuid } from "../wire/shapes.ts";
 
-const memoryShape = {
-  id: uuid.describe("The id that hits have"),
-  source: z.enum(MEMORY_SOURCES),
-  text: z.string(),
-  scope: scopeTags,
-  labels: z.array(z.string()),
-  occurredAt: instant,
-  createdAt: instant,
-  expiresAt: instant.optional(),
-  role: z.string().optional(),
-  sessionId: uuid.optional(),
-  turnId: uuid.optional(),
-  documentId: uuid.optional(),
-  documentTitle: z.string().optional(),
-  key: z.string().optional(),
-  value: z.unknown().optional(),
-};
-const memoryResponse = object({
-  ...memoryShape,
-  history: z
-    .array(object({ text: z.string(), until: instant }))
-    .optional()
-    .describe("What a turn said before it was corrected, newest first"),
-});
 const id = z.object({ id: uuidText });
 
 export const memoryEndpoints = [
@@ -53,13 +31,13 @@ export const memoryEndpoints = [
     verb: "memory:read",
     operation: "memories",
     summary: "Everything that this key can recall, newest first",
-    answer: object({ memories: z.array(object(memoryShape)), nextCursor: z.string().optional() }),
+    answer: object({ memories: z.array(memory), nextCursor: z.string().optional() }),
     query: fields({
       ...lens,
       labels: queryLabels,
       source: listed(MEMORY_SOURCES).optional().describe("One or several of them, with commas between; absent: all"),
-      since: time.optional(),
-      until: time.optional(),
+      since: fromTime.optional(),
+      until: untilTime.optional(),
       limit: pageLimit,
       cursor: z.string().max(200).optional().describe("`nextCursor` of the page before"),
     }),
@@ -79,7 +57,7 @@ export const memoryEndpoints = [
     verb: "memory:read",
     operation: "memories",
     summary: "One memory, by the id that hits have",
-    answer: memoryResponse,
+    answer: memoryWithHistory,
     params: id,
     handle: ({ enter, params }) => enter({}, (tx) => getMemory(tx, params.id)),
   }),
@@ -90,7 +68,7 @@ export const memoryEndpoints = [
     mode: "write",
     operation: "memory_change",
     summary: "Correct, relabel or expire one memory",
-    answer: memoryResponse,
+    answer: memoryWithHistory,
     params: id,
     body: fields({
       text: text

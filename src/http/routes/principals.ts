@@ -5,7 +5,7 @@ import { type ApiKey, changeVerbs, grantsOf, KEY_VERBS, knownKey, knownKeys } fr
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { endpoint, type Request } from "../endpoint.ts";
-import { fields, querySelector, time, uuidText } from "../wire/fields.ts";
+import { fields, querySelector, time, untilTime, uuidText } from "../wire/fields.ts";
 import { grantedPaths, instant, object, principalKind, uuid } from "../wire/shapes.ts";
 
 const id = z.object({ id: uuidText });
@@ -23,12 +23,17 @@ const grants = z.partialRecord(z.enum(KEY_VERBS), z.array(z.string()).min(1));
 
 /** The verbs that a body names; the paths must be the floor's own, since a floor does not change. */
 function verbsNamed(
-  body: { grants?: Partial<Record<KeyVerb, string[]>> | undefined; verbs?: KeyVerb[] | undefined },
+  body: {
+    grants?: Partial<Record<KeyVerb, string[]>> | undefined;
+    verbs?: KeyVerb[] | undefined;
+    path?: string | undefined;
+  },
   key: ApiKey,
 ): KeyVerb[] {
   if ((body.grants === undefined) === (body.verbs === undefined)) throw invalid("give either grants or verbs");
   const floor = scopeFromDatabase(key.scopeFloor);
-  for (const path of Object.values(body.grants ?? {}).flat()) {
+  if (body.path !== undefined && body.verbs === undefined) throw invalid("path goes with verbs");
+  for (const path of [...Object.values(body.grants ?? {}).flat(), ...(body.path === undefined ? [] : [body.path])]) {
     const clauses = parseSelector(path) ?? [];
     if (!clauses.every(({ tags }) => holds(floor, tags) && holds(tags, floor))) {
       throw unprocessable("a key's scope floor does not change: mint a narrower key for another path");
@@ -37,7 +42,12 @@ function verbsNamed(
   return KEY_VERBS.filter((verb) => body.verbs?.includes(verb) || body.grants?.[verb] !== undefined);
 }
 
-const change = fields({ grants: grants.optional(), verbs: z.array(z.enum(KEY_VERBS)).optional() });
+const change = fields({
+  grants: grants.optional(),
+  verbs: z.array(z.enum(KEY_VERBS)).optional(),
+  path: z.string().min(1).max(1_000).optional().describe("The key's floor, with the verbs that are meant"),
+  asOf: time.optional(),
+});
 
 /** @param keep the verbs that are left, of a key and of those that the body names */
 const changeGrants = (
@@ -83,7 +93,7 @@ export const principalEndpoints = [
     summary: "What a principal may at a path",
     answer: effectiveResponse,
     params: id,
-    query: fields({ path: querySelector, asOf: time.optional() }),
+    query: fields({ path: querySelector, asOf: untilTime.optional() }),
     handle: ({ enter, params, query }) => {
       const [clause, ...more] = query.path ?? [];
       if (more.length > 0) throw unprocessable("path names exactly one scope");

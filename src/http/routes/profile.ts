@@ -2,11 +2,11 @@ import { z } from "zod";
 import { profileOf, stateOf } from "../../memory/profile.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields, lens, readSelector, scopeView, viewOf } from "../wire/fields.ts";
-import { attribute, instant, namedEntity, object, relation, scopeTags, uuid } from "../wire/shapes.ts";
+import { attribute, entity, instruction, relation, tellProfile, tellState } from "../wire/known.ts";
+import { object } from "../wire/shapes.ts";
 
 const reads = { verb: "memory:read" } as const;
 
-const instruction = object({ id: uuid, text: z.string(), scope: scopeTags, occurredAt: instant });
 const profileResponse = object({
   static: z.array(attribute),
   dynamic: z.array(attribute),
@@ -16,7 +16,7 @@ const profileResponse = object({
 });
 
 const statePart = object({
-  entities: z.array(namedEntity),
+  entities: z.array(entity),
   attributes: z.array(attribute),
   relations: z.array(relation),
 });
@@ -26,7 +26,7 @@ const stateResponse = object({
   knowledge: statePart,
   context: statePart,
   instructions: z.array(instruction),
-  unknowns: z.array(namedEntity),
+  unknowns: z.array(object({ about: z.string(), reason: z.string(), type: z.string(), name: z.string() })),
   truncated: z.boolean(),
 });
 
@@ -40,7 +40,8 @@ export const profileEndpoints = [
     summary: "What is known, sorted by how lasting it is",
     answer: profileResponse,
     query: fields(lens),
-    handle: ({ enter, query }) => enter({ selector: query.lens, view: viewOf(query.scopeView) }, profileOf),
+    handle: ({ enter, query }) =>
+      enter({ selector: query.lens, view: viewOf(query.scopeView) }, async (tx) => tellProfile(await profileOf(tx))),
   }),
   endpoint({
     ...reads,
@@ -51,7 +52,8 @@ export const profileEndpoints = [
     summary: "What is known, by category",
     answer: stateResponse,
     query: fields(lens),
-    handle: ({ enter, query }) => enter({ selector: query.lens, view: viewOf(query.scopeView) }, stateOf),
+    handle: ({ enter, query }) =>
+      enter({ selector: query.lens, view: viewOf(query.scopeView) }, async (tx) => tellState(await stateOf(tx))),
   }),
   endpoint({
     ...reads,
@@ -62,6 +64,7 @@ export const profileEndpoints = [
     summary: "What is known, by category",
     answer: stateResponse,
     body: fields({ lens: readSelector, scopeView: scopeView.optional() }),
-    handle: ({ enter, body }) => enter({ selector: body.lens, view: viewOf(body.scopeView) }, stateOf),
+    handle: ({ enter, body }) =>
+      enter({ selector: body.lens, view: viewOf(body.scopeView) }, async (tx) => tellState(await stateOf(tx))),
   }),
 ];

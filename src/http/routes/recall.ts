@@ -1,12 +1,15 @@
 import { z } from "zod";
 import { settingsOf } from "../../context/settings.ts";
+import type { ScopedTransaction } from "../../db/access/scoped.ts";
 import { unprocessable } from "../../errors.ts";
 import { isOurs, visibleSession } from "../../memory/session-ids.ts";
 import { contextBlock } from "../../recall/answer/context-block.ts";
+import type { Recalled } from "../../recall/conclude.ts";
 import { answerQuery } from "../../recall/query.ts";
 import { type PassageFilter, PRESENT } from "../../recall/ranking/filter.ts";
 import { recallThroughTiers } from "../../recall/recall.ts";
-import { elapsed } from "../../traces/record.ts";
+import { recallRecent } from "../../recall/recent.ts";
+import { wholeMs } from "../../traces/record.ts";
 import { recallDeps } from "../deps.ts";
 import { endpoint } from "../endpoint.ts";
 import {
@@ -15,19 +18,26 @@ import {
   ignoredHints,
   k,
   labels,
+  moment,
+  queryOrNothing,
   queryText,
   readSelector,
   refuseReversed,
   scopeView,
   sessionName,
-  time,
   viewOf,
 } from "../wire/fields.ts";
-import { instant, integer, namedEntity, object, remarks, scopeTags, tokens, uuid } from "../wire/shapes.ts";
+import { instant, integer, object, remarks, scopeTags, tokens, uuid } from "../wire/shapes.ts";
 
 const DEFAULT_K = 10;
 
 const sourceKind = z.enum(["attribute", "entity", "chunk", "memory_chunk", "section"]);
+
+/** What the caller calls itself. */
+const sourceLabel = z
+  .string()
+  .regex(/^[\p{L}\p{N}][\p{L}\p{M}\p{N} ._:@/+-]{0,127}$/u, "must be 1 to 128 letters, digits, spaces, or ._:@/+-")
+  .describe("A label for the trace, such as the name of the client; what narrows the search is sources");
 
 const queryBody = fields({
   query: queryText,
@@ -38,14 +48,12 @@ const queryBody = fields({
   include: z.union([z.enum(["facts", "passages"]), z.array(z.enum(["facts", "passages"]))]).optional(),
   scopeView: scopeView.optional(),
   sessionId: sessionName.optional(),
-  asOf: time.optional(),
-  atInstant: time.optional(),
-  validFrom: time.optional(),
-  validUntil: time.optional(),
+  ...moment,
   location: z.unknown().optional(),
   includeDuplicates: z.boolean().optional(),
   excludeSuspicious: z.boolean().optional(),
-  source: z.union([sourceKind, z.array(sourceKind)]).optional(),
+  source: sourceLabel.optional(),
+  sources: z.union([sourceKind, z.array(sourceKind)]).optional(),
   ...hints,
 });
 
@@ -62,10 +70,10 @@ const KINDS: Partial<Record<z.infer<typeof sourceKind>, string>> = {
 };
 const INCLUDED = { passages: ["turn", "chunk"], facts: ["attribute"] };
 
-/** The kinds of passages that `include` and `source` leave; undefined: all of them. */
+/** The kinds of passages that `include` and `sources` leave; undefined: all of them. */
 function kindsOf(body: QueryBody): readonly string[] | undefined {
   const included = asList(body.include)?.flatMap((part) => INCLUDED[part]);
-  const named = asList(body.source)?.flatMap((source) => KINDS[source] ?? []);
+  const named = asList(body.sources)?.flatMap((source) => KINDS[source] ?? []);
   return included === undefined
     ? named
     : named === undefined
@@ -107,10 +115,11 @@ const recallTrace = object({
   tierReason: z.string(),
   retrievedCount: integer,
   topScores: z.array(z.number()),
-  latencyMs: z.number(),
+  latencyMs: integer,
   scope: scopeTags,
   tokens,
   plan: z.string(),
+  source: z.string().optional().describe("The request's own label"),
   savedTokens: integer.optional(),
   hiddenByView: z.literal(true).optional(),
   hint: z.string().optional().describe("What to do where the view hides what there may be"),
@@ -123,24 +132,32 @@ const hit = object({
   text: z.string(),
   score: z.number(),
   scope: scopeTags,
+  labels: z.array(z.string()),
   occurredAt: instant,
+  createdAt: instant,
+  sessionId: uuid.optional(),
+  turnId: uuid.optional(),
+  role: z.string().optional().describe("Of a turn: who said it"),
+  seq: integer.optional().describe("Of a turn: its place in the session"),
+  documentId: uuid.optional(),
   documentTitle: z.string().optional(),
+  position: integer.optional().describe("Of a chunk: its place in the document"),
   ...remarks,
 });
 
 const queryResponse = object({
   tier: z.enum(["direct", "cache", "hybrid", "full_context"]),
-  classificationKind: z.enum(["open", "attribute", "keyed"]),
+  classificationKind: z.enum(["direct_lookup", "hybrid", "full_context"]),
   hits: z.array(hit),
-  seedEntities: z.array(namedEntity),
-  queryMs: z.number(),
+  seedEntities: z.array(z.string()).describe("<type>/<name> of each"),
+  queryMs: integer,
   trace: recallTrace,
 });
 
 const contextResponse = object({
   context: z.string(),
   tier: z.enum(["cache", "hybrid", "full_context"]),
-  queryMs: z.number(),
+  queryMs: integer,
 });
 
 export const recallEndpoints = [
@@ -174,6 +191,7 @@ export const recallEndpoints = [
           moment: momentOf(body),
           sessionId,
           hintsIgnored: ignoredHints(body),
+          source: body.source,
         },
       );
     },
@@ -187,7 +205,7 @@ export const recallEndpoints = [
     summary: "Recall, as Markdown for a prompt",
     answer: contextResponse,
     body: fields({
-      query: queryText,
+      query: queryOrNothing,
       k: k.optional(),
       lens: readSelector,
       labels: labels.optional(),
@@ -198,6 +216,14 @@ export const recallEndpoints = [
     }),
     handle: async ({ enter, meter, body, deps }) => {
       const startedAt = performance.now();
+      const filter = { ...PRESENT, labels: body.labels ?? [], excludeSuspicious: body.excludeSuspicious ?? false };
+      const blockOf = (tx: ScopedTransaction, { hits, tier }: Pick<Recalled, "hits" | "tier">) => ({
+        context: contextBlock(hits, body.maxTokens ?? settingsOf(tx).contextTokens),
+        tier,
+        queryMs: wholeMs(startedAt),
+      });
+      if (body.query === "")
+        return enter(accessOf(body), async (tx) => blockOf(tx, await recallRecent(tx, filter, body.k)));
       return recallThroughTiers(
         (access, work) => enter({ ...accessOf(body), ...access }, work),
         recallDeps(deps, meter(accessOf(body))),
@@ -205,15 +231,11 @@ export const recallEndpoints = [
           query: body.query,
           k: body.k ?? DEFAULT_K,
           mode: "hybrid",
-          filter: { ...PRESENT, labels: body.labels ?? [], excludeSuspicious: body.excludeSuspicious ?? false },
+          filter,
           includeDuplicates: body.includeDuplicates ?? false,
         },
         { operation: "context" },
-        (tx, { hits, tier }) => ({
-          context: contextBlock(hits, body.maxTokens ?? settingsOf(tx).contextTokens),
-          tier,
-          queryMs: elapsed(startedAt),
-        }),
+        blockOf,
       );
     },
   }),

@@ -1,10 +1,13 @@
 import { z } from "zod";
-import { auditRows } from "../../traces/audit.ts";
-import { getTrace, listTraces, traceStats } from "../../traces/list.ts";
+import { invalid } from "../../errors.ts";
+import { type AuditRow, auditRows } from "../../traces/audit.ts";
+import { getTrace, listTraces } from "../../traces/list.ts";
+import { traceStats } from "../../traces/stats.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
-import { fields, limitAndOffset, querySelector, scopeView, time, uuidText } from "../wire/fields.ts";
-import { instant, integer, numbers, object, principalKind, scopeTags, trace, uuid } from "../wire/shapes.ts";
+import { fields, fromTime, limitAndOffset, querySelector, scopeView, untilTime, uuidText } from "../wire/fields.ts";
+import { instant, integer, numbers, object, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
+import { tellTrace, trace } from "../wire/traces.ts";
 
 const lens = { lens: querySelector, scopeView: scopeView.optional() };
 
@@ -18,16 +21,35 @@ const traceStatsResponse = object({
   totalTokens: z.number(),
   averageLatencyMs: z.number().nullable(),
   cache: object({ hits: integer, hitRate: z.number().nullable(), savedTokens: z.number() }),
+  windowHours: integer.describe("From the oldest of them until now"),
+  totalQueries: integer,
+  avgLatencyMs: z.number(),
+  tierCounts: object({ direct: integer, hybrid: integer, fullContext: integer }),
+  cacheHits: integer,
+  cacheHitRate: z.number(),
+  retrieval: object({ traces: integer, avgCandidateSet: z.number(), maxCandidateSet: integer }),
+  responseTracesTotal: integer,
+  responseTracesCached: integer,
+  supersession: object({ supersessionEvents: integer, entitiesChurned: integer, churnPerEntity: z.number() }),
+  contradiction: object({
+    contradictions: integer.describe("Keys of an entity that have several values at present"),
+    contradictionRate: z.number(),
+    reconciliations: integer,
+  }),
+  sourceKindDistribution: z.array(object({ kind: z.string(), count: integer })),
 });
 
 const auditResponse = object({
   rows: z.array(
     object({
+      traceId: uuid,
       id: uuid,
       createdAt: instant,
-      kind: z.string(),
+      kind: z.enum(["decision", "retrieval", "response"]),
+      traceKind: z.enum(KINDS).describe("The trace's own kind"),
       operation: z.string(),
-      principal: principalKind,
+      principal: uuid.describe("The id of the key"),
+      principalKind,
       keyId: uuid,
       onBehalfOf: uuid.nullable(),
       scope: scopeTags,
@@ -35,8 +57,28 @@ const auditResponse = object({
       status: z.string(),
       returned: integer.nullable(),
       totalTokens: integer,
+      model: z.string().nullable(),
+      rowsTouched: integer,
+      latencyMs: integer,
+      cost: z.number().describe("In USD; 0 where there is no price"),
     }),
   ),
+});
+
+/** Of the kinds of traces three are those of an audit; the others are decisions, and answers of models. */
+const AUDITED = { retrieval: "retrieval", response: "response", model: "response" } as const;
+
+const tellAuditRow = ({ kind, principal, costUsd, returned, ...row }: AuditRow) => ({
+  ...row,
+  traceId: row.id,
+  kind: AUDITED[kind as keyof typeof AUDITED] ?? "decision",
+  traceKind: kind,
+  principal: row.keyId,
+  principalKind: principal,
+  returned,
+  rowsTouched: returned ?? 0,
+  latencyMs: Math.round(row.latencyMs),
+  cost: costUsd ?? 0,
 });
 
 export const traceEndpoints = [
@@ -49,14 +91,27 @@ export const traceEndpoints = [
     answer: auditResponse,
     query: fields({
       ...lens,
-      principal: z.enum(["management", "supervisor", "agent"]).optional(),
+      principal: z
+        .union([principalKind, uuidText])
+        .optional()
+        .describe("A kind of key, or a key's id; key is the latter"),
       key: uuidText.optional(),
       kind: z.enum(KINDS).optional(),
-      since: time.optional(),
-      until: time.optional(),
+      since: fromTime.optional(),
+      until: untilTime.optional(),
       limit: limitAndOffset.limit,
     }),
-    handle: ({ enter, query }) => enter(listAccess(query), async (tx) => ({ rows: await auditRows(tx, query) })),
+    handle: ({ enter, query }) => {
+      const { principal, ...filter } = query;
+      const isKind = principalKind.safeParse(principal).success;
+      if (principal !== undefined && !isKind && filter.key !== undefined && filter.key !== principal)
+        throw invalid("principal and key name two keys");
+      return enter(listAccess(query), async (tx) => ({
+        rows: (await auditRows(tx, { ...filter, ...(isKind ? { principal } : { key: filter.key ?? principal }) })).map(
+          tellAuditRow,
+        ),
+      }));
+    },
   }),
   endpoint({
     method: "get",
@@ -69,10 +124,13 @@ export const traceEndpoints = [
       ...limitAndOffset,
       ...lens,
       operation: z.string().max(40).optional(),
-      since: time.optional(),
-      until: time.optional(),
+      since: fromTime.optional(),
+      until: untilTime.optional(),
     }),
-    handle: ({ enter, query }) => enter(listAccess(query), async (tx) => ({ traces: await listTraces(tx, query) })),
+    handle: ({ enter, query }) =>
+      enter(listAccess(query), async (tx) => ({
+        traces: (await listTraces(tx, query)).map(tellTrace),
+      })),
   }),
   endpoint({
     method: "get",
@@ -92,6 +150,6 @@ export const traceEndpoints = [
     summary: "One trace",
     answer: trace,
     params: z.object({ id: uuidText }),
-    handle: ({ enter, params }) => enter({}, (tx) => getTrace(tx, params.id)),
+    handle: ({ enter, params }) => enter({}, async (tx) => tellTrace(await getTrace(tx, params.id))),
   }),
 ];

@@ -4,7 +4,7 @@ import { billAsCsv, billOf } from "../../metering/bill.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint, TextAnswer } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
-import { fields, querySelector, time } from "../wire/fields.ts";
+import { fields, fromTime, querySelector, untilTime } from "../wire/fields.ts";
 import { billShape } from "../wire/metering-shapes.ts";
 import { instant, object, usageShape } from "../wire/shapes.ts";
 
@@ -34,8 +34,8 @@ export const usageEndpoints = [
     answer: usageResponse,
     query: fields({
       scope: querySelector,
-      from: time.optional(),
-      to: time.optional(),
+      from: fromTime.optional(),
+      to: untilTime.optional(),
       groupBy: groupBy.optional(),
     }),
     handle: ({ enter, query }) =>

@@ -73,19 +73,31 @@ export const scopeObject = parsedBy(parseScope);
 
 export const uuidText = z.uuid();
 /** An instant, normalised to UTC: an offset that PostgreSQL does not know never reaches it. */
-export const time = z.iso
-  .datetime({ offset: true, error: "must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z" })
-  .max(40)
-  .transform((text, context) => {
-    const instant = new Date(text);
-    if (Number.isNaN(instant.getTime()) || instant.getUTCFullYear() < 1000 || instant.getUTCFullYear() > 9999) {
-      context.addIssue({ code: "custom", message: "must lie between the years 1000 and 9999 in UTC" });
-      return z.NEVER;
-    }
-    return instant.toISOString();
-  });
+const instantText = (text: string, context: z.RefinementCtx): string => {
+  const instant = new Date(text);
+  if (Number.isNaN(instant.getTime()) || instant.getUTCFullYear() < 1000 || instant.getUTCFullYear() > 9999) {
+    context.addIssue({ code: "custom", message: "must lie between the years 1000 and 9999 in UTC" });
+    return z.NEVER;
+  }
+  return instant.toISOString();
+};
+const TIME = "must be an RFC 3339 time with a zone, such as 2026-01-31T12:00:00Z";
+export const time = z.iso.datetime({ offset: true, error: TIME }).max(40).transform(instantText);
+/** As {@link time}, or a date alone, which stands for a time of that day in UTC. */
+const timeOrDate = (ofDay: string, which: string) =>
+  z
+    .union([z.iso.date(), z.iso.datetime({ offset: true })], { error: `${TIME}, or a date such as 2026-01-31` })
+    .transform((text) => (text.length === 10 ? `${text}${ofDay}` : text))
+    .pipe(z.string().max(40).transform(instantText))
+    .meta({ description: `A time, or a date, which is its day's ${which} in UTC` });
+/** From when on. */
+export const fromTime = timeOrDate("T00:00:00.000Z", "start");
+/** Until when, or at which moment. */
+export const untilTime = timeOrDate("T23:59:59.999Z", "end");
 export const text = z.string().min(1).max(100_000);
 export const queryText = z.string().trim().min(1).max(8_000);
+/** Empty: what is newest. */
+export const queryOrNothing = z.string().trim().max(8_000);
 export const k = z.int().min(1).max(50);
 export const labels = z
   .array(
@@ -289,8 +301,8 @@ export function refuseReversed(span: Readonly<Record<string, string | undefined>
 
 /** At which moment, of the two times. */
 export const moment = {
-  asOf: time.optional(),
-  atInstant: time.optional(),
-  validFrom: time.optional(),
-  validUntil: time.optional(),
+  asOf: untilTime.optional(),
+  atInstant: untilTime.optional(),
+  validFrom: fromTime.optional(),
+  validUntil: untilTime.optional(),
 };

@@ -1,7 +1,8 @@
 /** Shapes that several answers share. A test checks every answer of the suite against them, so that the API's description stays true. */
 import { z } from "zod";
-import { DOCUMENT_STATUSES } from "../../documents/documents.ts";
+import { DOCUMENT_STATUSES, type Document } from "../../documents/documents.ts";
 import { KEY_VERBS } from "../../keys/keys.ts";
+import { MEMORY_SOURCES } from "../../memory/memories.ts";
 
 export const object = z.strictObject;
 export const uuid = z.uuid();
@@ -24,10 +25,12 @@ export const namedEntity = object({ type: z.string(), name: z.string() });
 export const document = object({
   id: uuid,
   title: z.string(),
-  source: z.string().nullable(),
+  source: z.string().describe("As the upload says; empty where it does not"),
   mimeType: z.string(),
   sizeBytes: integer,
-  contentHash: z.string().nullable().describe("SHA-256, hex; null once a part of the document was forgotten"),
+  contentHash: z
+    .string()
+    .describe("SHA-256, hex; empty once a part of the document was forgotten, and its bytes with it"),
   status: z.enum(DOCUMENT_STATUSES),
   error: z.string().optional(),
   warnings: z
@@ -55,6 +58,12 @@ export const document = object({
   progress: object({ chunks: integer, embedded: integer }).optional(),
 });
 
+export const tellDocument = ({ source, contentHash, ...document }: Document) => ({
+  ...document,
+  source: source ?? "",
+  contentHash: contentHash ?? "",
+});
+
 export const pageShape = { page: integer, pageSize: integer, total: integer };
 export const chunk = object({
   id: uuid,
@@ -75,24 +84,6 @@ export const remarks = {
   duplicates: integer.optional().describe("How many others that say the same it stands for"),
 };
 
-export const trace = object({
-  id: uuid,
-  createdAt: instant,
-  kind: z.string(),
-  operation: z.string(),
-  scope: scopeTags,
-  queryText: z.string().nullable(),
-  resolutionTier: z.string().nullable(),
-  tierReason: z.string().nullable(),
-  plan: z.string().nullable(),
-  latencyMs: z.number(),
-  cached: z.boolean(),
-  status: z.string(),
-  sessionId: uuid.nullable(),
-  tokens,
-  retrievals: z.array(uuid).optional(),
-});
-
 export const usageShape = {
   calls: integer,
   inputTokens: z.number(),
@@ -104,23 +95,27 @@ export const usageShape = {
   storedBytes: z.number().optional(),
 };
 
-export const entity = object({ id: uuid, type: z.string(), name: z.string(), scope: scopeTags, createdAt: instant });
-export const factShape = {
-  id: uuid,
-  entity: namedEntity,
-  key: z.string(),
-  category: z.string().nullable(),
-  validFrom: instant,
-  validUntil: instant.nullable(),
-  supersededBy: uuid.nullable(),
-  createdAt: instant,
-  closedAt: instant.nullable(),
-  sessionId: uuid.nullable(),
-  turnId: uuid.nullable(),
+export const memory = object({
+  id: uuid.describe("The id that hits have"),
+  source: z.enum(MEMORY_SOURCES),
+  text: z.string(),
   scope: scopeTags,
-};
-
-export const attribute = object({ ...factShape, value: z.unknown() });
-export const relation = object({ ...factShape, target: namedEntity });
-export const described = { entity, attributes: z.array(attribute), relations: z.array(relation) };
-export const facet = z.array(z.union([attribute, relation]));
+  labels: z.array(z.string()),
+  occurredAt: instant,
+  createdAt: instant,
+  expiresAt: instant.optional(),
+  role: z.string().optional(),
+  sessionId: uuid.optional(),
+  turnId: uuid.optional(),
+  documentId: uuid.optional(),
+  documentTitle: z.string().optional(),
+  key: z.string().optional(),
+  value: z.unknown().optional(),
+});
+export const memoryWithHistory = object({
+  ...memory.shape,
+  history: z
+    .array(object({ text: z.string(), until: instant }))
+    .optional()
+    .describe("What a turn said before it was corrected, newest first"),
+});

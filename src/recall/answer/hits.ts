@@ -13,7 +13,11 @@ export interface Hit {
   readonly text: string;
   readonly score: number;
   readonly scope: Scope;
+  readonly labels: readonly string[];
   readonly occurredAt: string;
+  readonly createdAt: string;
+  /** Of a chunk in its document; of a turn in its session. */
+  readonly position: number | null;
   readonly role: string | null;
   /** The principal of the key that stored it. */
   readonly author: string;
@@ -40,7 +44,10 @@ interface PassageRow {
   readonly scopeId: number;
   readonly kind: string;
   readonly text: string;
+  readonly labels: readonly string[];
   readonly occurredAt: string;
+  readonly createdAt: string;
+  readonly position: number | null;
   readonly role: string | null;
   /** The principal of the key that stored it. */
   readonly author: string;
@@ -55,7 +62,7 @@ interface PassageRow {
 const SOURCES: Record<string, Hit["source"]> = { turn: "memory_chunk", chunk: "chunk", attribute: "attribute" };
 
 const COLUMNS = sql`
-  p.id, p.scope_id AS "scopeId", p.kind, p.text, p.observed_at AS "occurredAt", p.role, p.author, p.tokens, p.turn_id AS "turnId",
+  p.id, p.scope_id AS "scopeId", p.kind, p.text, to_jsonb(p.labels) AS labels, p.observed_at AS "occurredAt", p.created_at AS "createdAt", p.position, p.role, p.author, p.tokens, p.turn_id AS "turnId",
   p.session_id AS "sessionId", p.document_id AS "documentId", to_jsonb(p.suspicious) AS suspicious, o.title AS "documentTitle"`;
 
 const tables = (tx: ScopedTransaction) => sql`
@@ -117,7 +124,7 @@ async function pastFacts(tx: ScopedTransaction, candidates: readonly Candidate[]
   const ids = list(candidates.map(({ id }) => id));
   const scopes = list([...new Set(candidates.map(({ scopeId }) => scopeId))]);
   const select = (table: "attribute" | "relation") => sql`
-    SELECT f.id, f.scope_id AS "scopeId", 'attribute' AS kind, f.sentence AS text, f.valid_from AS "occurredAt", NULL AS role, 'agent' AS author,
+    SELECT f.id, f.scope_id AS "scopeId", 'attribute' AS kind, f.sentence AS text, to_jsonb(f.labels) AS labels, f.valid_from AS "occurredAt", f.created_at AS "createdAt", NULL::int AS position, NULL AS role, 'agent' AS author,
            f.tokens, NULL AS "turnId", f.session_id AS "sessionId", NULL AS "documentId", NULL AS "documentTitle"
     FROM ${tx.read(table, "f")} WHERE f.id = ANY (${ids}::uuid[]) AND f.scope_id = ANY (${scopes}::int[]) AND f.expired_at IS NULL`;
   const rows = await tx.rows<Omit<PassageRow, "suspicious">>(

@@ -7,7 +7,7 @@ export interface PassageFilter {
   readonly sessionId: string | undefined;
   readonly kinds: readonly string[] | undefined;
   readonly documentIds?: readonly string[] | undefined;
-  readonly mimeType?: string | undefined;
+  readonly mimeTypes?: readonly string[] | undefined;
   /** The time that is asked about, the present where it names none. Absent: whatever the time. */
   readonly moment?: Moment;
   /** Without texts that look like planted instructions. */
@@ -25,9 +25,9 @@ export function filterSql(tx: ScopedTransaction, filter: PassageFilter): SQL | u
   if (filter.sessionId !== undefined) conditions.push(sql`p.session_id = ${filter.sessionId}::uuid`);
   if (filter.kinds !== undefined) conditions.push(sql`p.kind = ANY (${list(filter.kinds)}::text[])`);
   if (filter.documentIds !== undefined) conditions.push(sql`p.document_id = ANY (${list(filter.documentIds)}::uuid[])`);
-  if (filter.mimeType !== undefined) {
+  if (filter.mimeTypes !== undefined) {
     conditions.push(sql`EXISTS (
-      SELECT 1 FROM ${tx.read("document", "of")} WHERE of.scope_id = p.scope_id AND of.id = p.document_id AND of.mime_type = ${filter.mimeType})`);
+      SELECT 1 FROM ${tx.read("document", "of")} WHERE of.scope_id = p.scope_id AND of.id = p.document_id AND of.mime_type = ANY (${list(filter.mimeTypes)}::text[]))`);
   }
   if (filter.excludeSuspicious === true) conditions.push(sql`p.suspicious = '{}'`);
   if (filter.moment !== undefined) conditions.push(...timesSql(tx, filter.moment));

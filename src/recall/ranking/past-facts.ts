@@ -21,11 +21,11 @@ export interface PastFact extends Candidate {
 }
 
 /** Whether a recall asks about a time at which facts may have held that are over by now. */
-export const asksForPastFacts = ({ moment, kinds, documentIds, mimeType }: PassageFilter): boolean =>
+export const asksForPastFacts = ({ moment, kinds, documentIds, mimeTypes }: PassageFilter): boolean =>
   moment !== undefined &&
   !isPresent(moment) &&
   documentIds === undefined &&
-  mimeType === undefined &&
+  mimeTypes === undefined &&
   (kinds === undefined || kinds.includes("attribute"));
 
 /** The facts of the filter's moment, of both tables, as rows (id, scope_id, sentence, valid_from). */

@@ -49,6 +49,19 @@ BEGIN
   IF scopefloor.is_document_held(d) THEN
     PERFORM scopefloor.raise_held();
   END IF;
+  IF NOT facts ? 'contentHash' THEN
+    -- No new bytes: those that are there once more, unless they are on their way.
+    IF d.content_hash IS NULL THEN
+      RETURN '{"status": "forgotten"}';
+    END IF;
+    IF d.status IN ('ready', 'failed') THEN
+      UPDATE scopefloor.document o
+      SET status = 'queued', error = NULL, api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp(), processing_started_at = NULL, processing_completed_at = NULL
+      WHERE o.scope_id = at_scope AND o.id = of_document;
+    END IF;
+    RETURN jsonb_build_object('id', d.id, 'status', CASE WHEN d.status IN ('ready', 'failed') THEN 'queued' ELSE d.status END, 'version', d.version,
+                              'contentHash', d.content_hash, 'deduplicated', d.status NOT IN ('ready', 'failed'), 'again', d.status IN ('ready', 'failed'));
+  END IF;
   IF d.content_hash = facts->>'contentHash' AND d.status <> 'failed' THEN
     -- The same bytes: only what is said about them may have changed.
     UPDATE scopefloor.document o

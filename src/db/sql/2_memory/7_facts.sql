@@ -265,7 +265,7 @@ END $$;
 --   [{id, entity: {type, name, identity, folded}, key, normalKey, value? | target?: an entity, category, sentence, tokens,
 --     labels, at?, lifetime? (seconds), terms, words, languages, analyser, embedding, digest, suspicious}]
 -- Several targets of one key are one observation; of several values the later one follows the earlier.
--- Gives for each what put_observation says of it.
+-- Gives for each what put_observation says of it, with targetId and newEntities: [ids].
 CREATE OR REPLACE FUNCTION scopefloor.put_triples(triples jsonb, in_session uuid, in_turn uuid, of_embedder int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -300,5 +300,11 @@ BEGIN
     AND NOT EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = o.key::uuid)
     AND EXISTS (SELECT 1 FROM scopefloor.attribute a WHERE a.scope_id = at_scope AND a.id = o.key::uuid AND NOT a.is_confirmation AND (a.valid_until > clock_timestamp()) IS NOT FALSE
                 UNION ALL SELECT 1 FROM scopefloor.relation r WHERE r.scope_id = at_scope AND r.id = o.key::uuid AND NOT r.is_confirmation AND (r.valid_until > clock_timestamp()) IS NOT FALSE)), triples, of_embedder);
-  RETURN (SELECT coalesce(jsonb_agg((done->(x->>'id')) - 'unrecalled' ORDER BY n), '[]') FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
+  RETURN (
+    SELECT coalesce(jsonb_agg((done->(x->>'id')) - 'unrecalled' || jsonb_strip_nulls(jsonb_build_object(
+             'targetId', named->(x->'target'->>'identity'),
+             -- Rows of this very transaction.
+             'newEntities', ARRAY(SELECT e.id FROM scopefloor.entity e WHERE e.scope_id = at_scope AND e.xmin = pg_current_xact_id()::xid
+                                  AND e.id IN ((named->>(x->'entity'->>'identity'))::uuid, (named->>(x->'target'->>'identity'))::uuid)))) ORDER BY n), '[]')
+    FROM jsonb_array_elements(triples) WITH ORDINALITY y(x, n));
 END $$;
