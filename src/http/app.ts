@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import { notFound } from "../errors.ts";
 import type { Deps } from "./deps.ts";
 import { runEndpoint } from "./dispatch.ts";
+import { metadataRoutes } from "./mcp/metadata.ts";
 import type { Metrics } from "./metrics.ts";
 import { problems } from "./problem.ts";
 import { operationRoutes } from "./routes/health.ts";
@@ -31,10 +32,20 @@ export function createApp(parts: Omit<Deps, "callback">): Koa {
     router[spec.method](path, (ctx) => runEndpoint(spec, deps, ctx, refuseUnstorableParams(ctx.params)));
   }
   app.use(router.routes());
+  app.use(rootRoutes(deps).routes());
   app.use(() => {
     throw notFound();
   });
   return app;
+}
+
+/** What clients look for at the root of the server: MCP, whose Context is the key's, and what a client of it needs to know. */
+function rootRoutes(deps: Deps): Router {
+  const router = new Router({ strict: true, sensitive: true });
+  metadataRoutes(router);
+  for (const spec of endpoints)
+    if (spec.path === "/{ctx}/mcp") router[spec.method]("/mcp", (ctx) => runEndpoint(spec, deps, ctx, {}));
+  return router;
 }
 
 /** A parameter that cannot be stored names nothing. */

@@ -13,9 +13,10 @@ import { OverBudget, RequestMeter } from "../metering/request-meter.ts";
 import { signReceipts } from "../traces/receipt-signer.ts";
 import { onBehalfOf } from "./delegation.ts";
 import type { Deps } from "./deps.ts";
-import { Download, type Endpoint, TextAnswer } from "./endpoint.ts";
+import { Download, type Endpoint, RawAnswer, TextAnswer } from "./endpoint.ts";
 import { type Idempotency, idempotencyOf, onlyOnce, replayStored, type StoredAnswer } from "./idempotency.ts";
-import { type Input, readInput } from "./input.ts";
+import { checkInput, type GivenInput, type Input, readInput } from "./input.ts";
+import { originOf } from "./origin.ts";
 import { setRateHeaders } from "./rate-headers.ts";
 
 /** A body of at least this size waits for a place before it is read, so that only a few are in memory at once (`Deps.intake`). */
@@ -43,37 +44,7 @@ export async function runEndpoint(
     const input = await readInput(spec, ctx, params);
     release.push(() => input.upload?.file.discard());
     visit.begin(input, idempotencyOf(spec, ctx, caller, input));
-    const handle = () =>
-      spec.handle({
-        deps,
-        caller,
-        bearer: bearerOf(ctx.get("authorization")),
-        accepts: (mediaType) => ctx.accepts("application/json", mediaType) === mediaType,
-        params: input.params,
-        query: input.query,
-        body: input.body,
-        upload: input.upload,
-        enter: (access, work) => visit.enter(access, work),
-        peek: (access, work) => visit.peek(access, work),
-        meter: (access) => visit.meterFor(access),
-      });
-    // What is repeated calls no model anew.
-    await visit.replayBefore();
-    const body =
-      visit.replayed !== undefined
-        ? undefined
-        : await handle()
-            .catch((error: unknown) => {
-              // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
-              if (error instanceof OverBudget) return handle();
-              throw error;
-            })
-            .catch((error: unknown) => {
-              if (!(error instanceof OverBudget || error instanceof NeedsHold)) throw error;
-              throw new AppError("unavailable", "the budgets above this call changed while it was made; try again", {
-                retryAfter: 1,
-              });
-            });
+    const body = await answerOnce(visit, ctx, input);
     if (visit.replayed !== undefined) ctx.set("Idempotent-Replayed", "true");
     respond(ctx, visit.replayed ?? answerOf(spec, body));
   } catch (error) {
@@ -89,6 +60,64 @@ export async function runEndpoint(
     }
   }
   deps.touchKey(caller.keyHash);
+}
+
+/** What the handler gives; undefined where the answer is one that is stored. */
+async function answerOnce(visit: Visit, ctx: ParameterizedContext, input: GivenInput): Promise<unknown> {
+  const { spec, deps, caller } = visit;
+  const handle = () =>
+    spec.handle({
+      deps,
+      caller,
+      bearer: bearerOf(ctx.get("authorization")),
+      http: {
+        accepts: (mediaType) => ctx.accepts("application/json", mediaType) === mediaType,
+        origin: originOf(ctx),
+        headers: ctx.headers,
+      },
+      params: input.params,
+      query: input.query,
+      body: input.body,
+      upload: input.upload,
+      enter: (access, work) => visit.enter(access, work),
+      peek: (access, work) => visit.peek(access, work),
+      meter: (access) => visit.meterFor(access),
+      call: (other, given) => callEndpoint(other, visit, ctx, given),
+    });
+  // What is repeated calls no model anew.
+  await visit.replayBefore();
+  if (visit.replayed !== undefined) return undefined;
+  return handle()
+    .catch((error: unknown) => {
+      // A model in this process has worked for a budget that has no room for it: nothing was stored yet.
+      if (error instanceof OverBudget) return handle();
+      throw error;
+    })
+    .catch((error: unknown) => {
+      if (!(error instanceof OverBudget || error instanceof NeedsHold)) throw error;
+      throw new AppError("unavailable", "the budgets above this call changed while it was made; try again", {
+        retryAfter: 1,
+      });
+    });
+}
+
+/** Another endpoint within a request, for the same caller: checked, metered and traced as by itself. */
+async function callEndpoint(
+  spec: Endpoint,
+  { deps, caller, stranger }: Visit,
+  ctx: ParameterizedContext,
+  given: GivenInput,
+): Promise<unknown> {
+  const visit = new Visit(spec, deps, { ...caller, operation: spec.operation }, stranger);
+  try {
+    const input = checkInput(spec, given);
+    visit.begin(input, undefined);
+    return await answerOnce(visit, ctx, input);
+  } finally {
+    setRateHeaders(ctx, visit.meter.rates);
+    await given.upload?.file.discard();
+    await visit.meter.end();
+  }
 }
 
 function callerOf(spec: Endpoint, deps: Deps, ctx: ParameterizedContext, params: Record<string, string>): Caller {
@@ -115,17 +144,19 @@ class Visit {
   wasChecked = false;
   replayed: StoredAnswer | undefined;
   readonly meter: RequestMeter;
-  readonly #spec: Endpoint;
-  readonly #deps: Deps;
-  readonly #caller: Caller;
+  readonly spec: Endpoint;
+  readonly deps: Deps;
+  readonly caller: Caller;
+  readonly stranger: string;
   readonly #context: RequestContext;
   #input: Pick<Input, "params" | "body"> | undefined;
   #idempotency: Idempotency | undefined;
 
   constructor(spec: Endpoint, deps: Deps, caller: Caller, group: string) {
-    this.#spec = spec;
-    this.#deps = deps;
-    this.#caller = caller;
+    this.spec = spec;
+    this.deps = deps;
+    this.caller = caller;
+    this.stranger = group;
     this.meter = new RequestMeter(deps.metering, caller, spec);
     this.#context = {
       context: deps.context,
@@ -143,29 +174,29 @@ class Visit {
   /** @throws AppError for a key that may not use the endpoint at all */
   async check(): Promise<void> {
     this.wasChecked = true;
-    await checkCaller(this.#deps.database.app, this.#caller, this.#spec.verb, this.#context);
+    await checkCaller(this.deps.database.app, this.caller, this.spec.verb, this.#context);
   }
 
   /** Looks for the answer that is stored for this very request, where doing it again might call a provider first. */
   async replayBefore(): Promise<void> {
     const idempotency = this.#idempotency;
-    const { models, reranker } = this.#deps;
+    const { models, reranker } = this.deps;
     if (idempotency === undefined || !(models.areRemote || reranker !== undefined)) return;
     const found = await this.#enter({ verb: "self", mode: "id" }, (tx) =>
-      replayStored(tx, this.#spec, idempotency, this.#input),
+      replayStored(tx, this.spec, idempotency, this.#input),
     );
     if (found !== undefined && "replayed" in found) this.replayed = found.replayed;
   }
 
   peek<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
-    return this.#enter({ mode: "id", ...access, verb: this.#spec.verb }, work);
+    return this.#enter({ mode: "id", ...access, verb: this.spec.verb }, work);
   }
 
   async enter<T>(
     access: Partial<Omit<AccessRequest, "verb">>,
     work: (tx: ScopedTransaction) => Promise<T>,
   ): Promise<T> {
-    const spec = this.#spec;
+    const spec = this.spec;
     const request = { mode: spec.mode, ...access, verb: spec.verb };
     const idempotency = this.#idempotency;
     if (idempotency === undefined) return this.#enterHeld(request, work);
@@ -185,14 +216,14 @@ class Visit {
   }
 
   meterFor(access: Partial<Omit<AccessRequest, "verb">>): Meter {
-    return this.meter.setAccess({ mode: this.#spec.mode, ...access, verb: this.#spec.verb });
+    return this.meter.setAccess({ mode: this.spec.mode, ...access, verb: this.spec.verb });
   }
 
   /** Enters, holding what the budgets above ask for; the trace of a committed transaction settles it. */
   async #enterHeld<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     const { meter } = this;
     if (meter.isTold) return this.#enter(request, work);
-    const metered = this.#spec.verb.startsWith("memory:");
+    const metered = this.spec.verb.startsWith("memory:");
     if (metered && meter.holdId === undefined && meter.isExpected) await meter.holdFor(request);
     const held = async () => {
       let told: readonly string[] = [];
@@ -216,26 +247,32 @@ class Visit {
 
   #enter<T>(request: AccessRequest, work: (tx: ScopedTransaction) => Promise<T>): Promise<T> {
     this.wasChecked = true;
-    const { database, quotas } = this.#deps;
+    const { database, quotas } = this.deps;
     const within = async (tx: ScopedTransaction) => {
+      if (this.spec.recordedAs !== undefined) tx.recordAs(this.spec.recordedAs, this.spec.operation);
       if (request.mode === "write") await quotas.check(tx);
       const done = await work(tx);
-      await signReceipts(tx, this.#deps.signer);
+      await signReceipts(tx, this.deps.signer);
       return done;
     };
-    return enterScope(database.app, this.#caller, request, within, this.#context);
+    return enterScope(database.app, this.caller, request, within, this.#context);
   }
 }
 
-type Answer = StoredAnswer | Download | TextAnswer;
+type Answer = StoredAnswer | Download | TextAnswer | RawAnswer;
 
 function answerOf(spec: Endpoint, body: unknown): Answer {
-  if (body instanceof Download || body instanceof TextAnswer) return body;
+  if (body instanceof Download || body instanceof TextAnswer || body instanceof RawAnswer) return body;
   return { status: spec.status, body: body === undefined || body === null ? null : stringifyJson(body) };
 }
 
 function respond(ctx: ParameterizedContext, answer: Answer): void {
-  if (answer instanceof Download) {
+  if (answer instanceof RawAnswer) {
+    ctx.body = answer.text === "" ? null : answer.text;
+    // Koa makes 204 of an answer without a body.
+    ctx.status = answer.status;
+    for (const [name, value] of answer.headers) if (name !== "content-length") ctx.set(name, value);
+  } else if (answer instanceof Download) {
     send(ctx, answer);
   } else if (answer instanceof TextAnswer) {
     ctx.body = answer.text;

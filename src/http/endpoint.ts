@@ -1,3 +1,4 @@
+import type { IncomingHttpHeaders } from "node:http";
 import type { Readable } from "node:stream";
 import type { z } from "zod";
 import type { AccessRequest, Caller } from "../db/access/entry.ts";
@@ -5,6 +6,7 @@ import type { ScopedTransaction } from "../db/access/scoped.ts";
 import type { Meter } from "../metering/model-call.ts";
 import { JSON_LIMIT } from "./body.ts";
 import type { Deps } from "./deps.ts";
+import type { GivenInput } from "./input.ts";
 import type { Upload } from "./upload.ts";
 import { fields } from "./wire/fields.ts";
 
@@ -17,8 +19,13 @@ export interface Request<P, Q, B, U = undefined> {
   readonly body: B;
   readonly upload: U;
   readonly caller: Caller;
-  /** Whether the client would rather have this media type than JSON. */
-  accepts(mediaType: string): boolean;
+  readonly http: {
+    /** Whether the client would rather have this media type than JSON. */
+    accepts(mediaType: string): boolean;
+    /** As the caller addresses this service: scheme and host. */
+    readonly origin: string;
+    readonly headers: IncomingHttpHeaders;
+  };
   /** The caller's own secret: for requests that the service makes in the caller's name, and nothing else. */
   readonly bearer: string;
   /**
@@ -30,6 +37,11 @@ export interface Request<P, Q, B, U = undefined> {
   meter(access: Partial<Omit<AccessRequest, "verb">>): Meter;
   /** Reads something first, by id unless `access` says otherwise, in a transaction of its own that stores no answer. */
   peek<T>(access: Partial<Omit<AccessRequest, "verb">>, work: (tx: ScopedTransaction) => Promise<T>): Promise<T>;
+  /**
+   * What another endpoint answers to the same caller, with an input as on the wire: checked, metered and traced as
+   * by itself.
+   */
+  call(other: Endpoint, given: GivenInput): Promise<unknown>;
 }
 
 type Infer<T> = T extends z.ZodType ? z.output<T> : Record<string, never>;
@@ -53,6 +65,8 @@ export interface Endpoint {
   readonly mode: AccessRequest["mode"];
   /** The word for it in traces. */
   readonly operation: string;
+  /** The word that its handler records it under, where that is another. */
+  readonly recordedAs?: string | undefined;
   /** What it does, for people who read the API's description. */
   readonly summary: string;
   /** The shape of a good answer's body, where it has one. */
@@ -128,6 +142,18 @@ export class TextAnswer {
   readonly text: string;
   constructor(contentType: string, text: string) {
     this.contentType = contentType;
+    this.text = text;
+  }
+}
+
+/** An answer of a protocol that says its own status and headers. */
+export class RawAnswer {
+  readonly status: number;
+  readonly headers: readonly (readonly [string, string])[];
+  readonly text: string;
+  constructor(status: number, headers: readonly (readonly [string, string])[], text: string) {
+    this.status = status;
+    this.headers = headers;
     this.text = text;
   }
 }

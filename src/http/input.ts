@@ -48,6 +48,18 @@ export async function readInput(
 const hasNoBody = ({ headers }: IncomingMessage) =>
   headers["transfer-encoding"] === undefined && Number(headers["content-length"] ?? 0) === 0;
 
+/** An input as another part of the service gives it: as it would be on the wire. */
+export type GivenInput = Pick<Input, "params" | "query" | "body" | "upload">;
+
+/** @throws AppError 400 */
+export const checkInput = (spec: Endpoint, { params, query, body, upload }: GivenInput): Input => ({
+  params: parseParams(spec.params, params as Record<string, string>),
+  query: parseInput(spec.query, query, "query"),
+  body: bodyOf(spec, body),
+  upload,
+  digested: Buffer.alloc(0),
+});
+
 const bodyOf = (spec: Endpoint, input: unknown) =>
   spec.body === undefined ? {} : parseInput(spec.body, input, "body");
 

@@ -4,6 +4,7 @@ import type { Logger } from "pino";
 import { AppError, type ErrorSlug } from "../errors.ts";
 import { HELD_SQLSTATE, held } from "../governance/holds.ts";
 import { QUOTA_SQLSTATE, quotaExceeded } from "../metering/limits.ts";
+import { challengeOf, isMcp } from "./mcp/metadata.ts";
 
 const titles: Record<ErrorSlug, string> = {
   "validation-error": "The request is not valid",
@@ -91,7 +92,8 @@ export function problems(log: Logger) {
       ctx.status = problem.status;
       ctx.type = "application/problem+json";
       if (problem.retryAfter !== undefined) ctx.set("Retry-After", String(problem.retryAfter));
-      if (problem.status === 401) ctx.set("WWW-Authenticate", 'Bearer realm="scopefloor"');
+      if (problem.status === 401)
+        ctx.set("WWW-Authenticate", isMcp(ctx.path) ? challengeOf(ctx) : 'Bearer realm="scopefloor"');
       const usual = {
         type: `https://scopefloor.dev/errors/${problem.slug}`,
         title: titles[problem.slug],

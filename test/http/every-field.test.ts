@@ -26,9 +26,9 @@ interface Operation {
 
 type Place = readonly (string | number)[];
 
-/** Every operation that is built, out of the API's description. */
+/** Every operation that is built, out of the API's description; what stands in a body of MCP is that protocol's. */
 const operations: Operation[] = endpoints
-  .filter(({ status }) => status !== 422)
+  .filter(({ status, path }) => status !== 422 && !path.endsWith("/mcp"))
   .map(({ method, path }) => {
     // biome-ignore lint/suspicious/noExplicitAny: a description is plain JSON.
     const described = (openApiOf(endpoints) as any).paths[path][method];

@@ -150,6 +150,17 @@ const expected: Record<string, Expectation> = {
   "get /{ctx}/memories/{id}": { ...reads, names: "memory" },
   "patch /{ctx}/memories/{id}": { ...writes, names: "memory", body: { labels: [] } },
   "delete /{ctx}/memories/{id}": { ...writes, names: "memory" },
+  "get /{ctx}/mcp": reads,
+  "post /{ctx}/mcp": {
+    ...reads,
+    body: {
+      jsonrpc: "2.0",
+      id: 1,
+      method: "tools/call",
+      params: { name: "recall", arguments: { query: "zanzibarcanary secret of acme" } },
+    },
+  },
+  "delete /{ctx}/mcp": reads,
   "get /{ctx}/principals": reads,
   "get /{ctx}/principals/{id}": { ...reads, names: "key" },
   "get /{ctx}/principals/{id}/effective": { ...reads, names: "key" },

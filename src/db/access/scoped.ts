@@ -68,6 +68,7 @@ export class ScopedTransaction {
   readonly #receiptIds: string[] = [];
   #hasTakenHold = false;
   readonly #traceIds: string[] = [];
+  #renamed: { readonly from: unknown; readonly to: string } | undefined;
 
   constructor(transaction: Transaction, entry: Entry) {
     this.#transaction = transaction;
@@ -85,6 +86,11 @@ export class ScopedTransaction {
     if (hold === null || this.#hasTakenHold) return undefined;
     this.#hasTakenHold = true;
     return hold;
+  }
+
+  /** Traces of this operation say another: what the caller knows it by. */
+  recordAs(operation: string, known: string): void {
+    this.#renamed = { from: operation, to: known };
   }
 
   /** Notes a receipt that this transaction has written: it is signed before the commit. */
@@ -146,7 +152,8 @@ export class ScopedTransaction {
   /** Inserts a trace, at the trace scope, in one go with the commit. */
   insertTrace(row: InsertRow<"decision_trace">): void {
     this.#traceIds.push(row.id as string);
-    const query = this.#dialect.sqlToQuery(this.#insertion("decision_trace", [row]));
+    const operation = row.operation === this.#renamed?.from ? this.#renamed.to : row.operation;
+    const query = this.#dialect.sqlToQuery(this.#insertion("decision_trace", [{ ...row, operation }]));
     this.#transaction.send(query.sql, query.params);
   }
 

@@ -14,6 +14,7 @@ import { keywordEndpoints } from "./keywords.ts";
 import { lifecycleEndpoints } from "./lifecycle.ts";
 import { limitEndpoints } from "./limits.ts";
 import { managedKeyEndpoints } from "./managed-keys.ts";
+import { mcpEndpoints } from "./mcp.ts";
 import { memoryEndpoints } from "./memories.ts";
 import { metricsEndpoints } from "./metrics.ts";
 import { notBuiltEndpoints } from "./not-built.ts";
@@ -30,8 +31,8 @@ import { tenantEndpoints } from "./tenants.ts";
 import { traceEndpoints } from "./traces.ts";
 import { usageEndpoints } from "./usage.ts";
 
-/** Every authenticated route. The management plane comes first: its paths begin with a fixed word. */
-export const endpoints: readonly Endpoint[] = [
+/** All but MCP, which is another door to some of them. The management plane comes first: its paths begin with a fixed word. */
+const routes: readonly Endpoint[] = [
   ...contextEndpoints,
   ...auditReportEndpoints,
   ...usageEndpoints,
@@ -63,3 +64,6 @@ export const endpoints: readonly Endpoint[] = [
   ...metricsEndpoints,
   ...notBuiltEndpoints,
 ];
+
+/** Every authenticated route. */
+export const endpoints: readonly Endpoint[] = [...routes, ...mcpEndpoints(routes)];

@@ -61,11 +61,11 @@ export const usageEndpoints = [
         .regex(/^[0-9a-f]{64}$/, "must be the SHA-256 of a path, as receipts of erased scopes have it")
         .optional(),
     }),
-    handle: async ({ enter, query, accepts }) => {
+    handle: async ({ enter, query, http }) => {
       if (query.scope !== undefined && query.scopeHash !== undefined)
         throw invalid("give scope or scopeHash, not both");
       const bill = await enter(subtreeOf(query.scope), (tx) => billOf(tx, query.month, query.scopeHash));
-      return accepts("text/csv") ? new TextAnswer("text/csv; charset=utf-8", billAsCsv(bill)) : bill;
+      return http.accepts("text/csv") ? new TextAnswer("text/csv; charset=utf-8", billAsCsv(bill)) : bill;
     },
   }),
 ];

@@ -15,6 +15,12 @@ BEGIN
   RETURN found;
 END $$;
 
+-- The operation whose price a tool of MCP has: what it does by another door costs the same.
+CREATE OR REPLACE FUNCTION scopefloor.priced_as(of_operation text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce('{"mcp_remember": "facts", "mcp_recall": "query"}'::jsonb->>of_operation, substring(of_operation FROM '^mcp_(.*)$'), of_operation)
+$$;
+
 -- What a call costs in USD: its model's tokens, and the price of the operation by itself. NULL: the model
 -- has no price for tokens that were used. A model of the service's own process (`local`) costs nothing
 -- where it has none.
@@ -23,7 +29,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 DECLARE
   p scopefloor.price;
   from_cache bigint := least(cached, input);
-  of_call numeric := coalesce((SELECT o.per_call FROM scopefloor.price o WHERE o.kind = 'operation' AND o.name = of_operation AND o.effective_from <= at_time
+  of_call numeric := coalesce((SELECT o.per_call FROM scopefloor.price o WHERE o.kind = 'operation' AND o.name = scopefloor.priced_as(of_operation) AND o.effective_from <= at_time
                                ORDER BY o.effective_from DESC LIMIT 1), 0);
 BEGIN
   IF of_provider IS NULL THEN
