@@ -5,7 +5,7 @@ import { as, type McpCaller } from "./caller.ts";
 import { addPrompts, INSTRUCTIONS } from "./prompts.ts";
 import { addResources } from "./resources.ts";
 import type { Tool } from "./tool.ts";
-import { toolInput } from "./tool-schema.ts";
+import { toolInput, toolOutput } from "./tool-schema.ts";
 import { TOOLS } from "./tools/index.ts";
 
 /** Both eras of the protocol, without sessions: each request is answered by a server of its own, with what its key may use. */
@@ -35,7 +35,13 @@ function addTool(server: McpServer, caller: McpCaller, tool: Tool): void {
   const { name, title, description, annotations, input, output } = tool;
   server.registerTool(
     name,
-    { title, description, annotations: { title, ...annotations }, inputSchema: toolInput(input), outputSchema: output },
+    {
+      title,
+      description,
+      annotations: { title, ...annotations },
+      inputSchema: toolInput(input),
+      outputSchema: toolOutput(output),
+    },
     async (args: Record<string, unknown>) => {
       try {
         refuseOtherContext(caller, args.context_id);

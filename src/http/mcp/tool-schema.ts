@@ -25,8 +25,22 @@ export function toolInput<Shape extends z.ZodRawShape>(
   };
 }
 
+/** A tool's answer as the protocol's library takes it. */
+export function toolOutput(schema: z.ZodObject): StandardSchemaWithJSON {
+  const describe = () => jsonSchemaOf(schema);
+  return { "~standard": { ...schema["~standard"], jsonSchema: { input: describe, output: describe } } };
+}
+
 function jsonSchemaOf(schema: z.ZodType): Record<string, unknown> {
-  const { $schema: _, ...json } = z.toJSONSchema(schema, { target: "draft-2020-12", io: "input" });
+  const { $schema: _, ...json } = z.toJSONSchema(schema, {
+    target: "draft-2020-12",
+    io: "input",
+    override: ({ jsonSchema }) => {
+      // The same in the spelling that every client knows.
+      const { additionalProperties: others } = jsonSchema;
+      if (typeof others === "object" && Object.keys(others).length === 0) jsonSchema.additionalProperties = true;
+    },
+  });
   return json as Record<string, unknown>;
 }
 
