@@ -237,7 +237,10 @@ ALTER TABLE "scopefloor"."tenant" ADD COLUMN "is_provisioned" boolean DEFAULT fa
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "state" text DEFAULT 'active' NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaves_at" timestamp with time zone;--> statement-breakpoint
 ALTER TABLE "scopefloor"."tenant" ADD COLUMN "leaving_by" uuid;--> statement-breakpoint
+ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "version" integer DEFAULT 1 NOT NULL;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
+ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "ttl_seconds" integer;--> statement-breakpoint
+ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "refresh_on_read" boolean DEFAULT false NOT NULL;--> statement-breakpoint
 CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
 CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "forget_run_over" ON "scopefloor"."forget_run" USING btree ("finished_at");--> statement-breakpoint
@@ -1433,18 +1436,94 @@ BEGIN
   RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
 END $$;
 
--- Sets a keyed item at the ticket's write scope: {id, createdAt, updatedAt}.
-CREATE OR REPLACE FUNCTION scopefloor.put_item(new_id uuid, of_key text, new_value jsonb) RETURNS jsonb
+-- Sets and deletes keyed items at the ticket's write scope, all or none:
+--   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?} | {id, key, op: delete, ifVersion?}], no key twice.
+-- `ifVersion` is what is there: 0 stands for nothing. Whoever may not read learns nothing of what was there.
+-- {results: [{id, version, createdAt, updatedAt, expiresAt} | {id: null or the deleted one's}], in their order, receipt?},
+-- or {conflict: {key, version}} and nothing done.
+CREATE OR REPLACE FUNCTION scopefloor.put_items(operations jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  secret bytea := scopefloor.word_secret(at_tenant, at_scope);
+  may_read bool := t->'verbs' ? 'memory:read';
+  asked record;
+  there scopefloor.memory_item;
   m scopefloor.memory_item;
+  is_there bool;
+  at_version int; -- 0: there is none
+  done jsonb := '{}'; -- by key
+  deleted uuid[] := '{}';
+  receipt uuid;
 BEGIN
-  INSERT INTO scopefloor.memory_item (tenant_id, scope_id, key, id, value, api_key_id)
-  VALUES ((t->>'tenant')::int, (t->>'write')::int, of_key, new_id, new_value, (t->>'key')::uuid)
-  ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = NULL, updated_at = clock_timestamp()
-  RETURNING * INTO m;
-  RETURN jsonb_build_object('id', m.id, 'createdAt', m.created_at, 'updatedAt', m.updated_at);
+  IF jsonb_array_length(operations) NOT BETWEEN 1 AND 500 OR EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o GROUP BY o->>'key' HAVING count(*) > 1) THEN
+    RAISE EXCEPTION 'scopefloor: not a batch of items' USING ERRCODE = 'check_violation';
+  END IF;
+  IF NOT may_read AND EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o WHERE o->>'op' <> 'put' OR o ? 'ifVersion') THEN
+    RAISE EXCEPTION 'scopefloor: what is there is for those who read' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- In one order, so that nobody waits in a circle.
+  FOR asked IN
+    SELECT o AS given, scopefloor.word_hash(secret, o->>'key') AS hash FROM jsonb_array_elements(operations) o ORDER BY 2
+  LOOP
+    SELECT * INTO there FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash FOR UPDATE;
+    is_there := there.id IS NOT NULL AND (there.expires_at > clock_timestamp()) IS NOT FALSE;
+    at_version := CASE WHEN is_there THEN there.version ELSE 0 END;
+    IF (asked.given->>'ifVersion')::int <> at_version THEN
+      RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', at_version));
+    END IF;
+    IF asked.given->>'op' = 'delete' THEN
+      DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash;
+      IF is_there THEN
+        deleted := deleted || there.id;
+      END IF;
+      done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object('id', CASE WHEN is_there THEN there.id END));
+      CONTINUE;
+    END IF;
+    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read)
+    VALUES (at_tenant, at_scope, asked.given->>'key', (asked.given->>'id')::uuid, asked.given->'value', (t->>'key')::uuid,
+            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false))
+    ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE
+    SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = EXCLUDED.expires_at, ttl_seconds = EXCLUDED.ttl_seconds,
+        refresh_on_read = EXCLUDED.refresh_on_read, updated_at = clock_timestamp(),
+        -- One that is over was not there.
+        version = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.version + 1 ELSE 1 END,
+        created_at = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.created_at ELSE clock_timestamp() END
+    -- Of two who make it at once the second meets what the first made.
+    WHERE NOT asked.given ? 'ifVersion' OR there.id IS NOT NULL
+    RETURNING * INTO m;
+    IF NOT FOUND THEN
+      RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', 1));
+    END IF;
+    done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object(
+      'id', m.id, 'expiresAt', scopefloor.rfc3339(m.expires_at), 'updatedAt', scopefloor.rfc3339(m.updated_at),
+      'createdAt', scopefloor.rfc3339(CASE WHEN may_read THEN m.created_at ELSE m.updated_at END), 'version', CASE WHEN may_read THEN m.version END));
+  END LOOP;
+  IF deleted <> '{}' THEN
+    receipt := gen_random_uuid();
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+    VALUES (at_tenant, at_scope, receipt, t->'trace'->'tags', false, 'erase', 'item', jsonb_build_object('memory_item', cardinality(deleted)),
+            jsonb_build_object('items', to_jsonb(deleted)), (t->>'key')::uuid);
+  END IF;
+  RETURN jsonb_build_object('receipt', receipt, 'results', (SELECT jsonb_agg(done->(o->>'key') ORDER BY n) FROM jsonb_array_elements(operations) WITH ORDINALITY x(o, n)));
+END $$;
+
+-- Items that were just read stay for as long again, where they say so: of the ticket's own scopes, and unless they are held.
+CREATE OR REPLACE FUNCTION scopefloor.refresh_items(of_ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' <> 'memory:read' THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for reading' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- Not for every read: once a tenth of the time is over. One that another is at is refreshed by that one.
+  UPDATE scopefloor.memory_item m SET expires_at = clock_timestamp() + make_interval(secs => m.ttl_seconds)
+  WHERE m.id = ANY (of_ids) AND m.scope_id = ANY (scopefloor.ids_in(t->'read')) AND m.refresh_on_read
+    AND m.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => m.ttl_seconds * 0.9)
+    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m));
 END $$;
 
 --> statement-breakpoint
@@ -1960,6 +2039,7 @@ BEGIN
   UPDATE scopefloor.memory_item m
   SET value = CASE WHEN change ? 'value' THEN change->'value' ELSE m.value END,
       expires_at = CASE WHEN change ? 'endsAt' THEN (change->>'endsAt')::timestamptz ELSE m.expires_at END,
+      version = m.version + CASE WHEN change ? 'value' THEN 1 ELSE 0 END, ttl_seconds = CASE WHEN NOT change ? 'endsAt' THEN m.ttl_seconds END,
       api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp()
   WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE;
   RETURN CASE WHEN FOUND THEN jsonb_build_object('id', of_id) END;
@@ -2343,11 +2423,23 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object('keys', coalesce(jsonb_agg(k.jwk ORDER BY k.created_at, k.id), '[]')) FROM scopefloor.receipt_key k
 $$;
 
+-- The ticket of a call that has left a receipt: what forgets or deletes, and what writes, which may delete keyed items.
+CREATE OR REPLACE FUNCTION scopefloor.receipt_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('write', 'delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for receipts' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
 -- What is signed of a receipt of this transaction: numbers, ids and hashes of names, so that no later erasure touches it.
 CREATE OR REPLACE FUNCTION scopefloor.receipt_statement(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.forget_ticket();
+  t jsonb := scopefloor.receipt_ticket();
 BEGIN
   RETURN (SELECT jsonb_build_object('receipt', r.id, 'scope', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'subtree', r.subtree,
                                     'action', r.action, 'policy', r.policy, 'counts', r.counts, 'by', r.api_key_id, 'at', scopefloor.rfc3339(r.created_at))
@@ -2358,7 +2450,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.sign_receipt(of_id uuid, signed text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.forget_ticket();
+  t jsonb := scopefloor.receipt_ticket();
 BEGIN
   IF length(signed) > 10000 THEN
     RAISE EXCEPTION 'scopefloor: not a signature' USING ERRCODE = 'check_violation';
@@ -5504,7 +5596,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"credentials_above":[],"credentials_at":[],"credentials_under_others":["worker"],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_item":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reseal_credential":["worker"],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_at":[],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"credentials_above":[],"credentials_at":[],"credentials_under_others":["worker"],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_items":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"receipt_ticket":[],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"refresh_items":["app"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reseal_credential":["worker"],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_at":[],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN
@@ -5525,3 +5617,6 @@ BEGIN
   END LOOP;
 END $$;
 REVOKE CREATE ON SCHEMA scopefloor FROM scopefloor_definer;
+
+--> statement-breakpoint
+DROP FUNCTION scopefloor.put_item;

@@ -23,6 +23,8 @@ const OF_THE_SERVICE = {
 };
 
 const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map<string, () => Promise<Command>>([
+  ["try", async () => (await import("./commands/first/try.ts")).tryService],
+  ["doctor", async () => (await import("./commands/first/doctor.ts")).doctor],
   ["recover-key", async () => (await import("./commands/recover-key.ts")).recoverKey],
   ["verify", async () => (await import("./commands/verify.ts")).verify],
   ["scrub", async () => (await import("./commands/scrub.ts")).scrubDatabase],

@@ -26,6 +26,23 @@ export function createLog(level: string, to: DestinationStream = pino.destinatio
   return pino(options, to);
 }
 
+/** Where lines go: to a terminal as text for people, and anywhere else as JSON. */
+export async function logStream(isTerminal: boolean): Promise<DestinationStream> {
+  if (!isTerminal) return pino.destination(1);
+  const { default: pretty } = await import("pino-pretty");
+  return pretty({
+    colorize: true,
+    singleLine: true,
+    translateTime: "SYS:HH:MM:ss",
+    ignore: "requestId,method,route,status,ms",
+    // A request in one line; of another its words, with the rest behind.
+    messageFormat: (line, key) =>
+      line[key] === "request"
+        ? `${String(line.method)} ${String(line.route ?? "(no such route)")} ${String(line.status)} ${String(line.ms)} ms`
+        : String(line[key]),
+  });
+}
+
 /** What a log line says of an error: its message may quote a row. */
 export function failureOf(error: unknown): { readonly error: string | undefined; readonly code: unknown } {
   const { name, code } = error as { name?: string; code?: unknown };

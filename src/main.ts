@@ -5,13 +5,15 @@ import { type Config, readConfig } from "./config.ts";
 import type { Database } from "./db/connect/lease.ts";
 import { longestTransactionMs, openDatabase } from "./db/connect/open.ts";
 import { isLoopback, refuseSuperuser } from "./db/connect/warnings.ts";
+import { whatToDo } from "./db/connect/what-to-do.ts";
+import { AppError } from "./errors.ts";
 import { receiptJournal } from "./forget/replay/journal.ts";
 import { isReplayed, replayReceipts } from "./forget/replay/replay.ts";
 import { resealCredentials } from "./governance/credentials.ts";
 import { startHousekeeping } from "./jobs/housekeeping.ts";
 import { startSchedules } from "./jobs/schedules.ts";
 import { ensureFirstKey, type FirstKey } from "./keys/first-key.ts";
-import { createLog } from "./log.ts";
+import { createLog, logStream } from "./log.ts";
 import { startSettling } from "./metering/settling.ts";
 import { CredentialSeal } from "./models/credentials.ts";
 import { createService, prepareDatabase } from "./service.ts";
@@ -22,7 +24,7 @@ const DRAIN_MS = 25_000;
 
 async function main(): Promise<void> {
   const config = readConfig(process.env);
-  const log = createLog(config.logLevel);
+  const log = createLog(config.logLevel, await logStream(process.stdout.isTTY));
   const database = await openDatabase(config);
   await refuseSuperuser(
     database,
@@ -133,6 +135,8 @@ Context            ${config.context}
 Database           ${config.databaseUrl === undefined ? `embedded, in ${config.dataDir}` : "PostgreSQL"}
 Management key     in ${key.path}
 
+See it at work:                npm run try
+Check what it is started with: npm run doctor
 Remember something for a first tenant:
   curl -s ${url}/${config.context}/facts ${headers} -d '{"text": "Acme ships on Fridays", "scopes": "org/acme"}'
 
@@ -140,8 +144,36 @@ Remember something for a first tenant:
 }
 
 function fail(error: unknown): never {
-  process.stderr.write(`scopefloor: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`scopefloor: ${reasonOf(error)}\n`);
   process.exit(1);
+}
+
+/** Why it could not start, and what to do about it. */
+function reasonOf(error: unknown): string {
+  const { port, path, message } = error as NodeJS.ErrnoException & { port?: number };
+  const code = codeIn(error);
+  if (code === "EADDRINUSE" && port !== undefined) return `port ${port} is in use: end what listens there, or set PORT`;
+  if (code === "EACCES" && port !== undefined)
+    return `port ${port} is not this user's to listen on: set PORT to 1024 or more`;
+  if (code === "EADDRNOTAVAIL")
+    return "HOST is no address of this machine: set it to one, such as 127.0.0.1 or 0.0.0.0";
+  if (code === "EACCES" || code === "EROFS")
+    return `${path ?? "the data folder"} cannot be written: set SCOPEFLOOR_DATA_DIR to a folder of this user`;
+  if (code === "ENOSPC") return "the disk is full: make room, or set SCOPEFLOOR_DATA_DIR to a folder elsewhere";
+  if (code !== undefined && /^(ECONN|ENOTFOUND|EAI_AGAIN|28|3D000|42501|CONNECT)/.test(code))
+    return `the database cannot be used (${code}): ${whatToDo(code)}; scopefloor doctor checks all of it`;
+  if (error instanceof AppError && error.slug === "unavailable")
+    return `${message}: the server of DATABASE_URL does not answer, or does not let this login in; scopefloor doctor says which`;
+  return message ?? String(error);
+}
+
+/** An error's code, or its cause's. */
+function codeIn(error: unknown): string | undefined {
+  for (let cause = error, depth = 0; cause instanceof Error && depth < 6; cause = cause.cause, depth++) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (typeof code === "string") return code;
+  }
+  return undefined;
 }
 
 main().catch(fail);

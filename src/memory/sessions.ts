@@ -103,20 +103,23 @@ export interface Turn {
   readonly createdAt: string;
 }
 
-/** In order. What was forgotten is not among them. */
+/** In their order or against it, and how many there are in all. What was forgotten is not among them. */
 export async function listTurns(
   tx: ScopedTransaction,
   sessionId: string,
-  limit: number,
-  offset: number,
-): Promise<Turn[]> {
+  { limit, offset, order }: { readonly limit: number; readonly offset: number; readonly order: "asc" | "desc" },
+): Promise<{ readonly turns: Turn[]; readonly total: number }> {
   await getSession(tx, sessionId);
   const select = sql`
-    SELECT t.id, t.session_id AS session, t.role, t.content, t.seq, t.created_at AS "createdAt"
-    FROM ${tx.read("turn", "t")}
+    SELECT ${TURN} FROM ${tx.read("turn", "t")}
     WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL
-    ORDER BY t.seq LIMIT ${limit} OFFSET ${offset}`;
-  const turns = (await tx.rows<Turn>(withinAnswer(select, "content"))).map(uncounted);
+    ORDER BY ${order === "asc" ? sql`t.seq` : sql`t.seq DESC`} LIMIT ${limit} OFFSET ${offset}`;
+  const [rows, counted] = await Promise.all([
+    tx.rows<Turn>(withinAnswer(select, "content")),
+    tx.row<{ n: number }>(sql`
+      SELECT count(*)::int AS n FROM ${tx.read("turn", "t")} WHERE t.session_id = ${sessionId}::uuid AND t.expired_at IS NULL`),
+  ]);
+  const turns = rows.map(uncounted);
   recordTrace(tx, {
     kind: "retrieval",
     operation: "turns",
@@ -124,5 +127,8 @@ export async function listTurns(
     sources: turns.map((turn) => turn.id),
     returned: turns.length,
   });
-  return turns;
+  return { turns, total: counted?.n ?? 0 };
 }
+
+/** The columns of a {@link Turn}, of a row t. */
+export const TURN = sql`t.id, t.session_id AS session, t.role, t.content, t.seq, t.created_at AS "createdAt"`;

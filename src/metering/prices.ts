@@ -47,6 +47,7 @@ export const PRICED_OPERATIONS = [
   "traces",
   "transcribe",
   "turns",
+  "turns_delete",
   "upload",
   "vision",
 ] as const;

@@ -73,6 +73,8 @@ const GOOD: Readonly<Record<string, object>> = {
     infer: "triples",
     triples: [{ entity: { type: "Person", name: "Ann" }, key: "note", value: "word" }],
   },
+  "PUT /{ctx}/memory/{key}": { value: "word" },
+  "POST /{ctx}/memory/batch": { operations: [{ key: "word", value: "word" }] },
   "POST /{ctx}/forget": { query: "word", dryRun: true },
   "POST /{ctx}/scopes/forget": { path: "org/nobody" },
   "POST /{ctx}/scopes": { path: "org/fields/user/x" },

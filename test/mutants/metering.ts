@@ -33,7 +33,7 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: the service says of no request that it counts (threat 27)",
     file: "src/http/dispatch.ts",
-    from: 'const metered = this.#spec.verb.startsWith("memory:");',
+    from: 'const metered = this.spec.verb.startsWith("memory:");',
     to: "const metered = false;",
     tests: [BUDGETS],
   },
@@ -68,8 +68,8 @@ export const METERING_MUTANTS: readonly Mutant[] = [
   {
     name: "metering: a request's failed end leaves its call untold (threat 27)",
     file: "src/http/dispatch.ts",
-    from: "    await visit.meter.end();\n",
-    to: "",
+    from: "      await visit.meter.end();\n    }\n  }\n  deps.touchKey",
+    to: "    }\n  }\n  deps.touchKey",
     tests: [BUDGETS],
   },
   {

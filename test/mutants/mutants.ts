@@ -580,7 +580,7 @@ export const MUTANTS: readonly Mutant[] = [
   {
     name: "an answer that speaks of no row",
     file: "src/memory/items.ts",
-    from: "tx.speaksOf(times.id);",
+    from: "tx.speaksOf(...outcome.results.flatMap(({ id, version }) => (id === null || version === undefined ? [] : [id])));",
     to: "",
     tests: [STORED],
   },

@@ -1,5 +1,6 @@
 import { mkdir } from "node:fs/promises";
 import { openEmbedded } from "./embedded.ts";
+import { lockFolder } from "./folder-lock.ts";
 import type { Database } from "./lease.ts";
 import { PostgresLeases, TRANSACTION_TIMEOUTS } from "./postgres.ts";
 
@@ -77,7 +78,15 @@ export async function openDatabase(config: DatabaseSettings): Promise<Database> 
   if (config.databaseUrl === undefined) {
     for (const folder of [config.dataDir, `${config.dataDir}/db`])
       await mkdir(folder, { recursive: true, mode: 0o700 });
-    return openEmbedded({ dataDir: `${config.dataDir}/db` });
+    const release = await lockFolder(config.dataDir);
+    const database = await openEmbedded({ dataDir: `${config.dataDir}/db` });
+    return {
+      ...database,
+      close: async () => {
+        await database.close();
+        await release();
+      },
+    };
   }
   return openPostgres({
     app: config.databaseUrl,

@@ -132,8 +132,13 @@ export const memoryItem = scopefloor.table(
     apiKeyId: uuid("api_key_id").notNull(),
     createdAt: createdAt(),
     updatedAt: time("updated_at").notNull().default(sql`now()`),
+    /** From 1 on, one more with each value that it is given. */
+    version: integer("version").notNull().default(1),
     /** From then on it is not there any more; null: it stays. */
     expiresAt: time("expires_at"),
+    /** How long it stays after it is set, in seconds; and whether after it is read, too. */
+    ttlSeconds: integer("ttl_seconds"),
+    refreshOnRead: boolean("refresh_on_read").notNull().default(false),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.keyHash, t.tenantId] }),

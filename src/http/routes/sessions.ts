@@ -2,6 +2,7 @@ import { z } from "zod";
 import { settingsOf } from "../../context/settings.ts";
 import { invalid } from "../../errors.ts";
 import { stringifyJson } from "../../exact-json.ts";
+import { forgetTurns } from "../../forget/forget-turns.ts";
 import { visibleSession } from "../../memory/session-ids.ts";
 import { closeSession, createSession, getSession, listSessions, listTurns } from "../../memory/sessions.ts";
 import { sessionContext } from "../../recall/answer/session-context.ts";
@@ -17,6 +18,7 @@ import {
   queryText,
   scopeView,
   sessionName,
+  wholeNumber,
   writeSelector,
 } from "../wire/fields.ts";
 import { instant, integer, object, scopePaths, scopeTags, uuid } from "../wire/shapes.ts";
@@ -36,11 +38,15 @@ const sessionResponse = object({
 });
 
 const sessionsResponse = object({ sessions: z.array(sessionResponse) });
-const turnsResponse = object({
-  turns: z.array(
-    object({ id: uuid, session: uuid, role: z.string(), content: z.string(), seq: integer, createdAt: instant }),
-  ),
+const turn = object({
+  id: uuid,
+  session: uuid,
+  role: z.string(),
+  content: z.string(),
+  seq: integer,
+  createdAt: instant,
 });
+const turnsResponse = object({ turns: z.array(turn), total: integer });
 
 export const sessionEndpoints = [
   endpoint({
@@ -106,11 +112,28 @@ export const sessionEndpoints = [
     summary: "A session's turns, in order",
     answer: turnsResponse,
     params: id,
-    query: fields({ ...limitAndOffset, ...at }),
+    query: fields({ ...limitAndOffset, ...at, order: z.enum(["asc", "desc"]).default("asc") }),
     handle: ({ enter, params, query }) =>
-      enter({}, async (tx) => ({
-        turns: await listTurns(tx, await visibleSession(tx, params.id, query.lens), query.limit, query.offset),
-      })),
+      enter({}, async (tx) => listTurns(tx, await visibleSession(tx, params.id, query.lens), query)),
+  }),
+  endpoint({
+    method: "delete",
+    path: "/{ctx}/sessions/{id}/turns",
+    verb: "memory:forget",
+    mode: "forget",
+    operation: "turns_delete",
+    summary: "Erase a session's turns, all or the last ones; the session stays open",
+    answer: object({
+      deleted: integer,
+      receiptId: uuid.optional(),
+      turns: z.array(turn).optional().describe("Of the last ones: what they were"),
+    }),
+    params: id,
+    query: fields({ ...at, last: wholeNumber(1, 500).optional().describe("How many; absent: all") }),
+    handle: ({ enter, params, query }) =>
+      enter({ subtree: true }, async (tx) =>
+        forgetTurns(tx, await visibleSession(tx, params.id, query.lens), query.last),
+      ),
   }),
   endpoint({
     method: "post",

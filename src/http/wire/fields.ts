@@ -15,7 +15,7 @@ const VALUE_BYTES = 64 * 1024;
 const toSnake = (name: string) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** Accepts each field in camelCase or snake_case, and null as absent. Unknown fields stay, and are refused. */
-function normaliseFields(fields: readonly string[]) {
+function normaliseFields(fields: readonly string[], nullable: readonly string[]) {
   const camelOf = new Map(fields.map((field) => [toSnake(field), field]));
   return (input: unknown): unknown => {
     if (typeof input !== "object" || input === null || Array.isArray(input)) return input;
@@ -25,15 +25,19 @@ function normaliseFields(fields: readonly string[]) {
       const field = camelOf.get(name) ?? name;
       if (seen.has(field)) throw invalid(`${field} is given twice, as ${field} and ${toSnake(field)}`);
       seen.add(field);
-      if (value !== null || !fields.includes(field)) normal.push([field, value]);
+      if (value !== null || !fields.includes(field) || nullable.includes(field)) normal.push([field, value]);
     }
     return Object.fromEntries(normal);
   };
 }
 
-/** An object on the wire: known fields only, in either spelling. */
-export function fields<T extends z.ZodRawShape>(shape: T) {
-  return z.preprocess(normaliseFields(Object.keys(shape)), z.strictObject(shape));
+/**
+ * An object on the wire: known fields only, in either spelling.
+ *
+ * @param nullable fields in which null is a value
+ */
+export function fields<T extends z.ZodRawShape>(shape: T, nullable: readonly string[] = []) {
+  return z.preprocess(normaliseFields(Object.keys(shape), nullable), z.strictObject(shape));
 }
 
 /** A parser of this project as a zod type: its own message and status come through. */

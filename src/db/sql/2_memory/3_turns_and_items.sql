@@ -47,16 +47,92 @@ BEGIN
   RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
 END $$;
 
--- Sets a keyed item at the ticket's write scope: {id, createdAt, updatedAt}.
-CREATE OR REPLACE FUNCTION scopefloor.put_item(new_id uuid, of_key text, new_value jsonb) RETURNS jsonb
+-- Sets and deletes keyed items at the ticket's write scope, all or none:
+--   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?} | {id, key, op: delete, ifVersion?}], no key twice.
+-- `ifVersion` is what is there: 0 stands for nothing. Whoever may not read learns nothing of what was there.
+-- {results: [{id, version, createdAt, updatedAt, expiresAt} | {id: null or the deleted one's}], in their order, receipt?},
+-- or {conflict: {key, version}} and nothing done.
+CREATE OR REPLACE FUNCTION scopefloor.put_items(operations jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
+  at_tenant int := (t->>'tenant')::int;
+  at_scope int := (t->>'write')::int;
+  secret bytea := scopefloor.word_secret(at_tenant, at_scope);
+  may_read bool := t->'verbs' ? 'memory:read';
+  asked record;
+  there scopefloor.memory_item;
   m scopefloor.memory_item;
+  is_there bool;
+  at_version int; -- 0: there is none
+  done jsonb := '{}'; -- by key
+  deleted uuid[] := '{}';
+  receipt uuid;
 BEGIN
-  INSERT INTO scopefloor.memory_item (tenant_id, scope_id, key, id, value, api_key_id)
-  VALUES ((t->>'tenant')::int, (t->>'write')::int, of_key, new_id, new_value, (t->>'key')::uuid)
-  ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = NULL, updated_at = clock_timestamp()
-  RETURNING * INTO m;
-  RETURN jsonb_build_object('id', m.id, 'createdAt', m.created_at, 'updatedAt', m.updated_at);
+  IF jsonb_array_length(operations) NOT BETWEEN 1 AND 500 OR EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o GROUP BY o->>'key' HAVING count(*) > 1) THEN
+    RAISE EXCEPTION 'scopefloor: not a batch of items' USING ERRCODE = 'check_violation';
+  END IF;
+  IF NOT may_read AND EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o WHERE o->>'op' <> 'put' OR o ? 'ifVersion') THEN
+    RAISE EXCEPTION 'scopefloor: what is there is for those who read' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- In one order, so that nobody waits in a circle.
+  FOR asked IN
+    SELECT o AS given, scopefloor.word_hash(secret, o->>'key') AS hash FROM jsonb_array_elements(operations) o ORDER BY 2
+  LOOP
+    SELECT * INTO there FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash FOR UPDATE;
+    is_there := there.id IS NOT NULL AND (there.expires_at > clock_timestamp()) IS NOT FALSE;
+    at_version := CASE WHEN is_there THEN there.version ELSE 0 END;
+    IF (asked.given->>'ifVersion')::int <> at_version THEN
+      RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', at_version));
+    END IF;
+    IF asked.given->>'op' = 'delete' THEN
+      DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash;
+      IF is_there THEN
+        deleted := deleted || there.id;
+      END IF;
+      done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object('id', CASE WHEN is_there THEN there.id END));
+      CONTINUE;
+    END IF;
+    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read)
+    VALUES (at_tenant, at_scope, asked.given->>'key', (asked.given->>'id')::uuid, asked.given->'value', (t->>'key')::uuid,
+            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false))
+    ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE
+    SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = EXCLUDED.expires_at, ttl_seconds = EXCLUDED.ttl_seconds,
+        refresh_on_read = EXCLUDED.refresh_on_read, updated_at = clock_timestamp(),
+        -- One that is over was not there.
+        version = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.version + 1 ELSE 1 END,
+        created_at = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.created_at ELSE clock_timestamp() END
+    -- Of two who make it at once the second meets what the first made.
+    WHERE NOT asked.given ? 'ifVersion' OR there.id IS NOT NULL
+    RETURNING * INTO m;
+    IF NOT FOUND THEN
+      RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', 1));
+    END IF;
+    done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object(
+      'id', m.id, 'expiresAt', scopefloor.rfc3339(m.expires_at), 'updatedAt', scopefloor.rfc3339(m.updated_at),
+      'createdAt', scopefloor.rfc3339(CASE WHEN may_read THEN m.created_at ELSE m.updated_at END), 'version', CASE WHEN may_read THEN m.version END));
+  END LOOP;
+  IF deleted <> '{}' THEN
+    receipt := gen_random_uuid();
+    INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
+    VALUES (at_tenant, at_scope, receipt, t->'trace'->'tags', false, 'erase', 'item', jsonb_build_object('memory_item', cardinality(deleted)),
+            jsonb_build_object('items', to_jsonb(deleted)), (t->>'key')::uuid);
+  END IF;
+  RETURN jsonb_build_object('receipt', receipt, 'results', (SELECT jsonb_agg(done->(o->>'key') ORDER BY n) FROM jsonb_array_elements(operations) WITH ORDINALITY x(o, n)));
+END $$;
+
+-- Items that were just read stay for as long again, where they say so: of the ticket's own scopes, and unless they are held.
+CREATE OR REPLACE FUNCTION scopefloor.refresh_items(of_ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'verb' <> 'memory:read' THEN
+    RAISE EXCEPTION 'scopefloor: no ticket for reading' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  -- Not for every read: once a tenth of the time is over. One that another is at is refreshed by that one.
+  UPDATE scopefloor.memory_item m SET expires_at = clock_timestamp() + make_interval(secs => m.ttl_seconds)
+  WHERE m.id = ANY (of_ids) AND m.scope_id = ANY (scopefloor.ids_in(t->'read')) AND m.refresh_on_read
+    AND m.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => m.ttl_seconds * 0.9)
+    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m));
 END $$;

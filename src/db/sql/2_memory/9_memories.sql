@@ -25,6 +25,7 @@ BEGIN
   UPDATE scopefloor.memory_item m
   SET value = CASE WHEN change ? 'value' THEN change->'value' ELSE m.value END,
       expires_at = CASE WHEN change ? 'endsAt' THEN (change->>'endsAt')::timestamptz ELSE m.expires_at END,
+      version = m.version + CASE WHEN change ? 'value' THEN 1 ELSE 0 END, ttl_seconds = CASE WHEN NOT change ? 'endsAt' THEN m.ttl_seconds END,
       api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp()
   WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE;
   RETURN CASE WHEN FOUND THEN jsonb_build_object('id', of_id) END;

@@ -13,11 +13,23 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT jsonb_build_object('keys', coalesce(jsonb_agg(k.jwk ORDER BY k.created_at, k.id), '[]')) FROM scopefloor.receipt_key k
 $$;
 
+-- The ticket of a call that has left a receipt: what forgets or deletes, and what writes, which may delete keyed items.
+CREATE OR REPLACE FUNCTION scopefloor.receipt_ticket() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  t jsonb := scopefloor.ticket();
+BEGIN
+  IF t IS NULL OR t->>'mode' NOT IN ('write', 'delete', 'forget', 'erase') THEN
+    RAISE EXCEPTION 'scopefloor: not a ticket for receipts' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+  RETURN t;
+END $$;
+
 -- What is signed of a receipt of this transaction: numbers, ids and hashes of names, so that no later erasure touches it.
 CREATE OR REPLACE FUNCTION scopefloor.receipt_statement(of_id uuid) RETURNS jsonb
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.forget_ticket();
+  t jsonb := scopefloor.receipt_ticket();
 BEGIN
   RETURN (SELECT jsonb_build_object('receipt', r.id, 'scope', coalesce(r.target->>'!digest', scopefloor.scope_digest(r.target)), 'subtree', r.subtree,
                                     'action', r.action, 'policy', r.policy, 'counts', r.counts, 'by', r.api_key_id, 'at', scopefloor.rfc3339(r.created_at))
@@ -28,7 +40,7 @@ END $$;
 CREATE OR REPLACE FUNCTION scopefloor.sign_receipt(of_id uuid, signed text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  t jsonb := scopefloor.forget_ticket();
+  t jsonb := scopefloor.receipt_ticket();
 BEGIN
   IF length(signed) > 10000 THEN
     RAISE EXCEPTION 'scopefloor: not a signature' USING ERRCODE = 'check_violation';
