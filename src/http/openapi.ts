@@ -1,39 +1,76 @@
 import { z } from "zod";
 import { DELEGATION_HEADERS } from "./delegation.ts";
 import type { Endpoint } from "./endpoint.ts";
+import { EXAMPLES } from "./openapi-examples.ts";
 
 type Json = Record<string, unknown>;
 
 const isTransform = (schema: unknown) => (schema as z.core.$ZodType)._zod.def.type === "transform";
+const isNumber = (schema: unknown) => (schema as z.core.$ZodType)._zod.def.type === "number";
+/** true or false as words of a query string. */
+const isFlag = ({ enum: words }: Json) => JSON.stringify(words) === '["true","false"]';
 
-/** A schema as it is on the wire: what goes in, before anything is normalised or given a default. */
-function schemaOf(schema: z.ZodType): Json {
-  const { $schema: _, ...json } = z.toJSONSchema(schema, {
-    target: "draft-2020-12",
-    io: "input",
-    unrepresentable: "any",
-    override: ({ zodSchema, jsonSchema }) => {
-      const def = zodSchema._zod.def as z.core.$ZodPipeDef;
-      // A preprocessing step takes anything; what it hands on is what is meant.
-      if (def.type !== "pipe" || !isTransform(def.in)) return;
-      for (const key of Object.keys(jsonSchema))
-        if (key !== "description" && key !== "examples") delete jsonSchema[key];
-      Object.assign(jsonSchema, schemaOf(def.out as z.ZodType));
-    },
-  }) as Json;
-  return json;
+/** Schemas that have a name: each stands once, and others point at it. */
+class NamedSchemas {
+  readonly all: Record<string, Json> = {};
+
+  /** A schema as it is on the wire: what goes in, before anything is normalised or given a default. */
+  of(schema: z.ZodType): Json {
+    const {
+      $schema: _,
+      $defs = {},
+      ...json
+    } = z.toJSONSchema(schema, {
+      target: "draft-2020-12",
+      io: "input",
+      unrepresentable: "any",
+      override: ({ zodSchema, jsonSchema }) => {
+        const def = zodSchema._zod.def as z.core.$ZodPipeDef;
+        if (isFlag(jsonSchema as Json)) {
+          delete (jsonSchema as Json).enum;
+          jsonSchema.type = "boolean";
+          if ("default" in jsonSchema) jsonSchema.default = jsonSchema.default === "true";
+        }
+        // A preprocessing step takes anything; what it hands on is what is meant. So is a number that comes as text.
+        if (def.type !== "pipe" || !(isTransform(def.in) || isNumber(def.out))) return;
+        for (const key of Object.keys(jsonSchema))
+          if (key !== "description" && key !== "examples") delete jsonSchema[key];
+        Object.assign(jsonSchema, this.of(def.out as z.ZodType));
+      },
+    }) as Json & { $defs?: Record<string, Json> };
+    for (const [name, inner] of Object.entries($defs)) this.all[name] ??= pointing(inner);
+    return pointing(json);
+  }
+
+  /** The same under a name. */
+  named(name: string, schema: z.ZodType): Json {
+    const json = this.of(schema);
+    // It has one already.
+    if (typeof json.$ref === "string") return json;
+    this.all[name] = json;
+    return { $ref: `#/components/schemas/${name}` };
+  }
+}
+
+/** Where named schemas stand in the description. */
+function pointing(json: unknown): Json {
+  const { id: _, ...schema } = JSON.parse(
+    JSON.stringify(json).replaceAll('"#/$defs/', '"#/components/schemas/'),
+  ) as Json;
+  return schema;
 }
 
 const problem = { $ref: "#/components/responses/Problem" };
 
-function parametersOf(endpoint: Endpoint): Json[] {
+function parametersOf(endpoint: Endpoint, { schemas, context }: Described): Json[] {
   const inPath = [...endpoint.path.matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
     name,
     in: "path",
     required: true,
-    schema: name === "ctx" ? { type: "string", default: "default" } : { type: "string" },
+    schema: { type: "string" },
+    ...(name === "ctx" ? { example: context, description: "The Context's id" } : {}),
   }));
-  const query = schemaOf(endpoint.query);
+  const query = schemas.of(endpoint.query);
   const required = (query.required ?? []) as string[];
   const inQuery = Object.entries((query.properties ?? {}) as Record<string, Json>).map(([name, schema]) => ({
     name,
@@ -42,7 +79,15 @@ function parametersOf(endpoint: Endpoint): Json[] {
     schema,
   }));
   const headers = ["post", "put"].includes(endpoint.method)
-    ? [{ name: "Idempotency-Key", in: "header", required: false, schema: { type: "string", maxLength: 255 } }]
+    ? [
+        {
+          name: "Idempotency-Key",
+          in: "header",
+          required: false,
+          description: "The same key with the same request gets the same answer for a day",
+          schema: { type: "string", maxLength: 255 },
+        },
+      ]
     : [];
   const delegation = DELEGATION_HEADERS.map((name) => ({
     name,
@@ -54,11 +99,25 @@ function parametersOf(endpoint: Endpoint): Json[] {
   return [...inPath, ...inQuery, ...headers, ...delegation];
 }
 
-function bodyOf(endpoint: Endpoint): Json {
+/** What goes into a description besides the routes. */
+interface Described {
+  readonly schemas: NamedSchemas;
+  /** The Context's id. */
+  readonly context: string;
+}
+
+/** Whether a request without a body, or with an empty one, says too little. */
+const isNeeded = ({ body }: Endpoint) => body !== undefined && !body.safeParse({}).success;
+
+function bodyOf(endpoint: Endpoint, { schemas }: Described): Json {
   if (endpoint.body === undefined) return {};
-  const body = schemaOf(endpoint.body);
-  if (!endpoint.upload) return { requestBody: { content: { "application/json": { schema: body } } } };
-  const parts = { file: { type: "string", contentMediaType: "application/octet-stream" }, metadata: body };
+  const body = schemas.named(`${nameOf(endpoint)}Request`, endpoint.body);
+  const example = EXAMPLES[`${endpoint.method} ${endpoint.path}`];
+  if (!endpoint.upload) {
+    const content = { schema: body, ...(example === undefined ? {} : { example }) };
+    return { requestBody: { required: isNeeded(endpoint), content: { "application/json": content } } };
+  }
+  const parts = { file: { type: "string", format: "binary" }, metadata: body };
   return {
     requestBody: {
       required: endpoint.upload === true,
@@ -72,23 +131,50 @@ function bodyOf(endpoint: Endpoint): Json {
   };
 }
 
+const pascal = (text: string) =>
+  text
+    .split(/[^A-Za-z0-9]+/)
+    .map((word) => word.charAt(0).toUpperCase() + word.slice(1))
+    .join("");
+
+/** What an operation's own schemas are called: `Query`, `PutDocumentsById`. */
+function nameOf({ method, path }: Endpoint): string {
+  const parts = path.replace(/^(\/contexts)?\/\{ctx\}/, (start) => (start.startsWith("/contexts") ? "/context" : ""));
+  const named = pascal(parts.replace(/\{(\w+)\}/g, "by-$1"));
+  return method === "post" ? named : `${pascal(method)}${named}`;
+}
+
 /** What an operation is called: its method and path in one word, which is unique. */
 const operationId = ({ method, path }: Endpoint) =>
   `${method}${path.replace(/[^A-Za-z0-9]+(\w?)/g, (_, letter: string) => letter.toUpperCase())}`;
 
-function operationOf(endpoint: Endpoint): Json {
+const header = (description: string, type = "string") => ({ description, schema: { type } });
+const HEADERS = {
+  "X-Request-Id": header("Names the request in the service's log"),
+  RateLimit: header("What is left of each limit (draft-ietf-httpapi-ratelimit-headers); absent: there is none"),
+  "RateLimit-Policy": header("The limits"),
+};
+const REPLAYED = {
+  "Idempotent-Replayed": header("true: the answer of an earlier request with the same Idempotency-Key"),
+};
+
+function operationOf(endpoint: Endpoint, described: Described): Json {
   const isBuilt = endpoint.status !== 422;
+  const { method, path, answer, status, summary } = endpoint;
   const content =
-    endpoint.answer === undefined ? {} : { content: { "application/json": { schema: schemaOf(endpoint.answer) } } };
+    answer === undefined
+      ? {}
+      : { content: { "application/json": { schema: described.schemas.named(`${nameOf(endpoint)}Response`, answer) } } };
+  const headers = { ...HEADERS, ...(["post", "put"].includes(method) ? REPLAYED : {}) };
   return {
     operationId: operationId(endpoint),
-    summary: endpoint.summary,
-    tags: [endpoint.path.startsWith("/contexts") ? "Management" : (endpoint.path.split("/")[2] ?? "operation")],
-    parameters: parametersOf(endpoint),
-    ...bodyOf(endpoint),
+    summary,
+    tags: [path.startsWith("/contexts") ? "Management" : (path.split("/")[2] ?? "operation")],
+    parameters: parametersOf(endpoint, described),
+    ...bodyOf(endpoint, described),
     responses: {
       ...(isBuilt
-        ? { [endpoint.status]: { description: endpoint.status === 204 ? "Done" : "The answer", ...content } }
+        ? { [status]: { description: status === 204 ? "Done" : "The answer", headers, ...content } }
         : { 422: problem }),
       default: problem,
     },
@@ -100,7 +186,8 @@ const open = (summary: string, content: Json) => ({
 });
 
 /** OpenAPI 3.1 of the routes, out of the schemas that check their requests. */
-export function openApiOf(endpoints: readonly Endpoint[]): Json {
+export function openApiOf(endpoints: readonly Endpoint[], context = "default"): Json {
+  const described: Described = { schemas: new NamedSchemas(), context };
   const paths: Record<string, Json> = {
     "/health": open("Whether the process lives", { "application/json": { schema: { type: "object" } } }),
     "/ready": open("Whether the service can answer", { "application/json": { schema: { type: "object" } } }),
@@ -109,7 +196,7 @@ export function openApiOf(endpoints: readonly Endpoint[]): Json {
     }),
   };
   for (const endpoint of endpoints) {
-    paths[endpoint.path] = { ...paths[endpoint.path], [endpoint.method]: operationOf(endpoint) };
+    paths[endpoint.path] = { ...paths[endpoint.path], [endpoint.method]: operationOf(endpoint, described) };
   }
   return {
     openapi: "3.1.0",
@@ -123,20 +210,27 @@ export function openApiOf(endpoints: readonly Endpoint[]): Json {
     security: [{ key: [] }],
     paths,
     components: {
+      schemas: described.schemas.all,
       securitySchemes: { key: { type: "http", scheme: "bearer" } },
       responses: {
         Problem: {
           description: "What went wrong (RFC 9457)",
+          headers: {
+            "X-Request-Id": HEADERS["X-Request-Id"],
+            "Retry-After": header("Seconds to wait before the same is tried again; of 429 and 503", "integer"),
+            "WWW-Authenticate": header("Of 401: how to say who calls"),
+          },
           content: {
             "application/problem+json": {
               schema: {
                 type: "object",
-                required: ["type", "title", "status", "detail", "instance", "requestId"],
+                required: ["type", "title", "status", "detail", "message", "instance", "requestId"],
                 properties: {
                   type: { type: "string", format: "uri" },
                   title: { type: "string" },
                   status: { type: "integer" },
                   detail: { type: "string" },
+                  message: { type: "string", description: "The same as detail" },
                   instance: { type: "string" },
                   requestId: { type: "string" },
                   retryAfter: { type: "number" },

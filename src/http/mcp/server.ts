@@ -12,7 +12,6 @@ import { TOOLS } from "./tools/index.ts";
 export const mcpHandler = (caller: McpCaller): McpHttpHandler =>
   createMcpHandler(() => serverFor(caller), {
     onerror: caller.onFailure,
-    responseMode: "json",
     // Nothing changes that a client could listen to: what a key may use is looked up for each request.
     maxSubscriptions: 0,
   });

@@ -22,7 +22,7 @@ const require = createRequire(import.meta.url);
 
 /** The routes without a key. They tell nothing about any tenant. */
 export function operationRoutes(router: Router, deps: Deps, endpoints: readonly Endpoint[]): void {
-  const description = JSON.stringify(openApiOf(endpoints));
+  const description = JSON.stringify(openApiOf(endpoints, deps.context));
   router.get("/health", (ctx) => {
     ctx.body = { status: "ok" };
   });

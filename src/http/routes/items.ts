@@ -47,7 +47,7 @@ const itemShape = {
   expiresAt: instant.optional(),
   ttlSeconds: integer.optional(),
 };
-const itemResponse = object(itemShape);
+const itemResponse = object(itemShape).meta({ id: "Item" });
 const itemsResponse = object({ items: z.array(itemResponse) });
 const batchResponse = object({
   results: z

@@ -143,7 +143,7 @@ const hit = object({
   documentTitle: z.string().optional(),
   position: integer.optional().describe("Of a chunk: its place in the document"),
   ...remarks,
-});
+}).meta({ id: "Hit" });
 
 const queryResponse = object({
   tier: z.enum(["direct", "cache", "hybrid", "full_context"]),

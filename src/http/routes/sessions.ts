@@ -35,7 +35,7 @@ const sessionResponse = object({
   name: z.string().optional(),
   metadata: z.record(z.string(), z.unknown()),
   closedAt: instant.optional(),
-});
+}).meta({ id: "Session" });
 
 const sessionsResponse = object({ sessions: z.array(sessionResponse) });
 const turn = object({
@@ -45,7 +45,7 @@ const turn = object({
   content: z.string(),
   seq: integer,
   createdAt: instant,
-});
+}).meta({ id: "Turn" });
 const turnsResponse = object({ turns: z.array(turn), total: integer });
 
 export const sessionEndpoints = [

@@ -36,7 +36,7 @@ export const extraction = object({
   instructions: z.array(z.never()),
   uncertainties: z.array(z.never()),
   corrections: z.array(z.never()),
-});
+}).meta({ id: "Extraction" });
 
 /** Of what is only looked at: nothing has an id. */
 const NOTHING_STORED: Outcome = {

@@ -56,24 +56,30 @@ function parsedBy<T>(parse: (input: unknown) => T) {
 }
 
 const SCOPE = 'a scope: {"org":"acme"}, ["org=acme"] or "org/acme"';
+const TAGS = { type: "object", additionalProperties: { type: "string" } } as const;
+const PATHS = { type: "array", items: { type: "string" } } as const;
+const ONE_SCOPE = { anyOf: [{ type: "string" }, TAGS, PATHS] };
+const SCOPES = {
+  anyOf: [{ type: "string" }, TAGS, { type: "array", items: { anyOf: [{ type: "string" }, TAGS, PATHS] } }],
+};
 export const readSelector = parsedBy(parseSelector)
   .optional()
-  .meta({ description: `What to read at, ${SCOPE}, or several as an array of clauses (OR)` });
+  .meta({ ...SCOPES, description: `What to read at, ${SCOPE}, or several as an array of clauses (OR)` });
 export const writeSelector = parsedBy(parseWriteSelector)
   .optional()
-  .meta({ description: `Where to write, ${SCOPE}` });
+  .meta({ ...SCOPES, description: `Where to write, ${SCOPE}` });
 /** As {@link writeSelector}, where there has to be one. */
 export const namedScope = parsedBy((input) => {
   const selector = parseWriteSelector(input);
   if (selector === undefined) throw invalid("a scope path is needed");
   return selector;
-});
+}).meta({ ...SCOPES, description: `The scope that is meant, ${SCOPE}` });
 /** `lens` of a GET: JSON or a path. */
 const inQueryString = z.string().transform((text) => parseQuerySelector(text));
 export const querySelector = inQueryString.pipe(parsedBy(parseSelector)).optional();
 export const queryWriteSelector = inQueryString.pipe(parsedBy(parseWriteSelector)).optional();
 export const queryNamedScope = inQueryString.pipe(namedScope);
-export const scopeObject = parsedBy(parseScope);
+export const scopeObject = parsedBy(parseScope).meta({ ...ONE_SCOPE, description: `One scope, ${SCOPE}` });
 
 export const uuidText = z.uuid();
 /** An instant, normalised to UTC: an offset that PostgreSQL does not know never reaches it. */

@@ -30,7 +30,7 @@ export const entity = object({
   scope: scopeTags,
   createdAt: instant,
   updatedAt: instant,
-});
+}).meta({ id: "Entity" });
 
 const fact = {
   id: uuid,
@@ -57,7 +57,7 @@ export const attribute = object({
   ...fact,
   value: z.string().describe("Its value; what is no string, as JSON"),
   json: z.unknown().describe("Its value as JSON"),
-});
+}).meta({ id: "Attribute" });
 export const relation = object({
   ...fact,
   subject: inOneWord,
@@ -65,7 +65,7 @@ export const relation = object({
   object: inOneWord,
   value: inOneWord.describe("The object"),
   target: object({ type: z.string(), name: z.string() }),
-});
+}).meta({ id: "Relation" });
 export const described = { entity, attributes: z.array(attribute), relations: z.array(relation) };
 export const facet = z.array(z.union([attribute, relation]));
 
@@ -76,7 +76,7 @@ export const instruction = object({
   text: z.string(),
   scope: scopeTags,
   occurredAt: instant,
-});
+}).meta({ id: "Instruction" });
 
 const latest = (facts: readonly (Attribute | Relation)[], otherwise: string) =>
   facts.reduce((last, { createdAt }) => (createdAt > last ? createdAt : last), otherwise);

@@ -19,7 +19,7 @@ export const tokens = object({
   embedding: integer,
   total: integer,
   source: z.enum(["provider", "tokenizer"]).optional(),
-});
+}).meta({ id: "Tokens" });
 
 export const namedEntity = object({ type: z.string(), name: z.string() });
 export const document = object({
@@ -56,7 +56,7 @@ export const document = object({
   processingStartedAt: instant.optional(),
   processingCompletedAt: instant.optional(),
   progress: object({ chunks: integer, embedded: integer }).optional(),
-});
+}).meta({ id: "Document" });
 
 export const tellDocument = ({ source, contentHash, ...document }: Document) => ({
   ...document,
@@ -76,7 +76,7 @@ export const chunk = object({
   tokenCount: integer,
   duplicateOf: uuid.optional(),
   suspicious: z.array(z.string()).optional(),
-});
+}).meta({ id: "Chunk" });
 
 /** What an answer says of a hit where there is something to say. */
 export const remarks = {
@@ -111,7 +111,7 @@ export const memory = object({
   documentTitle: z.string().optional(),
   key: z.string().optional(),
   value: z.unknown().optional(),
-});
+}).meta({ id: "Memory" });
 export const memoryWithHistory = object({
   ...memory.shape,
   history: z

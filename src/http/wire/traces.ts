@@ -32,7 +32,7 @@ export const trace = object({
   tokens,
   sources: z.array(uuid).optional().describe("Ids that the answer was made of"),
   retrievals: z.array(retrieval).optional(),
-});
+}).meta({ id: "Trace" });
 
 const TIERS = ["direct", "cache", "hybrid", "full_context"];
 
