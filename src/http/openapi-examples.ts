@@ -19,7 +19,7 @@ export const EXAMPLES: Readonly<Record<string, unknown>> = {
   "post /{ctx}/documents/query": { query: "returned parcels", lens: "org/acme", k: 5 },
   "post /{ctx}/documents/keywords/search": { query: "parcel", lens: "org/acme" },
   "post /{ctx}/sessions": { scopes: "org/acme", metadata: { channel: "web" } },
-  "put /{ctx}/memory/{key}": { value: { colour: "dark" }, scopes: "org/acme" },
+  "put /{ctx}/memory/{key}": { value: { colour: "dark" } },
   "post /{ctx}/memory/batch": { operations: [{ op: "put", key: "theme", value: "dark" }], scopes: "org/acme" },
   "post /{ctx}/forget": { query: "When do we ship?", scopes: "org/acme", dryRun: true },
   "post /{ctx}/scopes": { path: "org/acme/user/ann", displayName: "Ann" },

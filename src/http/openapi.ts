@@ -69,6 +69,7 @@ function parametersOf(endpoint: Endpoint, { schemas, context }: Described): Json
     required: true,
     schema: { type: "string" },
     ...(name === "ctx" ? { example: context, description: "The Context's id" } : {}),
+    ...(name === "key" ? { example: "theme" } : {}),
   }));
   const query = schemas.of(endpoint.query);
   const required = (query.required ?? []) as string[];
@@ -114,7 +115,10 @@ function bodyOf(endpoint: Endpoint, { schemas }: Described): Json {
   const body = schemas.named(`${nameOf(endpoint)}Request`, endpoint.body);
   const example = EXAMPLES[`${endpoint.method} ${endpoint.path}`];
   if (!endpoint.upload) {
-    const content = { schema: body, ...(example === undefined ? {} : { example }) };
+    const content = {
+      schema: body,
+      ...(example === undefined ? {} : { examples: { one: { summary: "A request that works", value: example } } }),
+    };
     return { requestBody: { required: isNeeded(endpoint), content: { "application/json": content } } };
   }
   const parts = { file: { type: "string", format: "binary" }, metadata: body };

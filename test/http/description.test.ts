@@ -10,12 +10,14 @@ afterAll(() => service.stop());
 
 interface OpenApi {
   openapi: string;
+  components: { schemas: Record<string, object> };
   paths: Record<
     string,
     Record<
       string,
       {
         operationId: string;
+        parameters: { name: string; schema: { type: string } }[];
         requestBody?: { content: Record<string, { schema: { properties: object } }> };
         responses: Record<string, { content?: object }>;
       }
@@ -39,17 +41,34 @@ describe("the description of the API", () => {
       Object.values(path).flatMap(({ operationId }) => operationId ?? []),
     );
     expect(new Set(ids).size).toBe(ids.length);
-    const query = description.paths["/{ctx}/query"]?.post?.requestBody?.content["application/json"]?.schema;
-    expect(query).toMatchObject({
+    const { schemas } = description.components;
+    expect(description.paths["/{ctx}/query"]?.post?.requestBody).toMatchObject({
+      required: true,
+      content: { "application/json": { schema: { $ref: "#/components/schemas/QueryRequest" } } },
+    });
+    expect(schemas.QueryRequest).toMatchObject({
       type: "object",
       required: ["query"],
-      properties: { query: { type: "string", maxLength: 8000 }, k: { type: "integer", maximum: 50 } },
+      additionalProperties: false,
+      properties: {
+        lens: { anyOf: expect.any(Array) },
+        query: { type: "string", maxLength: 8000 },
+        k: { type: "integer", maximum: 50 },
+      },
     });
     const upload = description.paths["/{ctx}/documents"]?.post?.requestBody?.content["multipart/form-data"]?.schema;
     expect(upload).toMatchObject({
       required: ["file"],
-      properties: { metadata: { properties: { title: { type: "string" } } } },
+      properties: { metadata: { $ref: "#/components/schemas/DocumentsRequest" } },
     });
+    expect(schemas.DocumentsRequest).toMatchObject({ properties: { title: { type: "string" } } });
+    // Names of schemas stand for one thing each, and everything that is pointed at is there.
+    const pointed = [...JSON.stringify(description).matchAll(/"#\/components\/schemas\/(\w+)"/g)].map(
+      ([, name]) => name,
+    );
+    expect(pointed.filter((name) => schemas[name ?? ""] === undefined)).toEqual([]);
+    const numbers = description.paths["/{ctx}/documents"]?.get?.parameters.filter(({ name }) => /^page/.test(name));
+    expect(numbers?.map(({ schema }) => schema.type)).toEqual(["integer", "integer"]);
   });
 
   test("has a page to try it, which loads nothing from elsewhere", async () => {
