@@ -141,7 +141,7 @@ describe("scopefloor doctor", () => {
   });
 });
 
-describe("a start that cannot be", () => {
+describe("a start that cannot be", { tags: ["long"] }, () => {
   test("says what to do", async () => {
     const port = new URL(service.url).port;
     const taken = await start({ PORT: port });
