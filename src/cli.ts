@@ -34,6 +34,12 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map<string, ()
   ]),
 ]);
 
+// Whoever reads has had enough (`| head`): that is no failure.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit(0);
+  throw error;
+});
+
 const [name = "", ...args] = process.argv.slice(2);
 const load = COMMANDS.get(name);
 if (load === undefined) {

@@ -222,6 +222,13 @@ test.each([
 ])("a file sent as %s by the name %s is %s", (partType, filename, type) =>
   expect(mediaTypeOf({ mimeType: undefined, partType, filename })).toBe(type),
 );
+test("a file of an old Office is refused with what to do, by its ending or by its bytes", async () => {
+  for (const filename of ["letter.doc", "Sheet.XLS", "slides.ppt"])
+    expect(() => mediaTypeOf({ mimeType: undefined, partType: "text/plain", filename })).toThrow(/save it as \.docx/);
+  const old = new Uint8Array([0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1, ...new Array(600).fill(0)]);
+  await expect(extract(old, MEDIA_TYPES.text)).rejects.toThrow(/save it as \.docx/);
+});
+
 test.each(["application/vnd.ms-excel", "application/zip", "image/png", "constructor", "__proto__"])(
   "%s alone is not supported",
   (partType) =>

@@ -80,6 +80,8 @@ describe("scopefloor try", () => {
     expect(silent).toMatchObject({ code: 2, error: expect.stringContaining("npm start") });
     const keyless = await run("cli.js", ["try"], { SCOPEFLOOR_URL: service.url, SCOPEFLOOR_DATA_DIR: folder });
     expect(keyless).toMatchObject({ code: 2, error: expect.stringContaining("SCOPEFLOOR_KEY") });
+    const wrong = await run("cli.js", ["try"], { SCOPEFLOOR_URL: service.url, SCOPEFLOOR_KEY: "wrong" });
+    expect(wrong).toMatchObject({ code: 2, error: expect.stringContaining("management key of this service") });
   });
 });
 

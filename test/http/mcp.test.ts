@@ -161,6 +161,8 @@ describe.each(ERAS)("a client of the era %s", (era) => {
 
   test("is told what is wrong with a call as a result, and loses nothing", async () => {
     const peer = await connect(era);
+    // From then on clients hold what they get against what the tools promise.
+    await peer.listTools();
     for (const [name, args, status] of [
       ["remember", { text: "x", scope: `org/${org}-rival` }, 403],
       ["remember", { text: "x", labels: ["no label"] }, 400],
@@ -219,6 +221,16 @@ describe.each(ERAS)("a client of the era %s", (era) => {
     expect(JSON.stringify(answers)).not.toMatch(/secret is|document about|secret\.txt/);
     expect(await rival.recall("secret heron")).toHaveLength(2);
   });
+});
+
+test("an operator's agent says where it writes", async () => {
+  const peer = await connect(ERAS[0], service.operator.key);
+  await peer.listTools();
+  const refused = await call(peer, "remember", { text: "For whom?" });
+  expect(refused).toMatchObject({ isError: true, structuredContent: { error: { status: 422 } } });
+  const placed = await call(peer, "remember", { text: "For them.", scope: `org/${org}` });
+  expect(placed.isError, JSON.stringify(placed)).toBeFalsy();
+  expect(await agent.recall("for them")).toEqual(["For them."]);
 });
 
 test("a key acts on behalf of another over MCP as over HTTP", async () => {

@@ -15,7 +15,8 @@ const USAGE = `usage: scopefloor doctor [--json]
 
 Checks what the service is started with: Node.js, the configuration, the database with its version, roles and
 migrations, the models, the clock and the disk; and whether the service answers. Says what to do about what is wrong.
-It reads the same variables as the service (docs/operations.md), and changes nothing.
+It reads the same variables as the service (docs/operations.md), so run it where and as the service is started;
+SCOPEFLOOR_URL says where that answers, if not at HOST and PORT. It changes nothing.
 
 Exit status: 0; 1 if something is wrong; 2 if the command line is wrong.`;
 
@@ -49,7 +50,8 @@ export async function doctor(args: readonly string[], environment: NodeJS.Proces
         checks.map(({ state, name, found }) => [state, name, found]),
       ),
     );
-    process.stdout.write(failed === 0 ? "\nnothing is wrong\n" : `\n${failed} of ${checks.length} checks fail\n`);
+    const warned = checks.filter(({ state }) => state === "warn").length;
+    process.stdout.write(`\n${failed} of ${checks.length} checks fail, ${warned} ${warned === 1 ? "warns" : "warn"}\n`);
   }
   return failed === 0 ? 0 : 1;
 }
@@ -63,7 +65,7 @@ export async function examine(environment: NodeJS.ProcessEnv): Promise<Check[]> 
   } catch (error) {
     return [node, fail("configuration", (error as Error).message.replace(/^bad configuration: /, ""))];
   }
-  const isServing = await answers(config);
+  const isServing = await answers(config, environment.SCOPEFLOOR_URL);
   return [
     node,
     ok(
@@ -86,9 +88,10 @@ function nodeCheck(version: string): Check {
   return isEnough ? ok("Node.js", version) : fail("Node.js", `${version}: install ${LEAST_NODE.join(".")} or newer`);
 }
 
-async function answers({ host, port, role }: Config): Promise<Check> {
-  if (role === "worker") return ok("service", "a worker does not listen");
-  const at = `http://${host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host.includes(":") ? `[${host}]` : host}:${port}`;
+async function answers({ host, port, role }: Config, url: string | undefined): Promise<Check> {
+  if (role === "worker" && url === undefined) return ok("service", "a worker does not listen");
+  const own = `http://${host === "0.0.0.0" || host === "::" ? "127.0.0.1" : host.includes(":") ? `[${host}]` : host}:${port}`;
+  const at = (url ?? own).replace(/\/+$/, "").replace(/\/api\/v1$/, "");
   const response = await fetch(`${at}/api/v1/ready`, { signal: AbortSignal.timeout(5_000) }).catch(() => undefined);
   if (response === undefined) return warn("service", `nothing answers at ${at}: start it with npm start`);
   const body = (await response.json().catch(() => undefined)) as { checks?: Record<string, string> } | undefined;

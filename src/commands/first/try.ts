@@ -194,6 +194,10 @@ class Trial {
     const { expect = 200 } = step;
     const said = typeof answer.body.detail === "string" ? ` ${answer.body.detail}` : "";
     print(`  ${answer.status}${said}\n`);
+    if (answer.status === 401 || (answer.status === 403 && step.key === "SCOPEFLOOR_KEY"))
+      throw new Error(
+        `${step.key} opens nothing here: set SCOPEFLOOR_KEY to a management key of this service (the first one is in its data folder, management.key)`,
+      );
     if (answer.status !== expect) this.#fail(`it should be ${expect}`);
     return answer;
   }

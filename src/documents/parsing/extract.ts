@@ -1,7 +1,7 @@
 /** Runs in the parser's process: bytes to text, by the type that the upload said it is. */
 import { decodeText } from "./encoding.ts";
 import type { Extracted } from "./formats/extracted.ts";
-import { isText, MEDIA_TYPES, type MediaType } from "./media-type.ts";
+import { isText, MEDIA_TYPES, type MediaType, SAVE_ANEW } from "./media-type.ts";
 import { UnreadableDocument } from "./unreadable.ts";
 
 /** Characters of text that a document may come to. */
@@ -93,7 +93,9 @@ function refuseMislabelled(bytes: Uint8Array, type: MediaType): void {
         `the file is encrypted, or of an old Word, Excel or PowerPoint; save it as ${wanted} without a password`,
       );
     if (!isZip) throw new UnreadableDocument(`the file says it is ${wanted} and is not one`);
-  } else if ((isPdf && begins(bytes, 0x25, 0x50, 0x44, 0x46)) || isZip || isOldOffice) {
+  } else if (isOldOffice) {
+    throw new UnreadableDocument(`the file is of an old Word, Excel or PowerPoint: ${SAVE_ANEW}`);
+  } else if ((isPdf && begins(bytes, 0x25, 0x50, 0x44, 0x46)) || isZip) {
     throw new UnreadableDocument(`the file says it is ${type} and is a ${isPdf ? "PDF" : "binary"} file`);
   }
 }

@@ -144,12 +144,17 @@ export function mediaTypeOf(
   said: { mimeType: string | undefined; partType: string; filename: string },
   readers: { has(kind: MediaKind): boolean } = { has: () => false },
 ): MediaType {
+  const [, old = ""] = /\.(doc|dot|xls|xlt|ppt|pps)$/i.exec(said.filename) ?? [];
+  if (old !== "") throw unsupported(`.${old}`, `; it is of an old Word, Excel or PowerPoint: ${SAVE_ANEW}`);
   const type = typeSaid(said);
   const kind = mediaKindOf(type);
   if (kind !== undefined && !readers.has(kind))
     throw unsupported(type, `; a model reads such files, and this service has none (${MODEL_VARIABLE[kind]})`);
   return type;
 }
+
+/** What to do with a file of Office 2003 and before. */
+export const SAVE_ANEW = "save it as .docx, .xlsx, .pptx or PDF";
 
 const MODEL_VARIABLE = { picture: "SCOPEFLOOR_VISION_MODEL", sound: "SCOPEFLOOR_SPEECH_MODEL" } as const;
 

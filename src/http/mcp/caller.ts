@@ -7,6 +7,8 @@ export interface McpCaller {
   readonly context: string;
   readonly version: string;
   readonly verbs: readonly KeyVerb[];
+  /** Whether what it writes without a scope is everyone's. */
+  readonly writesForAll: boolean;
   /** A route by its method and path. */
   route(name: string): Endpoint;
   call(endpoint: Endpoint, given: Partial<GivenInput>): Promise<unknown>;

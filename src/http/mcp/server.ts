@@ -44,6 +44,7 @@ function addTool(server: McpServer, caller: McpCaller, tool: Tool): void {
     async (args: Record<string, unknown>) => {
       try {
         refuseOtherContext(caller, args.context_id);
+        refuseUnplaced(caller, tool, args);
         const given = await tool.given(args);
         const answer = await caller.call(as(caller.route(tool.route), `mcp_${name}`), given);
         const { structured, text } = tool.tell(answer as never, args);
@@ -58,6 +59,15 @@ function addTool(server: McpServer, caller: McpCaller, tool: Tool): void {
 function refuseOtherContext(caller: McpCaller, contextId: unknown): void {
   if (contextId !== undefined && contextId !== caller.context)
     throw new AppError("unauthorized", "the key is not one of this Context");
+}
+
+/** Over HTTP an operator's write without a scope is general knowledge; a model does not mean that by leaving it out. */
+function refuseUnplaced({ writesForAll }: McpCaller, { verb }: Tool, { scope, scopes }: Record<string, unknown>): void {
+  if (verb === "memory:write" && writesForAll && scope === undefined && scopes === undefined)
+    throw new AppError(
+      "unprocessable",
+      'this key writes where everyone reads: name a scope, such as "org/acme", or give the agent a key of its own',
+    );
 }
 
 /** What went wrong is a result that the model reads, and no fault of the protocol. */

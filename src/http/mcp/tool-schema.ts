@@ -25,9 +25,27 @@ export function toolInput<Shape extends z.ZodRawShape>(
   };
 }
 
-/** A tool's answer as the protocol's library takes it. */
+/** What stands in place of an answer where a call failed. */
+const FAILURE = {
+  type: "object",
+  description: "Instead of all others: why the call failed",
+  properties: {
+    status: { type: "integer" },
+    code: { type: "string" },
+    message: { type: "string" },
+    retry_after: { type: "number" },
+  },
+};
+
+/**
+ * A tool's answer as the protocol's library takes it. None of its fields is required: clients of the first package
+ * (1.32) hold what a failed call says against it too, and throw it away where it does not fit.
+ */
 export function toolOutput(schema: z.ZodObject): StandardSchemaWithJSON {
-  const describe = () => jsonSchemaOf(schema);
+  const describe = () => {
+    const { required: _, properties = {}, ...json } = jsonSchemaOf(schema);
+    return { ...json, properties: { ...(properties as object), error: FAILURE } };
+  };
   return { "~standard": { ...schema["~standard"], jsonSchema: { input: describe, output: describe } } };
 }
 

@@ -25,11 +25,16 @@ export function mcpEndpoints(endpoints: readonly Endpoint[]): Endpoint[] {
   const answer = async (method: string, request: Request<unknown, unknown, unknown, unknown>): Promise<RawAnswer> => {
     const { deps, http, call, peek, body } = request;
     refuseForeignOrigin(request);
+    const { verbs, writesForAll } = await peek({}, async ({ entry }) => ({
+      // A key that manages without seeing content has no use for any tool.
+      verbs: entry.key.content ? entry.verbs : [],
+      writesForAll: Object.keys(entry.floor).length === 0,
+    }));
     const handler = mcpHandler({
       context: deps.context,
       version: VERSION,
-      // A key that manages without seeing content has no use for any tool.
-      verbs: await peek({}, async (tx) => (tx.entry.key.content ? tx.entry.verbs : [])),
+      verbs,
+      writesForAll,
       route: (name) => {
         const route = byName.get(name);
         if (route === undefined) throw new Error(`there is no route ${name}`);
