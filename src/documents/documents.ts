@@ -77,6 +77,12 @@ export async function addDocument(tx: ScopedTransaction, document: NewDocument):
 
 /** Reads the stored bytes of a document's newest version again, and gives how far it is. */
 export async function processAgain(tx: ScopedTransaction, id: string): Promise<Accepted> {
+  // The answer says what is there.
+  if (!tx.entry.verbs.includes("memory:read"))
+    throw new AppError(
+      "forbidden",
+      "this key does not have the verb memory:read, which a request without a file takes",
+    );
   const queued = await tx.call<(Added & { readonly contentHash: string }) | { readonly status: "gone" | "forgotten" }>(
     "replace_document",
     id,

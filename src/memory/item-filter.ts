@@ -58,7 +58,7 @@ export const matching = (value: SQL, filter: ItemFilter): SQL => sql`
     WHERE (CASE
       WHEN f.op = '$eq' THEN v.it IS NOT DISTINCT FROM f.operand
       WHEN f.op = '$ne' THEN v.it IS DISTINCT FROM f.operand
-      WHEN f.op = '$in' THEN f.operand @> jsonb_build_array(v.it)
+      WHEN f.op = '$in' THEN EXISTS (SELECT 1 FROM jsonb_array_elements(f.operand) AS e(one) WHERE e.one = v.it)
       WHEN jsonb_typeof(v.it) IS DISTINCT FROM jsonb_typeof(f.operand) THEN false
       WHEN f.op = '$gt' THEN v.it > f.operand
       WHEN f.op = '$gte' THEN v.it >= f.operand

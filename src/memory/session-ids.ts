@@ -1,7 +1,7 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { AppError, notFound } from "../errors.ts";
-import { merge } from "../scope/scope.ts";
+import { AppError, notFound, unprocessable } from "../errors.ts";
+import { merge, type Scope } from "../scope/scope.ts";
 import type { Selector } from "../scope/selector.ts";
 
 /**
@@ -31,8 +31,11 @@ export async function writtenSession(tx: ScopedTransaction, ref: SessionRef | un
  * @throws AppError 404 where none is visible, 409 where it could be several
  */
 export async function visibleSession(tx: ScopedTransaction, ref: SessionRef, lens?: Selector): Promise<string> {
-  if (isOurs(ref)) return ref;
-  const named = lens?.[0] && merge(lens[0].tags, tx.entry.floor);
+  const named = lens && scopeOf(tx, lens);
+  if (isOurs(ref)) {
+    if (named !== undefined && !(await isAt(tx, ref, named))) throw notFound();
+    return ref;
+  }
   const at = named ?? tx.entry.effective ?? tx.entry.floor;
   const [found, other] = await tx.rows<{ id: string; isAt: boolean }>(sql`
     SELECT s.id, d.tags = ${json(at)} AS "isAt" FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
@@ -43,3 +46,19 @@ export async function visibleSession(tx: ScopedTransaction, ref: SessionRef, len
     throw new AppError("conflict", "several scopes have a session of that name; say which scope, or use its id");
   return found.id;
 }
+
+/** The one scope that a selector names, below the floor. */
+function scopeOf(tx: ScopedTransaction, lens: Selector): Scope {
+  const [clause, ...more] = lens;
+  // No clause reaches nothing.
+  if (clause === undefined) throw notFound();
+  if (more.length > 0) throw unprocessable("lens: a session is of exactly one scope");
+  const named = merge(clause.tags, tx.entry.floor);
+  if (named === undefined) throw new AppError("scope-floor", "the requested scope contradicts the key's scope floor");
+  return named;
+}
+
+const isAt = async (tx: ScopedTransaction, id: string, scope: Scope): Promise<boolean> =>
+  (await tx.row(sql`
+    SELECT 1 FROM ${tx.read("session", "s")} JOIN ${tx.read("scope", "d")} ON d.id = s.scope_id
+    WHERE s.id = ${id}::uuid AND d.tags = ${json(scope)}`)) !== undefined;

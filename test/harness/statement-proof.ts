@@ -35,7 +35,7 @@ const KNOWLEDGE: ReadonlySet<string> = new Set([
 
 /** PostgreSQL's functions that the service calls: they compute from their arguments alone. */
 const COMPUTING = [
-  "array_position array_to_string binary_quantize cardinality concat_ws count decode dense_rank encode int4send int8send jsonb_agg jsonb_build_array jsonb_array_elements_text",
+  "array_position array_to_string binary_quantize cardinality concat_ws count decode dense_rank encode int4send int8send jsonb_agg jsonb_build_array jsonb_array_elements jsonb_array_elements_text",
   "jsonb_build_object jsonb_each_text jsonb_object_keys jsonb_to_recordset jsonb_typeof lag last_value left lower max min now octet_length replace round",
   "normalize position regexp_replace row_number starts_with string_agg strpos substr substring sum to_jsonb to_regclass transaction_timestamp",
   "translate unnest",

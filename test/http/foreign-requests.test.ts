@@ -153,6 +153,9 @@ describe("documents", () => {
     expect((await agent.call("PUT", "/documents/00000000-0000-7000-8000-000000000000")).status).toBe(404);
     const rival = await service.mint("agent", { org: "rival" });
     expect((await rival.call("PUT", `/documents/${body.id}`)).status).toBe(404);
+    // The answer says what is there.
+    const writer = await service.mint("agent", { org }, { verbs: ["memory:write"] });
+    expect((await writer.call("PUT", `/documents/${body.id}`)).status).toBe(403);
   });
 
   test("a file part without a name, whatever its bytes, is a file named upload", async () => {

@@ -331,6 +331,31 @@ describe("over plain HTTP", () => {
     expect((await post(root(), initialize, { origin: "vscode-file://vscode-app" })).status).toBe(200);
   });
 
+  test("a list of messages is refused, of which one could cancel another so that no answer comes", async () => {
+    const calls = [
+      { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "recall", arguments: { query: "q" } } },
+      { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: 2 } },
+    ];
+    expect((await post(root(), calls)).status).toBe(400);
+    expect((await post(root(), calls[1])).status).toBe(202);
+    expect((await post(root(), calls[0])).status).toBe(200);
+    expect((await post(root(), calls[0], { "idempotency-key": "once" })).status).toBe(400);
+    expect((await post(root(), initialize, { origin: "null" })).status).toBe(403);
+  });
+
+  test("odd names are arguments that there are not", async () => {
+    for (const name of ["constructor", "toString", "__proto__"]) {
+      const body = {
+        jsonrpc: "2.0",
+        id: 3,
+        method: "tools/call",
+        params: { name: "recall", arguments: JSON.parse(`{"query": "x", "${name}": "5"}`) },
+      };
+      const said = await (await post(root(), body)).text();
+      expect([name, said]).toEqual([name, expect.not.stringContaining("is not a function")]);
+    }
+  });
+
   test("what is no call is an error of the protocol", async () => {
     const unknown = await post(root(), { jsonrpc: "2.0", id: 7, method: "no/such" });
     expect(await unknown.text()).toContain("-32601");

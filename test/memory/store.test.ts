@@ -183,7 +183,9 @@ describe("a time to live", () => {
     expect(await keys("")).toEqual([]);
     expect((await put("a", { value: 2, ifVersion: 0 })).body).toMatchObject({ version: 1 });
     expect((await get("a")).body).not.toHaveProperty("expiresAt");
-    for (const ttlSeconds of [0, -1, 1.5, "60", 1e12])
+    expect((await put("b", { value: 1, ifVersion: 2_147_483_648 })).status).toBe(400);
+    expect((await put("b", { value: 1, ttlSeconds: 2_000_000_000 })).status).toBe(200);
+    for (const ttlSeconds of [0, -1, 1.5, "60", 1e12, 2_147_483_648])
       expect((await put("a", { value: 1, ttlSeconds })).status).toBe(400);
   });
 
@@ -239,6 +241,20 @@ describe("a list of items", () => {
     expect(await filtered({ "tags.0": "x" })).toEqual(["t:1"]);
     expect(await filtered({ status: "open" }, "&prefix=t:2")).toEqual(["t:2"]);
     expect(await filtered({ "status' OR true --": "open" })).toEqual([]);
+    expect(await filtered({ tags: { $in: [["x", "y"]] } })).toEqual([]);
+    expect(await filtered({ tags: { $in: [["x"]] } })).toEqual(["t:1"]);
+    expect(await filtered({ nowhere: { $in: [null] } })).toEqual([]);
+    // Digit for digit.
+    const raw = (value: string) =>
+      agent.call("PUT", "/memory/n", undefined, {
+        raw: `{"value":{"n":${value}}}`,
+        headers: { "content-type": "application/json" },
+      });
+    await raw("1546130668394913822");
+    const exact = (n: string) => keys(`filter=${encodeURIComponent(`{"n":${n}}`)}`);
+    expect([await exact("1546130668394913822"), await exact("1546130668394913800")]).toEqual([["n"], []]);
+    for (const odd of ['{"a":"\\u0000"}', '{"a\\u0000b":1}', '{"a":"\\ud800"}', '{"a":{"$lt":1e999}}'])
+      expect((await agent.get(`/memory?filter=${encodeURIComponent(odd)}`)).status, odd).toBe(400);
     for (const wrong of ["[]", "1", "{", '{"a":{"$regex":"x"}}', '{"a":{"$in":1}}', '{"":1}'])
       expect((await agent.get(`/memory?filter=${encodeURIComponent(wrong)}`)).status, wrong).toBe(400);
   });
@@ -326,6 +342,26 @@ describe("the turns of a session", () => {
     expect((await agent.call<Turns>("DELETE", "/sessions/thread/turns")).body).toEqual({ deleted: 0 });
     expect((await say("three")).status).toBe(200);
     expect((await turns()).total).toBe(1);
+  });
+
+  test("are those of the scope that is named, and of no other", async () => {
+    await say("one", "two");
+    const { sessions } = (await agent.get<{ sessions: { id: string }[] }>("/sessions")).body;
+    for (const session of ["thread", sessions[0]?.id]) {
+      for (const [lens, status] of [
+        [`org/${org}-rival`, 403],
+        ["user/zoe", 404],
+        ["[]", 404],
+        ['[["user/zoe"],["user/ann"]]', 422],
+      ]) {
+        const query = `?lens=${encodeURIComponent(String(lens))}`;
+        expect([lens, (await agent.del(`/sessions/${session}/turns${query}`)).status]).toEqual([lens, status]);
+        expect([lens, (await agent.get(`/sessions/${session}/turns${query}`)).status]).toEqual([lens, status]);
+        expect([lens, (await agent.del(`/sessions/${session}${query}`)).status]).toEqual([lens, status]);
+      }
+      expect((await agent.get(`/sessions/${session}/turns?lens=org/${org}`)).status).toBe(200);
+    }
+    expect((await turns()).total).toBe(2);
   });
 
   test("are nobody else's to take", async () => {

@@ -67,7 +67,7 @@ function asMeant(shape: z.ZodRawShape, given: unknown): unknown {
   if (typeof given !== "object" || Array.isArray(given)) return given;
   const meant = Object.entries(given).flatMap(([name, value]) => {
     if (value === null) return [];
-    const type = shape[name] as z.ZodType | undefined;
+    const type = Object.hasOwn(shape, name) ? (shape[name] as z.ZodType) : undefined;
     if (typeof value !== "string" || type === undefined || type.safeParse(value).success) return [[name, value]];
     return [[name, jsonIn(value) ?? value]];
   });

@@ -12,6 +12,7 @@ import {
   putItems,
 } from "../../memory/items.ts";
 import { GENERAL } from "../../scope/scope.ts";
+import { parseJson } from "../body.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   fields,
@@ -55,12 +56,18 @@ const batchResponse = object({
     .describe("For each operation, in their order"),
 });
 
-const ttl = z.int().min(1).max(3_155_760_000);
+/** About 63 years. */
+const ttl = z.int().min(1).max(2_000_000_000);
 const put = {
   value: jsonValue.optional(),
   ttlSeconds: ttl.optional().describe("How long it stays; absent: until it is deleted"),
   refreshOnRead: z.boolean().optional().describe("Whether it stays for as long again once it is read"),
-  ifVersion: z.int().min(0).optional().describe("Only where this version is there; 0: only where there is none"),
+  ifVersion: z
+    .int()
+    .min(0)
+    .max(2_147_483_647)
+    .optional()
+    .describe("Only where this version is there; 0: only where there is none"),
   index: z.literal(false).optional().describe("Items are found by key and filter"),
 };
 const operation = fields(
@@ -108,9 +115,12 @@ const filter = z
   .max(8_000)
   .transform((text, context) => {
     try {
-      return parseItemFilter(JSON.parse(text));
+      return parseItemFilter(parseJson(Buffer.from(text), "application/json"));
     } catch (error) {
-      context.addIssue({ code: "custom", message: error instanceof AppError ? error.message : "must be JSON" });
+      context.addIssue({
+        code: "custom",
+        message: error instanceof AppError ? error.message.replace(/^filter: /, "") : "must be JSON",
+      });
       return z.NEVER;
     }
   })

@@ -1,5 +1,7 @@
+import type { IncomingHttpHeaders } from "node:http";
+import { setTimeout as pause } from "node:timers/promises";
 import { z } from "zod";
-import { AppError } from "../../errors.ts";
+import { AppError, invalid } from "../../errors.ts";
 import { stringifyJson } from "../../exact-json.ts";
 import { failureOf } from "../../log.ts";
 import { type Endpoint, endpoint, RawAnswer, type Request } from "../endpoint.ts";
@@ -11,12 +13,25 @@ const BODY_LIMIT = 16 * 1024 * 1024;
 /** The version that clients are told. */
 const VERSION = "0.1.0";
 
+/** Longer than the longest call takes: what is not answered by then never is. */
+const ANSWER_MS = 120_000;
+
 /** A page of another host has no business here, whatever key it has got hold of (DNS rebinding). */
-function refuseForeignOrigin({ http }: Pick<Request<unknown, unknown, unknown>, "http">): void {
-  const { origin } = http.headers;
-  if (origin === undefined || !/^https?:/i.test(origin)) return;
-  if (URL.canParse(origin) && new URL(origin).host === new URL(http.origin).host) return;
+function refuseForeignOrigin({ origin, host }: IncomingHttpHeaders): void {
+  if (origin === undefined || !/^(https?:|null$)/i.test(origin)) return;
+  if (URL.canParse(origin) && new URL(origin).host === host) return;
   throw new AppError("forbidden", "the Origin header names another host than the one that was asked");
+}
+
+/**
+ * What the protocol's library would take, and is not served: a list of messages, of which one may cancel another, so
+ * that no answer ever comes (the revision 2025-06-18 has no lists any more).
+ */
+function refuseOddRequest(headers: IncomingHttpHeaders, body: unknown): void {
+  refuseForeignOrigin(headers);
+  if (Array.isArray(body)) throw invalid("a request over MCP is one message, and no list of them");
+  if (headers["idempotency-key"] !== undefined)
+    throw invalid("Idempotency-Key is not for MCP, where a call has no answer that is kept");
 }
 
 /** @param endpoints all others: tools are some of them */
@@ -24,7 +39,7 @@ export function mcpEndpoints(endpoints: readonly Endpoint[]): Endpoint[] {
   const byName = new Map(endpoints.map((one) => [`${one.method} ${one.path}`, one]));
   const answer = async (method: string, request: Request<unknown, unknown, unknown, unknown>): Promise<RawAnswer> => {
     const { deps, http, call, peek, body } = request;
-    refuseForeignOrigin(request);
+    refuseOddRequest(http.headers, body);
     const { verbs, writesForAll } = await peek({}, async ({ entry }) => ({
       // A key that manages without seeing content has no use for any tool.
       verbs: entry.key.content ? entry.verbs : [],
@@ -50,10 +65,12 @@ export function mcpEndpoints(endpoints: readonly Endpoint[]): Endpoint[] {
     );
     const sent = method === "post" ? { body: stringifyJson(body) } : {};
     const response = await handler.fetch(
-      new globalThis.Request(`${http.origin}/mcp`, { method: method.toUpperCase(), headers, ...sent }),
+      // Nobody asks there: what the caller calls this host may be no name at all.
+      new globalThis.Request("http://localhost/mcp", { method: method.toUpperCase(), headers, ...sent }),
       method === "post" ? { parsedBody: body } : {},
     );
-    return new RawAnswer(response.status, [...response.headers], await response.text());
+    const text = await within(ANSWER_MS, response.text()).finally(() => void handler.close());
+    return new RawAnswer(response.status, [...response.headers], text);
   };
   return (["get", "post", "delete"] as const).map((method) =>
     endpoint({
@@ -71,6 +88,19 @@ export function mcpEndpoints(endpoints: readonly Endpoint[]): Endpoint[] {
       handle: (request) => answer(method, request as Request<unknown, unknown, unknown, unknown>),
     }),
   );
+}
+
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  const ended = new AbortController();
+  const late = pause(ms, undefined, { signal: ended.signal, ref: false }).then(() => {
+    throw new AppError("unavailable", "the call took too long", { retryAfter: 1 });
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    ended.abort();
+    late.catch(() => undefined);
+  }
 }
 
 /** Said of the body as it came, which is another one here. */

@@ -104,7 +104,8 @@ export const traceEndpoints = [
     handle: ({ enter, query }) => {
       const { principal, ...filter } = query;
       const isKind = principalKind.safeParse(principal).success;
-      if (principal !== undefined && !isKind && filter.key !== undefined && filter.key !== principal)
+      const isOther = filter.key?.toLowerCase() !== principal?.toLowerCase();
+      if (principal !== undefined && !isKind && filter.key !== undefined && isOther)
         throw invalid("principal and key name two keys");
       return enter(listAccess(query), async (tx) => ({
         rows: (await auditRows(tx, { ...filter, ...(isKind ? { principal } : { key: filter.key ?? principal }) })).map(

@@ -85,6 +85,7 @@ export const upload = tool({
     version: z.int(),
   }),
   given: async ({ bytes_base64, filename, mime_type, title, source, scope: one, scopes, labels: has }) => {
+    if (one !== undefined && scopes !== undefined) throw invalid("scope and scopes are the same: give one of them");
     if (!/^[A-Za-z0-9+/_-]*={0,2}$/.test(bytes_base64)) throw invalid("bytes_base64: must be base64");
     const bytes = Buffer.from(bytes_base64, "base64");
     if (bytes.length > FILE_BYTES)
