@@ -130,7 +130,7 @@ const spent = () =>
   );
 
 describe("where the scope has not allowed it", () => {
-  test("nothing leaves the service, and the document says what is missing", async () => {
+  test("nothing leaves the service, and the document says what is missing (threat 59)", async () => {
     const picture = await pictureOf("Invoice 4711");
     const photo = await stored(picture, "invoice.png");
     expect(photo).toMatchObject({ status: "failed", error: expect.stringContaining("mediaReading") });

@@ -194,7 +194,7 @@ describe.each(ERAS)("a client of the era %s", (era) => {
     });
   });
 
-  test("reaches no other tenant's memory, whatever it names", async () => {
+  test("reaches no other tenant's memory, whatever it names (threat 58)", async () => {
     const rival = await service.mint("agent", { org: `${org}-rival` });
     const { chunkId } = await rival.remember("The rival's secret is a heron.");
     const upload = await rival.upload("The rival's document about herons.", "secret.txt");
@@ -247,7 +247,7 @@ test("a key acts on behalf of another over MCP as over HTTP", async () => {
   await client.close();
 });
 
-test("limits and budgets hold, and a tool costs what its route costs", async () => {
+test("limits and budgets hold, and a tool costs what its route costs (threat 58)", async () => {
   await service.operator.call("PUT", "/contexts/default/prices", { operation: "query", perCall: 0.01 });
   const peer = await connect(ERAS[0]);
   await call(peer, "recall", { query: "anything" });
@@ -331,7 +331,7 @@ describe("over plain HTTP", () => {
     expect((await post(root(), initialize, { origin: "vscode-file://vscode-app" })).status).toBe(200);
   });
 
-  test("a list of messages is refused, of which one could cancel another so that no answer comes", async () => {
+  test("a list of messages is refused, of which one could cancel another so that no answer comes (threat 58)", async () => {
     const calls = [
       { jsonrpc: "2.0", id: 2, method: "tools/call", params: { name: "recall", arguments: { query: "q" } } },
       { jsonrpc: "2.0", method: "notifications/cancelled", params: { requestId: 2 } },
