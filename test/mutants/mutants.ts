@@ -5,6 +5,7 @@
  * database, and runs the tests that must fail.
  */
 
+import { DOOR_MUTANTS } from "./doors.ts";
 import { GOVERNANCE_MUTANTS } from "./governance.ts";
 import { METERING_MUTANTS } from "./metering.ts";
 
@@ -1271,6 +1272,7 @@ export const MUTANTS: readonly Mutant[] = [
     to: 'SELECT f.* FROM ${sql.raw("scopef" + `loor.${table}`)} f JOIN',
     tests: [FACTS],
   },
+  ...DOOR_MUTANTS,
   ...GOVERNANCE_MUTANTS,
   ...METERING_MUTANTS,
 ];
