@@ -241,6 +241,7 @@ ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "version" integer DEFAULT 1 NO
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "expires_at" timestamp with time zone;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "ttl_seconds" integer;--> statement-breakpoint
 ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "refresh_on_read" boolean DEFAULT false NOT NULL;--> statement-breakpoint
+ALTER TABLE "scopefloor"."memory_item" ADD COLUMN "indexed" text[];--> statement-breakpoint
 CREATE INDEX "erasing_hash" ON "scopefloor"."erasing" USING btree ("hash");--> statement-breakpoint
 CREATE INDEX "forget_run_id" ON "scopefloor"."forget_run" USING btree ("id");--> statement-breakpoint
 CREATE INDEX "forget_run_over" ON "scopefloor"."forget_run" USING btree ("finished_at");--> statement-breakpoint
@@ -1436,11 +1437,34 @@ BEGIN
   RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
 END $$;
 
+-- These items of a scope are recalled no more. (The tail's lock before what is taken out of it: settle_facts.)
+CREATE OR REPLACE FUNCTION scopefloor.unrecall_items(at_scope int, of_ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = ANY (of_ids) AND p.kind = 'item') THEN
+    PERFORM pg_advisory_xact_lock_shared(7702, at_scope);
+    DELETE FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = ANY (of_ids) AND p.kind = 'item';
+  END IF;
+END $$;
+
+-- Trigger: items that are deleted, by whatever way, are recalled no more.
+CREATE OR REPLACE FUNCTION scopefloor.unrecall_removed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  gone record;
+BEGIN
+  FOR gone IN SELECT r.scope_id, array_agg(r.id) AS ids FROM removed r WHERE r.indexed IS NOT NULL GROUP BY 1 ORDER BY 1 LOOP
+    PERFORM scopefloor.unrecall_items(gone.scope_id, gone.ids);
+  END LOOP;
+  RETURN NULL;
+END $$;
+
 -- Sets and deletes keyed items at the ticket's write scope, all or none:
---   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?} | {id, key, op: delete, ifVersion?}], no key twice.
+--   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?, index?: [fields]} | {id, key, op: delete, ifVersion?}], no key twice.
 -- `ifVersion` is what is there: 0 stands for nothing. Whoever may not read learns nothing of what was there.
 -- {results: [{id, version, createdAt, updatedAt, expiresAt} | {id: null or the deleted one's}], in their order, receipt?},
 -- or {conflict: {key, version}} and nothing done.
+-- What recall finds an item by goes with its former value: whoever calls stores the passage of the new one.
 CREATE OR REPLACE FUNCTION scopefloor.put_items(operations jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -1456,6 +1480,8 @@ DECLARE
   at_version int; -- 0: there is none
   done jsonb := '{}'; -- by key
   deleted uuid[] := '{}';
+  gone uuid[] := '{}'; -- what is deleted, with what was over
+  unsaid uuid[] := '{}'; -- what is not recalled by its former value any more
   receipt uuid;
 BEGIN
   IF jsonb_array_length(operations) NOT BETWEEN 1 AND 500 OR EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o GROUP BY o->>'key' HAVING count(*) > 1) THEN
@@ -1475,19 +1501,20 @@ BEGIN
       RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', at_version));
     END IF;
     IF asked.given->>'op' = 'delete' THEN
-      DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash;
+      gone := gone || there.id;
       IF is_there THEN
         deleted := deleted || there.id;
       END IF;
       done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object('id', CASE WHEN is_there THEN there.id END));
       CONTINUE;
     END IF;
-    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read)
+    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read, indexed)
     VALUES (at_tenant, at_scope, asked.given->>'key', (asked.given->>'id')::uuid, asked.given->'value', (t->>'key')::uuid,
-            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false))
+            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false),
+            CASE WHEN asked.given ? 'index' THEN ARRAY(SELECT jsonb_array_elements_text(asked.given->'index')) END)
     ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE
     SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = EXCLUDED.expires_at, ttl_seconds = EXCLUDED.ttl_seconds,
-        refresh_on_read = EXCLUDED.refresh_on_read, updated_at = clock_timestamp(),
+        refresh_on_read = EXCLUDED.refresh_on_read, indexed = EXCLUDED.indexed, updated_at = clock_timestamp(),
         -- One that is over was not there.
         version = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.version + 1 ELSE 1 END,
         created_at = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.created_at ELSE clock_timestamp() END
@@ -1497,10 +1524,14 @@ BEGIN
     IF NOT FOUND THEN
       RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', 1));
     END IF;
+    unsaid := unsaid || m.id;
     done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object(
       'id', m.id, 'expiresAt', scopefloor.rfc3339(m.expires_at), 'updatedAt', scopefloor.rfc3339(m.updated_at),
       'createdAt', scopefloor.rfc3339(CASE WHEN may_read THEN m.created_at ELSE m.updated_at END), 'version', CASE WHEN may_read THEN m.version END));
   END LOOP;
+  -- Only now, when no other item is waited for: the words of a scope are taken by one at a time.
+  PERFORM scopefloor.unrecall_items(at_scope, unsaid);
+  DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.id = ANY (gone);
   IF deleted <> '{}' THEN
     receipt := gen_random_uuid();
     INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
@@ -1520,10 +1551,13 @@ BEGIN
     RAISE EXCEPTION 'scopefloor: no ticket for reading' USING ERRCODE = 'insufficient_privilege';
   END IF;
   -- Not for every read: once a tenth of the time is over. One that another is at is refreshed by that one.
+  WITH kept AS (
   UPDATE scopefloor.memory_item m SET expires_at = clock_timestamp() + make_interval(secs => m.ttl_seconds)
   WHERE m.id = ANY (of_ids) AND m.scope_id = ANY (scopefloor.ids_in(t->'read')) AND m.refresh_on_read
     AND m.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => m.ttl_seconds * 0.9)
-    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m));
+    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m))
+  RETURNING m.scope_id, m.id, m.expires_at)
+  UPDATE scopefloor.passage p SET ends_at = k.expires_at FROM kept k WHERE p.scope_id = k.scope_id AND p.id = k.id AND p.kind = 'item';
 END $$;
 
 --> statement-breakpoint
@@ -2018,13 +2052,15 @@ $$;
 -- Changes what is given of it at the ticket's write scope, and keeps the rest:
 --   {text?: {said, tokens, terms, words, languages, analyser, cues?, digest, suspicious, embedding?}, value?, labels?, endsAt? (null: never), keepHistory?}
 -- text: of a turn what it says; of an attribute the sentence for its new `value`; of an item there is `value` alone.
--- Gives {id}, which is another one where a fact now says what another one says; NULL: it is not there any more.
+-- Gives {id}, which is another one where a fact now says what another one says; of an item that is recalled and has a new
+-- value also {indexed: [fields], endsAt}, for whoever stores its passage. NULL: it is not there any more.
 CREATE OR REPLACE FUNCTION scopefloor.correct_memory(of_id uuid, change jsonb, of_embedder int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
   at_scope int := (t->>'write')::int;
   of_kind text;
+  item scopefloor.memory_item;
 BEGIN
   -- The one that was entered for: whose it is was looked at then.
   IF (t->>'memory')::uuid IS DISTINCT FROM of_id THEN
@@ -2041,8 +2077,16 @@ BEGIN
       expires_at = CASE WHEN change ? 'endsAt' THEN (change->>'endsAt')::timestamptz ELSE m.expires_at END,
       version = m.version + CASE WHEN change ? 'value' THEN 1 ELSE 0 END, ttl_seconds = CASE WHEN NOT change ? 'endsAt' THEN m.ttl_seconds END,
       api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp()
-  WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE;
-  RETURN CASE WHEN FOUND THEN jsonb_build_object('id', of_id) END;
+  WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE
+  RETURNING * INTO item;
+  IF item.id IS NULL OR item.indexed IS NULL THEN
+    RETURN CASE WHEN item.id IS NOT NULL THEN jsonb_build_object('id', of_id) END;
+  ELSIF change ? 'value' THEN
+    PERFORM scopefloor.unrecall_items(at_scope, ARRAY[of_id]);
+    RETURN jsonb_build_object('id', of_id, 'indexed', item.indexed, 'endsAt', scopefloor.rfc3339(item.expires_at));
+  END IF;
+  UPDATE scopefloor.passage p SET ends_at = item.expires_at WHERE p.scope_id = at_scope AND p.id = of_id AND p.kind = 'item';
+  RETURN jsonb_build_object('id', of_id);
 END $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.correct_turn(t jsonb, of_id uuid, change jsonb, of_embedder int) RETURNS jsonb
@@ -2244,9 +2288,9 @@ BEGIN
   END IF;
   FOR at_scope IN SELECT DISTINCT r.scope_id FROM removed r LOOP
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = at_scope)) LOOP
-      -- (A fact's passage follows the fact, which is in a table of its own.)
+      -- (The passage of a fact or an item follows that, which is in a table of its own.)
       IF EXISTS (SELECT 1 FROM (SELECT to_jsonb(r) AS row FROM removed r WHERE r.scope_id = at_scope) o
-                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
+                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' IN ('attribute', 'item')) AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
                    AND NOT scopefloor.is_in_the_making(TG_TABLE_NAME, o.row)) THEN
         PERFORM scopefloor.raise_held();
       END IF;
@@ -5224,7 +5268,7 @@ BEGIN
     ('entity', '{name,type,identity,folded}'),
     ('attribute', '{key,normal_key,value,sentence,labels,terms,languages}'),
     ('relation', '{key,normal_key,sentence,labels,terms,languages}'),
-    ('memory_item', '{key,value}'),
+    ('memory_item', '{key,value,indexed}'),
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
@@ -5312,7 +5356,7 @@ BEGIN
   FOR held IN SELECT * FROM (VALUES
     -- table, when it really changes
     ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
-    ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
+    ('passage', 'OLD.kind NOT IN (''attribute'', ''item'') AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
                  OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
     ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels, OLD.observed_at) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels, NEW.observed_at)'),
     ('document_content', NULL),
@@ -5351,6 +5395,8 @@ CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_unrecalled AFTER DELETE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unrecall_removed();
 CREATE OR REPLACE TRIGGER former_turns_added AFTER INSERT ON scopefloor.turn
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
 CREATE OR REPLACE TRIGGER former_turns_removed AFTER DELETE ON scopefloor.turn
@@ -5596,7 +5642,7 @@ GRANT SELECT ON scopefloor.migration TO scopefloor_app, scopefloor_worker;
 GRANT CREATE ON SCHEMA scopefloor TO scopefloor_definer; -- a new owner needs it
 DO $$
 DECLARE
-  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"credentials_above":[],"credentials_at":[],"credentials_under_others":["worker"],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_items":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"receipt_ticket":[],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"refresh_items":["app"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reseal_credential":["worker"],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_at":[],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
+  callers constant jsonb := '{"abandon_run":[],"add_document":["app"],"add_usage":[],"apply_stored":[],"audit_evidence":["app"],"authenticate":[],"begin_offboarding":["app"],"begin_replay":["owner"],"bill":["app"],"billed_scopes":[],"budget_answer":[],"budgets_above":[],"cache_answer":["app"],"caller":["app","worker"],"caller_principal":["app","worker"],"change_tenant":["app"],"change_verbs":["app"],"check_audit":["owner"],"check_room":[],"check_unchained":["owner"],"claim_idempotency":["app"],"configure_context":["app"],"conflicts_with_traces":[],"context_created_at":["app"],"correct_fact":[],"correct_memory":["app"],"correct_turn":[],"cost_of":[],"count_passages":[],"credentials_above":[],"credentials_at":[],"credentials_under_others":["worker"],"cut_before":[],"delegated_from":[],"deletes":["app","worker"],"descends_from":[],"drop_budget":["app"],"drop_cached_answers":["app","worker"],"drop_hold":["app"],"drop_limit":["app"],"drop_price":["app"],"drop_retention":["app"],"drop_schedule":["app"],"drop_settings":["app"],"drop_template":["app"],"due_schedules":["worker"],"effective_retention":["app"],"effective_settings":["app"],"embedders_in_use":["app"],"end_holds":["app"],"end_job_hold":["worker"],"end_over":[],"end_over_anywhere":["worker"],"end_over_within":["app"],"end_replay":["owner"],"end_run":["worker"],"end_tenant":[],"enqueue":["app","worker"],"ensure_context":["owner"],"ensure_embedder":[],"ensure_entity":[],"ensure_scope":[],"ensure_tenant":[],"enter":["app"],"enter_job":["worker"],"enter_run":[],"erase_audited":[],"erase_audited_items":[],"extend_job":["worker"],"extend_job_hold":["worker"],"fact_at":[],"finish_job":["worker"],"fold_calls":["app"],"fold_counters":["worker"],"fold_holds":["worker"],"fold_own_holds":["app"],"forget_facts":["app","worker"],"forget_ticket":[],"forgets":["app","worker"],"full_ticket":[],"governed_scopes":[],"handles_any_session":["app","worker"],"has_first_key":[],"has_work":["app"],"hides_scopes":["app","worker"],"hold_answer":[],"hold_calls":["app"],"hold_entities":["app","worker"],"hold_for_job":["worker"],"hold_placed":[],"hold_scope":[],"hold_segments":["worker"],"hold_tail":["worker"],"holds_above":[],"holds_something":[],"ids_in":[],"insertable":["app","worker"],"insertable_tenant":["app","worker"],"is_being_erased":[],"is_document_held":[],"is_in_the_making":[],"is_offboarded":[],"is_row_held":[],"is_shut_out":[],"issue_ticket":[],"job_ticket":[],"join_tail":[],"journal_lines":["owner"],"keep_held":[],"keep_held_as_it_is":[],"keep_hold":[],"kept_below":[],"key_row":[],"key_ticket":[],"known_key":["app"],"known_keys":["app"],"knows_lines":["app"],"lacks_hold":[],"lexical_state":["app","worker"],"limit_answer":[],"list_budgets":["app"],"list_holds":["app"],"list_keys":["app"],"list_limits":["app"],"list_prices":["app"],"list_retention":["app"],"list_schedules":["app"],"list_settings":["app"],"list_tenants":["app"],"listable":["app","worker"],"lists_all":["app","worker"],"live_key":[],"live_keys":[],"live_scopes":[],"lock_rates":[],"lock_windows":[],"lookup_hashes":["app","worker"],"mark_records":[],"may_lose":[],"may_manage":[],"may_record":["app","worker"],"mint_key":["app"],"minted_names":["app"],"model_price":[],"modifiable":["app","worker"],"modifies_all":["app","worker"],"named_key":[],"named_scopes":["owner"],"note_audit":[],"note_kept":[],"note_replayed":["owner"],"note_run":["worker"],"note_stored":[],"note_vector_index":["worker"],"observation_beside":[],"old_rows":["app","worker"],"open_session":["app"],"open_window":[],"operator_ticket":[],"order_embedding":["app"],"order_job":[],"order_offboardings":["worker"],"order_retention":["worker"],"order_run":[],"order_schedule":[],"outlives_traces":[],"over_rate":[],"own_keys":["app"],"own_share_group":["app"],"pass_held":["worker"],"pending_documents":["app","worker"],"permit":[],"postpone_job":["worker"],"price_trace":[],"principal_of":["app"],"purge_old":["worker"],"put_block":[],"put_items":["app"],"put_observation":[],"put_template":["app"],"put_tenant":["app"],"put_triples":["app"],"queue_depth":["app","worker"],"rates_above":[],"reach_of":[],"reaches":[],"readable":["app","worker"],"readable_own":["app","worker"],"reads_all":["app","worker"],"recall_facts":[],"recall_state":["app"],"receipt_keys":["app"],"receipt_statement":["app","worker"],"receipt_ticket":[],"record_denial":["app"],"record_lost_call":["worker"],"record_spent":["app"],"recover_first_key":["owner"],"recover_jobs":["worker"],"redact_denials":[],"redact_old":["worker"],"refresh_items":["app"],"register_embedder":["owner"],"register_receipt_key":["owner"],"relink_documents":["app"],"replace_document":["app"],"requeue_job":[],"reseal_credential":["worker"],"reserve_turns":["app"],"reserved_session":["app"],"resolve_clauses":[],"resolve_place":[],"respell_facts":["worker"],"retention_answer":[],"retire_scopes":["app","worker"],"revoke_delegates":[],"revoke_key":["app"],"rotate_key":["app"],"rotate_ticket_secret":["owner"],"rows_are_there":[],"rule_ticket":[],"run_answer":[],"run_schedule_now":["app"],"run_ticket":[],"sample_storage":["worker"],"schedule_answer":[],"scope_hash":[],"seal_audit":["worker"],"set_at":[],"set_budget":["app"],"set_first_key":["owner"],"set_hold":["app"],"set_limit":["app"],"set_lookup":[],"set_price":["app"],"set_retention":["app"],"set_schedule":["app"],"set_settings":["app"],"settings_above":[],"settings_at":[],"settle_facts":[],"share_group_of":[],"short_of":[],"shortage_answer":[],"sign_receipt":["app","worker"],"sign_ticket":[],"store_answer":["app"],"stored_answer":["app"],"stored_bytes":[],"sweep_runs":[],"take_job":["worker"],"take_out":[],"tell_thresholds":[],"template_answer":[],"templates":["app"],"tenant_answer":[],"tenant_lines":[],"tenant_use":["app"],"tick_schedule":["worker"],"ticket":[],"told_rates":[],"touch_key":["app"],"trace_lines":[],"try_write":["app"],"undo_offboarding":["app"],"unindex_passages":[],"unknown_lines":["owner"],"unrecall_items":[],"unrecall_removed":[],"unscoped_content":["app"],"unsummed_lines":[],"usage":["app"],"usage_lines":[],"used_since":[],"vector_index_work":["worker"],"was_erased":[],"watch_tail":[],"windows_for":[],"word_secret":[],"write_rates":[],"write_receipt":["app","worker"],"write_ticket":[],"write_windows":[]}';
   f record;
   grantee text;
 BEGIN

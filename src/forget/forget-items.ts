@@ -37,6 +37,8 @@ async function expireDocuments(tx: ScopedTransaction, ids: readonly string[]): P
 
 /** Out of every route and tier at once, but kept for audit: no vector, no words. */
 async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, items }: ForgottenItems) {
+  // The keyed store has no expired values: what is forgotten there is gone.
+  const memory_item = await removeItems(tx, items);
   const passage = await tx.update(
     "passage",
     { expiredAt: sql`now()`, embedding: null, embedderId: null, terms: sql`''::bytea` },
@@ -48,14 +50,14 @@ async function expire(tx: ScopedTransaction, { passages: ids, turns, facts, item
     sql`id = ANY (${list(turns)}::uuid[]) AND expired_at IS NULL`,
   );
   const expired = await forgetFacts(tx, facts, false);
-  // The keyed store has no expired values: what is forgotten there is gone.
-  return { passage, turn, ...nonZero({ ...expired, memory_item: await removeItems(tx, items) }) };
+  return { passage, turn, ...nonZero({ ...expired, memory_item }) };
 }
 
 /** Takes facts away, and works out what is known without them; gives how many by table. */
 const forgetFacts = async (tx: ScopedTransaction, ids: readonly string[], forGood: boolean) =>
   ids.length === 0 ? {} : tx.call<Record<string, number>>("forget_facts", sql`${list(ids)}::uuid[]`, forGood);
 
+/** Before any passage: whoever sets an item waits for it first, and for the index of words then. */
 const removeItems = (tx: ScopedTransaction, ids: readonly string[]) =>
   ids.length === 0 ? 0 : tx.remove("memory_item", sql`id = ANY (${list(ids)}::uuid[])`);
 
@@ -99,6 +101,7 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
       session: await tx.remove("session", sql`id = ANY (${list(sessions)}::uuid[])`),
     };
   }
+  const memory_item = await removeItems(tx, items);
   const passage = await tx.remove("passage", sql`id = ANY (${list(ids)}::uuid[])`);
   // With what they said before.
   const turn = await tx.remove(
@@ -106,5 +109,5 @@ async function erase(tx: ScopedTransaction, { passages: ids, turns, facts, items
     sql`id = ANY (${list(turns)}::uuid[]) OR corrected_id = ANY (${list(turns)}::uuid[])`,
   );
   const erased = facts.length === 0 ? {} : await eraseFacts(tx, sql`id = ANY (${list(facts)}::uuid[])`);
-  return { passage, turn, ...erased, ...nonZero({ memory_item: await removeItems(tx, items) }) };
+  return { passage, turn, ...erased, ...nonZero({ memory_item }) };
 }

@@ -201,7 +201,12 @@ async function matchesOfWords(
     );
   }
   const hits = await fetchHits(tx, found);
-  return [...hits.map((hit) => ({ ...hit, why: reasons.get(hit.id)?.why ?? "" })), ...unranked];
+  // Items that are recalled are found both ways.
+  const known = new Set(hits.map(({ id }) => id));
+  return [
+    ...hits.map((hit) => ({ ...hit, why: reasons.get(hit.id)?.why ?? "" })),
+    ...unranked.filter(({ id }) => !known.has(id)),
+  ];
 }
 
 /** What a model of meaning finds no further from the request than its calibrated distance, with the topic's identifiers. */

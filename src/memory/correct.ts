@@ -14,8 +14,9 @@ import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
 import { recordTrace, spending } from "../traces/record.ts";
 import { FACT_VALUE_LIMIT } from "./facts.ts";
+import { textOfItem } from "./item-text.ts";
 import { findMemory, type Memory, type MemoryWithHistory, withHistory } from "./memories.ts";
-import { indexerOf } from "./store-passages.ts";
+import { indexerOf, storePassages } from "./store-passages.ts";
 import { type EntityName, type MemoryCategory, sentenceOf, storeTriples } from "./triples.ts";
 
 /** What is to be different; what is absent stays. */
@@ -42,7 +43,7 @@ export interface CheckedCorrection {
   readonly change: Correction;
   /** Of an attribute. */
   readonly fact?: FactValue;
-  /** The new text, as it is recalled; absent: it stays, or is an item's, which is not recalled by its words. */
+  /** The new text, as it is recalled; absent: it stays, or is an item's that is not recalled. */
   readonly said?: string;
   /** The new value of a fact or an item. */
   readonly value?: unknown;
@@ -61,7 +62,7 @@ export async function checkCorrection(
   const memory = await findMemory(tx, id);
   refuseChunk(memory);
   const isNew = change.text !== undefined || change.value !== undefined;
-  if (memory.source === "item") return { memory, change, ...itemValue(memory, change) };
+  if (memory.source === "item") return { memory, change, ...(await itemSaid(tx, memory, itemValue(memory, change))) };
   if (memory.source === "memory_chunk") {
     if (change.value !== undefined) throw unprocessable("a turn has a text and no value; send text");
     return { memory, change, ...(change.text === undefined ? {} : { said: change.text }) };
@@ -101,6 +102,15 @@ function itemValue({ value }: Memory, { text, value: given, labels, keepHistory 
   return { value: text };
 }
 
+/** With what recall finds it by. */
+async function itemSaid(tx: ScopedTransaction, { id, key = "" }: Memory, changed: { readonly value?: unknown }) {
+  if (changed.value === undefined) return changed;
+  const row = await tx.row<{ indexed: string[] | null }>(sql`
+    SELECT m.indexed FROM ${tx.read("memory_item", "m")} WHERE m.id = ${id}::uuid`);
+  const said = textOfItem(key, changed.value, row?.indexed ?? null);
+  return { ...changed, ...(said === undefined ? {} : { said }) };
+}
+
 /** What a fact's sentence says for its value. */
 function valueIn(text: string, { entity, key }: FactValue): string {
   const before = `${entity.name}: ${wordsOfKey(key)}: `;
@@ -133,7 +143,8 @@ export async function correctMemory(
     fact !== undefined && change.keepHistory === true
       ? await sayAnew(tx, checked, fact, embedded)
       : await changeInPlace(tx, checked, embedded);
-  if (said !== undefined && embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
+  if (said !== undefined && embedded === undefined && memory.source !== "item")
+    await tx.call("enqueue", uuid(), "embed", null, null);
   recordTrace(tx, {
     kind: "decision",
     operation: "memory_change",
@@ -150,8 +161,9 @@ async function changeInPlace(
   { memory, change, said, value }: CheckedCorrection,
   embedded: Embedded | undefined,
 ): Promise<string> {
-  const text = said === undefined ? undefined : await indexed(tx, memory, said, embedded);
-  const corrected = await tx.call<{ id: string; full?: number } | null>(
+  const isItem = memory.source === "item";
+  const text = said === undefined || isItem ? undefined : await indexed(tx, memory, said, embedded);
+  const corrected = await tx.call<{ id: string; full?: number; indexed?: string[]; endsAt?: string | null } | null>(
     "correct_memory",
     memory.id,
     json({
@@ -169,7 +181,29 @@ async function changeInPlace(
       "conflict",
       `a turn keeps ${corrected.full} former texts at most; correct it without keepHistory`,
     );
+  const { indexed: by, endsAt = null } = corrected;
+  if (by !== undefined) await recallItem(tx, memory, value, by, endsAt, said, embedded);
   return corrected.id;
+}
+
+/** An item's passage for its new value, by the fields that the item has now. */
+async function recallItem(
+  tx: ScopedTransaction,
+  { id, key = "" }: Memory,
+  value: unknown,
+  by: readonly string[],
+  endsAt: string | null,
+  said: string | undefined,
+  embedded: Embedded | undefined,
+): Promise<void> {
+  const text = textOfItem(key, value, by);
+  if (text === undefined) return;
+  // Set anew since it was looked at: its vector is still to come.
+  const isSame = text === said && embedded !== undefined;
+  const embedding = isSame ? (embedded.vectors[0] ?? null) : null;
+  const passage = { id, text, tokens: countTokens(text), labels: [], observedAt: new Date().toISOString() };
+  await storePassages(tx, isSame ? embedded.embedderId : null, [{ ...passage, kind: "item", embedding, endsAt }]);
+  if (!isSame) await tx.call("enqueue", uuid(), "embed", null, null);
 }
 
 const endOf = (expiresAt: string) => (expiresAt === "never" ? null : expiresAt);

@@ -166,7 +166,7 @@ async function plantedTexts(
 ): Promise<Part<FsckReport["injection"][number]>> {
   const passages = await tx.rows<{ id: string; text: string; kinds: PlantedKind[] }>(sql`
     SELECT p.id, left(p.text, ${SNIPPET_CHARACTERS}) AS text, to_jsonb(p.suspicious) AS kinds FROM ${tx.read("passage", "p")}
-    WHERE p.suspicious <> '{}' AND p.expired_at IS NULL ORDER BY p.observed_at DESC, p.id LIMIT ${maxResults + 1}`);
+    WHERE p.suspicious <> '{}' AND p.kind <> 'item' AND p.expired_at IS NULL ORDER BY p.observed_at DESC, p.id LIMIT ${maxResults + 1}`);
   const select = sql`
     SELECT m.id, m.key, m.value FROM ${tx.read("memory_item", "m")} ORDER BY m.updated_at DESC, m.id LIMIT ${MOST_ITEMS + 1}`;
   const items = (await tx.rows<{ id: string; key: string; value: unknown }>(withinAnswer(select, "value"))).map(

@@ -2,12 +2,18 @@ import { v7 as uuid } from "uuid";
 import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
+import type { Meter } from "../metering/model-call.ts";
+import { countAll } from "../models/embedder.ts";
+import type { EmbeddedNow } from "../models/metered.ts";
+import type { ScopeModels } from "../models/models.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { writeReceipt } from "../traces/receipt.ts";
-import { recordTrace } from "../traces/record.ts";
+import { recordTrace, spending } from "../traces/record.ts";
 import { NARROWEST_FIRST } from "./entities.ts";
 import type { ItemFilter } from "./item-filter.ts";
 import { matching } from "./item-filter.ts";
+import { textOfItem } from "./item-text.ts";
+import { storePassages } from "./store-passages.ts";
 
 /** One value of the keyed store, and the scope that it is of. */
 export interface KeyedItem {
@@ -55,6 +61,8 @@ export type ItemOperation = { readonly key: string; readonly ifVersion?: number 
       readonly value: unknown;
       readonly ttlSeconds?: number | undefined;
       readonly refreshOnRead?: boolean | undefined;
+      /** The fields that recall finds it by (item-text.ts); absent: none. */
+      readonly index?: readonly string[] | undefined;
     }
   | { readonly op: "delete" }
 );
@@ -70,6 +78,59 @@ type Outcome =
   | { readonly results: readonly Done[]; readonly receipt: string | null }
   | { readonly conflict: { readonly key: string; readonly version: number } };
 
+/** What of the operations is recalled, with its vectors: made before the transaction opens, since a model may be slow. */
+export interface ItemTexts {
+  /** For each operation; undefined: it is not recalled. */
+  readonly texts: readonly ({ readonly text: string; readonly tokens: number; readonly vector: number } | undefined)[];
+  readonly now: EmbeddedNow;
+}
+
+/** Undefined where no operation has anything for recall. */
+export async function prepareItemTexts(
+  models: () => Promise<ScopeModels>,
+  meter: Meter,
+  operations: readonly ItemOperation[],
+): Promise<ItemTexts | undefined> {
+  const said = operations.map((one) =>
+    one.op === "put" ? textOfItem(one.key, one.value, one.index ?? null) : undefined,
+  );
+  const texts = said.filter((text) => text !== undefined);
+  if (texts.length === 0) return undefined;
+  const [tokens, now] = await Promise.all([countAll(texts), models().then((some) => some.embedNow(meter, texts))]);
+  let vector = -1;
+  return {
+    texts: said.map((text) => (text === undefined ? undefined : { text, tokens: tokens[++vector] ?? 0, vector })),
+    now,
+  };
+}
+
+/** Makes items recalled that were just set. */
+async function recallItems(tx: ScopedTransaction, { texts, now }: ItemTexts, results: readonly Done[]): Promise<void> {
+  await storePassages(
+    tx,
+    now.embedded?.embedderId ?? null,
+    texts.flatMap((one, i) => {
+      const { id, expiresAt = null } = results[i] as Done;
+      if (one === undefined || id === null) return [];
+      const { text, tokens, vector } = one;
+      const embedding = now.embedded?.vectors[vector] ?? null;
+      return [
+        {
+          id,
+          kind: "item",
+          text,
+          tokens,
+          labels: [],
+          embedding,
+          observedAt: new Date().toISOString(),
+          endsAt: expiresAt,
+        },
+      ];
+    }),
+  );
+  if (now.embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
+}
+
 /**
  * Sets and deletes keys at the write scope, all or none. Gives for each the item, or whether there was one to delete.
  *
@@ -78,6 +139,7 @@ type Outcome =
 export async function putItems(
   tx: ScopedTransaction,
   operations: readonly ItemOperation[],
+  recalled?: ItemTexts | undefined,
 ): Promise<(KeyedItem | { readonly key: string; readonly deleted: boolean })[]> {
   const looks = operations.some(({ op, ifVersion }) => op === "delete" || ifVersion !== undefined);
   if (looks && !tx.entry.verbs.includes("memory:read"))
@@ -90,7 +152,9 @@ export async function putItems(
   }
   if (outcome.receipt !== null) tx.noteReceipt(outcome.receipt);
   tx.speaksOf(...outcome.results.flatMap(({ id, version }) => (id === null || version === undefined ? [] : [id])));
-  recordTrace(tx, { kind: "decision", operation: "item_put", returned: operations.length });
+  if (recalled !== undefined) await recallItems(tx, recalled, outcome.results);
+  const spent = recalled === undefined ? {} : spending(recalled.now);
+  recordTrace(tx, { kind: "decision", operation: "item_put", returned: operations.length, ...spent });
   const scope = tx.entry.effective ?? tx.entry.trace.tags;
   return operations.map((one, i) => {
     const { id, version, createdAt = "", updatedAt = "", expiresAt } = outcome.results[i] as Done;

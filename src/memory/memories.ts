@@ -125,7 +125,7 @@ const selected = (tx: ScopedTransaction, passages: SQL, items: SQL) => sql`
          o.title AS "documentTitle", NULL AS key, NULL::jsonb AS value
   FROM ${tx.read("passage", "p")} JOIN ${tx.read("scope", "d")} ON d.id = p.scope_id
   LEFT JOIN ${tx.read("document", "o")} ON o.scope_id = p.scope_id AND o.id = p.document_id
-  WHERE ${passages}
+  WHERE p.kind <> 'item' AND ${passages}
   UNION ALL
   SELECT m.id, 'item', m.value::text, d.tags, '[]'::jsonb, m.created_at, m.created_at, m.expires_at, NULL, NULL, NULL, NULL, NULL, m.key, m.value
   FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
@@ -192,7 +192,7 @@ async function placesOf(
   const passages = sql`
     SELECT p.id, p.observed_at AS at FROM ${tx.read("passage", "p")}
     WHERE ${IS_SO} AND ${between(sql`p.observed_at`, sql`p.id`)}
-      ${kinds.length === MEMORY_SOURCES.length - 1 ? sql`` : sql`AND p.kind = ANY (${list(kinds)}::text[])`}
+      ${kinds.length === MEMORY_SOURCES.length - 1 ? sql`AND p.kind <> 'item'` : sql`AND p.kind = ANY (${list(kinds)}::text[])`}
       ${labels.length === 0 ? sql`` : sql`AND p.labels @> ${list(labels)}::text[]`}
     ORDER BY p.observed_at DESC, p.id DESC LIMIT ${limit}`;
   const items = sql`

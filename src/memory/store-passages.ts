@@ -45,8 +45,14 @@ export interface ChunkPassage extends AnyPassage {
   readonly duplicateOf: string | null;
 }
 
+/** Of a keyed item that is recalled; it has the item's id, and goes with it. */
+export interface ItemPassage extends AnyPassage {
+  readonly kind: "item";
+  readonly endsAt: string | null;
+}
+
 /** (Facts' passages the database makes: src/db/sql/2_memory/7_facts.sql.) */
-export type NewPassage = TurnPassage | ChunkPassage;
+export type NewPassage = TurnPassage | ChunkPassage | ItemPassage;
 
 /** The columns of `passage` by their fields, with their types. */
 const COLUMNS = [

@@ -88,6 +88,7 @@ async function recallDirectly(
 const hitOf = (hit: Hit) => {
   const { id, source, text, score, scope, labels, occurredAt, createdAt, position } = hit;
   const isTurn = source === "memory_chunk";
+  const isItem = source === "item";
   const said = given({
     sessionId: hit.sessionId,
     turnId: hit.turnId,
@@ -96,8 +97,22 @@ const hitOf = (hit: Hit) => {
     documentId: hit.documentId,
     documentTitle: hit.documentTitle,
     position: isTurn ? null : position,
+    // The text begins with it, and no key has a space.
+    key: isItem ? text.slice(0, text.indexOf(": ")) : null,
   });
-  return { id, source, text, score, scope, labels, occurredAt, createdAt, ...said, ...remarksOn(hit) };
+  // (As the direct tier names what is asked for by its key.)
+  return {
+    id,
+    source: isItem ? "attribute" : source,
+    text,
+    score,
+    scope,
+    labels,
+    occurredAt,
+    createdAt,
+    ...said,
+    ...remarksOn(hit),
+  };
 };
 
 const given = (values: Record<string, unknown>) =>

@@ -338,12 +338,14 @@ export class Model {
     const [key, name] = [this.#someKey(), `item-${this.#random.below(4)}`];
     const asked = this.#random.pick(ASKED);
     const { canary, text } = this.#text();
-    const { status } = await this.#send(key, "PUT", `/memory/${name}`, { value: text, scopes: asked });
+    const isRecalled = this.#random.chance(0.5);
+    const index = isRecalled ? ["$"] : false;
+    const { status } = await this.#send(key, "PUT", `/memory/${name}`, { value: text, scopes: asked, index });
     const expected = this.#writeAt(key, undefined, asked);
     same("setting an item", status, expected.status);
     if (status !== 200) return;
     this.#remove((row) => row.kind === "item" && row.id === name && isSame(row.scope, expected.at));
-    this.#oracle.stored.push({ canary, kind: "item", scope: expected.at, id: name });
+    this.#oracle.stored.push({ canary, kind: "item", scope: expected.at, id: name, isRecalled });
   }
 
   async #triple(): Promise<void> {
@@ -396,7 +398,8 @@ export class Model {
       return same("recall beyond the floor", status, 403);
     same("recall", status, 200);
     const expected = this.#oracle.stored.filter(
-      (row) => row.kind !== "item" && this.#oracle.reads(caller, clauses, view, row.scope, true),
+      (row) =>
+        (row.kind !== "item" || row.isRecalled === true) && this.#oracle.reads(caller, clauses, view, row.scope, true),
     );
     this.#count("rows recalled", expected.length);
     sameCanaries(

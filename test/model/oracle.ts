@@ -25,6 +25,8 @@ export interface Stored {
   readonly scope: Tags;
   /** The session's, document's or item's id on the wire. */
   readonly id: string;
+  /** Of an item: whether recall finds it. */
+  readonly isRecalled?: boolean;
 }
 
 export interface Session {

@@ -211,7 +211,17 @@ async function act(
           }),
         ),
     },
-    { weight: 1, value: () => told(client.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text, ...asked })) },
+    {
+      weight: 1,
+      value: () =>
+        told(
+          client.call("PUT", `/memory/${random.pick(WORDS)}`, {
+            value: text,
+            index: random.chance(0.5) ? ["$"] : false,
+            ...asked,
+          }),
+        ),
+    },
     {
       weight: uploads ? 5 : 0,
       value: async () => {
@@ -287,7 +297,10 @@ async function disturb(random: Random, rival: Client, texts: readonly string[], 
     },
     { weight: 3, value: () => rival.post("/query", { query: text, k: 50 }) },
     { weight: uploads ? 3 : 0, value: () => rival.upload(text, "note.txt", { title: random.pick(WORDS) }) },
-    { weight: 1, value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text }) },
+    {
+      weight: 1,
+      value: () => rival.call("PUT", `/memory/${random.pick(WORDS)}`, { value: text, index: ["$"] }),
+    },
     { weight: 0.5, value: () => rival.post("/forget", { query: text, purge: true }) },
     { weight: 0.5, value: () => rival.post("/forget", { subject: random.pick(WORDS), purge: true }) },
     { weight: 0.3, value: () => rival.eraseFloor() },

@@ -2,6 +2,7 @@
 import type { Mutant } from "./mutants.ts";
 
 const MCP = "test/http/mcp.test.ts";
+const RECALLED = "test/memory/recalled-items.test.ts";
 const STORE = "test/memory/store.test.ts";
 const MEDIA = "test/documents/media.test.ts";
 const FOREIGN = "test/http/foreign-requests.test.ts";
@@ -84,6 +85,34 @@ export const DOOR_MUTANTS: readonly Mutant[] = [
     from: "IF (asked.given->>'ifVersion')::int <> at_version THEN",
     to: "IF false THEN",
     tests: [STORE],
+  },
+  {
+    name: "doors: a deleted item is still recalled",
+    function: "unrecall_removed",
+    from: "WHERE r.indexed IS NOT NULL",
+    to: "WHERE false",
+    tests: [RECALLED],
+  },
+  {
+    name: "doors: an item is recalled by what it said before",
+    function: "put_items",
+    from: "PERFORM scopefloor.unrecall_items(at_scope, unsaid);",
+    to: "",
+    tests: [RECALLED],
+  },
+  {
+    name: "doors: a corrected item is recalled by what it said before",
+    function: "correct_memory",
+    from: "PERFORM scopefloor.unrecall_items(at_scope, ARRAY[of_id]);",
+    to: "",
+    tests: [RECALLED],
+  },
+  {
+    name: "doors: a recalled item is recalled after its time",
+    file: "src/memory/items.ts",
+    from: "endsAt: expiresAt",
+    to: "endsAt: null",
+    tests: [RECALLED],
   },
   {
     name: "doors: general items are kept alive by whoever reads them",

@@ -274,6 +274,8 @@ export const DEFINERS = {
   undo_offboarding: ["app"],
   unindex_passages: [],
   unknown_lines: ["owner"],
+  unrecall_items: [],
+  unrecall_removed: [],
   unscoped_content: ["app"],
   unsummed_lines: [],
   usage: ["app"],

@@ -34,7 +34,7 @@ BEGIN
     ('entity', '{name,type,identity,folded}'),
     ('attribute', '{key,normal_key,value,sentence,labels,terms,languages}'),
     ('relation', '{key,normal_key,sentence,labels,terms,languages}'),
-    ('memory_item', '{key,value}'),
+    ('memory_item', '{key,value,indexed}'),
     ('idempotency', '{endpoint,key,answer}'),
     ('response_cache', '{answer,digest,version,scope_ids}'),
     ('decision_trace', '{query,error,scope}'),
@@ -122,7 +122,7 @@ BEGIN
   FOR held IN SELECT * FROM (VALUES
     -- table, when it really changes
     ('turn', 'OLD.content <> NEW.content OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
-    ('passage', 'OLD.kind <> ''attribute'' AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
+    ('passage', 'OLD.kind NOT IN (''attribute'', ''item'') AND (OLD.text <> NEW.text OR OLD.labels <> NEW.labels OR OLD.section IS DISTINCT FROM NEW.section OR OLD.ends_at IS DISTINCT FROM NEW.ends_at
                  OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL AND (OLD.ends_at <= now()) IS NOT TRUE))'),
     ('document', '(OLD.title, OLD.source, OLD.content_hash, OLD.labels, OLD.observed_at) IS DISTINCT FROM (NEW.title, NEW.source, NEW.content_hash, NEW.labels, NEW.observed_at)'),
     ('document_content', NULL),
@@ -161,6 +161,8 @@ CREATE OR REPLACE TRIGGER items_changed AFTER UPDATE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
 CREATE OR REPLACE TRIGGER items_removed AFTER DELETE ON scopefloor.memory_item
   REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('item');
+CREATE OR REPLACE TRIGGER items_unrecalled AFTER DELETE ON scopefloor.memory_item
+  REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.unrecall_removed();
 CREATE OR REPLACE TRIGGER former_turns_added AFTER INSERT ON scopefloor.turn
   REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION scopefloor.note_kept('former turn');
 CREATE OR REPLACE TRIGGER former_turns_removed AFTER DELETE ON scopefloor.turn

@@ -139,6 +139,8 @@ export const memoryItem = scopefloor.table(
     /** How long it stays after it is set, in seconds; and whether after it is read, too. */
     ttlSeconds: integer("ttl_seconds"),
     refreshOnRead: boolean("refresh_on_read").notNull().default(false),
+    /** The fields of the value that recall finds it by, as its passage has them; null: it is not recalled. */
+    indexed: text("indexed").array(),
   },
   (t) => [
     primaryKey({ columns: [t.scopeId, t.keyHash, t.tenantId] }),

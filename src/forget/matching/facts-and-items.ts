@@ -12,7 +12,7 @@ export type Match = Omit<
   Hit,
   "source" | "scopeId" | "labels" | "createdAt" | "position" | "suspicious" | "duplicates"
 > & {
-  readonly source: Hit["source"] | "item" | "document";
+  readonly source: Hit["source"] | "document";
   /** Why it matches, in a few words. */
   readonly why: string;
 };

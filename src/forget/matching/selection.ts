@@ -139,7 +139,7 @@ export async function matchSelected(
     sql`FROM ${tx.read(table, alias)} JOIN ${tx.read("scope", "d")} ON d.id = ${sql.identifier(alias)}.scope_id`;
   const passages = sql`
     SELECT ${columns({ ...PASSAGE, source: sql`CASE p.kind WHEN 'turn' THEN 'memory_chunk' ELSE 'chunk' END`, at: PASSAGE.observed, turn: sql`p.turn_id`, session: sql`p.session_id` })}
-    ${from("passage", "p")} WHERE ${isByPart ? sql`p.kind <> 'attribute'` : sql`p.kind = 'turn'`} AND ${conditionOn(PASSAGE, selection)}${isLive("p")}`;
+    ${from("passage", "p")} WHERE ${isByPart ? sql`p.kind IN ('turn', 'chunk')` : sql`p.kind = 'turn'`} AND ${conditionOn(PASSAGE, selection)}${isLive("p")}`;
   const facts = (table: "attribute" | "relation") => sql`
     SELECT ${columns({ ...FACT, source: sql`'attribute'`, at: FACT.observed, session: sql`f.session_id` })} ${from(table, "f")}
     WHERE ${conditionOn(FACT, selection)}${isLive("f")}`;

@@ -1,6 +1,8 @@
 import { z } from "zod";
+import { modelsFor } from "../../context/scope-models.ts";
 import { AppError, invalid } from "../../errors.ts";
 import { parseItemFilter } from "../../memory/item-filter.ts";
+import { INDEXED_FIELD, MOST_INDEXED } from "../../memory/item-text.ts";
 import {
   deleteItem,
   getItem,
@@ -9,6 +11,7 @@ import {
   type KeyedItem,
   listItems,
   listKeys,
+  prepareItemTexts,
   putItems,
 } from "../../memory/items.ts";
 import { GENERAL } from "../../scope/scope.ts";
@@ -56,6 +59,8 @@ const batchResponse = object({
     .describe("For each operation, in their order"),
 });
 
+const FIELD_HINT = 'a name such as "title", "owner.name" or "tags[*]", or "$" for the whole value';
+
 /** About 63 years. */
 const ttl = z.int().min(1).max(2_000_000_000);
 const put = {
@@ -68,7 +73,14 @@ const put = {
     .max(2_147_483_647)
     .optional()
     .describe("Only where this version is there; 0: only where there is none"),
-  index: z.literal(false).optional().describe("Items are found by key and filter"),
+  index: z
+    .union([z.literal(false), z.array(z.string().regex(INDEXED_FIELD, FIELD_HINT)).min(1).max(MOST_INDEXED)], {
+      error: `must be false, or a list of 1 to ${MOST_INDEXED} fields: ${FIELD_HINT}`,
+    })
+    .optional()
+    .describe(
+      'Fields of the value that recall finds the item by, such as ["title", "tags[*]"]; ["$"]: all of it. Absent or false: it is found by key and filter alone',
+    ),
 };
 const operation = fields(
   {
@@ -77,10 +89,10 @@ const operation = fields(
     ...put,
   },
   ["value"],
-).superRefine(({ op, value, ttlSeconds, refreshOnRead }, context) => {
-  const extra = op === "delete" && (value !== undefined || ttlSeconds !== undefined || refreshOnRead !== undefined);
+).superRefine(({ op, value, ttlSeconds, refreshOnRead, index }, context) => {
+  const extra = op === "delete" && [value, ttlSeconds, refreshOnRead, index].some((given) => given !== undefined);
   if (op === "put" && value === undefined) context.addIssue({ code: "custom", message: "an item needs a value" });
-  if (extra) context.addIssue({ code: "custom", message: "what is deleted has neither a value nor a time" });
+  if (extra) context.addIssue({ code: "custom", message: "what is deleted has no value, no time and no index" });
   if (refreshOnRead === true && ttlSeconds === undefined)
     context.addIssue({ code: "custom", message: "refreshOnRead goes with ttlSeconds" });
 });
@@ -95,8 +107,11 @@ const toOperation = ({
   ttlSeconds,
   refreshOnRead,
   ifVersion,
+  index,
 }: z.output<typeof operation>): ItemOperation =>
-  op === "delete" ? { op, key, ifVersion } : { op, key, value, ttlSeconds, refreshOnRead, ifVersion };
+  op === "delete"
+    ? { op, key, ifVersion }
+    : { op, key, value, ttlSeconds, refreshOnRead, ifVersion, index: index === false ? undefined : index };
 
 type Told = KeyedItem | { readonly key: string; readonly deleted: boolean };
 type Kept = Omit<KeyedItem, "key" | "value"> | { readonly deleted: boolean };
@@ -205,13 +220,14 @@ export const itemEndpoints = [
       }),
     },
     body: fields({ operations: z.array(operation).min(1).max(OPERATIONS), scopes: writeSelector }),
-    handle: ({ enter, body }) => {
+    handle: async ({ enter, peek, meter, body, deps }) => {
       const keys = body.operations.map(({ key }) => key);
       const twice = keys.find((key, i) => keys.indexOf(key) !== i);
       if (twice !== undefined) throw invalid(`operations: ${JSON.stringify(twice)} is there twice`);
-      return enter({ selector: body.scopes }, async (tx) => ({
-        results: await putItems(tx, body.operations.map(toOperation)),
-      }));
+      const where = { selector: body.scopes };
+      const operations = body.operations.map(toOperation);
+      const recalled = await prepareItemTexts(() => modelsFor(deps.models, peek, where), meter(where), operations);
+      return enter(where, async (tx) => ({ results: await putItems(tx, operations, recalled) }));
     },
   }),
   endpoint({
@@ -239,13 +255,15 @@ export const itemEndpoints = [
     },
     params: item,
     body: fields({ ...put, scopes: writeSelector }, ["value"]),
-    handle: ({ enter, params, body }) => {
+    handle: async ({ enter, peek, meter, params, body, deps }) => {
       const { scopes, ...rest } = body;
       if (body.value === undefined) throw invalid("value: an item needs a value; DELETE takes one away");
       if (body.refreshOnRead === true && body.ttlSeconds === undefined)
         throw invalid("refreshOnRead goes with ttlSeconds");
       const one = toOperation({ op: "put", key: params.key, ...rest });
-      return enter({ selector: scopes }, async (tx) => (await putItems(tx, [one]))[0]);
+      const where = { selector: scopes };
+      const recalled = await prepareItemTexts(() => modelsFor(deps.models, peek, where), meter(where), [one]);
+      return enter(where, async (tx) => (await putItems(tx, [one], recalled))[0]);
     },
   }),
   endpoint({

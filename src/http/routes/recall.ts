@@ -39,13 +39,15 @@ const sourceLabel = z
   .regex(/^[\p{L}\p{N}][\p{L}\p{M}\p{N} ._:@/+-]{0,127}$/u, "must be 1 to 128 letters, digits, spaces, or ._:@/+-")
   .describe("A label for the trace, such as the name of the client; what narrows the search is sources");
 
+const includedPart = z.enum(["facts", "passages", "items"]).describe("items: of the keyed store; facts has them too");
+
 const queryBody = fields({
   query: queryText,
   k: k.optional(),
   mode: z.enum(["hybrid", "vector", "bm25", "graph"]).optional(),
   lens: readSelector,
   labels: labels.optional(),
-  include: z.union([z.enum(["facts", "passages"]), z.array(z.enum(["facts", "passages"]))]).optional(),
+  include: z.union([includedPart, z.array(includedPart)]).optional(),
   scopeView: scopeView.optional(),
   sessionId: sessionName.optional(),
   ...moment,
@@ -63,12 +65,12 @@ const asList = <T>(value: T | readonly T[] | undefined): readonly T[] | undefine
   value === undefined ? undefined : Array.isArray(value) ? value : [value as T];
 
 /** The kinds of passages by the source that an answer names. There are no passages of the other sources. */
-const KINDS: Partial<Record<z.infer<typeof sourceKind>, string>> = {
-  memory_chunk: "turn",
-  chunk: "chunk",
-  attribute: "attribute",
+const KINDS: Partial<Record<z.infer<typeof sourceKind>, readonly string[]>> = {
+  memory_chunk: ["turn"],
+  chunk: ["chunk"],
+  attribute: ["attribute", "item"],
 };
-const INCLUDED = { passages: ["turn", "chunk"], facts: ["attribute"] };
+const INCLUDED = { passages: ["turn", "chunk"], facts: ["attribute", "item"], items: ["item"] };
 
 /** The kinds of passages that `include` and `sources` leave; undefined: all of them. */
 function kindsOf(body: QueryBody): readonly string[] | undefined {
@@ -142,6 +144,7 @@ const hit = object({
   documentId: uuid.optional(),
   documentTitle: z.string().optional(),
   position: integer.optional().describe("Of a chunk: its place in the document"),
+  key: z.string().optional().describe("Of a keyed item that is recalled; GET /memories/{id} has its value"),
   ...remarks,
 }).meta({ id: "Hit" });
 

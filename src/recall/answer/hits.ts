@@ -9,7 +9,7 @@ import { asksForPastFacts, recentPastFacts } from "../ranking/past-facts.ts";
 export interface Hit {
   readonly id: string;
   readonly scopeId: number;
-  readonly source: "memory_chunk" | "chunk" | "attribute";
+  readonly source: "memory_chunk" | "chunk" | "attribute" | "item";
   readonly text: string;
   readonly score: number;
   readonly scope: Scope;
@@ -59,7 +59,12 @@ interface PassageRow {
   readonly suspicious: readonly string[];
 }
 
-const SOURCES: Record<string, Hit["source"]> = { turn: "memory_chunk", chunk: "chunk", attribute: "attribute" };
+const SOURCES: Record<string, Hit["source"]> = {
+  turn: "memory_chunk",
+  chunk: "chunk",
+  attribute: "attribute",
+  item: "item",
+};
 
 const COLUMNS = sql`
   p.id, p.scope_id AS "scopeId", p.kind, p.text, to_jsonb(p.labels) AS labels, p.observed_at AS "occurredAt", p.created_at AS "createdAt", p.position, p.role, p.author, p.tokens, p.turn_id AS "turnId",

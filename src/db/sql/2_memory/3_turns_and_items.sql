@@ -47,11 +47,34 @@ BEGIN
   RETURN jsonb_build_object('id', s.id, 'closed', s.closed_at IS NOT NULL);
 END $$;
 
+-- These items of a scope are recalled no more. (The tail's lock before what is taken out of it: settle_facts.)
+CREATE OR REPLACE FUNCTION scopefloor.unrecall_items(at_scope int, of_ids uuid[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF EXISTS (SELECT 1 FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = ANY (of_ids) AND p.kind = 'item') THEN
+    PERFORM pg_advisory_xact_lock_shared(7702, at_scope);
+    DELETE FROM scopefloor.passage p WHERE p.scope_id = at_scope AND p.id = ANY (of_ids) AND p.kind = 'item';
+  END IF;
+END $$;
+
+-- Trigger: items that are deleted, by whatever way, are recalled no more.
+CREATE OR REPLACE FUNCTION scopefloor.unrecall_removed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  gone record;
+BEGIN
+  FOR gone IN SELECT r.scope_id, array_agg(r.id) AS ids FROM removed r WHERE r.indexed IS NOT NULL GROUP BY 1 ORDER BY 1 LOOP
+    PERFORM scopefloor.unrecall_items(gone.scope_id, gone.ids);
+  END LOOP;
+  RETURN NULL;
+END $$;
+
 -- Sets and deletes keyed items at the ticket's write scope, all or none:
---   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?} | {id, key, op: delete, ifVersion?}], no key twice.
+--   [{id, key, op: put, value, ttlSeconds?, refreshOnRead?, ifVersion?, index?: [fields]} | {id, key, op: delete, ifVersion?}], no key twice.
 -- `ifVersion` is what is there: 0 stands for nothing. Whoever may not read learns nothing of what was there.
 -- {results: [{id, version, createdAt, updatedAt, expiresAt} | {id: null or the deleted one's}], in their order, receipt?},
 -- or {conflict: {key, version}} and nothing done.
+-- What recall finds an item by goes with its former value: whoever calls stores the passage of the new one.
 CREATE OR REPLACE FUNCTION scopefloor.put_items(operations jsonb) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -67,6 +90,8 @@ DECLARE
   at_version int; -- 0: there is none
   done jsonb := '{}'; -- by key
   deleted uuid[] := '{}';
+  gone uuid[] := '{}'; -- what is deleted, with what was over
+  unsaid uuid[] := '{}'; -- what is not recalled by its former value any more
   receipt uuid;
 BEGIN
   IF jsonb_array_length(operations) NOT BETWEEN 1 AND 500 OR EXISTS (SELECT 1 FROM jsonb_array_elements(operations) o GROUP BY o->>'key' HAVING count(*) > 1) THEN
@@ -86,19 +111,20 @@ BEGIN
       RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', at_version));
     END IF;
     IF asked.given->>'op' = 'delete' THEN
-      DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.key_hash = asked.hash;
+      gone := gone || there.id;
       IF is_there THEN
         deleted := deleted || there.id;
       END IF;
       done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object('id', CASE WHEN is_there THEN there.id END));
       CONTINUE;
     END IF;
-    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read)
+    INSERT INTO scopefloor.memory_item AS i (tenant_id, scope_id, key, id, value, api_key_id, expires_at, ttl_seconds, refresh_on_read, indexed)
     VALUES (at_tenant, at_scope, asked.given->>'key', (asked.given->>'id')::uuid, asked.given->'value', (t->>'key')::uuid,
-            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false))
+            clock_timestamp() + make_interval(secs => (asked.given->>'ttlSeconds')::float8), (asked.given->>'ttlSeconds')::int, coalesce((asked.given->>'refreshOnRead')::bool, false),
+            CASE WHEN asked.given ? 'index' THEN ARRAY(SELECT jsonb_array_elements_text(asked.given->'index')) END)
     ON CONFLICT (scope_id, key_hash, tenant_id) DO UPDATE
     SET value = EXCLUDED.value, api_key_id = EXCLUDED.api_key_id, expires_at = EXCLUDED.expires_at, ttl_seconds = EXCLUDED.ttl_seconds,
-        refresh_on_read = EXCLUDED.refresh_on_read, updated_at = clock_timestamp(),
+        refresh_on_read = EXCLUDED.refresh_on_read, indexed = EXCLUDED.indexed, updated_at = clock_timestamp(),
         -- One that is over was not there.
         version = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.version + 1 ELSE 1 END,
         created_at = CASE WHEN (i.expires_at > clock_timestamp()) IS NOT FALSE THEN i.created_at ELSE clock_timestamp() END
@@ -108,10 +134,14 @@ BEGIN
     IF NOT FOUND THEN
       RETURN jsonb_build_object('conflict', jsonb_build_object('key', asked.given->'key', 'version', 1));
     END IF;
+    unsaid := unsaid || m.id;
     done := done || jsonb_build_object(asked.given->>'key', jsonb_build_object(
       'id', m.id, 'expiresAt', scopefloor.rfc3339(m.expires_at), 'updatedAt', scopefloor.rfc3339(m.updated_at),
       'createdAt', scopefloor.rfc3339(CASE WHEN may_read THEN m.created_at ELSE m.updated_at END), 'version', CASE WHEN may_read THEN m.version END));
   END LOOP;
+  -- Only now, when no other item is waited for: the words of a scope are taken by one at a time.
+  PERFORM scopefloor.unrecall_items(at_scope, unsaid);
+  DELETE FROM scopefloor.memory_item i WHERE i.scope_id = at_scope AND i.id = ANY (gone);
   IF deleted <> '{}' THEN
     receipt := gen_random_uuid();
     INSERT INTO scopefloor.forget_receipt (tenant_id, scope_id, id, target, subtree, action, policy, counts, items, api_key_id)
@@ -131,8 +161,11 @@ BEGIN
     RAISE EXCEPTION 'scopefloor: no ticket for reading' USING ERRCODE = 'insufficient_privilege';
   END IF;
   -- Not for every read: once a tenth of the time is over. One that another is at is refreshed by that one.
+  WITH kept AS (
   UPDATE scopefloor.memory_item m SET expires_at = clock_timestamp() + make_interval(secs => m.ttl_seconds)
   WHERE m.id = ANY (of_ids) AND m.scope_id = ANY (scopefloor.ids_in(t->'read')) AND m.refresh_on_read
     AND m.expires_at BETWEEN clock_timestamp() AND clock_timestamp() + make_interval(secs => m.ttl_seconds * 0.9)
-    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m));
+    AND NOT scopefloor.is_row_held('memory_item', m.scope_id, to_jsonb(m))
+  RETURNING m.scope_id, m.id, m.expires_at)
+  UPDATE scopefloor.passage p SET ends_at = k.expires_at FROM kept k WHERE p.scope_id = k.scope_id AND p.id = k.id AND p.kind = 'item';
 END $$;

@@ -4,13 +4,15 @@
 -- Changes what is given of it at the ticket's write scope, and keeps the rest:
 --   {text?: {said, tokens, terms, words, languages, analyser, cues?, digest, suspicious, embedding?}, value?, labels?, endsAt? (null: never), keepHistory?}
 -- text: of a turn what it says; of an attribute the sentence for its new `value`; of an item there is `value` alone.
--- Gives {id}, which is another one where a fact now says what another one says; NULL: it is not there any more.
+-- Gives {id}, which is another one where a fact now says what another one says; of an item that is recalled and has a new
+-- value also {indexed: [fields], endsAt}, for whoever stores its passage. NULL: it is not there any more.
 CREATE OR REPLACE FUNCTION scopefloor.correct_memory(of_id uuid, change jsonb, of_embedder int) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
   t jsonb := scopefloor.write_ticket();
   at_scope int := (t->>'write')::int;
   of_kind text;
+  item scopefloor.memory_item;
 BEGIN
   -- The one that was entered for: whose it is was looked at then.
   IF (t->>'memory')::uuid IS DISTINCT FROM of_id THEN
@@ -27,8 +29,16 @@ BEGIN
       expires_at = CASE WHEN change ? 'endsAt' THEN (change->>'endsAt')::timestamptz ELSE m.expires_at END,
       version = m.version + CASE WHEN change ? 'value' THEN 1 ELSE 0 END, ttl_seconds = CASE WHEN NOT change ? 'endsAt' THEN m.ttl_seconds END,
       api_key_id = (t->>'key')::uuid, updated_at = clock_timestamp()
-  WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE;
-  RETURN CASE WHEN FOUND THEN jsonb_build_object('id', of_id) END;
+  WHERE m.scope_id = at_scope AND m.id = of_id AND (m.expires_at > now()) IS NOT FALSE
+  RETURNING * INTO item;
+  IF item.id IS NULL OR item.indexed IS NULL THEN
+    RETURN CASE WHEN item.id IS NOT NULL THEN jsonb_build_object('id', of_id) END;
+  ELSIF change ? 'value' THEN
+    PERFORM scopefloor.unrecall_items(at_scope, ARRAY[of_id]);
+    RETURN jsonb_build_object('id', of_id, 'indexed', item.indexed, 'endsAt', scopefloor.rfc3339(item.expires_at));
+  END IF;
+  UPDATE scopefloor.passage p SET ends_at = item.expires_at WHERE p.scope_id = at_scope AND p.id = of_id AND p.kind = 'item';
+  RETURN jsonb_build_object('id', of_id);
 END $$;
 
 CREATE OR REPLACE FUNCTION scopefloor.correct_turn(t jsonb, of_id uuid, change jsonb, of_embedder int) RETURNS jsonb

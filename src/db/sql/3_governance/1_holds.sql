@@ -102,9 +102,9 @@ BEGIN
   END IF;
   FOR at_scope IN SELECT DISTINCT r.scope_id FROM removed r LOOP
     FOR h IN SELECT * FROM scopefloor.holds_above((SELECT s.tags FROM scopefloor.scope s WHERE s.id = at_scope)) LOOP
-      -- (A fact's passage follows the fact, which is in a table of its own.)
+      -- (The passage of a fact or an item follows that, which is in a table of its own.)
       IF EXISTS (SELECT 1 FROM (SELECT to_jsonb(r) AS row FROM removed r WHERE r.scope_id = at_scope) o
-                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' = 'attribute') AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
+                 WHERE NOT (TG_TABLE_NAME = 'passage' AND o.row->>'kind' IN ('attribute', 'item')) AND scopefloor.reaches(h, TG_TABLE_NAME, o.row)
                    AND NOT scopefloor.is_in_the_making(TG_TABLE_NAME, o.row)) THEN
         PERFORM scopefloor.raise_held();
       END IF;
