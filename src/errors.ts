@@ -52,4 +52,5 @@ export const invalid = (detail: string) => new AppError("validation-error", deta
 export const unprocessable = (detail: string) => new AppError("unprocessable", detail);
 
 /** 404, the same for what does not exist and for what lies outside the visible scopes. */
-export const notFound = () => new AppError("not-found", "no such resource");
+export const notFound = () =>
+  new AppError("not-found", "there is no such thing, or it lies outside of what this key sees");

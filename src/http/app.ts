@@ -1,7 +1,7 @@
 import Router from "@koa/router";
 import Koa from "koa";
 import type { Logger } from "pino";
-import { notFound } from "../errors.ts";
+import { AppError, notFound } from "../errors.ts";
 import type { Deps } from "./deps.ts";
 import { runEndpoint } from "./dispatch.ts";
 import { metadataRoutes } from "./mcp/metadata.ts";
@@ -33,8 +33,8 @@ export function createApp(parts: Omit<Deps, "callback">): Koa {
   }
   app.use(router.routes());
   app.use(rootRoutes(deps).routes());
-  app.use(() => {
-    throw notFound();
+  app.use(({ method, path }) => {
+    throw new AppError("not-found", `there is no route ${method} ${path.slice(0, 200)}; /docs lists them`);
   });
   return app;
 }

@@ -94,6 +94,25 @@ describe("recall", () => {
   });
 });
 
+test("a field or route that there is not is told with what may be meant", async () => {
+  for (const [path, body, hint] of [
+    ["/query", { query: "x", scopes: "org/a" }, '"scopes" (did you mean lens?)'],
+    ["/query", { query: "x", limit: 3 }, '"limit" (did you mean k?)'],
+    ["/query", { qury: "x" }, '"qury" (did you mean query?)'],
+    ["/query", { query: "x", "scope-view": "strict" }, '"scope-view" (did you mean scopeView?)'],
+    ["/facts", { text: "x", scope: "org/a" }, '"scope" (did you mean scopes?)'],
+    ["/facts", { text: "x", zebra: 1 }, 'Unrecognized key: "zebra"'],
+    ["/facts", { text: "x", ["y".repeat(5_000)]: 1 }, "Unrecognized key"],
+  ] as const) {
+    const answer = await agent.post<{ detail: string }>(path, body);
+    expect(answer.status).toBe(400);
+    expect(answer.body.detail).toContain(hint);
+    expect(answer.body.detail.length).toBeLessThan(500);
+  }
+  expect((await agent.post("/qurey", {})).text).toContain("there is no route POST");
+  expect((await agent.get("/sessions/none")).status).toBe(404);
+});
+
 test("both words of extract are taken", async () => {
   for (const extract of ["whole_conversation", "per_message"]) {
     const stored = await agent.post("/facts/batch", { messages: [{ role: "user", content: "Noted." }], extract });

@@ -127,6 +127,11 @@ describe.each(ERAS)("a client of the era %s", (era) => {
     expect(
       JSON.parse((await peer.readResource({ uri: "scopefloor://profile" })).contents[0]?.text ?? ""),
     ).toHaveProperty("static");
+    const missing = "scopefloor://documents/0197c0de-0000-7000-8000-000000000000";
+    await expect(peer.readResource({ uri: missing })).rejects.toMatchObject({
+      code: expect.toBeOneOf([-32602, -32002]),
+      message: expect.stringContaining("what this key sees"),
+    });
     expect((await peer.listPrompts()).prompts.map(({ name }) => name)).toEqual(["use-memory"]);
     const { messages } = await peer.getPrompt({ name: "use-memory", arguments: { about: "Hetty" } });
     expect(messages[0]?.content.text).toMatch(/call recall[\s\S]*about: Hetty/);

@@ -9,6 +9,7 @@ import { hintFor, isSpelled } from "../../scope/spelling.ts";
 import { VIEWS, type View } from "../../scope/visibility.ts";
 import { normalKey } from "../../text/names.ts";
 import { normalForm } from "../../text/normal-form.ts";
+import { nearestName } from "./did-you-mean.ts";
 
 const VALUE_BYTES = 64 * 1024;
 
@@ -37,7 +38,21 @@ function normaliseFields(fields: readonly string[], nullable: readonly string[])
  * @param nullable fields in which null is a value
  */
 export function fields<T extends z.ZodRawShape>(shape: T, nullable: readonly string[] = []) {
-  return z.preprocess(normaliseFields(Object.keys(shape), nullable), z.strictObject(shape));
+  const known = Object.keys(shape);
+  return z.preprocess(
+    normaliseFields(known, nullable),
+    z.strictObject(shape, { error: (issue) => unknownFields(issue, known) }),
+  );
+}
+
+/** Says of an unknown field which one may be meant; undefined: the usual message. */
+function unknownFields({ code, keys }: { readonly code?: string; readonly keys?: unknown }, known: readonly string[]) {
+  if (code !== "unrecognized_keys" || !Array.isArray(keys)) return undefined;
+  const [first, ...others] = keys.slice(0, 5).map((name: string) => {
+    const meant = nearestName(name, known);
+    return `${JSON.stringify(name.slice(0, 64))}${meant === undefined ? "" : ` (did you mean ${meant}?)`}`;
+  });
+  return `Unrecognized key${others.length === 0 ? "" : "s"}: ${[first, ...others].join(", ")}`;
 }
 
 /** A parser of this project as a zod type: its own message and status come through. */
