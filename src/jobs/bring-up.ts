@@ -95,6 +95,7 @@ export async function renew(tx: ScopedTransaction, passages: readonly OldPassage
       analyser: of(sql`v.analyser`),
       cues: of(sql`v.cues`),
     },
-    sql`id IN (SELECT v.id FROM ${records})`,
+    // What has changed meanwhile was analysed then.
+    sql`id IN (SELECT v.id FROM ${records}) AND (terms IS NULL OR analyser < ${ANALYSER})`,
   );
 }

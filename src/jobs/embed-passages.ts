@@ -21,6 +21,8 @@ const ATTEMPTS_BEFORE_BLAME = 3;
 interface Waiting {
   readonly id: string;
   readonly text: string;
+  /** Another one once it says something else. */
+  readonly seq: string;
 }
 
 /**
@@ -157,7 +159,7 @@ const hold = async (tx: ScopedTransaction, embedder: Embedder, batch: readonly W
 
 const waitingPassages = (tx: ScopedTransaction, embedderId: number, tooLarge: number | undefined) =>
   tx.rows<Waiting>(sql`
-    SELECT p.id, p.text FROM ${tx.read("passage", "p")}
+    SELECT p.id, p.text, p.seq::text AS seq FROM ${tx.read("passage", "p")}
     WHERE p.expired_at IS NULL AND p.embedder_id IS DISTINCT FROM ${embedderId}::int
       AND (${tooLarge ?? null}::int IS NULL OR octet_length(p.text) < ${tooLarge ?? null}::int)
     ORDER BY p.observed_at DESC, p.id LIMIT ${PASSAGES_PER_CALL}`);
@@ -209,14 +211,14 @@ async function storeVectors(
   batch: readonly Waiting[],
   vectors: readonly (VectorText | null)[],
 ): Promise<void> {
-  const given = json(batch.map(({ id }, i) => ({ id, embedding: vectors[i] ?? null })));
+  const given = json(batch.map(({ id, seq }, i) => ({ id, seq, embedding: vectors[i] ?? null })));
   await tx.update(
     "passage",
     {
       embedding: sql`(SELECT v.embedding::halfvec FROM jsonb_to_recordset(${given}) AS v(id uuid, embedding text) WHERE v.id = passage.id)`,
       embedderId: embedder.id,
     },
-    sql`id IN (SELECT v.id FROM jsonb_to_recordset(${given}) AS v(id uuid)) AND expired_at IS NULL`,
+    sql`(id, seq) IN (SELECT v.id, v.seq FROM jsonb_to_recordset(${given}) AS v(id uuid, seq bigint)) AND expired_at IS NULL`,
   );
 }
 

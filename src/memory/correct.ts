@@ -14,7 +14,7 @@ import { plantedIn } from "../text/planted.ts";
 import { sameTextDigest } from "../text/same-text.ts";
 import { recordTrace, spending } from "../traces/record.ts";
 import { FACT_VALUE_LIMIT } from "./facts.ts";
-import { textOfItem } from "./item-text.ts";
+import { ItemTexts } from "./item-text.ts";
 import { findMemory, type Memory, type MemoryWithHistory, withHistory } from "./memories.ts";
 import { indexerOf, storePassages } from "./store-passages.ts";
 import { type EntityName, type MemoryCategory, sentenceOf, storeTriples } from "./triples.ts";
@@ -107,7 +107,7 @@ async function itemSaid(tx: ScopedTransaction, { id, key = "" }: Memory, changed
   if (changed.value === undefined) return changed;
   const row = await tx.row<{ indexed: string[] | null }>(sql`
     SELECT m.indexed FROM ${tx.read("memory_item", "m")} WHERE m.id = ${id}::uuid`);
-  const said = textOfItem(key, changed.value, row?.indexed ?? null);
+  const said = new ItemTexts().of(key, changed.value, row?.indexed ?? null);
   return { ...changed, ...(said === undefined ? {} : { said }) };
 }
 
@@ -196,7 +196,7 @@ async function recallItem(
   said: string | undefined,
   embedded: Embedded | undefined,
 ): Promise<void> {
-  const text = textOfItem(key, value, by);
+  const text = new ItemTexts().of(key, value, by);
   if (text === undefined) return;
   // Set anew since it was looked at: its vector is still to come.
   const isSame = text === said && embedded !== undefined;

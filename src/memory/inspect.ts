@@ -107,6 +107,8 @@ export async function inspect(tx: ScopedTransaction, reference: Reference, momen
       const evidence = await tx.rows(sql`
         SELECT p.id, p.kind, p.text, p.session_id AS "sessionId", p.turn_id AS "turnId", p.document_id AS "documentId", p.observed_at AS "occurredAt"
         FROM ${tx.read("passage", "p")} WHERE p.id = ANY (${list([...(trace.sources ?? [])])}::uuid[]) AND p.expired_at IS NULL
+          -- An item keeps its id with another value.
+          AND (p.kind <> 'item' OR p.created_at <= ${trace.createdAt}::timestamptz)
         ORDER BY p.id`);
       return { kind: "trace", trace, evidence } as const;
     }

@@ -2,6 +2,7 @@ import { v7 as uuid } from "uuid";
 import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
+import { eachInSlices } from "../load/slices.ts";
 import type { Meter } from "../metering/model-call.ts";
 import { countAll } from "../models/embedder.ts";
 import type { EmbeddedNow } from "../models/metered.ts";
@@ -12,7 +13,7 @@ import { recordTrace, spending } from "../traces/record.ts";
 import { NARROWEST_FIRST } from "./entities.ts";
 import type { ItemFilter } from "./item-filter.ts";
 import { matching } from "./item-filter.ts";
-import { textOfItem } from "./item-text.ts";
+import { ItemTexts } from "./item-text.ts";
 import { storePassages } from "./store-passages.ts";
 
 /** One value of the keyed store, and the scope that it is of. */
@@ -79,24 +80,32 @@ type Outcome =
   | { readonly conflict: { readonly key: string; readonly version: number } };
 
 /** What of the operations is recalled, with its vectors: made before the transaction opens, since a model may be slow. */
-export interface ItemTexts {
+export interface RecalledItems {
   /** For each operation; undefined: it is not recalled. */
   readonly texts: readonly ({ readonly text: string; readonly tokens: number; readonly vector: number } | undefined)[];
   readonly now: EmbeddedNow;
 }
 
+const LATER: EmbeddedNow = { embedded: undefined, spent: undefined, overBudget: undefined };
+
 /** Undefined where no operation has anything for recall. */
-export async function prepareItemTexts(
+export async function prepareItems(
   models: () => Promise<ScopeModels>,
   meter: Meter,
   operations: readonly ItemOperation[],
-): Promise<ItemTexts | undefined> {
-  const said = operations.map((one) =>
-    one.op === "put" ? textOfItem(one.key, one.value, one.index ?? null) : undefined,
+): Promise<RecalledItems | undefined> {
+  const itemTexts = new ItemTexts();
+  const said = await eachInSlices(operations, (one) =>
+    one.op === "put" ? itemTexts.of(one.key, one.value, one.index ?? null) : undefined,
   );
   const texts = said.filter((text) => text !== undefined);
   if (texts.length === 0) return undefined;
-  const [tokens, now] = await Promise.all([countAll(texts), models().then((some) => some.embedNow(meter, texts))]);
+  // What may be refused for what is there is not paid for before: the queue sees to its vectors.
+  const isCertain = operations.every(({ ifVersion }) => ifVersion === undefined);
+  const [tokens, now] = await Promise.all([
+    countAll(texts),
+    isCertain ? models().then((some) => some.embedNow(meter, texts)) : LATER,
+  ]);
   let vector = -1;
   return {
     texts: said.map((text) => (text === undefined ? undefined : { text, tokens: tokens[++vector] ?? 0, vector })),
@@ -105,7 +114,11 @@ export async function prepareItemTexts(
 }
 
 /** Makes items recalled that were just set. */
-async function recallItems(tx: ScopedTransaction, { texts, now }: ItemTexts, results: readonly Done[]): Promise<void> {
+async function recallItems(
+  tx: ScopedTransaction,
+  { texts, now }: RecalledItems,
+  results: readonly Done[],
+): Promise<void> {
   await storePassages(
     tx,
     now.embedded?.embedderId ?? null,
@@ -139,7 +152,7 @@ async function recallItems(tx: ScopedTransaction, { texts, now }: ItemTexts, res
 export async function putItems(
   tx: ScopedTransaction,
   operations: readonly ItemOperation[],
-  recalled?: ItemTexts | undefined,
+  recalled?: RecalledItems | undefined,
 ): Promise<(KeyedItem | { readonly key: string; readonly deleted: boolean })[]> {
   const looks = operations.some(({ op, ifVersion }) => op === "delete" || ifVersion !== undefined);
   if (looks && !tx.entry.verbs.includes("memory:read"))

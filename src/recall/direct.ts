@@ -47,6 +47,8 @@ function attribute(entity = "", key = "", type?: string): TypedQuestion | undefi
 
 export interface DirectHit {
   readonly id: string;
+  /** Of a keyed item. */
+  readonly key?: string;
   readonly source: "attribute";
   readonly text: string;
   readonly score: number;
@@ -90,6 +92,7 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
       {
         id: item.id,
         source: "attribute",
+        key,
         text: `${key}: ${text}`,
         score: 1,
         scope: scopeFromDatabase(item.tags),

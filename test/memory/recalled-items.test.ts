@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { textOfItem } from "../../src/memory/item-text.ts";
+import { ItemTexts } from "../../src/memory/item-text.ts";
 import { type EmbeddingProvider, startProvider } from "../harness/embedding-provider.ts";
 import { type Client, startService, type TestService } from "../harness/service.ts";
 
@@ -32,6 +32,7 @@ interface Hit {
   text: string;
   key?: string;
   source: string;
+  score: number;
 }
 const put = (key: string, value: unknown, more: object = { index: ["$"] }, by = agent) =>
   by.call<{ key: string }>("PUT", `/memory/${key}`, { value, ...more });
@@ -212,8 +213,63 @@ describe("an item with an index", () => {
     const long = Object.fromEntries([["text", "x ".repeat(30_000)]]);
     expect((await put("a", long, { index: ["$", "text"] })).status).toBe(400);
     expect((await agent.get("/memory/a")).status).toBe(404);
+    // What one request makes of its values has a bound, whatever it finds.
+    const zeros = { a: Array.from({ length: 30_000 }, () => 0) };
+    const index = Array.from({ length: 16 }, (_, i) => `a[*].x${i}`);
+    const wide = Array.from({ length: 20 }, (_, i) => ({ key: `w${i}`, value: zeros, index }));
+    expect((await agent.post("/memory/batch", { operations: wide })).text).toContain("name fewer fields");
     const deleted = await agent.post("/memory/batch", { operations: [{ op: "delete", key: "a", index: ["$"] }] });
     expect(deleted.status).toBe(400);
+  });
+
+  test("has the vector of what it says, also where a model was slow with what it said before", async () => {
+    provider.behave("500");
+    await put("x", "zebra harmonica");
+    const asked = provider.calls.length;
+    provider.delayMs = 1_000;
+    provider.behave("ok");
+    try {
+      await expect
+        .poll(() => provider.calls.slice(asked).some(({ texts }) => texts[0] === "x: zebra harmonica"), {
+          timeout: 20_000,
+        })
+        .toBe(true);
+      provider.delayMs = 0;
+      await put("x", "submarine teapot");
+      await new Promise((resolve) => setTimeout(resolve, 1_500));
+    } finally {
+      provider.delayMs = 0;
+    }
+    const score = async (query: string) =>
+      (await ask(query, { mode: "vector" })).find(({ key }) => key === "x")?.score ?? 0;
+    expect(await score("submarine teapot")).toBeGreaterThan(0.5);
+    expect(await score("zebra harmonica")).toBeLessThan(0.3);
+  });
+
+  test("that is refused for its version costs no vector, and gets one soon where it is not", async () => {
+    await put("x", "a first gull");
+    const asked = provider.calls.length;
+    expect((await put("x", "a second gull", { index: ["$"], ifVersion: 9 })).status).toBe(409);
+    expect(provider.calls).toHaveLength(asked);
+    expect((await put("x", "a third gull", { index: ["$"], ifVersion: 1 })).status).toBe(200);
+    expect(await found("third", { mode: "bm25" })).toEqual(["x"]);
+    await expect.poll(async () => (await ask("a third gull", { mode: "vector" })).length, { timeout: 20_000 }).toBe(1);
+  });
+
+  test("is forgotten by its own times, and held as it is", async () => {
+    await put("timed", "the sundial in the yard");
+    const until = new Date().toISOString();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    const [{ id = "" } = {}] = await ask("sundial");
+    await agent.call("PATCH", `/memories/${id}`, { expiresAt: "never" });
+    const dry = (more: object) =>
+      admin.post<{ deleted: number }>("/forget", { query: "sundial yard", dryRun: true, ...more });
+    expect([(await dry({ until })).body.deleted, (await dry({})).body.deleted]).toEqual([0, 1]);
+    await admin.call("PUT", "/contexts/default/holds", { scope: { org }, reason: "a case" });
+    for (const more of [{}, { index: ["title"] }])
+      expect((await put("timed", "the sundial in the yard", more)).status).toBe(409);
+    expect((await agent.del("/memory/timed")).status).toBe(409);
+    expect(await found("sundial", { mode: "bm25" })).toEqual(["timed"]);
   });
 
   test("is set and forgotten by many at once without one waiting for ever", async () => {
@@ -240,13 +296,13 @@ describe("an item with an index", () => {
 
 test("what an item says is what stands at its fields", () => {
   const value = { a: { b: [{ c: "one" }, { c: 2 }, "x"] }, d: null, e: true, f: { g: 1 } };
-  const said = (...fields: string[]) => textOfItem("k", value, fields);
+  const said = (...fields: string[]) => new ItemTexts().of("k", value, fields);
   expect(said("a.b[*].c")).toBe("k: one\n2");
   expect(said("a.b[0].c")).toBe("k: one");
   expect(said("a.b[-1]")).toBe("k: x");
   expect(said("f", "e")).toBe('k: {"g":1}\ntrue');
   expect(said("d", "toString", "a.b.length")).toBeUndefined();
-  expect(textOfItem("k", "text", ["$"])).toBe("k: text");
-  expect(textOfItem("k", null, ["$"])).toBeUndefined();
-  expect(textOfItem("k", "text", null)).toBeUndefined();
+  expect(new ItemTexts().of("k", "text", ["$"])).toBe("k: text");
+  expect(new ItemTexts().of("k", null, ["$"])).toBeUndefined();
+  expect(new ItemTexts().of("k", "text", null)).toBeUndefined();
 });

@@ -115,6 +115,27 @@ export const DOOR_MUTANTS: readonly Mutant[] = [
     tests: [RECALLED],
   },
   {
+    name: "doors: a text has the vector of what it said before",
+    file: "src/jobs/embed-passages.ts",
+    from: "(id, seq) IN (SELECT v.id, v.seq FROM",
+    to: "id IN (SELECT v.id FROM",
+    tests: [RECALLED],
+  },
+  {
+    name: "doors: an item is forgotten by its passage's times",
+    file: "src/forget/matching/selection.ts",
+    from: "WHERE p.kind <> 'item' AND ",
+    to: "WHERE ",
+    tests: [RECALLED],
+  },
+  {
+    name: "doors: one request looks at as much as it likes",
+    file: "src/memory/item-text.ts",
+    from: "if (this.#visited > MOST_VISITED)",
+    to: "if (false)",
+    tests: [RECALLED],
+  },
+  {
     name: "doors: general items are kept alive by whoever reads them",
     function: "refresh_items",
     from: "m.scope_id = ANY (scopefloor.ids_in(t->'read')) AND ",

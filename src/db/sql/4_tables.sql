@@ -128,7 +128,7 @@ BEGIN
     ('document_content', NULL),
     ('attribute', 'OLD.value <> NEW.value OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
     ('relation', 'OLD.target_id <> NEW.target_id OR OLD.labels <> NEW.labels OR OLD.ends_at IS DISTINCT FROM NEW.ends_at OR (OLD.expired_at IS NULL AND NEW.expired_at IS NOT NULL)'),
-    ('memory_item', 'OLD.value <> NEW.value OR OLD.expires_at IS DISTINCT FROM NEW.expires_at'),
+    ('memory_item', 'OLD.value <> NEW.value OR OLD.expires_at IS DISTINCT FROM NEW.expires_at OR OLD.indexed IS DISTINCT FROM NEW.indexed'),
     ('session', NULL),
     ('entity', NULL)) o(at, changes)
   LOOP

@@ -194,7 +194,7 @@ export const keepSelected =
     if (rows.length === 0) return [];
     const among: Selection = { ...selection, ids: rows.map(({ id }) => id) };
     const kept = await tx.rows<{ id: string }>(sql`
-    SELECT p.id FROM ${tx.read("passage", "p")} WHERE ${conditionOn(PASSAGE, among)}
+    SELECT p.id FROM ${tx.read("passage", "p")} WHERE p.kind <> 'item' AND ${conditionOn(PASSAGE, among)}
     UNION SELECT f.id FROM ${tx.read("attribute", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT f.id FROM ${tx.read("relation", "f")} WHERE ${conditionOn(FACT, among)}
     UNION SELECT m.id FROM ${tx.read("memory_item", "m")} WHERE ${conditionOn(ITEM, among)}

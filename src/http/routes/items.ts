@@ -2,7 +2,7 @@ import { z } from "zod";
 import { modelsFor } from "../../context/scope-models.ts";
 import { AppError, invalid } from "../../errors.ts";
 import { parseItemFilter } from "../../memory/item-filter.ts";
-import { INDEXED_FIELD, MOST_INDEXED } from "../../memory/item-text.ts";
+import { INDEXED_FIELD, MOST_FIELD_CHARACTERS, MOST_INDEXED } from "../../memory/item-text.ts";
 import {
   deleteItem,
   getItem,
@@ -11,7 +11,7 @@ import {
   type KeyedItem,
   listItems,
   listKeys,
-  prepareItemTexts,
+  prepareItems,
   putItems,
 } from "../../memory/items.ts";
 import { GENERAL } from "../../scope/scope.ts";
@@ -61,6 +61,12 @@ const batchResponse = object({
 
 const FIELD_HINT = 'a name such as "title", "owner.name" or "tags[*]", or "$" for the whole value';
 
+const indexedFields = z
+  .array(z.string().max(MOST_FIELD_CHARACTERS).regex(INDEXED_FIELD, FIELD_HINT))
+  .min(1)
+  .max(MOST_INDEXED)
+  .refine((given) => new Set(given).size === given.length, "has a field twice");
+
 /** About 63 years. */
 const ttl = z.int().min(1).max(2_000_000_000);
 const put = {
@@ -74,8 +80,8 @@ const put = {
     .optional()
     .describe("Only where this version is there; 0: only where there is none"),
   index: z
-    .union([z.literal(false), z.array(z.string().regex(INDEXED_FIELD, FIELD_HINT)).min(1).max(MOST_INDEXED)], {
-      error: `must be false, or a list of 1 to ${MOST_INDEXED} fields: ${FIELD_HINT}`,
+    .union([z.literal(false), indexedFields], {
+      error: `must be false, or a list of 1 to ${MOST_INDEXED} fields, none twice: ${FIELD_HINT}`,
     })
     .optional()
     .describe(
@@ -226,7 +232,7 @@ export const itemEndpoints = [
       if (twice !== undefined) throw invalid(`operations: ${JSON.stringify(twice)} is there twice`);
       const where = { selector: body.scopes };
       const operations = body.operations.map(toOperation);
-      const recalled = await prepareItemTexts(() => modelsFor(deps.models, peek, where), meter(where), operations);
+      const recalled = await prepareItems(() => modelsFor(deps.models, peek, where), meter(where), operations);
       return enter(where, async (tx) => ({ results: await putItems(tx, operations, recalled) }));
     },
   }),
@@ -262,7 +268,7 @@ export const itemEndpoints = [
         throw invalid("refreshOnRead goes with ttlSeconds");
       const one = toOperation({ op: "put", key: params.key, ...rest });
       const where = { selector: scopes };
-      const recalled = await prepareItemTexts(() => modelsFor(deps.models, peek, where), meter(where), [one]);
+      const recalled = await prepareItems(() => modelsFor(deps.models, peek, where), meter(where), [one]);
       return enter(where, async (tx) => (await putItems(tx, [one], recalled))[0]);
     },
   }),

@@ -119,12 +119,13 @@ BEGIN
     WHERE f.scope_id = at_scope AND f.id = over.id;
     GET DIAGNOSTICS taken = ROW_COUNT;
     affected := affected + taken;
+    -- (An item takes its passage with it, below.)
     WITH over AS MATERIALIZED (
       SELECT * FROM (SELECT p.scope_id, p.id, p.kind FROM scopefloor.passage p
-                     WHERE at_scope IS NULL AND p.ends_at <= at_now AND p.expired_at IS NULL ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
+                     WHERE at_scope IS NULL AND p.ends_at <= at_now AND p.expired_at IS NULL AND p.kind <> 'item' ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) anywhere
       UNION ALL
       SELECT * FROM (SELECT p.scope_id, p.id, p.kind FROM scopefloor.passage p
-                     WHERE p.scope_id = at_scope AND p.ends_at <= at_now AND p.expired_at IS NULL ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) here),
+                     WHERE p.scope_id = at_scope AND p.ends_at <= at_now AND p.expired_at IS NULL AND p.kind <> 'item' ORDER BY p.ends_at LIMIT most FOR UPDATE SKIP LOCKED) here),
     removed AS (
       DELETE FROM scopefloor.passage p USING over WHERE p.scope_id = over.scope_id AND p.id = over.id AND over.kind = 'attribute'),
     expired AS (
