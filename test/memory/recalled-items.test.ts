@@ -161,7 +161,7 @@ describe("an item with an index", () => {
       service.database.sql(
         `WITH o AS (UPDATE scopefloor.memory_item m SET expires_at = expires_at - make_interval(secs => $2) FROM scopefloor.scope s
                     WHERE s.id = m.scope_id AND s.tags->>'org' = $1 RETURNING m.scope_id, m.id, m.expires_at)
-         UPDATE scopefloor.passage p SET ends_at = o.expires_at FROM o WHERE p.scope_id = o.scope_id AND p.id = o.id`,
+         UPDATE scopefloor.passage p SET ends_at = p.ends_at - make_interval(secs => $2) FROM o WHERE p.scope_id = o.scope_id AND p.id = o.id`,
         [org, seconds],
       );
     await put("short", "a lighthouse keeper", { index: ["$"], ttlSeconds: 100 });
