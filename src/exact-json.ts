@@ -136,3 +136,6 @@ export function problemOfNumber({ digits }: ExactNumber): string | undefined {
     return `is a number out of range (${digits.slice(0, 40)}): nearer to zero than about 5e-324`;
   return undefined;
 }
+
+/** A value in words: a string as it is, anything else as JSON. */
+export const spellValue = (value: unknown): string => (typeof value === "string" ? value : stringifyJson(value));

@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { stringifyJson } from "../exact-json.ts";
+import { spellValue, stringifyJson } from "../exact-json.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { foldedName, identityOf } from "../text/names.ts";
 import { type PlantedKind, plantedIn } from "../text/planted.ts";
@@ -173,7 +173,7 @@ async function plantedTexts(
     uncounted,
   );
   const said = items.map(({ id, key, value }) => {
-    const text = `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`;
+    const text = `${key}: ${spellValue(value)}`;
     return { id, text: text.slice(0, SNIPPET_CHARACTERS), kinds: plantedIn(text) };
   });
   const found = [...passages, ...said].flatMap(({ id, text, kinds }) =>

@@ -1,5 +1,5 @@
 import { invalid } from "../errors.ts";
-import { stringifyJson } from "../exact-json.ts";
+import { spellValue } from "../exact-json.ts";
 
 /** Fields that an item is found by. */
 export const MOST_INDEXED = 16;
@@ -33,7 +33,7 @@ export class ItemTexts {
     let length = key.length;
     for (const field of indexed ?? [])
       for (const part of this.#partsAt(value, field)) {
-        const text = typeof part === "string" ? part : stringifyJson(part);
+        const text = spellValue(part);
         length += text.length + 1;
         this.#said += text.length + 1;
         if (length > MOST_SAID_OF_ONE || this.#said > MOST_SAID)

@@ -1,7 +1,7 @@
 import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../db/access/scoped.ts";
 import { invalid, notFound } from "../errors.ts";
-import { stringifyJson } from "../exact-json.ts";
+import { spellValue } from "../exact-json.ts";
 import { type Scope, scopeFromDatabase } from "../scope/scope.ts";
 import { recordTrace } from "../traces/record.ts";
 import { IS_KEPT } from "./items.ts";
@@ -100,15 +100,13 @@ interface Row {
   readonly value: unknown;
 }
 
-const spelled = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
-
 function toMemory({ tags, key, value, ...row }: Row): Memory {
   const { id, source, text, labels, occurredAt, createdAt, ...rest } = row;
   const known = Object.fromEntries(Object.entries(rest).filter(([, field]) => field !== null));
   return {
     id,
     source,
-    text: key === null ? text : `${key}: ${spelled(value)}`,
+    text: key === null ? text : `${key}: ${spellValue(value)}`,
     scope: scopeFromDatabase(tags),
     labels,
     occurredAt,

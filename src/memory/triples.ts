@@ -1,6 +1,6 @@
 import { v7 as uuid } from "uuid";
 import { json, type ScopedTransaction } from "../db/access/scoped.ts";
-import { stringifyJson } from "../exact-json.ts";
+import { spellValue } from "../exact-json.ts";
 import type { Embedded } from "../models/embedder.ts";
 import { countTokens } from "../models/tokens.ts";
 import { foldedName, identityOf, normalKey, wordsOfKey } from "../text/names.ts";
@@ -42,9 +42,6 @@ export interface Outcome {
 }
 
 export type StoredTriple = Triple & Outcome;
-
-/** A value in words: a string as it is, anything else as JSON. */
-export const spellValue = (value: unknown) => (typeof value === "string" ? value : stringifyJson(value));
 
 /** A fact in words, as recall finds and shows it. */
 export const sentenceOf = ({ entity, key, value, target }: Pick<Triple, "entity" | "key" | "value" | "target">) =>

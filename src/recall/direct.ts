@@ -1,5 +1,5 @@
 import { json, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { stringifyJson } from "../exact-json.ts";
+import { spellValue } from "../exact-json.ts";
 import { type Attribute, attributesWhere, NARROWEST_FIRST, type Relation, relationsWhere } from "../memory/entities.ts";
 import { isPresent, type Moment } from "../memory/fact-timeline.ts";
 import { IS_KEPT } from "../memory/items.ts";
@@ -86,14 +86,13 @@ async function byKey(tx: ScopedTransaction, key: string): Promise<DirectAnswer |
     FROM ${tx.read("memory_item", "m")} JOIN ${tx.read("scope", "d")} ON d.id = m.scope_id
     WHERE ${tx.isNamed("m", "key_hash", key)} AND d.tags <@ ${json(tx.entry.effective)} AND ${IS_KEPT} ORDER BY ${NARROWEST_FIRST} LIMIT 1`);
   if (item === undefined) return undefined;
-  const text = typeof item.value === "string" ? item.value : stringifyJson(item.value);
   return {
     hits: [
       {
         id: item.id,
         source: "attribute",
         key,
-        text: `${key}: ${text}`,
+        text: `${key}: ${spellValue(item.value)}`,
         score: 1,
         scope: scopeFromDatabase(item.tags),
         labels: [],

@@ -1,6 +1,6 @@
 import { NIL } from "uuid";
 import { type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
-import { stringifyJson } from "../../exact-json.ts";
+import { spellValue } from "../../exact-json.ts";
 import { Slices } from "../../load/slices.ts";
 import type { Hit } from "../../recall/answer/hits.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
@@ -62,12 +62,7 @@ export async function matchUnranked(
     limit,
     keep,
   );
-  return [
-    ...past,
-    ...items.map(({ key, value, ...row }) =>
-      match(row, "item", `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`),
-    ),
-  ];
+  return [...past, ...items.map(({ key, value, ...row }) => match(row, "item", `${key}: ${spellValue(value)}`))];
 }
 
 /** Turns and chunks that were expired, and former texts of turns. */

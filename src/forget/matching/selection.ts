@@ -1,6 +1,6 @@
 import { normalFormSql } from "../../db/access/normal-form-sql.ts";
 import { list, type ScopedTransaction, type SQL, sql } from "../../db/access/scoped.ts";
-import { stringifyJson } from "../../exact-json.ts";
+import { spellValue } from "../../exact-json.ts";
 import { scopeFromDatabase } from "../../scope/scope.ts";
 import { standsAlone, wordsOfSubject } from "../../text/names.ts";
 import type { Match } from "./facts-and-items.ts";
@@ -170,8 +170,7 @@ export async function matchSelected(
   const why = reasonsOf(selection);
   return rows.map(({ tags, at, key, value, text, ...row }) => ({
     ...row,
-    text:
-      key === null ? text : `${key}: ${typeof value === "string" ? value : stringifyJson(value)}`.slice(0, MOST_SHOWN),
+    text: key === null ? text : `${key}: ${spellValue(value)}`.slice(0, MOST_SHOWN),
     score: 1,
     why,
     scope: scopeFromDatabase(tags),

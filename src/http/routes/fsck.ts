@@ -1,6 +1,6 @@
 import { z } from "zod";
+import { spellValue } from "../../exact-json.ts";
 import { checkMemory, FSCK_CHECKS } from "../../memory/fsck.ts";
-import { spellValue } from "../../memory/triples.ts";
 import { PLANTED_KINDS } from "../../text/planted.ts";
 import { endpoint } from "../endpoint.ts";
 import { fields } from "../wire/fields.ts";

@@ -1,6 +1,8 @@
 /** What a write says of entities, as answers have it. */
+
 import { z } from "zod";
-import { type Outcome, sentenceOf, spellValue, type Triple } from "../../memory/triples.ts";
+import { spellValue } from "../../exact-json.ts";
+import { type Outcome, sentenceOf, type Triple } from "../../memory/triples.ts";
 import { memoryCategory } from "./fields.ts";
 import { categoryOf, spellEntity } from "./known.ts";
 import { object } from "./shapes.ts";

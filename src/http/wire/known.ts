@@ -1,8 +1,10 @@
 /** What is known, as answers have it: entities, facts about them, instructions. */
+
 import { z } from "zod";
+import { spellValue } from "../../exact-json.ts";
 import type { Attribute, DescribedEntity, Entity, Relation } from "../../memory/entities.ts";
 import type { Instruction, Profile, State, StatePart } from "../../memory/profile.ts";
-import { type EntityName, type MemoryCategory, spellValue } from "../../memory/triples.ts";
+import type { EntityName, MemoryCategory } from "../../memory/triples.ts";
 import { memoryCategory } from "./fields.ts";
 import { instant, object, scopeTags, uuid } from "./shapes.ts";
 
