@@ -16,7 +16,8 @@ import { recordTrace, spending } from "../traces/record.ts";
 import { FACT_VALUE_LIMIT } from "./facts.ts";
 import { ItemTexts } from "./item-text.ts";
 import { findMemory, type Memory, type MemoryWithHistory, withHistory } from "./memories.ts";
-import { indexerOf, storePassages } from "./store-passages.ts";
+import { recallItems } from "./recalled-items.ts";
+import { indexerOf } from "./store-passages.ts";
 import { type EntityName, type MemoryCategory, sentenceOf, storeTriples } from "./triples.ts";
 
 /** What is to be different; what is absent stays. */
@@ -137,14 +138,12 @@ export async function correctMemory(
   checked: CheckedCorrection,
   now: EmbeddedNow | undefined,
 ): Promise<MemoryWithHistory> {
-  const { memory, change, fact, said } = checked;
+  const { memory, change, fact } = checked;
   const embedded = now?.embedded;
   const id =
     fact !== undefined && change.keepHistory === true
       ? await sayAnew(tx, checked, fact, embedded)
-      : await changeInPlace(tx, checked, embedded);
-  if (said !== undefined && embedded === undefined && memory.source !== "item")
-    await tx.call("enqueue", uuid(), "embed", null, null);
+      : await (memory.source === "item" ? changeItem : changeInPlace)(tx, checked, embedded);
   recordTrace(tx, {
     kind: "decision",
     operation: "memory_change",
@@ -161,16 +160,15 @@ async function changeInPlace(
   { memory, change, said, value }: CheckedCorrection,
   embedded: Embedded | undefined,
 ): Promise<string> {
-  const isItem = memory.source === "item";
-  const text = said === undefined || isItem ? undefined : await indexed(tx, memory, said, embedded);
-  const corrected = await tx.call<{ id: string; full?: number; indexed?: string[]; endsAt?: string | null } | null>(
+  const text = said === undefined ? undefined : await indexed(tx, memory, said, embedded);
+  const corrected = await tx.call<{ id: string; full?: number } | null>(
     "correct_memory",
     memory.id,
     json({
       ...(text === undefined ? {} : { text }),
       ...(value === undefined ? {} : { value }),
       ...(change.labels === undefined ? {} : { labels: change.labels }),
-      ...(change.expiresAt === undefined ? {} : { endsAt: endOf(change.expiresAt) }),
+      ...endOf(change),
       keepHistory: change.keepHistory ?? false,
     }),
     sql`${embedded?.embedderId ?? null}::int`,
@@ -181,32 +179,38 @@ async function changeInPlace(
       "conflict",
       `a turn keeps ${corrected.full} former texts at most; correct it without keepHistory`,
     );
-  const { indexed: by, endsAt = null } = corrected;
-  if (by !== undefined) await recallItem(tx, memory, value, by, endsAt, said, embedded);
+  if (said !== undefined && embedded === undefined) await orderVectors(tx);
   return corrected.id;
 }
 
-/** An item's passage for its new value, by the fields that the item has now. */
-async function recallItem(
+/** A keyed item, and what recall finds it by. */
+async function changeItem(
   tx: ScopedTransaction,
-  { id, key = "" }: Memory,
-  value: unknown,
-  by: readonly string[],
-  endsAt: string | null,
-  said: string | undefined,
+  { memory: { id, key = "" }, change, said, value }: CheckedCorrection,
   embedded: Embedded | undefined,
-): Promise<void> {
-  const text = new ItemTexts().of(key, value, by);
-  if (text === undefined) return;
-  // Set anew since it was looked at: its vector is still to come.
-  const isSame = text === said && embedded !== undefined;
-  const embedding = isSame ? (embedded.vectors[0] ?? null) : null;
-  const passage = { id, text, tokens: countTokens(text), labels: [], observedAt: new Date().toISOString() };
-  await storePassages(tx, isSame ? embedded.embedderId : null, [{ ...passage, kind: "item", embedding, endsAt }]);
-  if (!isSame) await tx.call("enqueue", uuid(), "embed", null, null);
+): Promise<string> {
+  const corrected = await tx.call<{ indexed?: string[]; endsAt?: string | null } | null>(
+    "correct_memory",
+    id,
+    json({ ...(value === undefined ? {} : { value }), ...endOf(change) }),
+    sql`NULL::int`,
+  );
+  if (corrected === null) throw notFound();
+  // By the fields that it has now: where they are others than before, its vector is still to come.
+  const text = new ItemTexts().of(key, value, corrected.indexed ?? null);
+  if (text !== undefined) {
+    const now = { embedded: text === said ? embedded : undefined };
+    await recallItems(tx, { texts: [text], tokens: [countTokens(text)], now }, [
+      { id, expiresAt: corrected.endsAt ?? null },
+    ]);
+  }
+  return id;
 }
 
-const endOf = (expiresAt: string) => (expiresAt === "never" ? null : expiresAt);
+const orderVectors = (tx: ScopedTransaction) => tx.call<void>("enqueue", uuid(), "embed", null, null);
+
+const endOf = ({ expiresAt }: Correction) =>
+  expiresAt === undefined ? {} : { endsAt: expiresAt === "never" ? null : expiresAt };
 
 /** A text as the row has it. */
 async function indexed(tx: ScopedTransaction, memory: Memory, said: string, embedded: Embedded | undefined) {
@@ -244,5 +248,6 @@ async function sayAnew(
     embedded,
   );
   if (stored === undefined) throw notFound();
+  if (embedded === undefined) await orderVectors(tx);
   return stored.id;
 }

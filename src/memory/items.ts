@@ -2,19 +2,12 @@ import { v7 as uuid } from "uuid";
 import { uncounted, withinAnswer } from "../db/access/budget.ts";
 import { json, list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
 import { AppError, notFound } from "../errors.ts";
-import { eachInSlices } from "../load/slices.ts";
-import type { Meter } from "../metering/model-call.ts";
-import { countAll } from "../models/embedder.ts";
-import type { EmbeddedNow } from "../models/metered.ts";
-import type { ScopeModels } from "../models/models.ts";
 import { type Scope, scopeFromDatabase, scopePaths } from "../scope/scope.ts";
 import { writeReceipt } from "../traces/receipt.ts";
 import { recordTrace, spending } from "../traces/record.ts";
 import { NARROWEST_FIRST } from "./entities.ts";
-import type { ItemFilter } from "./item-filter.ts";
-import { matching } from "./item-filter.ts";
-import { ItemTexts } from "./item-text.ts";
-import { storePassages } from "./store-passages.ts";
+import { type ItemFilter, matching } from "./item-filter.ts";
+import { type RecalledItems, recallItems } from "./recalled-items.ts";
 
 /** One value of the keyed store, and the scope that it is of. */
 export interface KeyedItem {
@@ -78,71 +71,6 @@ interface Done {
 type Outcome =
   | { readonly results: readonly Done[]; readonly receipt: string | null }
   | { readonly conflict: { readonly key: string; readonly version: number } };
-
-/** What of the operations is recalled, with its vectors: made before the transaction opens, since a model may be slow. */
-export interface RecalledItems {
-  /** For each operation; undefined: it is not recalled. */
-  readonly texts: readonly ({ readonly text: string; readonly tokens: number; readonly vector: number } | undefined)[];
-  readonly now: EmbeddedNow;
-}
-
-const LATER: EmbeddedNow = { embedded: undefined, spent: undefined, overBudget: undefined };
-
-/** Undefined where no operation has anything for recall. */
-export async function prepareItems(
-  models: () => Promise<ScopeModels>,
-  meter: Meter,
-  operations: readonly ItemOperation[],
-): Promise<RecalledItems | undefined> {
-  const itemTexts = new ItemTexts();
-  const said = await eachInSlices(operations, (one) =>
-    one.op === "put" ? itemTexts.of(one.key, one.value, one.index ?? null) : undefined,
-  );
-  const texts = said.filter((text) => text !== undefined);
-  if (texts.length === 0) return undefined;
-  // What may be refused for what is there is not paid for before: the queue sees to its vectors.
-  const isCertain = operations.every(({ ifVersion }) => ifVersion === undefined);
-  const [tokens, now] = await Promise.all([
-    countAll(texts),
-    isCertain ? models().then((some) => some.embedNow(meter, texts)) : LATER,
-  ]);
-  let vector = -1;
-  return {
-    texts: said.map((text) => (text === undefined ? undefined : { text, tokens: tokens[++vector] ?? 0, vector })),
-    now,
-  };
-}
-
-/** Makes items recalled that were just set. */
-async function recallItems(
-  tx: ScopedTransaction,
-  { texts, now }: RecalledItems,
-  results: readonly Done[],
-): Promise<void> {
-  await storePassages(
-    tx,
-    now.embedded?.embedderId ?? null,
-    texts.flatMap((one, i) => {
-      const { id, expiresAt = null } = results[i] as Done;
-      if (one === undefined || id === null) return [];
-      const { text, tokens, vector } = one;
-      const embedding = now.embedded?.vectors[vector] ?? null;
-      return [
-        {
-          id,
-          kind: "item",
-          text,
-          tokens,
-          labels: [],
-          embedding,
-          observedAt: new Date().toISOString(),
-          endsAt: expiresAt,
-        },
-      ];
-    }),
-  );
-  if (now.embedded === undefined) await tx.call("enqueue", uuid(), "embed", null, null);
-}
 
 /**
  * Sets and deletes keys at the write scope, all or none. Gives for each the item, or whether there was one to delete.

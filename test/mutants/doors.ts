@@ -109,7 +109,7 @@ export const DOOR_MUTANTS: readonly Mutant[] = [
   },
   {
     name: "doors: a recalled item is recalled after its time",
-    file: "src/memory/items.ts",
+    file: "src/memory/recalled-items.ts",
     from: "endsAt: expiresAt",
     to: "endsAt: null",
     tests: [RECALLED],

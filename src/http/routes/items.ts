@@ -11,9 +11,9 @@ import {
   type KeyedItem,
   listItems,
   listKeys,
-  prepareItems,
   putItems,
 } from "../../memory/items.ts";
+import { prepareItems } from "../../memory/recalled-items.ts";
 import { GENERAL } from "../../scope/scope.ts";
 import { parseJson } from "../body.ts";
 import { endpoint } from "../endpoint.ts";

@@ -1,5 +1,4 @@
 /** What a write says of entities, as answers have it. */
-
 import { z } from "zod";
 import { spellValue } from "../../exact-json.ts";
 import { type Outcome, sentenceOf, type Triple } from "../../memory/triples.ts";

@@ -1,5 +1,4 @@
 /** What is known, as answers have it: entities, facts about them, instructions. */
-
 import { z } from "zod";
 import { spellValue } from "../../exact-json.ts";
 import type { Attribute, DescribedEntity, Entity, Relation } from "../../memory/entities.ts";
