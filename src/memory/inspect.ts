@@ -1,5 +1,6 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { chunkAt, getDocument, listChunks } from "../documents/documents.ts";
+import { chunkAt, listChunks } from "../documents/chunks.ts";
+import { getDocument } from "../documents/documents.ts";
 import { invalid } from "../errors.ts";
 import { identityOf, normalKey } from "../text/names.ts";
 import { getTrace } from "../traces/list.ts";

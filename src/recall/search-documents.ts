@@ -1,5 +1,5 @@
 import { list, type ScopedTransaction, sql } from "../db/access/scoped.ts";
-import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/documents.ts";
+import { CHUNK_COLUMNS, type Chunk, type ChunkRow, toChunk } from "../documents/chunks.ts";
 import type { QueryVectors } from "../models/metered.ts";
 import { spending } from "../traces/record.ts";
 import { remarksOn } from "./answer/hits.ts";

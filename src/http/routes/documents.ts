@@ -1,12 +1,12 @@
 import { Readable } from "node:stream";
 import { z } from "zod";
 import { describeBytes, readPart } from "../../documents/bytes.ts";
+import { listChunks } from "../../documents/chunks.ts";
 import {
   addDocument,
   DOCUMENT_STATUSES,
   deleteDocument,
   getDocument,
-  listChunks,
   listDocuments,
   type NewDocument,
   processAgain,
@@ -33,12 +33,12 @@ import {
   queryText,
   readSelector,
   scopeView,
-  time,
   uuidText,
   viewOf,
   writeSelector,
 } from "../wire/fields.ts";
 import { chunk, document, integer, object, pageShape, tellDocument, uuid } from "../wire/shapes.ts";
+import { time } from "../wire/times.ts";
 
 const id = z.object({ id: uuidText });
 const lens = { lens: querySelector, scopeView: scopeView.optional() };

@@ -3,17 +3,7 @@ import { deleteEntity, describeEntity, historyOf, listEntities } from "../../mem
 import { type Inspected, inspect, parseReference } from "../../memory/inspect.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
-import {
-  entityName,
-  entityType,
-  factKey,
-  fields,
-  lens,
-  limitAndOffset,
-  moment,
-  queryWriteSelector,
-  refuseReversed,
-} from "../wire/fields.ts";
+import { entityName, entityType, factKey, fields, lens, limitAndOffset, queryWriteSelector } from "../wire/fields.ts";
 import {
   attribute,
   described,
@@ -27,6 +17,7 @@ import {
   tellRelation,
 } from "../wire/known.ts";
 import { chunk, document, instant, memoryWithHistory, object, tellDocument, uuid } from "../wire/shapes.ts";
+import { moment, refuseReversed } from "../wire/times.ts";
 import { tellTrace, trace } from "../wire/traces.ts";
 
 const reads = { verb: "memory:read" } as const;

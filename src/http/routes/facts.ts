@@ -18,10 +18,10 @@ import {
   role,
   sessionName,
   text,
-  time,
   writeSelector,
 } from "../wire/fields.ts";
 import { object, uuid } from "../wire/shapes.ts";
+import { time } from "../wire/times.ts";
 
 const BATCH_LIMIT = 16 * 1024 * 1024;
 const MOST_TRIPLES = 200;

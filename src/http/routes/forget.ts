@@ -10,18 +10,9 @@ import { prepareQuery } from "../../recall/vectors.ts";
 import { canonicalPath, GENERAL, sameScope } from "../../scope/scope.ts";
 import { wordsOfSubject } from "../../text/names.ts";
 import { endpoint } from "../endpoint.ts";
-import {
-  fields,
-  fromTime,
-  labels,
-  queryText,
-  refuseReversed,
-  sessionName,
-  untilTime,
-  uuidText,
-  writeSelector,
-} from "../wire/fields.ts";
+import { fields, labels, queryText, sessionName, uuidText, writeSelector } from "../wire/fields.ts";
 import { integer, object, scopeTags, uuid } from "../wire/shapes.ts";
+import { fromTime, refuseReversed, untilTime } from "../wire/times.ts";
 
 /** General knowledge is everybody's: forgetting there takes its name, typed. */
 function refuseUnconfirmed(tx: ScopedTransaction, confirm: string | undefined): void {

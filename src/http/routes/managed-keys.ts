@@ -5,7 +5,6 @@ import { endpoint } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
 import {
   defaultView,
-  expiry,
   fields,
   graceSeconds,
   keepChildren,
@@ -14,10 +13,10 @@ import {
   pageAndSize,
   querySelector,
   scopeObject,
-  time,
   ttlSeconds,
 } from "../wire/fields.ts";
 import { instant, object, pageShape, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
+import { expiry, time } from "../wire/times.ts";
 
 const newKey = fields({
   name: keyName,

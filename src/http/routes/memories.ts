@@ -5,22 +5,9 @@ import { checkCorrection, correctMemory, embedCorrection } from "../../memory/co
 import { getMemory, listMemories, MEMORY_SOURCES } from "../../memory/memories.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
-import {
-  fields,
-  fromTime,
-  jsonValue,
-  labels,
-  lens,
-  listed,
-  pageLimit,
-  queryLabels,
-  refuseReversed,
-  text,
-  time,
-  untilTime,
-  uuidText,
-} from "../wire/fields.ts";
+import { fields, jsonValue, labels, lens, listed, pageLimit, queryLabels, text, uuidText } from "../wire/fields.ts";
 import { integer, memory, memoryWithHistory, object, uuid } from "../wire/shapes.ts";
+import { fromTime, refuseReversed, time, untilTime } from "../wire/times.ts";
 
 const id = z.object({ id: uuidText });
 

@@ -10,7 +10,6 @@ import { usage } from "../../traces/usage.ts";
 import { endpoint } from "../endpoint.ts";
 import {
   defaultView,
-  expiry,
   fields,
   graceSeconds,
   keepChildren,
@@ -21,6 +20,7 @@ import {
 } from "../wire/fields.ts";
 import { budgetShape, limitShape } from "../wire/metering-shapes.ts";
 import { grantedPaths, instant, object, principalKind, scopeTags, usageShape, uuid } from "../wire/shapes.ts";
+import { expiry } from "../wire/times.ts";
 
 const listed = (key: ApiKey) => ({
   id: key.id,

@@ -2,9 +2,10 @@ import { z } from "zod";
 import { invalid } from "../../errors.ts";
 import { dropPrice, listPrices, PRICED_OPERATIONS, setPrice } from "../../metering/prices.ts";
 import { endpoint } from "../endpoint.ts";
-import { fields, time, usd, uuidText } from "../wire/fields.ts";
+import { fields, usd, uuidText } from "../wire/fields.ts";
 import { priceShape } from "../wire/metering-shapes.ts";
 import { object } from "../wire/shapes.ts";
+import { time } from "../wire/times.ts";
 
 /** Of a model, what is left out stays as it is. */
 const newPrice = fields({

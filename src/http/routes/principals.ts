@@ -5,8 +5,9 @@ import { type ApiKey, changeVerbs, grantsOf, KEY_VERBS, knownKey, knownKeys } fr
 import { holds, merge, scopeFromDatabase } from "../../scope/scope.ts";
 import { parseSelector } from "../../scope/selector.ts";
 import { endpoint, type Request } from "../endpoint.ts";
-import { fields, querySelector, time, untilTime, uuidText } from "../wire/fields.ts";
+import { fields, querySelector, uuidText } from "../wire/fields.ts";
 import { grantedPaths, instant, object, principalKind, uuid } from "../wire/shapes.ts";
+import { time, untilTime } from "../wire/times.ts";
 
 const id = z.object({ id: uuidText });
 const self = { verb: "self" } as const;

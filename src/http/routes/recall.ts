@@ -18,16 +18,15 @@ import {
   ignoredHints,
   k,
   labels,
-  moment,
   queryOrNothing,
   queryText,
   readSelector,
-  refuseReversed,
   scopeView,
   sessionName,
   viewOf,
 } from "../wire/fields.ts";
 import { instant, integer, object, remarks, scopeTags, tokens, uuid } from "../wire/shapes.ts";
+import { moment, refuseReversed } from "../wire/times.ts";
 
 const DEFAULT_K = 10;
 

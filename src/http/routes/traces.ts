@@ -5,8 +5,9 @@ import { getTrace, listTraces } from "../../traces/list.ts";
 import { traceStats } from "../../traces/stats.ts";
 import { endpoint } from "../endpoint.ts";
 import { listAccess } from "../wire/access.ts";
-import { fields, fromTime, limitAndOffset, querySelector, scopeView, untilTime, uuidText } from "../wire/fields.ts";
+import { fields, limitAndOffset, querySelector, scopeView, uuidText } from "../wire/fields.ts";
 import { instant, integer, numbers, object, principalKind, scopeTags, uuid } from "../wire/shapes.ts";
+import { fromTime, untilTime } from "../wire/times.ts";
 import { tellTrace, trace } from "../wire/traces.ts";
 
 const lens = { lens: querySelector, scopeView: scopeView.optional() };

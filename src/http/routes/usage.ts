@@ -4,9 +4,10 @@ import { billAsCsv, billOf } from "../../metering/bill.ts";
 import { USAGE_GROUPS, usage } from "../../traces/usage.ts";
 import { endpoint, TextAnswer } from "../endpoint.ts";
 import { subtreeOf } from "../wire/access.ts";
-import { fields, fromTime, querySelector, untilTime } from "../wire/fields.ts";
+import { fields, querySelector } from "../wire/fields.ts";
 import { billShape } from "../wire/metering-shapes.ts";
 import { instant, object, usageShape } from "../wire/shapes.ts";
+import { fromTime, untilTime } from "../wire/times.ts";
 
 const usageResponse = object({
   groupBy: z.string().nullable(),

@@ -2,8 +2,9 @@
 import { z } from "zod";
 import { PERIODS } from "../../metering/budgets.ts";
 import { LIMITS } from "../../metering/limits.ts";
-import { amount, fields, ruleName, time, timezone, usd } from "./fields.ts";
+import { amount, fields, ruleName, timezone, usd } from "./fields.ts";
 import { instant, integer, object, scopeTags, uuid } from "./shapes.ts";
+import { time } from "./times.ts";
 
 const amounts = <T extends z.ZodType>(of: T) => object({ tokens: of, costUsd: of, requests: of });
 
